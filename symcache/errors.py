@@ -1,0 +1,184 @@
+"""Every error symcache raises, split by whose fault it is.
+
+SymcacheError
+  UsageError                what the user typed or configured
+    SymbolPathError           a symbol path that is not one          (.text .position)
+    ConfigError               a config file or variable              (.where)
+  InputError                the bytes we were given                  (.problem .offset)
+    UnknownFormat             not a format that is read here
+    TruncatedInput            it ends before something it promises
+    MalformedInput            it contradicts itself
+    NotInDump                 an address whose bytes the dump lacks    (.address)
+  StoreError                the local disk                           (.path)
+  UpstreamError             the other end                            (.url)
+    UpstreamUnavailable       another try may help: time-out, refused, 429, 5xx
+    UpstreamRefused           it will not: 401, 403
+    WrongContent              it sent something that is not the file the key names
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ConfigError",
+    "InputError",
+    "MalformedInput",
+    "NotInDump",
+    "StoreError",
+    "SymbolPathError",
+    "SymcacheError",
+    "TruncatedInput",
+    "UnknownFormat",
+    "UpstreamError",
+    "UpstreamRefused",
+    "UpstreamUnavailable",
+    "UsageError",
+    "WrongContent",
+]
+
+
+class SymcacheError(Exception):
+    """Root of the tree; its text is one line that a user can act on."""
+
+
+class UsageError(SymcacheError):
+    """What the user typed or configured cannot be carried out."""
+
+
+class SymbolPathError(UsageError):
+    """A symbol path that does not follow the grammar.
+
+    Attributes:
+        problem: What is wrong, without the place.
+        text: The whole symbol path.
+        position: Index into *text* of the first character that does not fit.
+    """
+
+    def __init__(self, problem: str, *, text: str, position: int) -> None:
+        super().__init__(problem, text, position)
+        self.problem = problem
+        self.text = text
+        self.position = position
+
+    def __str__(self) -> str:
+        return f"symbol path: {self.problem} (at character {self.position + 1} of {self.text!r})"
+
+
+class ConfigError(UsageError):
+    """A setting that cannot be used.
+
+    Attributes:
+        problem: What is wrong and what would be right.
+        where: The file and key, or the environment variable.
+    """
+
+    def __init__(self, problem: str, *, where: str) -> None:
+        super().__init__(problem, where)
+        self.problem = problem
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+class InputError(SymcacheError):
+    """The bytes of an input cannot be read.
+
+    Attributes:
+        problem: What is wrong, without the place.
+        offset: Where in the input, in bytes from its start; None if no single place is wrong.
+    """
+
+    def __init__(self, problem: str, *, offset: int | None = None) -> None:
+        super().__init__(problem, offset)
+        self.problem = problem
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return self.problem if self.offset is None else f"{self.problem} (at {self.offset:#x})"
+
+
+class UnknownFormat(InputError):
+    """Not a format that is read here; the text names what it is where that is known."""
+
+
+class TruncatedInput(InputError):
+    """The input ends before something that it promises."""
+
+
+class MalformedInput(InputError):
+    """The input contradicts itself or its format."""
+
+
+class NotInDump(InputError):
+    """An address has no bytes in a dump.
+
+    Attributes:
+        address: The virtual address asked for.
+    """
+
+    def __init__(self, problem: str, *, address: int, offset: int | None = None) -> None:
+        super().__init__(problem, offset=offset)
+        self.args = (problem, address, offset)
+        self.address = address
+
+    def __str__(self) -> str:
+        return f"{self.problem} (address {self.address:#x})"
+
+
+class StoreError(SymcacheError):
+    """The local disk does not do what a store needs.
+
+    Attributes:
+        problem: What failed, without the place.
+        path: The file or folder.
+    """
+
+    def __init__(self, problem: str, *, path: Path) -> None:
+        super().__init__(problem, path)
+        self.problem = problem
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class UpstreamError(SymcacheError):
+    """The other end did not deliver.
+
+    Attributes:
+        problem: What happened, without the place; the short form that a report shows.
+        url: What was asked for, free of credentials and signatures.
+    """
+
+    def __init__(self, problem: str, *, url: str) -> None:
+        super().__init__(problem, url)
+        self.problem = problem
+        self.url = url
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.problem}"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """Another try may help: time-out, refused connection, cut body, 429, 5xx.
+
+    Attributes:
+        retry_after_s: Seconds the upstream asked to be left alone; None if it did not say.
+    """
+
+    def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None) -> None:
+        super().__init__(problem, url=url)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream will not serve us: 401, 403, 407, an endless redirect."""
+
+
+class WrongContent(UpstreamError):
+    """What was sent is not the file that the key names."""

@@ -1,0 +1,98 @@
+"""What a run tells whoever watches it.
+
+An observer is any callable that takes one event. It is called on the event loop's thread and must not block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = [
+    "Event",
+    "Noted",
+    "Observer",
+    "Planned",
+    "Settled",
+    "TransferAdvanced",
+    "TransferEnded",
+    "TransferStarted",
+    "ignore",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """It is known how many keys are wanted; sent again when two hops add more.
+
+    Attributes:
+        wanted: Keys wanted in all so far, present ones included.
+    """
+
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStarted:
+    """A body begins to arrive.
+
+    Attributes:
+        index: The key asked for, written out.
+        upstream: Where it comes from, free of secrets.
+        size_bytes: Length announced; None if it was not.
+    """
+
+    index: str
+    upstream: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferAdvanced:
+    """More of a body has arrived.
+
+    Attributes:
+        index: As in `TransferStarted`.
+        received_bytes: Received so far in all.
+        size_bytes: Length announced; None if it was not.
+    """
+
+    index: str
+    received_bytes: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEnded:
+    """A body has ended, well or not."""
+
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A wanted key has come to its one final state.
+
+    Attributes:
+        index: The key, written out; the module's name where there is no key.
+        state: ``present``, ``fetched``, ``missing`` or ``failed``.
+    """
+
+    index: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the user may want to know that changes no state: a host left alone, a store passed over."""
+
+    text: str
+
+
+Event: TypeAlias = Planned | TransferStarted | TransferAdvanced | TransferEnded | Settled | Noted
+Observer: TypeAlias = Callable[[Event], None]
+
+
+def ignore(_event: Event, /) -> None:
+    """Observe nothing."""

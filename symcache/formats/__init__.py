@@ -1,0 +1,1 @@
+"""Bytes to records: readers of PE images, PDBs, cabinets and dumps. They know no key and no store."""

@@ -1,0 +1,140 @@
+"""Where a format reader gets its bytes: a file, a piece of memory, a part of either.
+
+A reader asks for what it needs and no more. It never learns what is behind the view, so one PE reader serves files,
+dumps and ranged downloads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from symcache.errors import TruncatedInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["ByteView", "BytesView", "FileView", "PartView"]
+
+
+class ByteView(Protocol):
+    """Random access to the bytes of an input."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes; for address spaces, the first offset that no read can reach."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly *length* bytes from *offset*.
+
+        Raises:
+            TruncatedInput: The input ends first.
+            NotInDump: A dump does not hold these bytes.
+        """
+        ...
+
+
+class BytesView:
+    """Bytes that are in memory already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
+        _check_range(offset, length, self.size)
+        return self._data[offset : offset + length]
+
+
+class FileView:
+    """A file on disk, read piece by piece; nothing is kept.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self._size = os.fstat(self._fd).st_size
+
+    @property
+    def size(self) -> int:
+        """Length in bytes when the file was opened."""
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
+        _check_range(offset, length, self._size)
+        data = _read_at(self._fd, offset, length)
+        if len(data) != length:
+            raise TruncatedInput("the file became shorter while it was read", offset=offset + len(data))
+        return data
+
+    def close(self) -> None:
+        """Give the file back; safe to call twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PartView:
+    """A range of another view, numbered from 0.
+
+    Raises:
+        TruncatedInput: The range does not lie within *whole*.
+    """
+
+    def __init__(self, whole: ByteView, start: int, size: int) -> None:
+        _check_range(start, size, whole.size)
+        self._whole = whole
+        self._start = start
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
+        _check_range(offset, length, self._size)
+        return self._whole.read(self._start + offset, length)
+
+
+def _check_range(offset: int, length: int, size: int) -> None:
+    if offset < 0 or length < 0 or offset + length > size:
+        raise TruncatedInput(f"the input ends within {length} bytes that are needed", offset=max(offset, 0))
+
+
+if hasattr(os, "pread"):
+
+    def _read_at(fd: int, offset: int, length: int) -> bytes:
+        data = os.pread(fd, length, offset)
+        while 0 < len(data) < length:  # one call moves at most 2 GiB
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+else:
+
+    def _read_at(fd: int, offset: int, length: int) -> bytes:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)

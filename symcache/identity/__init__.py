@@ -1,0 +1,36 @@
+"""What names a symbol file: keys, safe names and their place in a store. Values only, no I/O."""
+
+from symcache.identity.keys import (
+    DbgKey,
+    ImageKey,
+    Key,
+    OtherKey,
+    Pdb2Key,
+    PdbKey,
+    PortablePdbKey,
+    parse_id,
+    parse_index,
+)
+from symcache.identity.layout import Tier, compressed_name, relative_parts, tier_folder
+from symcache.identity.names import base_name, check_name, check_path_part, fold, printable
+
+__all__ = [
+    "DbgKey",
+    "ImageKey",
+    "Key",
+    "OtherKey",
+    "Pdb2Key",
+    "PdbKey",
+    "PortablePdbKey",
+    "Tier",
+    "base_name",
+    "check_name",
+    "check_path_part",
+    "compressed_name",
+    "fold",
+    "parse_id",
+    "parse_index",
+    "printable",
+    "relative_parts",
+    "tier_folder",
+]

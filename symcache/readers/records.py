@@ -1,0 +1,111 @@
+"""What readers find: inputs, the modules in them, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from symcache.identity import ImageKey, Key, Pdb2Key, PdbKey, PortablePdbKey
+
+__all__ = ["Input", "InputKind", "Module", "PdbFormat", "PdbReference", "Record", "Unreadable"]
+
+
+class InputKind(StrEnum):
+    """What an input is, told by its content."""
+
+    KERNEL_DUMP = "kernel-dump"
+    TRIAGE_DUMP = "triage-dump"
+    MINIDUMP = "minidump"
+    IMAGE = "image"
+    FOLDER = "folder"
+    PDB = "pdb"
+    MANIFEST = "manifest"
+    DEBUGGER_LOG = "debugger-log"
+
+
+class PdbFormat(StrEnum):
+    """Which kind of PDB a reference asks for."""
+
+    NATIVE = "native"
+    PDB2 = "pdb2"
+    PORTABLE = "portable"
+    EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input; the modules that follow it in a stream of records belong to it.
+
+    Attributes:
+        path: As the user named it; ``-`` for standard input.
+        kind: What it is.
+        details: Facts about it for people and for ``inspect``; values fit into JSON.
+    """
+
+    path: str
+    kind: InputKind
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PdbReference:
+    """A PDB that a module names.
+
+    Attributes:
+        key: Identity of the PDB.
+        format: What kind of PDB it is.
+        checksums: ``ALGORITHM:hex`` of the PDB as its image states them; a portable PDB's server may ask for them.
+    """
+
+    key: PdbKey | Pdb2Key | PortablePdbKey
+    format: PdbFormat
+    checksums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    r"""One module of an input and what names its files.
+
+    Attributes:
+        name: Base name, in the letter case of the input.
+        path: Where the input says it lies (``\SystemRoot\…``, a file's path); None if it does not say.
+        base: Address it is loaded at; None outside dumps and logs.
+        unloaded: It had been unloaded when the dump was written.
+        image: Identity of the image; None if the input does not hold it.
+        pdbs: PDBs it names, in file order; the last native one is what Microsoft's debuggers ask for.
+        dbg: Identity of a separate ``.dbg`` or any other file that is wanted as such (a line of a manifest).
+        problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
+        process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
+        no_debug_record: The image was read to its end and names no PDB at all.
+    """
+
+    name: str
+    path: str | None = None
+    base: int | None = None
+    unloaded: bool = False
+    image: ImageKey | None = None
+    pdbs: tuple[PdbReference, ...] = ()
+    dbg: Key | None = None
+    problem: str | None = None
+    process: str | None = None
+    no_debug_record: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An input, or one file of a folder, that could not be read; the rest goes on.
+
+    Attributes:
+        path: As the user named it, or the file below a folder.
+        problem: What is wrong, in one line.
+        offset: Where in the file, in bytes; None if no single place is wrong.
+    """
+
+    path: str
+    problem: str
+    offset: int | None = None
+
+
+Record: TypeAlias = Input | Module | Unreadable
