@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from symcache.identity import ImageKey, Key, Pdb2Key, PdbKey, PortablePdbKey
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from symcache.identity import ImageKey, Key, Pdb2Key, PdbKey, PortablePdbKey
 
 __all__ = ["Input", "InputKind", "Module", "PdbFormat", "PdbReference", "Record", "Unreadable"]
 
