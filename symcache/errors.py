@@ -18,12 +18,14 @@ SymcacheError
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "Absence",
     "ConfigError",
     "InputError",
     "MalformedInput",
@@ -114,17 +116,29 @@ class MalformedInput(InputError):
     """The input contradicts itself or its format."""
 
 
+class Absence(StrEnum):
+    """Why the bytes of an address are not there; each asks for something else from whoever wants them."""
+
+    NOT_MAPPED = "not mapped"  # the machine itself had no page there: paged out, freed, or a wrong address
+    NOT_IN_DUMP = "not in the dump"  # there was a page, and the dump's writer left it out
+    TRUNCATED = "truncated"  # the dump was to hold it, and the file ends first
+
+
 class NotInDump(InputError):
     """An address has no bytes in a dump.
 
     Attributes:
-        address: The virtual address asked for.
+        address: The address asked for, virtual unless the text says physical.
+        absence: Whose doing it is.
     """
 
-    def __init__(self, problem: str, *, address: int, offset: int | None = None) -> None:
+    def __init__(
+        self, problem: str, *, address: int, offset: int | None = None, absence: Absence = Absence.NOT_IN_DUMP
+    ) -> None:
         super().__init__(problem, offset=offset)
         self.args = (problem, address, offset)
         self.address = address
+        self.absence = absence
 
     def __str__(self) -> str:
         return f"{self.problem} (address {self.address:#x})"
