@@ -1,0 +1,296 @@
+"""One symbol store: a directory tree that debuggers read, found by key and filled without a half file ever showing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from symcache.errors import StoreError
+from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.store.locks import KeyLock
+from symcache.store.staging import OWN_FOLDER, Staging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from symcache.identity import Key
+
+__all__ = ["Form", "Store", "Stored"]
+
+_POINTER = "file.ptr"
+_MSFZ_FOLDER = "msfz0"
+_PUBLISH_TRIES = 8
+
+
+class Form(StrEnum):
+    """How a store holds a file."""
+
+    PLAIN = "plain"
+    COMPRESSED = "compressed"
+    POINTER = "pointer"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that a store holds for a key.
+
+    Attributes:
+        path: Where it lies.
+        form: Plain, a cabinet, or a pointer file.
+        size_bytes: Its length.
+    """
+
+    path: Path
+    form: Form
+    size_bytes: int
+
+
+class Store:
+    """A store on disk, single-tier or two-tier, whoever made it.
+
+    Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
+    letter cases apart; folders that exist are reused as they are spelt.
+
+    Args:
+        root: The store's folder; it need not exist before the first `publish`.
+        clock_s: Monotonic seconds, for how long a listing is trusted.
+    """
+
+    def __init__(self, root: Path, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.root = root
+        self._staging = Staging(root)
+        self._listings = _Listings(clock_s)
+
+    @property
+    def tier(self) -> Tier:
+        """`Tier.TWO` if the root holds ``index2.txt``, as symsrv decides it."""
+        return Tier.TWO if (self.root / "index2.txt").exists() else Tier.ONE
+
+    def create(self, tier: Tier = Tier.ONE) -> None:
+        """Make the root with its marks, unless it is a store already.
+
+        Raises:
+            StoreError: The folder or its marks cannot be written.
+        """
+        try:
+            if self.root.is_dir() and any(name != OWN_FOLDER for name in os.listdir(self.root)):
+                return
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "pingme.txt").touch()
+            if tier is Tier.TWO:
+                (self.root / "index2.txt").touch()
+        except OSError as error:
+            raise _as_store_error(error, self.root) from error
+
+    def find(self, key: Key) -> Stored | None:
+        """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
+
+        Empty files count as absent; debuggers have been seen to leave them behind.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        best: Stored | None = None
+        try:
+            for folder in self._key_folders(key):
+                stored = _pick(folder, key.name)
+                if stored is not None and (best is None or _RANK[stored.form] < _RANK[best.form]):
+                    best = stored
+        except OSError as error:
+            raise _as_store_error(error, self.root) from error
+        return best
+
+    def lock(self, key: Key) -> KeyLock:
+        """Return the lock that every process takes before it fills in *key*'s files."""
+        return KeyLock(self.root / OWN_FOLDER / "locks", key.folded)
+
+    def scratch(self) -> Path:
+        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        try:
+            self.create()
+            return self._staging.new_path()
+        except OSError as error:
+            raise _as_store_error(error, self.root) from error
+
+    def publish(self, scratch: Path, key: Key, *, form: Form = Form.PLAIN, durable: bool = True) -> Path:
+        """Let *scratch*, complete and verified, become the key's file in one step; return where.
+
+        Args:
+            scratch: A path from `scratch`; it is gone afterwards.
+            key: What the file is.
+            form: `Form.PLAIN` or `Form.COMPRESSED`, which decides the name.
+            durable: Bring the bytes to the disk before the name shows, so that a power cut leaves no hole either.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        try:
+            if durable:
+                _flush(scratch)
+            return self._rename(scratch, key, form)
+        except OSError as error:
+            raise _as_store_error(error, self.root) from error
+
+    def folder_for(self, key: Key) -> Path:
+        """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
+        parent = self.root
+        if self.tier is Tier.TWO:
+            parent = self._spelt(parent, tier_folder(key.name))
+        return self._spelt(self._spelt(parent, key.name), key.id)
+
+    def key_folders(self) -> Iterator[tuple[str, str, Path]]:
+        """Yield name, id and folder of every key's folder, sorted, one name's at a time.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        try:
+            parents = [self.root]
+            if self.tier is Tier.TWO:
+                parents = [self.root / name for name in _folders(self.root)]
+            for parent in parents:
+                for name in _folders(parent):
+                    for id_ in _folders(parent / name):
+                        yield name, id_, parent / name / id_
+        except OSError as error:
+            raise _as_store_error(error, self.root) from error
+
+    def close(self) -> None:
+        """Drop this process's scratch files; safe to call twice."""
+        self._staging.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _key_folders(self, key: Key) -> Iterator[Path]:
+        parents = [self.root]
+        if self.tier is Tier.TWO:
+            parents = list(self._listings.spellings(self.root, tier_folder(key.name)))
+        for parent in parents:
+            for named in self._listings.spellings(parent, key.name):
+                yield from self._listings.spellings(named, key.id)
+
+    def _spelt(self, parent: Path, name: str) -> Path:
+        return next(self._listings.spellings(parent, name), parent / name)
+
+    def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
+        for left in reversed(range(_PUBLISH_TRIES)):
+            folder = self.folder_for(key)
+            # The folder's own spelling, so that both parts of the path are written alike.
+            name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
+            target = folder / (compressed_name(name) if form is Form.COMPRESSED else name)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                scratch.replace(target)
+            except FileNotFoundError:
+                # Somebody pruned the empty folder between the two calls.
+                if not left or not scratch.exists():
+                    raise
+            except PermissionError:
+                # Windows refuses to replace a file that a debugger has mapped just now.
+                if not left:
+                    raise
+                time.sleep(0.01)
+            else:
+                return target
+        raise AssertionError
+
+
+class _Listings:
+    """How folders below one folder are spelt, where letter case may differ from what is asked.
+
+    A listing is kept while the folder is unchanged; a changed one is read again only after twenty times as long as
+    the reading took, so that filling a large store does not mean listing it for each file.
+    """
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self._clock_s = clock_s
+        self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
+
+    def spellings(self, parent: Path, name: str) -> Iterator[Path]:
+        """Yield the folders in *parent* that are called *name*, exact spelling first."""
+        exact = parent / name
+        if exact.is_dir():
+            yield exact
+        for other in self._listing(parent).get(fold(name), ()):
+            if other != name:
+                yield parent / other
+
+    def _listing(self, parent: Path) -> dict[str, list[str]]:
+        try:
+            changed_ns = parent.stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        now_s = self._clock_s()
+        known = self._known.get(parent)
+        if known is not None and (known[0] == changed_ns or now_s < known[1]):
+            return known[2]
+        listing: dict[str, list[str]] = {}
+        for name in _folders(parent):
+            listing.setdefault(fold(name), []).append(name)
+        took_s = self._clock_s() - now_s
+        if len(self._known) >= 256:
+            self._known.clear()
+        self._known[parent] = (changed_ns, now_s + 20 * took_s, listing)
+        return listing
+
+
+_RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
+
+
+def _pick(folder: Path, name: str) -> Stored | None:
+    names = {fold(name): Form.PLAIN, fold(compressed_name(name)): Form.COMPRESSED, _POINTER: Form.POINTER}
+    best: Stored | None = None
+    try:
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    for entry in entries:
+        form = names.get(fold(entry.name))
+        if form is None or (best is not None and _RANK[best.form] <= _RANK[form]):
+            continue
+        with suppress(FileNotFoundError):  # pruned since
+            size = entry.stat().st_size
+            if size and entry.is_file():
+                best = Stored(folder / entry.name, form, size)
+    return best
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(e.name for e in entries if e.name != OWN_FOLDER and fold(e.name) != "000admin" and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _as_store_error(error: OSError, root: Path) -> StoreError:
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
+    problem = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
+    return StoreError(problem, path=path)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from symcache.errors import StoreError
+from symcache.identity import PdbKey, Tier
+from symcache.store.tree import Form, Store
+
+KEY = PdbKey("NtDll.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 10)
+
+
+def put(store: Store, key: PdbKey, content: bytes, form: Form = Form.PLAIN) -> Path:
+    scratch = store.scratch()
+    scratch.write_bytes(content)
+    return store.publish(scratch, key, form=form)
+
+
+def visible_files(root: Path) -> list[str]:
+    return sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.is_file() and ".symcache" not in path.relative_to(root).parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("tier", "path"),
+    [
+        (Tier.ONE, "NtDll.pdb/7578144C39C4468394EF84F01549113Aa/NtDll.pdb"),
+        (Tier.TWO, "Nt/NtDll.pdb/7578144C39C4468394EF84F01549113Aa/NtDll.pdb"),
+    ],
+)
+def test_a_published_file_lies_where_debuggers_look(tmp_path: Path, tier: Tier, path: str) -> None:
+    with Store(tmp_path / "s") as store:
+        store.create(tier)
+        put(store, KEY, b"pdb")
+        marks = ["pingme.txt"] + (["index2.txt"] if tier is Tier.TWO else [])
+        assert visible_files(store.root) == sorted([path, *marks])
+        found = store.find(KEY)
+        assert found is not None
+        assert found.path.read_bytes() == b"pdb"
+        assert (found.form, found.size_bytes) == (Form.PLAIN, 3)
+
+
+@pytest.mark.parametrize("spelling", ["ntdll.pdb", "NTDLL.PDB"])
+def test_folders_are_found_and_reused_in_any_letter_case(tmp_path: Path, spelling: str) -> None:
+    folder = tmp_path / spelling / KEY.id.lower()
+    folder.mkdir(parents=True)
+    (folder / spelling).write_bytes(b"pdb")
+    with Store(tmp_path) as store:
+        found = store.find(KEY)
+        assert found is not None
+        assert found.path.parent == folder
+        other = PdbKey(KEY.name, KEY.guid, 11)
+        assert put(store, other, b"other").parent.parent.name == spelling
+
+
+def test_an_empty_file_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        put(store, KEY, b"")
+        assert store.find(KEY) is None
+        put(store, KEY, b"pdb")
+        assert store.find(KEY) is not None
+
+
+def test_the_plain_file_wins_over_its_cabinet_and_that_over_a_pointer(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        folder = put(store, KEY, b"cab", Form.COMPRESSED).parent
+        (folder / "file.ptr").write_text(r"\\server\share\x.pdb")
+        found = store.find(KEY)
+        assert found is not None
+        assert (found.form, found.path.name) == (Form.COMPRESSED, "NtDll.pd_")
+        put(store, KEY, b"pdb")
+        found = store.find(KEY)
+        assert found is not None
+        assert found.form is Form.PLAIN
+
+
+def test_a_file_that_another_process_publishes_is_found_although_the_folder_was_listed_before(tmp_path: Path) -> None:
+    with Store(tmp_path) as reader, Store(tmp_path) as writer:
+        assert reader.find(KEY) is None
+        put(writer, KEY, b"pdb")
+        assert reader.find(KEY) is not None
+
+
+def test_scratch_is_gone_after_closing_and_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.scratch().write_bytes(b"half")
+    assert visible_files(tmp_path) == ["pingme.txt"]
+    assert not list((tmp_path / ".symcache" / "staging").iterdir())
+    left = tmp_path / ".symcache" / "staging" / "dead"
+    left.mkdir()
+    (left / "x.part").write_bytes(b"half")
+    left.with_suffix(".lock").touch()
+    with Store(tmp_path) as store:
+        store.scratch()
+        assert not left.exists()
+
+
+def test_the_living_are_not_swept(tmp_path: Path) -> None:
+    with Store(tmp_path) as one, Store(tmp_path) as other:
+        mine = one.scratch()
+        mine.write_bytes(b"half")
+        other.scratch()
+        assert mine.exists()
+
+
+def test_all_keys_of_a_store_are_walked(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.create(Tier.TWO)
+        put(store, KEY, b"pdb")
+        (tmp_path / "000Admin").mkdir()
+        assert [(name, id_) for name, id_, _ in store.key_folders()] == [(KEY.name, KEY.id)]
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with Store(tmp_path / "file" / "store") as store, pytest.raises(StoreError, match="file"):
+        store.scratch()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to remove a folder in use")
+def test_publishing_survives_a_folder_that_is_pruned_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+    pruned = []
+
+    def prune_once(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        mkdir(self, mode, parents, exist_ok)
+        if self.name == KEY.id and not pruned:
+            pruned.append(self)
+            self.rmdir()
+
+    with Store(tmp_path) as store:
+        scratch = store.scratch()
+        scratch.write_bytes(b"pdb")
+        monkeypatch.setattr(Path, "mkdir", prune_once)
+        store.publish(scratch, KEY)
+        assert pruned
+        assert store.find(KEY) is not None
