@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symcache.errors import SymbolPathError
+from symcache.sympath import (
+    MICROSOFT,
+    Cache,
+    Chain,
+    DefaultPlace,
+    Folder,
+    HttpPlace,
+    LocalPlace,
+    Place,
+    ResolvedElement,
+    SymbolPath,
+    UncPlace,
+    chains,
+    parse_symbol_path,
+    redact_url,
+    with_store,
+)
+
+DEFAULT = DefaultPlace()
+STORE = Path("/default/sym")
+SYM = LocalPlace(str(STORE))
+C = LocalPlace(r"C:\c")
+MID = UncPlace(r"\\mid\s")
+H = HttpPlace("https://h/p")
+MSDL = HttpPlace(MICROSOFT)
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        pytest.param(r"C:\c", [Folder(C)], id="a plain folder"),
+        pytest.param("/var/sym", [Folder(LocalPlace("/var/sym"))], id="a plain folder of another system"),
+        pytest.param("sym", [Folder(LocalPlace("sym"))], id="a relative folder"),
+        pytest.param(r"\\mid\s", [Folder(MID)], id="a share"),
+        pytest.param(r"\\mid\s\a b", [Folder(UncPlace(r"\\mid\s\a b"))], id="a folder of a share"),
+        pytest.param(r"\\?\C:\c", [Folder(LocalPlace(r"\\?\C:\c"))], id="the long form of a local folder"),
+        pytest.param(r"\\?\UNC\mid\s", [Folder(UncPlace(r"\\?\UNC\mid\s"))], id="the long form of a share"),
+        pytest.param(r"C:\c;\\mid\s", [Folder(C), Folder(MID)], id="two elements"),
+        pytest.param("srv*", [Chain((DEFAULT,))], id="the default store"),
+        pytest.param(r"srv*C:\c*https://h/p", [Chain((C, H))], id="a folder and a server"),
+        pytest.param(r"SrV*C:\c*https://h/p", [Chain((C, H))], id="keywords in any case"),
+        pytest.param(r"srv**https://h/p", [Chain((DEFAULT, H))], id="an empty token"),
+        pytest.param(r"srv*C:\c*", [Chain((C, DEFAULT))], id="an empty token at the end"),
+        pytest.param("srv*https://h/p*", [Chain((H, DEFAULT))], id="an empty token after a URL"),
+        pytest.param("srv*https://h/p*http://i", [Chain((H, HttpPlace("http://i")))], id="two URLs"),
+        pytest.param(r"symsrv*symsrv.dll*C:\c", [Chain((C,), "symsrv.dll")], id="a DLL named"),
+        pytest.param(r"symsrv*symsrv.dll*", [Chain((DEFAULT,), "symsrv.dll")], id="a DLL and the default store"),
+        pytest.param("cache*", [Cache(DEFAULT)], id="the default cache"),
+        pytest.param(r"cache*C:\c;srv*https://h/p", [Cache(C), Chain((H,))], id="a cache"),
+        pytest.param(
+            r" C:\c ;; srv * C:\c * https://h/p ;", [Folder(C), Chain((C, H))], id="blanks and empty elements"
+        ),
+        pytest.param("C:\\c\r\nsrv*https://h/p\n", [Folder(C), Chain((H,))], id="line breaks"),
+        pytest.param(r"srv*C:\c;symsrv*SymSrv.DLL*C:\c", [Chain((C,)), Chain((C,), "SymSrv.DLL")], id="one DLL twice"),
+        pytest.param("srv*" + "*".join(["a"] * 10), [Chain((LocalPlace("a"),) * 10)], id="ten stores"),
+        pytest.param("srv*http://[::1]:8000/", [Chain((HttpPlace("http://[::1]:8000/"),))], id="an IPv6 host"),
+    ],
+)
+def test_a_symbol_path_parses(text: str, elements: list[Folder | Cache | Chain]) -> None:
+    assert parse_symbol_path(text) == SymbolPath(tuple(elements))
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "problem"),
+    [
+        pytest.param("", 0, "it is empty", id="nothing"),
+        pytest.param(" ; \n", 0, "it is empty", id="separators alone"),
+        pytest.param(r"srv*C:\c*https://h*C:\d", 19, "nothing but URLs", id="a URL in the middle"),
+        pytest.param(r"srv*https://h*\\mid\s", 14, "nothing but URLs", id="a URL before a share"),
+        pytest.param("srv*https://h**https://i", 14, "nothing but URLs", id="a URL before an empty token"),
+        pytest.param(r"C:\c; https://h/p", 6, "srv* in front", id="a URL alone"),
+        pytest.param(r"srv*C:\c;symsrv*other.dll*C:\c", 9, "one symbol server DLL", id="two DLLs"),
+        pytest.param("srv*" + "*".join(["a"] * 11), 24, "at most 10", id="eleven stores"),
+        pytest.param(r"C:\c;srv", 5, "followed by '*'", id="srv without a star"),
+        pytest.param("cache", 0, "followed by '*'", id="cache without a star"),
+        pytest.param(r"cache*C:\c*https://h", 11, "one folder", id="a cache with two places"),
+        pytest.param("cache*https://h", 6, "takes a folder", id="a cache behind HTTP"),
+        pytest.param(r"symsrv*C:\c*https://h", 7, "name of a DLL", id="symsrv without a DLL"),
+        pytest.param("symsrv*", 7, "name of a DLL", id="symsrv with nothing"),
+        pytest.param("symsrv*symsrv.dll", 7, "and a store", id="a DLL without a store"),
+        pytest.param(r"sevr*C:\c", 0, "srv, symsrv or cache", id="another keyword"),
+        pytest.param("srv*ftp://h/p", 4, "ftp: is not", id="another scheme"),
+        pytest.param("srv*file:///c/sym", 4, "file: is not", id="a file URL"),
+        pytest.param(r"srv*https:\\h\p", 10, "begins with https://", id="back slashes"),
+        pytest.param("srv*https://", 4, "host is missing", id="no host"),
+        pytest.param("srv*https://h:99999/", 4, "not well formed", id="no such port"),
+        pytest.param("srv*https://h/a b", 15, "no ' '", id="a blank in a URL"),
+        pytest.param(r"srv*\\mid", 4, r"\\host\share", id="a share's host alone"),
+        pytest.param(r"\\\s", 0, r"\\host\share", id="a share without a host"),
+        pytest.param("set _NT_SYMBOL_PATH = srv*", 0, "a command", id="pasted from cmd"),
+        pytest.param("$env:_NT_SYMBOL_PATH='srv*'", 0, "a command", id="pasted from PowerShell"),
+        pytest.param("_NT_SYMBOL_PATH=srv*", 0, "a command", id="an assignment"),
+        pytest.param(r".sympath+ C:\c", 0, "a command", id="pasted from the debugger"),
+        pytest.param(r'srv*"C:\c"', 4, "quotation", id="quotation marks"),
+        pytest.param("srv*C:\\c\0", 8, "control", id="a control character"),
+    ],
+)
+def test_an_error_points_at_the_first_character_that_does_not_fit(text: str, position: int, problem: str) -> None:
+    with pytest.raises(SymbolPathError) as caught:
+        parse_symbol_path(text)
+    assert problem in caught.value.problem
+    assert caught.value.position == position
+    assert caught.value.text == text
+    assert f"at character {position + 1}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "srv*https://me:hush@h/p*C:\\c",
+        "https://h/p?sig=hush",
+        "srv*https:\\\\me:hush@h",
+        "srv*https:me:hush@h",
+        "srv*ftp://me:hush@h",
+        "srv*https://me:x/hush@h",
+        "srv*https://me:x;hush@h",
+        "srv*https://me:x*hush@h",
+    ],
+)
+def test_an_error_shows_no_credentials(text: str) -> None:
+    with pytest.raises(SymbolPathError) as caught:
+        parse_symbol_path(text)
+    assert "hush" not in str(caught.value) + repr(caught.value)
+    assert len(caught.value.text) == len(text)
+    assert caught.value.__cause__ is None
+
+
+def test_credentials_are_kept_and_can_be_left_out() -> None:
+    text = r"cache*C:\c;srv*C:\c*https://me:hush@h:8080/p?sig=hush#hush"
+    path = parse_symbol_path(text)
+    assert str(path) == text
+    assert path.redacted() == r"cache*C:\c;srv*C:\c*https://h:8080/p"
+    assert "hush" not in repr(path)
+    assert "https://h:8080/p" in repr(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        # One row per row of the documentation's table of chains.
+        pytest.param("srv*", [(SYM, MSDL)], id="srv* alone is the default store filled from Microsoft"),
+        pytest.param(r"srv*\\mid\s", [(MID,)], id="a share has no downstream store"),
+        pytest.param("srv*https://h/p", [(SYM, H)], id="a URL alone gets the default downstream store"),
+        pytest.param(r"srv*C:\c*https://h/p", [(C, H)], id="a folder is filled from a server"),
+        pytest.param("srv**https://h/p", [(SYM, H)], id="an empty token is the default store"),
+        pytest.param("srv*https://h/p*", [(SYM, H)], id="an empty token after a URL is the store in front of it"),
+        pytest.param(r"srv*C:\c*", [(C, SYM)], id="an empty token at the end is the default store"),
+        pytest.param(r"srv*C:\c*https://h/p*", [(C, SYM, H)], id="nothing lies behind a URL"),
+        pytest.param(r"srv*C:\c*\\mid\s*https://h/p", [(C, MID, H)], id="a cascade"),
+        pytest.param(r"srv*C:\c**https://h/p", [(C, SYM, H)], id="a cascade over the default store"),
+        pytest.param(r"srv*C:\c*https://h/p*http://i", [(C, H, HttpPlace("http://i"))], id="URLs in order"),
+        pytest.param("srv*https://h/p*http://i", [(SYM, H, HttpPlace("http://i"))], id="URLs alone"),
+        pytest.param(r"srv*\\mid\s*https://h/p", [(MID, H)], id="a proxy that is also shared"),
+        pytest.param(r"srv*C:\c*C:\c*https://h/p", [(C, H)], id="a store written twice"),
+        # Caches.
+        pytest.param("cache*", [(SYM,)], id="cache* alone is the default store"),
+        pytest.param(r"cache*C:\c;srv*https://h/p", [(C,), (C, H)], id="a cache replaces the forced downstream store"),
+        pytest.param(r"cache*C:\c;srv*\\mid\s", [(C,), (C, MID)], id="a cache before a share"),
+        pytest.param(r"srv*\\mid\s;cache*C:\c", [(MID,), (C,)], id="nothing left of a cache is cached"),
+        pytest.param(r"cache*C:\c;cache*;srv*https://h/p", [(C,), (C, SYM), (C, SYM, H)], id="two caches"),
+        pytest.param(r"cache*C:\c;srv*", [(C,), (C, SYM, MSDL)], id="a cache before srv*"),
+        pytest.param("cache*;srv*" + MICROSOFT, [(SYM,), (SYM, MSDL)], id="what .symfix expands to"),
+    ],
+)
+def test_chains_follow_the_rules_of_propagation(text: str, resolved: list[tuple[Place, ...]]) -> None:
+    elements = chains(parse_symbol_path(text), STORE)
+    assert [element.stores for element in elements] == resolved
+    assert all(element.folder is None for element in elements)
+
+
+def test_a_plain_folder_has_no_stores_but_the_caches_to_its_left() -> None:
+    elements = chains(parse_symbol_path(r"C:\c;cache*;\\mid\s"), STORE)
+    assert elements == (
+        ResolvedElement((), C),
+        ResolvedElement((SYM,)),
+        ResolvedElement((SYM,), MID),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"srv*C:\c*https://h/p", "srv*{}*https://h/p"),
+        ("srv**https://h/p", "srv*{}*https://h/p"),
+        ("srv*https://h/p", "srv*{}*https://h/p"),
+        ("srv*https://h/p*", "srv*{}*https://h/p"),
+        (r"srv*\\mid\s*https://h/p", r"srv*{}*\\mid\s*https://h/p"),
+        (r"srv*C:\c*\\mid\s*https://h/p", r"srv*{}*\\mid\s*https://h/p"),
+        ("srv*", "srv*{}*" + MICROSOFT),
+        (r"srv*C:\c", "srv*{}"),
+        (r"symsrv*symsrv.dll*C:\c", "symsrv*symsrv.dll*{}"),
+        (r"cache*C:\c;srv*C:\d*https://h/p", r"cache*{};srv*C:\d*https://h/p"),
+        (r"C:\a;C:\b;srv*C:\c*https://h/p", r"cache*{};C:\a;C:\b;srv*{}*https://h/p"),
+    ],
+)
+def test_a_store_given_by_hand_becomes_the_bottom_most(text: str, expected: str) -> None:
+    folder = Path("/mine")
+    path = with_store(parse_symbol_path(text), folder)
+    assert str(path) == expected.replace("{}", str(folder))
+    assert {element.stores[0] for element in chains(path, STORE)} == {LocalPlace(str(folder))}
+
+
+# What can stand in a folder's or a URL's name without being taken for something else.
+_LETTERS = st.text(st.sampled_from("abcxyzABC019._-+&()'@ é\u4e2d"), min_size=1, max_size=12)
+_PARTS = _LETTERS.map(str.strip).filter(lambda part: bool(part) and part.lower() not in {"srv", "symsrv", "cache"})
+_LOCAL = st.builds(
+    lambda head, parts: LocalPlace(head + "\\".join(parts)),
+    st.sampled_from(["C:\\", "/", ".\\", "~/", "\\\\?\\D:\\", "rel"]),
+    st.lists(_PARTS, min_size=1, max_size=3),
+)
+_UNC = st.builds(lambda parts: UncPlace("\\\\host\\" + "\\".join(parts)), st.lists(_PARTS, min_size=1, max_size=3))
+_HTTP = st.builds(
+    lambda scheme, user, host, port, path, query: HttpPlace(f"{scheme}://{user}{host}{port}{path}{query}"),
+    st.sampled_from(["http", "https", "HTTPS"]),
+    st.sampled_from(["", "me@", "me:pass@", ":token@"]),
+    st.sampled_from(["h", "symbols.example", "127.0.0.1", "[::1]"]),
+    st.sampled_from(["", ":80", ":65535"]),
+    st.sampled_from(["", "/", "/download/symbols", "/a%20b/"]),
+    st.sampled_from(["", "?sig=abc", "#x"]),
+)
+_STORES = st.tuples(
+    st.lists(st.one_of(_LOCAL, _UNC, st.just(DEFAULT)), max_size=5), st.lists(_HTTP, max_size=3), st.booleans()
+).map(lambda both: (*both[0], *both[1], *([DEFAULT] if both[2] else [])))
+_CHAINS = st.builds(Chain, _STORES.filter(bool), st.sampled_from([None, "symsrv.dll", "SymSrv.dll"]))
+_ELEMENTS = st.one_of(
+    st.builds(Folder, _LOCAL | _UNC), st.builds(Cache, st.one_of(_LOCAL, _UNC, st.just(DEFAULT))), _CHAINS
+)
+symbol_paths = st.lists(_ELEMENTS, min_size=1, max_size=5).map(lambda elements: SymbolPath(tuple(elements)))
+
+
+@given(symbol_paths)
+def test_a_printed_path_parses_to_the_same_value(path: SymbolPath) -> None:
+    assert parse_symbol_path(str(path)) == path
+
+
+@given(symbol_paths)
+def test_a_redacted_path_parses_and_holds_no_credentials(path: SymbolPath) -> None:
+    again = parse_symbol_path(path.redacted())
+    assert again.redacted() == path.redacted() == str(again)
+    urls = [store.url for element in again.elements if isinstance(element, Chain) for store in element.stores
+            if isinstance(store, HttpPlace)]  # fmt: skip
+    assert not any("@" in url or "?" in url or "#" in url for url in urls)
+
+
+@given(symbol_paths)
+def test_every_chain_ends_with_its_servers_and_begins_with_none(path: SymbolPath) -> None:
+    for element in chains(path, STORE):
+        kinds = [isinstance(store, HttpPlace) for store in element.stores]
+        assert kinds == sorted(kinds)
+        assert not kinds or not kinds[0]
+        assert len(set(element.stores)) == len(element.stores)
+        assert element.stores or element.folder
+
+
+@given(st.text(st.sampled_from("srvcahe*;:/\\\"'@?#[]. \n\thtps") | st.characters(), max_size=40))
+def test_any_text_parses_to_a_path_that_prints_back_or_is_refused(text: str) -> None:
+    try:
+        path = parse_symbol_path(text)
+    except SymbolPathError as error:
+        position = error.position
+    else:
+        position = 0
+        assert parse_symbol_path(str(path)) == path
+    assert 0 <= position <= len(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:hush@h:80/p/x.pdb?sig=hush#hush", "https://h:80/p/x.pdb"),
+        ("https://[hush", "an address that is not well formed"),
+    ],
+)
+def test_a_redacted_url_holds_no_secret(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
