@@ -292,9 +292,7 @@ def _read_folders(view: ByteView, at: int, count: int, record_bytes: int) -> Ite
         at += record_bytes
 
 
-def _read_members(
-    view: ByteView, at: int, count: int, folders: tuple[CabinetFolder, ...]
-) -> Iterator[CabinetMember]:
+def _read_members(view: ByteView, at: int, count: int, folders: tuple[CabinetFolder, ...]) -> Iterator[CabinetMember]:
     for _ in range(count):
         size, folder_offset, folder, attributes = struct.unpack("<IIH4xH", view.read(at, 16))
         if folder >= _FIRST_SPANNING_FOLDER:
