@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from filelock import FileLock, Timeout
 from symcache.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -81,6 +83,39 @@ class KeyLock:
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         self._held = held
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it; return whether it is ours now.
+
+        Raises:
+            StoreError: The lock file cannot be made.
+        """
+        self._held = self._try()
+        return self._held is not None
+
+    @contextmanager
+    def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Hold the lock for a ``with`` block of code that runs on no event loop.
+
+        Args:
+            timeout_s: Seconds to wait at most, as far as *sleep* is exact.
+            sleep: Waits a number of seconds.
+
+        Raises:
+            StoreError: The lock file cannot be made, or another process still holds the lock at the end of the wait.
+        """
+        wait_s, waited_s = _FIRST_WAIT_S, 0.0
+        while not self.try_acquire():
+            self.waited = True
+            if waited_s >= timeout_s:
+                raise StoreError(f"another process has held this lock for {waited_s:.0f} s", path=self._path)
+            sleep(wait_s)
+            waited_s += wait_s
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let the next one in."""

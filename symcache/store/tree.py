@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symcache.errors import StoreError
 from symcache.identity import Tier, compressed_name, fold, tier_folder
 from symcache.store.locks import KeyLock
+from symcache.store.place import as_store_error, flush, put_in_place
 from symcache.store.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from symcache.identity import Key
 
-__all__ = ["Form", "Store", "Stored"]
+__all__ = ["Form", "Store", "Stored", "as_store_error"]
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
-_PUBLISH_TRIES = 8
 
 
 class Form(StrEnum):
@@ -81,14 +79,14 @@ class Store:
             StoreError: The folder or its marks cannot be written.
         """
         try:
-            if self.root.is_dir() and any(name != OWN_FOLDER for name in os.listdir(self.root)):
+            if self.root.is_dir() and any(entry.name != OWN_FOLDER for entry in self.root.iterdir()):
                 return
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "pingme.txt").touch()
             if tier is Tier.TWO:
                 (self.root / "index2.txt").touch()
         except OSError as error:
-            raise _as_store_error(error, self.root) from error
+            raise as_store_error(error, self.root) from error
 
     def find(self, key: Key) -> Stored | None:
         """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
@@ -105,7 +103,7 @@ class Store:
                 if stored is not None and (best is None or _RANK[stored.form] < _RANK[best.form]):
                     best = stored
         except OSError as error:
-            raise _as_store_error(error, self.root) from error
+            raise as_store_error(error, self.root) from error
         return best
 
     def lock(self, key: Key) -> KeyLock:
@@ -122,7 +120,7 @@ class Store:
             self.create()
             return self._staging.new_path()
         except OSError as error:
-            raise _as_store_error(error, self.root) from error
+            raise as_store_error(error, self.root) from error
 
     def publish(self, scratch: Path, key: Key, *, form: Form = Form.PLAIN, durable: bool = True) -> Path:
         """Let *scratch*, complete and verified, become the key's file in one step; return where.
@@ -138,10 +136,10 @@ class Store:
         """
         try:
             if durable:
-                _flush(scratch)
+                flush(scratch)
             return self._rename(scratch, key, form)
         except OSError as error:
-            raise _as_store_error(error, self.root) from error
+            raise as_store_error(error, self.root) from error
 
     def folder_for(self, key: Key) -> Path:
         """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
@@ -165,7 +163,7 @@ class Store:
                     for id_ in _folders(parent / name):
                         yield name, id_, parent / name / id_
         except OSError as error:
-            raise _as_store_error(error, self.root) from error
+            raise as_store_error(error, self.root) from error
 
     def close(self) -> None:
         """Drop this process's scratch files; safe to call twice."""
@@ -191,26 +189,13 @@ class Store:
         return next(self._listings.spellings(parent, name), parent / name)
 
     def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
-        for left in reversed(range(_PUBLISH_TRIES)):
+        def target() -> Path:
             folder = self.folder_for(key)
             # The folder's own spelling, so that both parts of the path are written alike.
             name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
-            target = folder / (compressed_name(name) if form is Form.COMPRESSED else name)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                scratch.replace(target)
-            except FileNotFoundError:
-                # Somebody pruned the empty folder between the two calls.
-                if not left or not scratch.exists():
-                    raise
-            except PermissionError:
-                # Windows refuses to replace a file that a debugger has mapped just now.
-                if not left:
-                    raise
-                time.sleep(0.01)
-            else:
-                return target
-        raise AssertionError
+            return folder / (compressed_name(name) if form is Form.COMPRESSED else name)
+
+        return put_in_place(scratch, target)
 
 
 class _Listings:
@@ -280,17 +265,3 @@ def _folders(parent: Path) -> list[str]:
             return sorted(e.name for e in entries if e.name != OWN_FOLDER and fold(e.name) != "000admin" and e.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _as_store_error(error: OSError, root: Path) -> StoreError:
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
-    problem = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
-    return StoreError(problem, path=path)
