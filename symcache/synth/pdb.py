@@ -206,8 +206,8 @@ def _make_dbi(spec: NativePdbSpec) -> bytes:
 
 
 def _make_sections(publics: tuple[PublicSymbol, ...]) -> bytes:
-    """Return COFF section headers, one for each section that a symbol lies in, each of 16 MiB."""
-    count = max((symbol.segment for symbol in publics), default=1)
+    """Return COFF section headers of 16 MiB each: those that symbols lie in, and one without symbols, as images have."""
+    count = 1 + max((symbol.segment for symbol in publics), default=0)
     size = 1 << 24
     return b"".join(
         pack(
