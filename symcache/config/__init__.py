@@ -1,0 +1,31 @@
+"""Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
+
+from symcache.config.load import load_config
+from symcache.config.values import (
+    Breaker,
+    Config,
+    Exclusions,
+    Misses,
+    Network,
+    ParallelRanges,
+    Pointers,
+    Serve,
+    ServerEntry,
+    Store,
+    Unc,
+)
+
+__all__ = [
+    "Breaker",
+    "Config",
+    "Exclusions",
+    "Misses",
+    "Network",
+    "ParallelRanges",
+    "Pointers",
+    "Serve",
+    "ServerEntry",
+    "Store",
+    "Unc",
+    "load_config",
+]

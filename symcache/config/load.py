@@ -1,0 +1,109 @@
+"""Where settings come from: one file and the environment. Nothing else in symcache reads environment variables."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from symcache.config.checks import read_header_text, read_path, read_proxy, read_symbol_path, read_table, read_text
+from symcache.config.values import Config, ServerEntry
+from symcache.errors import ConfigError
+from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath, parse_symbol_path, with_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["load_config"]
+
+
+def load_config(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    symbol_path: str | None = None,
+    store: Path | None = None,
+) -> Config:
+    """Read the settings.
+
+    The file is *path*, else what ``SYMCACHE_CONFIG`` names, else ``symcache.toml`` in the user's config folder if it
+    is there. The symbol path is *symbol_path*, else ``_NT_ALT_SYMBOL_PATH`` and ``_NT_SYMBOL_PATH``, else the file's,
+    else Microsoft's server behind the default store. *store*, else ``SYMCACHE_STORE``, becomes the default store and
+    the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy.
+
+    Args:
+        path: Config file named on the command line.
+        environ: Environment; None for this process's own.
+        symbol_path: Symbol path named on the command line.
+        store: Folder named on the command line.
+
+    Raises:
+        ConfigError: A file or variable that cannot be used.
+        SymbolPathError: *symbol_path* is not a symbol path.
+    """
+    variables = os.environ if environ is None else environ
+    config = _read_file(_find_file(path, variables))
+    config = replace(config, server=tuple(_with_secrets(entry, variables) for entry in config.server))
+    proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
+    if proxy is not None:
+        config = replace(config, network=replace(config.network, proxy=proxy))
+    store = store or read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
+    if store is not None:
+        config = replace(config, store=replace(config.store, folder=store))
+    chosen = parse_symbol_path(symbol_path) if symbol_path is not None else _environment_path(variables)
+    chosen = chosen or config.symbol_path
+    if chosen == Config().symbol_path:
+        # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
+        chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
+    return replace(config, symbol_path=chosen if store is None else with_store(chosen, store))
+
+
+def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
+    if path is not None:
+        return path
+    if named := variables.get("SYMCACHE_CONFIG"):
+        return Path(named)
+    usual = platformdirs.user_config_path("symcache", appauthor=False) / "symcache.toml"
+    return usual if usual.is_file() else None
+
+
+def _read_file(path: Path | None) -> Config:
+    if path is None:
+        return Config()
+    try:
+        # Windows editors put a byte order mark in front, which TOML does not know.
+        parsed: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"it is not UTF-8 (at byte {error.start})", where=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        hint = "; write Windows paths in single quotes" if "escape" in str(error) or "hex" in str(error) else ""
+        raise ConfigError(f"it is not TOML: {error}{hint}", where=str(path)) from error
+    return replace(read_table(Config, parsed, f"{path}: "), source=path)
+
+
+def _with_secrets(entry: ServerEntry, variables: Mapping[str, str]) -> ServerEntry:
+    """Fill in what the named variables hold; one that is not set is no error, as not every run asks that server."""
+    where = f"server {entry.url}"
+    if entry.password_env and (password := variables.get(entry.password_env)):
+        entry = replace(entry, password=read_text(password.strip(), entry.password_env))
+    if entry.token_env and (token := variables.get(entry.token_env)):
+        entry = replace(entry, token=read_header_text(token.strip(), entry.token_env))
+    if entry.token is not None and entry.password is not None:
+        raise ConfigError("a token and a password exclude each other", where=where)
+    return entry
+
+
+def _environment_path(variables: Mapping[str, str]) -> SymbolPath | None:
+    """Return the path of both variables, the alternative one first.
+
+    Sources disagree: windows-driver-docs, symbol-path, searches ``_NT_ALT_SYMBOL_PATH`` first; win32, symbol-paths,
+    names ``_NT_SYMBOL_PATH`` first. The driver documentation is the debugger's own.
+    """
+    names = [name for name in ("_NT_ALT_SYMBOL_PATH", "_NT_SYMBOL_PATH") if variables.get(name, "").strip()]
+    return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names))

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import platformdirs
+import pytest
+
+from symcache.config import Breaker, Config, load_config
+from symcache.errors import ConfigError, SymbolPathError
+from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda *_, **__: tmp_path / "user")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "symcache.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_without_a_file_and_an_environment_every_setting_has_its_default() -> None:
+    config = load_config(None, {})
+    assert config.source is None
+    assert config.network == Config().network
+    assert config.symbol_path == SymbolPath(
+        (Chain((LocalPlace(str(Config().store.folder)), HttpPlace("https://msdl.microsoft.com/download/symbols"))),)
+    )
+
+
+def test_the_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        f"""
+        symbol_path = '''
+            srv*C:\\c*https://h/p
+            C:\\d
+        '''
+        [store]
+        folder = '{tmp_path / "s"}'
+        [network]
+        connections = 3
+        backoff_s = 1
+        [network.breaker]
+        failures = 2
+        [unc.map]
+        '\\\\host\\share' = '{tmp_path}'
+        [[server]]
+        url = "https://h/p"
+        holds = ["pdb"]
+        [[server]]
+        url = "https://i"
+        """,
+    )
+    config = load_config(file, {})
+    assert config.source == file
+    assert str(config.symbol_path) == r"srv*C:\c*https://h/p;C:\d"
+    assert config.store.folder == tmp_path / "s"
+    assert config.store.durable
+    assert (config.network.connections, config.network.backoff_s) == (3, 1.0)
+    assert config.network.breaker == Breaker(failures=2, cool_down_s=60.0)
+    assert config.unc.map == {"\\\\host\\share": tmp_path}
+    assert [(entry.url, entry.holds) for entry in config.server] == [("https://h/p", ("pdb",)), ("https://i", None)]
+
+
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "symbol_path = 'srv*file'")
+    both = {"_NT_SYMBOL_PATH": "srv*variable"}
+    assert str(load_config(file, {}).symbol_path) == "srv*file"
+    assert str(load_config(file, both).symbol_path) == "srv*variable"
+    assert str(load_config(file, both, symbol_path="srv*option").symbol_path) == "srv*option"
+    assert str(load_config(file, {"_NT_SYMBOL_PATH": " "}).symbol_path) == "srv*file"
+
+
+def test_the_alternative_path_is_searched_first() -> None:
+    config = load_config(None, {"_NT_SYMBOL_PATH": "srv*nt", "_NT_ALT_SYMBOL_PATH": "srv*alt"})
+    assert str(config.symbol_path) == "srv*alt;srv*nt"
+
+
+def test_a_symbol_path_on_the_command_line_hides_a_bad_one_in_the_environment() -> None:
+    config = load_config(None, {"_NT_SYMBOL_PATH": "ftp://h"}, symbol_path="srv*option")
+    assert str(config.symbol_path) == "srv*option"
+
+
+def test_a_bad_symbol_path_names_its_variable() -> None:
+    with pytest.raises(ConfigError, match=r"^_NT_SYMBOL_PATH: .*\(at character 5 of") as caught:
+        load_config(None, {"_NT_SYMBOL_PATH": "srv*ftp://me:hush@h"})
+    assert "hush" not in str(caught.value)
+    with pytest.raises(SymbolPathError):
+        load_config(None, {}, symbol_path="ftp://h")
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_a_store_given_by_hand_becomes_the_default_and_the_bottom_most(by: str, tmp_path: Path) -> None:
+    environ = {"_NT_SYMBOL_PATH": r"srv*C:\c*https://h"} | (
+        {"SYMCACHE_STORE": str(tmp_path)} if by == "variable" else {}
+    )
+    config = load_config(None, environ, store=tmp_path if by == "option" else None)
+    assert config.store.folder == tmp_path
+    assert str(config.symbol_path) == f"srv*{tmp_path}*https://h"
+
+
+def test_a_store_given_by_hand_stands_before_the_microsoft_server(tmp_path: Path) -> None:
+    assert str(load_config(None, {}, store=tmp_path).symbol_path) == f"srv*{tmp_path}*{MICROSOFT}"
+
+
+def test_the_file_is_found_by_variable_and_then_in_the_users_folder(tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    usual = tmp_path / "user" / "symcache.toml"
+    usual.write_text("[serve]\nport = 1", encoding="utf-8")
+    named = written(tmp_path, "[serve]\nport = 2")
+    assert (load_config(None, {}).serve.port, load_config(None, {}).source) == (1, usual)
+    assert load_config(None, {"SYMCACHE_CONFIG": str(named)}).serve.port == 2
+    assert load_config(usual, {"SYMCACHE_CONFIG": str(named)}).serve.port == 1
+
+
+def test_without_an_environment_given_the_process_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_NT_SYMBOL_PATH", "srv*here")
+    assert str(load_config().symbol_path) == "srv*here"
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "symcache.toml"
+    file.write_bytes(b"\xef\xbb\xbf[serve]\r\nport = 1\r\n")
+    assert load_config(file, {}).serve.port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "problem"),
+    [
+        pytest.param("conections = 3", "conections", "no such key; there are", id="an unknown key"),
+        pytest.param("[network]\nconections = 3", "network.conections", "did you mean connections", id="a misspelling"),
+        pytest.param("source = 'x'", "source", "no such key", id="a field that is no key"),
+        pytest.param("network = 3", "network", "a table", id="no table"),
+        pytest.param("[network]\nconnections = 0", "network.connections", "from 1 to 256", id="too small"),
+        pytest.param("[network]\nconnections = 257", "network.connections", "from 1 to 256", id="too large"),
+        pytest.param(
+            "[network]\nconnections = true", "network.connections", "from 1 to 256", id="a flag, not a number"
+        ),
+        pytest.param("[network]\nconnections = 1.5", "network.connections", "whole number", id="not whole"),
+        pytest.param("[network]\nbackoff_s = nan", "network.backoff_s", "from 0 to 600", id="not a number at all"),
+        pytest.param("[network]\nbackoff_s = true", "network.backoff_s", "from 0 to 600", id="a flag for seconds"),
+        pytest.param("[network]\nnetrc = 1", "network.netrc", "true or false", id="a number, not a flag"),
+        pytest.param("[network]\nproxy = 'socks5://h:1'", "network.proxy", "host:port", id="another kind of proxy"),
+        pytest.param("[network]\nproxy = 'h:x'", "network.proxy", "host:port", id="no port"),
+        pytest.param("[network]\nuser_agent_extra = 'é'", "network.user_agent_extra", "ASCII", id="not for a header"),
+        pytest.param('[network]\nuser_agent_extra = "a\\nb"', "network.user_agent_extra", "one line", id="two lines"),
+        pytest.param("[network.breaker]\nfailures = 0", "network.breaker.failures", "from 1", id="a table in a table"),
+        pytest.param("[store]\nfolder = 'sym'", "store.folder", "whole path", id="a relative path"),
+        pytest.param("symbol_path = 3", "symbol_path", "a symbol path", id="a path that is no text"),
+        pytest.param("symbol_path = 'ftp://h'", "symbol_path", "ftp: is not", id="a path that is none"),
+        pytest.param("[exclusions]\nnames = 'x'", "exclusions.names", "a list", id="no list"),
+        pytest.param("[pointers]\nallow = ['']", "pointers.allow", "none of them empty", id="an empty text"),
+        pytest.param("[unc]\nmap = 3", "unc.map", "a table", id="no map"),
+        pytest.param("[unc.map]\n'C:\\c' = '/m'", r"unc.map.C:\c", "named by a share", id="no share"),
+        pytest.param("[unc.map]\n'\\\\h\\s' = ''", r"unc.map.\\h\s", "a folder", id="no folder"),
+        pytest.param("[server]\nurl = 'https://h'", "server", "two pairs of brackets", id="one server"),
+        pytest.param("[[server]]\nname = 'h'", "server[0].url", "is needed", id="a server without a URL"),
+        pytest.param("[[server]]\nurl = 'h'", "server[0].url", "one URL", id="a URL that is none"),
+        pytest.param("[[server]]\nurl = 'ftp://h'", "server[0].url", "ftp: is not", id="another scheme"),
+        pytest.param("[[server]]\nurl = 'https://a*https://b'", "server[0].url", "one URL", id="two URLs"),
+        pytest.param(
+            "[[server]]\nurl = 'https://a'\n[[server]]\nurl = 'https://h'\nholds = ['exe']",
+            "server[1].holds",
+            '"pdb", "portable", "image"',
+            id="an unknown kind",
+        ),
+        pytest.param("[[server]]\nurl = 'https://h'\nholds = []", "server[0].holds", "a list of", id="no kinds"),
+    ],
+)
+def test_an_error_names_file_key_and_what_is_allowed(text: str, where: str, problem: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert caught.value.where == f"{file}: {where}"
+    assert problem in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"a = 1\nb = = 2", r"not TOML: .*line 2"),
+        (b'folder = "C:\\sym"', "single quotes"),
+        (b"# \xff", r"not UTF-8 \(at byte 2\)"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_refused(data: bytes, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "symcache.toml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError, match=problem):
+        load_config(file, {})
+
+
+def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(None, {"SYMCACHE_CONFIG": str(tmp_path / "none.toml")})
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "proxy"),
+    [
+        ("", "", None),
+        ("", "h:3128", "http://h:3128"),
+        ("proxy = 'https://p'", "", "https://p"),
+        ("proxy = 'https://p'", "http://me:hush@h:3128", "http://me:hush@h:3128"),
+        ("proxy = 'none'", "", ""),
+    ],
+)
+def test_the_proxy_of_the_variable_comes_first(text: str, variable: str, proxy: str | None, tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, f"[network]\n{text}"), {"_NT_SYMBOL_PROXY": variable})
+    assert config.network.proxy == proxy
+
+
+def test_secrets_come_from_variables_and_are_not_printed(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+        symbol_path = 'srv*C:\\c*https://me:hush@h'
+        [network]
+        proxy = 'http://me:hush@h:1'
+        [[server]]
+        url = 'https://a'
+        username = ''
+        password_env = 'A'
+        [[server]]
+        url = 'https://b'
+        token_env = 'B'
+        [[server]]
+        url = 'https://c'
+        token_env = 'C'
+        [[server]]
+        url = 'https://d'
+        password = 'hush-d'
+        """,
+    )
+    config = load_config(file, {"A": "hush-a", "B": " hush-b\n"})
+    assert [(entry.password, entry.token) for entry in config.server] == [
+        ("hush-a", None),
+        (None, "hush-b"),
+        (None, None),
+        ("hush-d", None),
+    ]
+    assert config.server[0].username == ""
+    assert "hush" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "url = 'https://me:hush@h'",
+        "url = 'https://h?sig=hush'",
+        "url = 'ftp://me:hush@h'",
+        "url = 'https://h'\npassword = 'hush'\ntoken = 'hush'",
+        "url = 'https://h'\ntoken = 'hush é'",
+        'url = "https://h"\npassword = "hush\\n"',
+    ],
+)
+def test_an_error_about_a_secret_does_not_show_it(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, f"[[server]]\n{text}"), {})
+    assert "hush" not in str(caught.value) + repr(caught.value)
