@@ -41,6 +41,9 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd3\xbe\xd3\xbe", "a saved state of a VMware machine", "convert it with vmss2core -W"),
     (b"EVF\x09\x0d\x0a\xff\x00", "an evidence file (EnCase)", _CONVERT),
     (b"MSCF", "a cabinet", _UNPACK),
+    (b"SZDD\x88\xf0\x27\x33", "a file packed by compress.exe", "unpack it first with expand.exe"),
+    (b"KWAJ\x88\xf0\x27\xd1", "a file packed by compress.exe", "unpack it first with expand.exe"),
+    (b"MSWIM\0\0\0", "a Windows image archive (WIM)", _UNPACK),
     (b"PK\x03\x04", "a zip archive", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"\x1f\x8b", "a gzip file", _UNPACK),
@@ -51,15 +54,15 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
-def find_other_dump(start: bytes) -> str | None:
-    """Return what an input that begins with *start* is and what to do with it; None if it is none of these.
+def find_other_dump(start: bytes) -> tuple[str, str] | None:
+    """Return what an input that begins with *start* is, and what to do with it; None if it is none of these.
 
     Args:
         start: The first bytes of the input; 16 suffice.
     """
     for magic, name, advice in _OTHERS:
         if start.startswith(magic):
-            return f"{name}, not a kernel dump: {advice}"
+            return name, advice
     return None
 
 
@@ -67,5 +70,6 @@ def refuse_other_dump(start: bytes) -> UnknownFormat:
     """Return the error for an input that is no kernel dump; its text names what the input is where that is known."""
     if not start.strip(b"\0"):
         return UnknownFormat("not a kernel dump: it begins with zeros (a raw memory image, or a file never written)")
-    what = find_other_dump(start)
-    return UnknownFormat(what or "not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)
+    if other := find_other_dump(start):
+        return UnknownFormat(f"{other[0]}, not a kernel dump: {other[1]}", offset=0)
+    return UnknownFormat("not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)
