@@ -119,23 +119,30 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
     header = parse_image_header(view)
     problems: list[Problem] = []
     sections = _read_sections(view, header, problems) if layout is Layout.DISK else []
-    directory = None
-    debug = DebugData()
-    try:
-        directory = parse_data_directory(view, header, _DEBUG_DIRECTORY)
-        if directory is not None:
-            rva, size_bytes = directory
-            places = _Places(header, sections, layout)
-            debug = parse_debug_directory(view, places.of_rva(rva), size_bytes, places.of_data)
-    except InputError as error:
-        problems.append(Problem(error.problem, error.offset))
+    has_directory, debug = _read_debug_data(view, header, _Places(header, sections, layout))
     return Image(
         **{name: getattr(header, name) for name in _HEADER_FIELDS},
         debug=debug,
-        has_debug_directory=directory is not None,
+        has_debug_directory=has_directory,
         extent_bytes=_extent_bytes(header, sections) if layout is Layout.DISK else 0,
         problems=(*problems, *debug.problems),
     )
+
+
+def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places) -> tuple[bool, DebugData]:
+    """Return whether the header names a debug directory, and what it holds."""
+    try:
+        directory = parse_data_directory(view, header, _DEBUG_DIRECTORY)
+    except InputError as error:
+        return False, DebugData(problems=(Problem(f"data directories: {error.problem}", error.offset),))
+    if directory is None:
+        return False, DebugData()
+    rva, size_bytes = directory
+    try:
+        offset = places.of_rva(rva)
+    except InputError as error:
+        return True, DebugData(problems=(Problem(f"debug directory: {error.problem}", error.offset),))
+    return True, parse_debug_directory(view, offset, size_bytes, places.of_data)
 
 
 class _Ahead:

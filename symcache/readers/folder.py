@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,7 +31,7 @@ _SORTED_AT_ONCE = 4096
 _MOST_OPEN_FOLDERS = 64
 
 
-def read_folder(path: Path, choose: Choose, *, threads: int = 8) -> Iterator[Record]:
+def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Record]:
     """Yield the folder, then what the files below it hold, in the order of the walk.
 
     Files of other kinds are passed over, and so are devices, pipes and sockets, which are never opened. Links to
@@ -46,9 +46,10 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 8) -> Iterator[Rec
     """
     yield Input(str(path), InputKind.FOLDER)
     waiting: deque[Future[list[Record]]] = deque()
+    files = _walk(path)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="symcache-folder")
     try:
-        for batch in _batches(_walk(path)):
+        for batch in _batches(files):
             waiting.append(pool.submit(_read_batch, batch, choose))
             if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
@@ -56,29 +57,34 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 8) -> Iterator[Rec
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        files.close()
 
 
-def _walk(root: Path) -> Iterator[str | Unreadable]:
+def _walk(root: Path) -> Generator[str | Unreadable, None, None]:
     """Yield the path of every regular file below *root*, and each folder that cannot be listed."""
     open_folders = [_list_folder(str(root), 0)]
-    while open_folders:
-        entry = next(open_folders[-1], None)
-        if entry is None:
-            open_folders.pop()
-        elif isinstance(entry, Unreadable):
-            yield entry
-        else:
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    if not _is_junction(entry):
-                        open_folders.append(_list_folder(entry.path, len(open_folders)))
-                elif entry.is_file():
-                    yield entry.path
-            except OSError as error:  # a link that leads to itself
-                yield _unreadable(entry.path, error)
+    try:
+        while open_folders:
+            entry = next(open_folders[-1], None)
+            if entry is None:
+                open_folders.pop()
+            elif isinstance(entry, Unreadable):
+                yield entry
+            else:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not _is_junction(entry):
+                            open_folders.append(_list_folder(entry.path, len(open_folders)))
+                    elif entry.is_file():
+                        yield entry.path
+                except OSError as error:  # a link that leads to itself
+                    yield _unreadable(entry.path, error)
+    finally:
+        for folder in open_folders:
+            folder.close()
 
 
-def _list_folder(path: str, depth: int) -> Iterator[os.DirEntry[str] | Unreadable]:
+def _list_folder(path: str, depth: int) -> Generator[os.DirEntry[str] | Unreadable, None, None]:
     """Yield what *path* holds, sorted piece by piece; far down at once, as open folders are scarce."""
     try:
         with os.scandir(path) as entries:

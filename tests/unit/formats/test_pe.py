@@ -175,7 +175,7 @@ def test_a_dump_with_the_first_256_bytes_gives_the_key() -> None:
     assert parse_image_header(view).timestamp == 0x5C8AD05F
     image = parse_image(view, Layout.MEMORY)
     assert image.size_of_image == 0x3000
-    assert [problem.text for problem in image.problems] == ["not in the dump"]
+    assert [problem.text for problem in image.problems] == ["data directories: not in the dump"]
 
 
 def test_padding_on_a_missing_page_does_not_hide_the_name_before_it() -> None:

@@ -40,7 +40,7 @@ def test_pefile_reads_what_was_written(plan: ImagePlan) -> None:
     assert image.FILE_HEADER.Machine == plan.machine
     assert image.OPTIONAL_HEADER.SizeOfImage == plan.size_of_image
     assert image.OPTIONAL_HEADER.CheckSum == plan.checksum
-    assert image.PE_TYPE - 0x10B == (0x100 if plan.pe32_plus else 0)
+    assert image.OPTIONAL_HEADER.Magic == (0x20B if plan.pe32_plus else 0x10B)
     assert image.is_dll() == plan.dll
     assert [section.Name.rstrip(b"\0") for section in image.sections] == [b".text", b".rdata"]
     entries = image.DIRECTORY_ENTRY_DEBUG
