@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from symcache.errors import MalformedInput, TruncatedInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from symcache.formats.view import ByteView
 
 __all__ = ["PAGE_SIZE", "BitmapPageMap", "PageMap", "Place", "RangePageMap"]
@@ -60,6 +62,10 @@ class PageMap(Protocol):
 
     def find(self, pfn: int) -> Place | None:
         """Return where page *pfn* lies; None if the dump does not hold it."""
+        ...
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield number of the first page and number of pages of each stretch, in file order; long ones in parts."""
         ...
 
 
@@ -116,6 +122,11 @@ class RangePageMap:
         if within >= count:
             return None
         return Place(self._first_offset + (self._ranks[index] + within) * PAGE_SIZE, count - within)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield number of the first page and number of pages of each range, in file order."""
+        for index, start in enumerate(self._starts):
+            yield start, self._ranks[index + 1] - self._ranks[index]
 
 
 def _sorted_order(starts: array[int]) -> array[int] | None:
@@ -209,6 +220,18 @@ class BitmapPageMap:
             return None
         rank = self._ranks[index] + (span & ((1 << bit) - 1)).bit_count()
         return Place(self._first_offset + rank * PAGE_SIZE, (~above & (above + 1)).bit_length() - 1)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield number of the first page and number of pages of each stretch, parted at every 32,768 pages."""
+        for index in range(len(self._ranks) - 1):
+            rest, at = self._read_span(index), index * _SPAN_BITS
+            while rest:
+                skipped = (rest & -rest).bit_length() - 1
+                rest >>= skipped
+                count = (~rest & (rest + 1)).bit_length() - 1
+                yield at + skipped, count
+                rest >>= count
+                at += skipped + count
 
     def _read_span(self, index: int) -> int:
         span = self._spans.get(index)

@@ -43,6 +43,7 @@ class PagingMode:
         frame_mask: What of an entry is a physical address.
         levels: Tables from the root down, the last one's entries map pages of 4 KiB.
         invalid_mark: Bits that Windows sets in entries that are not valid, and that are no part of an address.
+        two_roots: The processor keeps one root for the kernel's addresses and one for the process's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PagingMode:
     frame_mask: int
     levels: tuple[_Level, ...]
     invalid_mark: int = 0
+    two_roots: bool = False
 
     @property
     def space_size(self) -> int:
@@ -71,7 +73,7 @@ class PagingMode:
         return top == 0 or top == (1 << (65 - self.address_bits)) - 1
 
 
-# Source: Intel SDM volume 3 chapter 4, Arm ARM D8; MemProcFS, kdmp-parser and volatility3 for what Windows makes of them.
+# Source: Intel SDM volume 3 chapter 4, Arm ARM D8; what Windows makes of them: MemProcFS, kdmp-parser, volatility3.
 # The low bits of an x64 root hold a PCID, the high ones of an ARM64 root an ASID.
 X86 = PagingMode("x86", 32, 4, 0xFFFFF000, 0xFFFFF000, (_Level(22, 10, may_map=True), _Level(12, 10)))
 PAE = PagingMode(
@@ -90,7 +92,7 @@ X64_LA57 = PagingMode(
     "x64, 5 levels", 57, 8, X64.root_mask, X64.frame_mask, (_Level(48, 9), *X64.levels), X64.invalid_mark
 )
 # Kernel and user addresses have 48 bits each, told apart by the bits above them: one bit more than on x64.
-ARM64 = PagingMode("ARM64", 49, 8, 0x0000FFFFFFFFF000, 0x0000FFFFFFFFF000, X64.levels)
+ARM64 = PagingMode("ARM64", 49, 8, 0x0000FFFFFFFFF000, 0x0000FFFFFFFFF000, X64.levels, two_roots=True)
 
 
 class PageTables:
@@ -125,12 +127,14 @@ class AddressSpace:
         tables: Page tables of the dump; several address spaces share one.
         mode: How they are laid out.
         root: Value of the page table register, not masked.
+        kernel_root: The same for the kernel's addresses, where *mode* has two roots and this is a process's space.
     """
 
-    def __init__(self, tables: PageTables, mode: PagingMode, root: int) -> None:
+    def __init__(self, tables: PageTables, mode: PagingMode, root: int, kernel_root: int | None = None) -> None:
         self._tables = tables
         self.mode = mode
         self.root = root & mode.root_mask
+        self._kernel_root = self.root if kernel_root is None or not mode.two_roots else kernel_root & mode.root_mask
 
     @property
     def size(self) -> int:
@@ -139,7 +143,16 @@ class AddressSpace:
 
     def with_root(self, root: int) -> AddressSpace:
         """Return the address space of another process of the same machine."""
-        return AddressSpace(self._tables, self.mode, root)
+        return AddressSpace(self._tables, self.mode, root, self._kernel_root)
+
+    @property
+    def has_root(self) -> bool:
+        """The dump holds the table that the root leads to."""
+        try:
+            self._tables.read_entry(self.root, self.mode.entry_size)
+        except NotInDump:
+            return False
+        return True
 
     def read(self, offset: int, length: int) -> bytes:
         """Return *length* bytes from virtual address *offset*.
@@ -172,10 +185,19 @@ class AddressSpace:
         return self._translate(address, follow_prototype=True)
 
     def _translate(self, address: int, *, follow_prototype: bool) -> tuple[int, int]:
+        try:
+            return self._walk(self.root, address, follow_prototype=follow_prototype)
+        except NotInDump:
+            # A process's root may map a session's drivers besides its own pages; all else of the kernel has one root.
+            if self._kernel_root == self.root or address < self.mode.kernel_start:
+                raise
+        return self._walk(self._kernel_root, address, follow_prototype=follow_prototype)
+
+    def _walk(self, root: int, address: int, *, follow_prototype: bool) -> tuple[int, int]:
         mode = self.mode
         if not mode.is_canonical(address):
             raise _not_mapped("no pointer can hold this address", address)
-        table = self.root
+        table = root
         for level in mode.levels:
             index = address >> level.shift & ((1 << level.bits) - 1)
             entry = self._read_entry(table + index * mode.entry_size, address)

@@ -1,0 +1,264 @@
+"""The loader's lists of modules, in kernel and in user memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from symcache.formats.view import ByteView
+
+__all__ = [
+    "KLDR32",
+    "KLDR64",
+    "LDR32",
+    "LDR64",
+    "ListWalk",
+    "LoaderEntry",
+    "LoaderLayout",
+    "read_entry",
+    "read_pointer",
+    "read_unicode_string",
+    "walk_list",
+]
+
+_MOST_ENTRIES = 10_000
+_LONGEST_NAME_BYTES = 0x7FFE
+_LARGEST_IMAGE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderLayout:
+    """Offsets of a loader entry's fields, in bytes.
+
+    Attributes:
+        pointer_size: Bytes of a pointer.
+        stamp: TimeDateStamp; kernel entries have one since Windows 10 only.
+    """
+
+    pointer_size: int
+    base: int
+    size_of_image: int
+    full_name: int
+    base_name: int
+    stamp: int
+
+    @property
+    def end(self) -> int:
+        """Bytes of an entry that every version of Windows has."""
+        return self.base_name + 2 * self.pointer_size
+
+
+# Source: public symbols of Windows 10 (15063 x86, 19041 x64) and XP to 10 for the user's; volatility's types.
+KLDR32 = LoaderLayout(pointer_size=4, base=0x18, size_of_image=0x20, full_name=0x24, base_name=0x2C, stamp=0x58)
+KLDR64 = LoaderLayout(pointer_size=8, base=0x30, size_of_image=0x40, full_name=0x48, base_name=0x58, stamp=0x9C)
+LDR32 = LoaderLayout(pointer_size=4, base=0x18, size_of_image=0x20, full_name=0x24, base_name=0x2C, stamp=0x44)
+LDR64 = LoaderLayout(pointer_size=8, base=0x30, size_of_image=0x40, full_name=0x48, base_name=0x58, stamp=0x80)
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderEntry:
+    """One entry of a loader list.
+
+    Attributes:
+        va: Address of the entry.
+        base: Address the image is loaded at.
+        size_of_image: Bytes of address space it takes.
+        full_name: Path; None if its page is not there.
+        base_name: File name; None if its page is not there.
+        name_problem: Why a name is not known.
+        problem: Why this cannot be an image's entry; None for a sound one.
+    """
+
+    va: int
+    base: int
+    size_of_image: int
+    full_name: str | None
+    base_name: str | None
+    name_problem: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListWalk:
+    """Where the entries of a list lie, as far as they could be reached.
+
+    Attributes:
+        entries: Addresses of the links, in list order without the head.
+        complete: Every link was followed from head to head.
+        problem: What broke the walk; None if it is *complete*.
+    """
+
+    entries: tuple[int, ...]
+    complete: bool
+    problem: str | None
+
+
+def read_pointer(space: ByteView, address: int, pointer_size: int) -> int:
+    """Return the pointer at *address*.
+
+    Raises:
+        NotInDump: Its bytes are not there.
+    """
+    return int.from_bytes(space.read(address, pointer_size), "little")
+
+
+def walk_list(
+    space: ByteView, head: int, pointer_size: int, accepts: Callable[[int], bool], *, most: int = _MOST_ENTRIES
+) -> ListWalk:
+    """Follow a doubly linked list both ways and join what each way reaches.
+
+    Forward links alone give a sound list. Where one cannot be read, leads to an address that cannot be an entry or
+    comes round in a circle, the list is walked from its end as well; entries that only this way reaches are put where
+    it met them.
+
+    Args:
+        space: The address space the list lies in.
+        head: Address of the list's head.
+        pointer_size: Bytes of a pointer.
+        accepts: Says whether an address can be that of an entry.
+        most: How many entries are read at most.
+
+    Layout: LIST_ENTRY {Flink, Blink}; each points to the next entry's LIST_ENTRY.
+    """
+    links = _Links(space, pointer_size, accepts)
+    forward, problem = links.follow(head, 0, most)
+    if problem is None:
+        return ListWalk(tuple(forward), complete=True, problem=None)
+    backward, back_problem = links.follow(head, 1, most)
+    del back_problem
+    entries = _join(forward, backward[::-1])[:most]
+    return ListWalk(tuple(entries), complete=False, problem=problem)
+
+
+class _Links:
+    def __init__(self, space: ByteView, pointer_size: int, accepts: Callable[[int], bool]) -> None:
+        self._space = space
+        self._width = pointer_size
+        self._accepts = accepts
+
+    def read(self, address: int, which: int) -> int:
+        return read_pointer(self._space, address + which * self._width, self._width)
+
+    def follow(self, head: int, which: int, most: int) -> tuple[list[int], str | None]:
+        """Return the entries from *head* on, and what ended the walk before it came back there."""
+        found: list[int] = []
+        seen = {head}
+        at = head
+        mismatch: str | None = None
+        while True:
+            try:
+                following = self.read(at, which)
+            except InputError as error:
+                return found, f"the link at {at:#x} cannot be read: {error.problem}"
+            if following == head:
+                return found, mismatch
+            if following in seen:
+                return found, f"the link at {at:#x} leads back to {following:#x}"
+            if following % self._width or not self._accepts(following):
+                return found, f"the link at {at:#x} leads to {following:#x}, which cannot be an entry"
+            if len(found) >= most:
+                return found, f"it has more than {most} entries"
+            try:
+                back = self.read(following, 1 - which)
+            except InputError as error:
+                return found, f"the entry at {following:#x} cannot be read: {error.problem}"
+            if back != at:
+                mismatch = mismatch or f"the entry at {following:#x} does not point back to {at:#x}"
+                if not self._belongs(following, which):
+                    return found, mismatch
+            found.append(following)
+            seen.add(following)
+            at = following
+
+    def _belongs(self, entry: int, which: int) -> bool:
+        """Say whether the entry after *entry* points back to it, as in a list that is sound from here on."""
+        try:
+            following = self.read(entry, which)
+            return self._accepts(following) and self.read(following, 1 - which) == entry
+        except InputError:
+            return False
+
+
+def _join(forward: list[int], backward: list[int]) -> list[int]:
+    """Put what only *backward* has where it stands there: behind the entry it follows, or at the end."""
+    known = set(forward)
+    followers: dict[int | None, list[int]] = {}
+    previous: int | None = None
+    for entry in backward:
+        if entry in known:
+            previous = entry
+        else:
+            followers.setdefault(previous, []).append(entry)
+    joined = []
+    for entry in forward:
+        joined.append(entry)
+        joined.extend(followers.pop(entry, ()))
+    for rest in followers.values():
+        joined.extend(rest)
+    return joined
+
+
+def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: int = 0) -> LoaderEntry:
+    """Return the loader entry at *va*; what cannot be an image's entry has a problem.
+
+    Raises:
+        NotInDump: The entry's page is not there.
+
+    Source: KLDR_DATA_TABLE_ENTRY and LDR_DATA_TABLE_ENTRY in public symbols.
+    """
+    raw = space.read(va, layout.end)
+
+    def number(offset: int, width: int) -> int:
+        return int.from_bytes(raw[offset : offset + width], "little")
+
+    base = number(layout.base, layout.pointer_size)
+    size = number(layout.size_of_image, 4)
+    names: list[str | None] = []
+    problems: list[str] = []
+    for offset in (layout.full_name, layout.base_name):
+        try:
+            names.append(_string(space, raw[offset : offset + 2 * layout.pointer_size], layout.pointer_size))
+        except InputError as error:
+            names.append(None)
+            problems.append(error.problem)
+    return LoaderEntry(
+        va=va,
+        base=base,
+        size_of_image=size,
+        full_name=names[0] or None,
+        base_name=names[1] or None,
+        name_problem=problems[0] if problems else None,
+        problem=_entry_problem(base, size, kernel_start),
+    )
+
+
+def _entry_problem(base: int, size: int, kernel_start: int) -> str | None:
+    if not base or base % 0x1000 or base < kernel_start:
+        return f"no image can be loaded at {base:#x}"
+    if not 0 < size < _LARGEST_IMAGE_BYTES:
+        return f"no image has {size:#x} bytes"
+    return None
+
+
+def read_unicode_string(space: ByteView, address: int, pointer_size: int) -> str:
+    """Return the text of the UNICODE_STRING at *address*.
+
+    Raises:
+        NotInDump: Its header or its text is not there.
+
+    Layout: length in bytes u16, room in bytes u16, pointer (aligned).
+    """
+    return _string(space, space.read(address, 2 * pointer_size), pointer_size)
+
+
+def _string(space: ByteView, header: bytes, pointer_size: int) -> str:
+    length = min(int.from_bytes(header[:2], "little") & ~1, _LONGEST_NAME_BYTES)
+    buffer = int.from_bytes(header[pointer_size : 2 * pointer_size], "little")
+    if not length:
+        return ""
+    return space.read(buffer, length).decode("utf-16-le", "replace").partition("\0")[0]
