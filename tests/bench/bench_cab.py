@@ -1,0 +1,97 @@
+"""How fast cabinets are expanded, as a ratio to ``cabextract`` on the same bytes in the same run.
+
+    python tests/bench/bench_cab.py [FILE]
+
+Without FILE a synthetic one is made. The ratio is ours to theirs: above 1 is faster than cabextract. That is a process
+of its own, so its start is in its time; a larger FILE makes it matter less.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from symcache.formats.cab import expand, open_cabinet
+from symcache.formats.view import FileView
+from symcache.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROUNDS = 5
+LZX_BYTES = 4 << 20  # the writer of tests is slow
+MSZIP_BYTES = 64 << 20
+
+
+def main() -> int:
+    content = Path(sys.argv[1]).read_bytes() if len(sys.argv) > 1 else synthetic(LZX_BYTES)
+    cabextract = shutil.which("cabextract")
+    if cabextract is None:
+        print("cabextract is not installed: no ratios, only our own speed")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, compression, size in (
+            ("MSZIP", Mszip(), MSZIP_BYTES),
+            ("LZX 2^21", Lzx(21, ("verbatim", "aligned"), 1 << 17), LZX_BYTES),
+        ):
+            data = (content * (size // len(content) + 1))[:size]
+            path = Path(folder, "bench.cab")
+            path.write_bytes(build_cabinet([SynthFolder([("bench.pdb", data)], compression)]))
+            report(name, len(data), path, cabextract)
+    return 0
+
+
+def report(name: str, size: int, path: Path, cabextract: str | None) -> None:
+    ours_s = best_of(lambda: expand_ours(path))
+    line = f"{name:9} {size / 1e6:6.1f} MB from {path.stat().st_size / 1e6:5.1f}: ours {size / 1e6 / ours_s:6.1f} MB/s"
+    if cabextract is not None:
+        theirs_s = best_of(lambda: expand_theirs(cabextract, path))
+        line += f", cabextract {size / 1e6 / theirs_s:6.1f} MB/s, ratio {theirs_s / ours_s:.2f}"
+    print(line)
+
+
+def expand_ours(path: Path) -> None:
+    with FileView(path) as view, path.with_suffix(".ours").open("wb") as out:
+        cabinet = open_cabinet(view)
+        out.writelines(expand(cabinet, cabinet.members[0], limit_bytes=1 << 31))
+
+
+def expand_theirs(cabextract: str, path: Path) -> None:
+    subprocess.run([cabextract, "-q", "-d", path.parent, path], check=True, stdout=subprocess.DEVNULL)
+
+
+def best_of(work: Callable[[], None]) -> float:
+    """Return the shortest of several times, in seconds: what disturbs only ever adds."""
+    times_s = []
+    for _ in range(ROUNDS):
+        started_s = time.perf_counter()
+        work()
+        times_s.append(time.perf_counter() - started_s)
+    return min(times_s)
+
+
+def synthetic(size: int) -> bytes:
+    """Return bytes that compress about as a PDB does, to a fifth: names, records with small numbers, gaps."""
+    rng = random.Random(1)
+    words = [rng.randbytes(rng.randrange(4, 14)).hex().encode() for _ in range(3000)]
+    out = bytearray()
+    while len(out) < size:
+        kind = rng.random()
+        if kind < 0.6:
+            out += b"?" + rng.choice(words) + b"@" + rng.choice(words[:200]) + b"@@\0"
+        elif kind < 0.9:
+            out += b"\x0e\x11" + rng.randrange(1 << 16).to_bytes(4, "little") + rng.randrange(900).to_bytes(4, "little")
+        else:
+            out += bytes(rng.randrange(4, 200))
+    return bytes(out[:size])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
