@@ -124,8 +124,7 @@ class _Collector:
 
     def _read_embedded(self, entry: DebugEntry) -> None:
         at = self._locate(entry)
-        embedded = parse_embedded_header(self._read(at, min(entry.size_bytes, 8)), entry.size_bytes, at=at)
-        self._embedded = self._embedded or embedded
+        self._embedded = parse_embedded_header(self._read(at, min(entry.size_bytes, 8)), entry.size_bytes, at=at)
 
     def _read_misc(self, entry: DebugEntry) -> None:
         at = self._locate(entry)

@@ -247,7 +247,16 @@ def test_the_smallest_driver_of_97_bytes_has_a_key() -> None:
     struct.pack_into("<II", data, 28 + 56, 0x2E, 0x2C)
     image = parse_disk(bytes(data))
     assert (image.timestamp, image.size_of_image, image.has_debug_directory) == (0x11223344, 0x2E, False)
-    assert image.code_views == ()
+    assert (image.code_views, image.problems) == ((), ())
+
+
+def test_a_file_cut_within_its_data_directories_keeps_its_key() -> None:
+    image = parse_disk(disk_bytes(PLAN)[: OPTIONAL + 110])
+    assert image.size_of_image == 0x3000
+    assert [problem.text for problem in image.problems] == [
+        "the file ends within its section table, after 0 of 2 sections",
+        "data directories: the file ends within its optional header",
+    ]
 
 
 def test_an_image_with_fewer_than_seven_directories_has_no_debug_directory() -> None:
@@ -287,6 +296,62 @@ def test_a_directory_that_lies_nowhere_is_a_problem(rva: int) -> None:
     assert (image.code_views, len(image.problems)) == ((), 1)
 
 
+RDATA = OPTIONAL + 240 + 40
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        pytest.param(RDATA + 8, 0, id="no-virtual-size"),
+        pytest.param(RDATA + 20, 0x9FF, id="offset-within-a-sector"),
+        pytest.param(0x800 + 24, 0, id="entry-without-file-offset"),
+    ],
+)
+def test_what_the_loader_takes_is_taken(at: int, value: int) -> None:
+    image = parse_disk(patched(disk_bytes(PLAN), at, value))
+    assert [entry.record.path for entry in image.code_views] == ["C:\\build\\driver.pdb"]
+
+
+def test_a_directory_in_memory_that_the_file_does_not_hold_is_a_problem() -> None:
+    data = patched(disk_bytes(PLAN), RDATA + 8, 0x1000)
+    image = parse_disk(patched(data, OPTIONAL + 112 + 48, 0x2400))
+    assert [problem.text for problem in image.problems] == [
+        "debug directory: address 0x2400 lies in a section's part without file data"
+    ]
+
+
+def test_a_section_without_data_does_not_count_for_the_extent() -> None:
+    data = disk_bytes(PLAN)
+    without = patched(patched(data, RDATA + 20, 0), RDATA + 16, 0x900000)
+    assert parse_disk(without).extent_bytes == 0x800
+
+
+def test_a_pdb_2_is_never_portable() -> None:
+    record = CodeViewPlan("old.pdb", signature=5, portable=True)
+    assert [entry.portable for entry in parse_disk(disk_bytes(replace(PLAN, code_views=(record,)))).code_views] == [
+        False
+    ]
+
+
+def test_a_misc_name_may_be_utf_16() -> None:
+    name = "größe.dbg"
+    data = disk_bytes(replace(PLAN, code_views=(), dbg_name=name.encode("utf-16-le").decode("latin-1")))
+    assert parse_disk(patched(data, 0x800 + 28 + 8, 1, 1)).dbg_name == name
+
+
+def test_a_header_further_than_the_loader_looks_is_not_read() -> None:
+    class Vast(BytesView):
+        size = 1 << 40
+
+        def read(self, offset: int, length: int) -> bytes:
+            assert offset < 0x1000
+            return super().read(offset, length) if length <= 0x40 else bytes(length)
+
+    data = patched(disk_bytes(PLAN), E_LFANEW, 0x10000000)
+    with pytest.raises(TruncatedInput, match="past the end"):
+        parse_image(Vast(data), Layout.MEMORY)
+
+
 def test_sectors_count_only_where_the_loader_maps_by_section() -> None:
     # Drivers of old lie in memory as in the file, at any multiple of 0x20: their offsets must not be rounded down.
     data = bytearray(disk_bytes(PLAN))
@@ -319,6 +384,22 @@ def test_an_embedded_pdb_never_grows_past_what_it_states(
         embedded = replace(embedded, size_bytes=damage)
     with pytest.raises(MalformedInput, match=reason):
         list(read_embedded_pdb(view, embedded, limit_bytes=limit_bytes))
+
+
+def test_an_embedded_pdb_whose_deflate_stream_does_not_end_is_refused() -> None:
+    view = BytesView(disk_bytes(replace(PLAN, embedded_pdb=bytes(1000))))
+    embedded = parse_image(view, Layout.DISK).embedded
+    assert embedded is not None
+    with pytest.raises(MalformedInput, match="shorter than"):
+        list(read_embedded_pdb(view, replace(embedded, compressed_bytes=embedded.compressed_bytes - 1)))
+
+
+def test_an_embedded_pdb_of_any_length_comes_whole() -> None:
+    for length in range(0x10000, 0x10000 + 300):
+        view = BytesView(disk_bytes(replace(PLAN, embedded_pdb=bytes(length))))
+        embedded = parse_image(view, Layout.DISK).embedded
+        assert embedded is not None
+        assert sum(map(len, read_embedded_pdb(view, embedded))) == length
 
 
 def test_an_embedded_pdb_comes_in_pieces() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.formats.view import ByteView
     from symcache.readers.folder import Reader
-    from symcache.readers.records import Record
 
 IMAGE = disk_bytes(ImagePlan(0x4549B18E))
 
@@ -177,22 +177,51 @@ def test_a_file_is_read_no_further_than_its_headers(tmp_path: Path, monkeypatch:
     assert 0 < read_bytes < 8192
 
 
-def test_files_ahead_of_a_slow_consumer_stay_bounded(tmp_path: Path) -> None:
-    fill(tmp_path, *(f"{n:04}.exe" for n in range(1000)), data=b"MZ")
-    begun: list[str] = []
-    lock = threading.Lock()
+def test_no_more_folders_are_held_open_however_deep_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "/".join(["d"] * 70)
+    fill(tmp_path, f"{deep}/a.exe")
+    scandir = os.scandir
+    open_now, most = 0, 0
 
-    def note(view: ByteView, path: str) -> Iterator[Record]:
-        with lock:
-            begun.append(path)
-        yield Module(path)
+    @contextmanager
+    def counted(path: str) -> Iterator[os._ScandirIterator[str]]:
+        nonlocal open_now, most
+        with scandir(path) as entries:
+            open_now += 1
+            most = max(most, open_now)
+            yield entries
+        open_now -= 1
 
-    records = read_folder(tmp_path, lambda start: note, threads=1)
+    monkeypatch.setattr(os, "scandir", counted)
+    assert names(tmp_path, read(tmp_path)) == [f"{deep}/a.exe"]
+    assert 60 < most < 70
+    assert open_now == 0
+
+
+def test_a_junction_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a.exe", "junction/b.exe")
+    monkeypatch.setattr(folder, "_is_junction", lambda entry: entry.name == "junction")
+    assert names(tmp_path, read(tmp_path)) == ["a.exe"]
+
+
+def test_the_walk_stays_near_a_slow_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, *(f"{n:04}.exe" for n in range(1000)))
+    walk = folder._walk
+    walked = 0
+
+    def counted(root: Path) -> Generator[str | Unreadable, None, None]:
+        nonlocal walked
+        for file in walk(root):
+            walked += 1
+            yield file
+
+    monkeypatch.setattr(folder, "_walk", counted)
+    records = read_folder(tmp_path, choose, threads=1)
     next(records)
-    next(records)
-    assert len(begun) <= 4 * 32
-    records.close()  # type: ignore[attr-defined]
-    assert len(begun) < 1000
+    assert isinstance(next(records), Module)
+    assert walked < 150
+    assert isinstance(records, Generator)
+    records.close()
 
 
 def test_all_threads_end_with_the_walk(tmp_path: Path) -> None:
