@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["Form", "Store", "Stored", "as_store_error"]
+__all__ = ["Form", "Store", "Stored", "as_store_error", "list_stored"]
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
@@ -99,9 +99,9 @@ class Store:
         best: Stored | None = None
         try:
             for folder in self._key_folders(key):
-                stored = _pick(folder, key.name)
-                if stored is not None and (best is None or _RANK[stored.form] < _RANK[best.form]):
-                    best = stored
+                for stored in list_stored(folder, key.name):
+                    if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
+                        best = stored
         except OSError as error:
             raise as_store_error(error, self.root) from error
         return best
@@ -240,23 +240,25 @@ class _Listings:
 _RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
 
 
-def _pick(folder: Path, name: str) -> Stored | None:
-    names = {fold(name): Form.PLAIN, fold(compressed_name(name)): Form.COMPRESSED, _POINTER: Form.POINTER}
-    best: Stored | None = None
+def list_stored(folder: Path, name: str) -> list[Stored]:
+    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, _POINTER: Form.POINTER}
+    stored: list[Stored] = []
     try:
-        with os.scandir(folder) as listing:
-            entries = list(listing)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                form = names.get(fold(entry.name))
+                if form is not None:
+                    with suppress(FileNotFoundError):  # pruned since
+                        if entry.is_file():
+                            stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
     except (FileNotFoundError, NotADirectoryError):
-        return None
-    for entry in entries:
-        form = names.get(fold(entry.name))
-        if form is None or (best is not None and _RANK[best.form] <= _RANK[form]):
-            continue
-        with suppress(FileNotFoundError):  # pruned since
-            size = entry.stat().st_size
-            if size and entry.is_file():
-                best = Stored(folder / entry.name, form, size)
-    return best
+        return []
+    return sorted(stored, key=lambda file: (_RANK[file.form], file.path.name))
 
 
 def _folders(parent: Path) -> list[str]:

@@ -1,0 +1,161 @@
+"""``000Admin``: the files in which symstore keeps the account of a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError
+from symcache.identity import fold
+from symcache.store.place import as_store_error, write_whole
+from symcache.store.transactions import parse_filed, parse_transaction, split_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from symcache.store.transactions import Filed, Transaction
+    from symcache.store.tree import Store
+
+__all__ = ["AdminFolder"]
+
+_FOLDER = "000Admin"
+_SERVER, _HISTORY, _LAST_ID = "server.txt", "history.txt", "lastid.txt"
+_OWN_FILE = re.compile(r"([0-9]{10,18})(\.deleted)?")
+
+
+class AdminFolder:
+    """The admin files of one store; each is replaced whole, and only by who holds the store's admin lock.
+
+    Layout: ``lastid.txt`` (10 digits, no line end), ``server.txt`` (transactions in force), ``history.txt`` (all),
+    and for each add a file named by its 10 digits, renamed to ``….deleted`` when it is undone; lines end in CRLF.
+    Source: stores made by symstore.exe; windows-driver-docs, symstore-transactions.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def path(self) -> Path:
+        """The folder, in whatever letter case it is spelt."""
+        root = self._store.root
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
+            for entry in entries:
+                if fold(entry.name) == fold(_FOLDER):
+                    return root / entry.name
+        return root / _FOLDER
+
+    def server(self) -> Iterator[tuple[bytes, Transaction | None]]:
+        """Yield each line of ``server.txt`` with its meaning; None if it has none.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        return _understand(self._read(_SERVER))
+
+    def history(self) -> Iterator[tuple[bytes, Transaction | None]]:
+        """Yield each line of ``history.txt`` with its meaning; None if it has none.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        return _understand(self._read(_HISTORY))
+
+    def filed(self, id_: int) -> Iterator[tuple[bytes, Filed | None]]:
+        """Yield each line of transaction *id_*'s own file with its meaning, also after the transaction was undone.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        content = self._read(f"{id_:010}") or self._read(f"{id_:010}.deleted")
+        for line in split_lines(content):
+            filed = None
+            with suppress(InputError):
+                filed = parse_filed(line)
+            yield line, filed
+
+    def has_own_file(self, id_: int) -> bool:
+        """Return whether transaction *id_* is in force as far as its own file tells."""
+        return (self.path / f"{id_:010}").is_file()
+
+    def own_files(self) -> Iterator[tuple[int, bool]]:
+        """Yield the number of each transaction's own file, and whether it is that of one undone; in no order."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as entries:
+            for entry in entries:
+                if match := _OWN_FILE.fullmatch(entry.name):
+                    yield int(match[1]), match[2] is not None
+
+    def next_id(self) -> int:
+        """Return a number above every one that any of the files knows."""
+        text = self._read(_LAST_ID).strip(b"\0 \r\n")
+        known = [int(text) if text.isdigit() and len(text) < 19 else 0]
+        known += (each.id for _, each in self.history() if each is not None)
+        known += (each.id for _, each in self.server() if each is not None)
+        known += (id_ for id_, _ in self.own_files())
+        return max(known) + 1
+
+    def record_added(self, id_: int, line: bytes, filed: list[bytes]) -> None:
+        """Write transaction *id_*'s own file, then its line everywhere; what is there already is not written again.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in filed))
+        self._append(_SERVER, id_, line)
+        self._append(_HISTORY, id_, line)
+        self._write(_LAST_ID, b"%010d" % id_)
+
+    def record_deleted(self, id_: int, line: bytes, deleted_id: int) -> None:
+        """Take *deleted_id* off ``server.txt``, rename its own file, record the delete; what is done is not done again.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        content = self._read(_SERVER)
+        kept = b"".join(each for each in content.splitlines(keepends=True) if _id_of(each) != deleted_id)
+        if kept != content:
+            self._write(_SERVER, kept)
+        own = self.path / f"{deleted_id:010}"
+        try:
+            own.replace(own.with_name(own.name + ".deleted"))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise as_store_error(error, own) from error
+        self._append(_HISTORY, id_, line)
+        self._write(_LAST_ID, b"%010d" % id_)
+
+    def _append(self, name: str, id_: int, line: bytes) -> None:
+        content = self._read(name)
+        if any(_id_of(each) == id_ for each in split_lines(content)):
+            return
+        if content and not content.endswith(b"\n"):
+            content += b"\r\n"
+        self._write(name, content + line + b"\r\n")
+
+    def _read(self, name: str) -> bytes:
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise as_store_error(error, path) from error
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_whole(self._store, self.path / name, content)
+
+
+def _understand(content: bytes) -> Iterator[tuple[bytes, Transaction | None]]:
+    for line in split_lines(content):
+        transaction = None
+        with suppress(InputError):
+            transaction = parse_transaction(line)
+        yield line, transaction
+
+
+def _id_of(line: bytes) -> int | None:
+    digits = line.partition(b",")[0]
+    return int(digits) if digits.isdigit() and len(digits) < 19 else None
