@@ -143,6 +143,7 @@ class Msf:
 
     Args:
         view: The file.
+        head: Its first 512 bytes, or all if it has fewer, where they were read already.
 
     Attributes:
         block_size: Bytes in a block.
@@ -161,8 +162,8 @@ class Msf:
     Source: LLVM's "The MSF File Format"; microsoft-pdb, msf.cpp, for the array at 0x34 (LLVM's page knows one entry).
     """
 
-    def __init__(self, view: ByteView) -> None:
-        head = view.read(0, min(view.size, 512))
+    def __init__(self, view: ByteView, head: bytes = b"") -> None:
+        head = head or view.read(0, min(view.size, 512))
         if head[:32] != MSF_MAGIC:
             raise UnknownFormat("not an MSF 7 container", offset=0)
         if len(head) < _ARRAY_AT + 4:

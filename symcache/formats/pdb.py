@@ -27,6 +27,7 @@ _INFO_BYTES, _DBI_BYTES = 28, 64
 _LAST_VERSION_WITHOUT_GUID = 19990604
 _STRIPPED = 0x2
 _NO_STREAM = 0xFFFF
+_FIRST_MODULES_BYTES = 448
 _MODULES_LIMIT_BYTES = 32 << 10
 _FEATURES_LIMIT_BYTES = 64
 _MINI = 0x494E494D
@@ -151,7 +152,7 @@ def open_container(view: ByteView) -> StreamContainer:
 
 def _open(view: ByteView, head: bytes) -> Msf | Msfz:
     if head.startswith(MSF_MAGIC):
-        return Msf(view)
+        return Msf(view, head)
     if head.startswith(MSFZ_MAGIC):
         return Msfz(view)
     raise _refuse(head)
@@ -216,10 +217,18 @@ def _has_module_stream(dbi: ByteView, modules_bytes: int) -> bool:
 
     Module entry: 64 bytes, among them its stream u16 at 34 (0xFFFF: none), then two NUL-terminated names, padded to 4.
     """
+    available = min(modules_bytes, dbi.size - _DBI_BYTES)
     try:
-        modules = dbi.read(_DBI_BYTES, min(modules_bytes, dbi.size - _DBI_BYTES, _MODULES_LIMIT_BYTES))
+        # The first module has symbols nearly always, and lies in a block that was read already.
+        return any(
+            _lists_stream(dbi.read(_DBI_BYTES, min(available, limit)))
+            for limit in (_FIRST_MODULES_BYTES, _MODULES_LIMIT_BYTES)
+        )
     except UnknownFormat:
         return False
+
+
+def _lists_stream(modules: bytes) -> bool:
     at = 0
     while at + 64 <= len(modules):
         if unpack_from("<H", modules, at + 34)[0] != _NO_STREAM:

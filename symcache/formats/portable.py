@@ -66,6 +66,7 @@ def parse_portable(view: ByteView) -> PortablePdb:
         offset, size = unpack_from("<II", _need(root, at, 8))
         name, nul, _ = root[at + 8 : at + 40].partition(b"\0")
         if not nul:
+            _need(root, at + 8, 32)
             raise MalformedInput("the name of a metadata stream is not terminated", offset=at + 8)
         if name == b"#Pdb":
             return _read_id(view, offset, size, version)

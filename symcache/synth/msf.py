@@ -22,7 +22,7 @@ class Filler:
 
     Attributes:
         size: Length in bytes.
-        tile: What is repeated.
+        tile: What is repeated; nothing for a hole, which reads as zeros and takes no room where files can be sparse.
     """
 
     size: int
@@ -33,6 +33,8 @@ class Filler:
 
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self.size)
+        if not self.tile:
+            return bytes(stop - start)
         skip = start % len(self.tile)
         count = -(-(skip + stop - start) // len(self.tile))
         return (self.tile * count)[skip : skip + stop - start]
@@ -97,7 +99,9 @@ def _take(blocks: Iterator[int], length: int, block_size: int) -> list[int]:
 def _write_blocks(out: BinaryIO, content: StreamContent, taken: list[int], block_size: int) -> None:
     """Write *content*, blocks that follow each other at once, up to 1 MiB."""
     at = 0
-    while at < len(taken) and content is not None:
+    if content is None or (isinstance(content, Filler) and not content.tile):
+        return
+    while at < len(taken):
         end = at + 1
         while end < len(taken) and taken[end] == taken[end - 1] + 1 and (end - at) * block_size < 1 << 20:
             end += 1

@@ -206,7 +206,7 @@ def _make_dbi(spec: NativePdbSpec) -> bytes:
 
 
 def _make_sections(publics: tuple[PublicSymbol, ...]) -> bytes:
-    """Return COFF section headers of 16 MiB each: those that symbols lie in, and one without symbols, as images have."""
+    """Return headers of sections of 16 MiB: those that symbols lie in, and one without symbols, as images have."""
     count = 1 + max((symbol.segment for symbol in publics), default=0)
     size = 1 << 24
     return b"".join(
