@@ -1,0 +1,58 @@
+"""Install the project with what its tests need, and run them: ``python3 tests/run.py [PYTEST OPTIONS]``.
+
+    --group NAME   also install this dependency group of pyproject.toml; may be repeated
+    --extra NAME   also install this extra of the project; may be repeated
+
+Everything else goes to pytest. Needs Python 3.11 or newer and pip; the environment it makes, `.venv-test-<version>`,
+is kept for the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests; return pytest's exit status."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--group", action="append", default=[])
+    parser.add_argument("--extra", action="append", default=[])
+    options, rest = parser.parse_known_args(arguments)
+    bootstrap = _load_bootstrap()
+    try:
+        python = bootstrap.make_environment(
+            ROOT,
+            f".venv-test-{bootstrap.version_tag()}",
+            bootstrap.requirements_of(ROOT, ["test", *options.group]),
+            extras=",".join(options.extra),
+        )
+    except bootstrap.BootstrapError as error:
+        sys.stderr.write(f"tests/run.py: {error}\n")
+        return 1
+    os.chdir(ROOT)
+    status: int = bootstrap.run_in(python, ["-m", "pytest", *rest])
+    return status
+
+
+def _load_bootstrap() -> ModuleType:
+    # By path: the package cannot be imported before its dependencies are installed.
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "symcache" / "bootstrap.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""Programs and packages that some tests need and a machine may lack.
+
+A test that needs one is skipped where it is absent. Where ``SYMCACHE_TEST_REQUIRE`` names it (parts by comma), it
+fails instead: a build machine must not go quiet because a package was not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+__all__ = ["PARTS", "is_required", "need", "required_in"]
+
+PARTS = {
+    "7z": "7z",
+    "aria2": "aria2c",
+    "cabextract": "cabextract",
+    "compiler": "cc",
+    "curl": "curl",
+    "llvm": "llvm-pdbutil",
+    "nginx": "nginx",
+    "openssl": "openssl",
+}
+"""The program of each part; a part that is not listed is a Python package of that name."""
+
+# Debian keeps servers out of an ordinary user's search path.
+_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+
+
+def need(part: str) -> str:
+    """Return the path of a part's program (a package's name), or skip the test; fail it if the part is required."""
+    if part in PARTS:
+        found = shutil.which(PARTS[part], path=_SEARCH_PATH)
+    else:
+        found = part if importlib.util.find_spec(part) else None
+    if found is None:
+        reason = f"{part} is not installed"
+        if is_required(part):
+            pytest.fail(f"{reason}, but SYMCACHE_TEST_REQUIRE names it", pytrace=False)
+        pytest.skip(reason)
+    return found
+
+
+def is_required(part: str) -> bool:
+    return part in _required()
+
+
+def required_in(reason: str) -> str | None:
+    """Return the required part, or its program, that the *reason* of a skip speaks of; None if it names none."""
+    said = reason.lower()
+    named = [part for part in _required() if part in said or PARTS.get(part, part) in said]
+    return named[0] if named else None
+
+
+def _required() -> list[str]:
+    names = os.environ.get("SYMCACHE_TEST_REQUIRE", "").split(",")
+    return [name.strip() for name in names if name.strip()]

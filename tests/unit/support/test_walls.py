@@ -1,0 +1,55 @@
+"""What surrounds every test."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.parts import need, required_in
+
+
+def test_a_test_has_a_home_of_its_own(tmp_path: Path) -> None:
+    assert Path.home() == tmp_path / "home"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_setting_comes_from_outside() -> None:
+    names = {name for name in os.environ if name.startswith(("SYMCACHE_", "_NT_"))} - {"SYMCACHE_TEST_REQUIRE"}
+    assert names == set()
+    assert "https_proxy" not in {name.lower() for name in os.environ}
+
+
+def test_nothing_leaves_the_machine() -> None:
+    with socket.socket() as client, pytest.raises(PermissionError, match="may not leave"):
+        client.connect(("192.0.2.1", 80))
+
+
+@given(st.integers())
+def test_a_property_may_use_the_walls(number: int) -> None:
+    assert settings().deadline is None
+    assert number == number + 0
+
+
+def test_an_absent_part_skips_and_a_required_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pytest.skip.Exception, match="no_such_part is not installed"):
+        need("no_such_part")
+    monkeypatch.setenv("SYMCACHE_TEST_REQUIRE", "nginx, no_such_part")
+    with pytest.raises(pytest.fail.Exception, match="SYMCACHE_TEST_REQUIRE names it"):
+        need("no_such_part")
+
+
+@pytest.mark.parametrize(
+    ("reason", "part"),
+    [
+        ("aria2c is not on the path", "aria2"),
+        ("Skipped: could not import 'pefile': No module named 'pefile'", "pefile"),
+        ("needs Windows", None),
+    ],
+)
+def test_a_skip_tells_which_part_it_lacked(monkeypatch: pytest.MonkeyPatch, reason: str, part: str | None) -> None:
+    monkeypatch.setenv("SYMCACHE_TEST_REQUIRE", "aria2,pefile")
+    assert required_in(reason) == part
