@@ -1,0 +1,139 @@
+r"""What debuggers and symchk print while they look for symbols (``!sym noisy``, ``-n``, ``/v``).
+
+Four generations of such lines exist. Up to about 2015 they are paths of index form (``x.pdb\KEY\x.pdb not found``);
+then WinInet adds its chatter; Windows 10 kits bracket each question by ``BYINDEX`` and ``RESULT``; WinDbg since 2024
+prefixes ``SYMSRV2: [file]``. Paths of index form are in all of them, and what is not known is skipped.
+Source: transcripts of dbghelp 10.0.15063; public transcripts and documentation for the others.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from symcache.errors import MalformedInput
+from symcache.identity import base_name, check_name, compressed_name, fold
+from symcache.readers.logmodules import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.identity import Key
+    from symcache.readers.logmodules import LogModules
+
+__all__ = ["NoisyLines", "find_keys", "safe_name"]
+
+# Progress text, or a prefix that the host of the library adds, may stand in front.
+_MARKER = re.compile(r"(SYMSRV2?|DBGHELP):\s*")
+_ID_IN_PATH = re.compile(r"[\\/]([0-9A-Fa-f]{9,16}|[0-9A-Fa-f]{32,40})[\\/](?:msfz0[\\/])?", re.IGNORECASE)
+_REACH = 300  # further than any name is long
+_ID = re.compile(r"[0-9A-Fa-f]{9,40}")
+_BEFORE_NAME = re.compile(r'[\\/:*?"<>|=\[\]{}]')
+_IN_NAME = re.compile(r"[\w.\-]")
+_LOADED = re.compile(r"([^\s\\/]+) - (?:no symbols loaded|(?:public|private|export|coff|dbg|dia|sym) symbols)")
+_COPIED = re.compile(r"(\S.*?) from (?:.*: )?\d+ bytes\b")
+
+
+class NoisyLines:
+    """Takes the lines of the symbol server's client and of dbghelp."""
+
+    def __init__(self, modules: LogModules) -> None:
+        self._modules = modules
+        self._answer_to: list[str] | None = None
+        self._question: Key | None = None
+        self._loading: str | None = None
+
+    def take(self, line: str) -> bool:
+        """Note what *line* says; False if it is none of these lines."""
+        marker = _MARKER.search(line)
+        if marker is None:
+            return self._continue(line)
+        self.end()
+        if marker[1] == "DBGHELP":
+            self._take_dbghelp(line[marker.end() :])
+        else:
+            self._take_symsrv(line[marker.end() :])
+        return True
+
+    def end(self) -> None:
+        """Note that the lines that belong together have ended."""
+        self._answer_to = None
+        if self._loading is not None:
+            self._modules.load(self._loading)
+            self._loading = None
+
+    def _continue(self, line: str) -> bool:
+        """Take a line that continues the one before: a question's three parts, or where a PDB was loaded from."""
+        if self._answer_to is not None:
+            self._answer_to.append(line.strip())
+            if len(self._answer_to) == 3:
+                self._ask(*self._answer_to[1:])
+                self._answer_to = None
+            return True
+        if self._loading is not None and line.startswith(" "):
+            self._modules.load(self._loading, find_keys(line))
+            self._loading = None
+            return True
+        self.end()
+        return False
+
+    def _ask(self, name: str, id_: str) -> None:
+        self._question = key_of(name, id_) if _ID.fullmatch(id_) else None
+        if self._question is not None:
+            self._modules.ask(self._question)
+
+    def _take_symsrv(self, text: str) -> None:
+        if text.startswith("BYINDEX:"):
+            self._answer_to = []
+            return
+        if text.startswith("RESULT:"):
+            if self._question is not None and text.rstrip().endswith(" 0x00000000"):
+                self._modules.find(self._question)
+            self._question = None
+            return
+        for key in find_keys(text):
+            self._modules.ask(key)
+        copied = _COPIED.match(text)
+        if copied is not None and (name := safe_name(copied[1])) is not None:
+            self._modules.copied(name)
+
+    def _take_dbghelp(self, text: str) -> None:
+        loaded = _LOADED.match(text)
+        if loaded is not None and (name := safe_name(loaded[1])) is not None:
+            self._loading = name
+            return
+        cached = "already cached" in text or text.rstrip().endswith(" - OK")
+        for key in find_keys(text):
+            self._modules.ask(key)
+            if cached:
+                self._modules.find(key)
+
+
+def find_keys(text: str) -> Iterator[Key]:
+    r"""Yield the keys that paths and addresses of index form in *text* hold, in order.
+
+    ``name\id\file`` counts where *file* is the name, its compressed form or ``file.ptr``; the three tell an index
+    from a folder that happens to be named in hex digits.
+    """
+    for match in _ID_IN_PATH.finditer(text):
+        before, after = text[max(match.start() - _REACH, 0) : match.start()], text[match.end() : match.end() + _REACH]
+        cuts = [cut.end() for cut in _BEFORE_NAME.finditer(before)]
+        name = before[cuts[-1] :] if cuts else before
+        if not cuts or before[cuts[-1] - 1] not in "\\/":
+            name = name.rpartition(" ")[2]  # not a whole path: words may stand in front
+        name = name.strip()
+        for file in (name, compressed_name(name), "file.ptr"):
+            if name and fold(after).startswith(fold(file)) and not _IN_NAME.match(after[len(file) : len(file) + 1]):
+                key = key_of(unquote(name) if "%" in name else name, match[1])
+                if key is not None:
+                    yield key
+                break
+
+
+def safe_name(text: str) -> str | None:
+    """Return the file name at the end of the path *text*; None if no file of a store can be called so."""
+    try:
+        return check_name(base_name(text.strip()))
+    except MalformedInput:
+        return None

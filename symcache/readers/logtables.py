@@ -1,0 +1,277 @@
+"""What debugger commands print of modules: ``lm`` in its variants, ``!lmi``, ``!chksym``, ``.reload``; and symchk.
+
+Source: windows-driver-docs, "lm (List Loaded Modules)", "!lmi", "Symbol Status Abbreviations", "SymChk Command-Line
+Options"; transcripts for what these leave out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from symcache.identity import base_name, fold
+from symcache.readers.logmodules import Sighting, key_of
+from symcache.readers.lognoisy import find_keys, safe_name
+
+if TYPE_CHECKING:
+    from symcache.readers.logmodules import LogModules
+
+__all__ = ["TableLines"]
+
+_ADDRESS = r"(?:0x)?([0-9a-fA-F]{8}(?:`?[0-9a-fA-F]{8})?)"
+_PROMPT = re.compile(r"(?:\d+: ?)?(?:l?kd|\d+:\d+|\d+)(?::[\w&]+)?> ?")
+_HEADING = re.compile(r"\s*start\s+end\s+module name")
+_ROW = re.compile(rf"[\s.]*{_ADDRESS}\s+{_ADDRESS}\s+(\S+)(?:\s+(.*))?$")
+_STATUS = re.compile(r"(?:[#MTC]+\s+)?\(([^)]*)\)\s*(.*)$")
+_STATUS_WORD = re.compile(r"deferred|symbols|code|exports?", re.IGNORECASE)
+_NAMED_WITH_TIME = re.compile(r"(\S.*?\.[^\s.]{1,8})\s+(\S.*)$")
+_STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
+_FIELD_NAME = re.compile(r"[A-Za-z][\w ]{0,30}")
+_LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
+_GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-((?:[0-9A-Fa-f]{4}-){3})([0-9A-Fa-f]{12})\}?")
+_LMI_PDB = re.compile(r"Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
+_LMI_NB10 = re.compile(r"NB10 - Sig: ([0-9A-Fa-f]{8}), Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
+_HEX = re.compile(r"(?:0x)?([0-9A-Fa-f]{1,8})\b")
+_MENTION = re.compile(
+    r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
+    r"|(?:checksum|timestamp) is wrong .* for|Unable to read image header for)\s+(\S.*?)(?: - .*| -| at .*)?$"
+)
+_UNLOADABLE = re.compile(r"Unable to load image (.+), Win32 error")
+_SYMCHK_VERDICT = re.compile(r"\s(PASSED|FAILED|IGNORED|ERROR)\b[\s-]*(.*)$")
+_SYMCHK_FIELD = re.compile(
+    r"(Result(?=\s+0x)|DbgTimeDateStamp|DbgSizeOfImage|PdbFilename|PdbSignature|PdbDbiAge)\s+(\S.*)$", re.IGNORECASE
+)
+_SYMCHK_CHECKED = re.compile(r'\] Checked "([^"]+)"')
+
+
+_OTHER_FIELDS = frozenset(
+    ["loadedsymbolimagefile", "mappedmemoryimagefile", "checksum", "machinetype", "symboltype", "loadreport"]
+)
+
+
+class TableLines:
+    """Takes the lines that commands print."""
+
+    def __init__(self, modules: LogModules) -> None:
+        self._modules = modules
+        self._in_table = False
+        self._unloaded = False
+        self._entry: Sighting | None = None
+        self._guid: str | None = None
+        self._fields: dict[str, str] = {}
+        self._line_before = ""
+
+    def take(self, line: str) -> bool:
+        """Note what *line* says; False if it is none of these lines."""
+        known = (
+            self._take_prompt(line)
+            or self._take_row(line)
+            or self._take_symchk(line)
+            or self._take_check(line)
+            or self._take_detail(line)
+            or self._take_mention(line)
+        )
+        self._line_before = line
+        return known
+
+    def end(self) -> None:
+        """Note that the lines that belong together have ended."""
+        self._close_entry()
+        self._close_check()
+        self._in_table = self._unloaded = False
+
+    def _take_prompt(self, line: str) -> bool:
+        if not _PROMPT.match(line):
+            return False
+        self.end()
+        self._modules.settle()
+        return True
+
+    def _take_row(self, line: str) -> bool:
+        """Take a heading, a row of a table or the beginning of ``!lmi``."""
+        if _HEADING.match(line):
+            self._close_entry()
+            self._in_table, self._unloaded = True, False
+            return True
+        if line.startswith("Unloaded modules:"):
+            self._close_entry()
+            self._in_table = self._unloaded = True
+            return True
+        if block := _LMI.search(line):
+            self._close_entry()
+            self._entry = Sighting(block[1].strip())
+            return True
+        row = _ROW.match(line)
+        if row is None:
+            return False
+        start, end = (int(row[part].replace("`", ""), 16) for part in (1, 2))
+        rest = row[4] or ""
+        status = _STATUS.match(rest)
+        if end <= start or not (self._in_table or (status is not None and _STATUS_WORD.search(status[1]))):
+            return False
+        self._close_entry()
+        self._entry = _row_sighting(row[3], start, end - start, rest, unloaded=self._unloaded)
+        return True
+
+    def _take_detail(self, line: str) -> bool:
+        """Take a line that ``lmv`` prints below a row, or one of ``!lmi``."""
+        entry = self._entry
+        if entry is None:
+            return False
+        if nb10 := _LMI_NB10.search(line):
+            _add_pdb(entry, nb10[3], nb10[1] + nb10[2])
+        elif guid := _GUID.search(line):
+            self._guid = guid[1] + guid[2].replace("-", "") + guid[3]
+        elif (pdb := _LMI_PDB.search(line)) and self._guid is not None:
+            _add_pdb(entry, pdb[2], self._guid + pdb[1])
+            self._guid = None
+        else:
+            return _add_field(entry, *_field(line))
+        return True
+
+    def _take_check(self, line: str) -> bool:
+        """Take a line of ``!chksym``: a path, then stamp, size, PDB, its GUID and age, each on its line."""
+        if self._entry is not None:
+            return False
+        name, value = _field(line)
+        if name == "timestamp" and re.fullmatch(r"[0-9A-Fa-f]{8}", value):
+            self._close_check()
+            self._fields = {"image": self._line_before.strip(), "dbgtimedatestamp": value}
+        elif name in _CHECK_FIELDS and self._fields:
+            self._fields[_CHECK_FIELDS[name]] = value
+            if name == "age":
+                self._close_check()
+        else:
+            return False
+        return True
+
+    def _take_symchk(self, line: str) -> bool:
+        if line.startswith("[SYMCHK]"):
+            line = line.removeprefix("[SYMCHK]").lstrip()
+            checked = _SYMCHK_CHECKED.search(line)
+            if checked is None:
+                return self._take_symchk_field(line) or True
+            self._fields["image"] = checked[1]
+            self._close_check()
+            return True
+        if not line.startswith("SYMCHK:"):
+            return self._take_symchk_field(line)
+        verdict = _SYMCHK_VERDICT.search(line)
+        if verdict is not None and "files = " not in line:
+            # The file's version may stand behind its name.
+            name = safe_name(line[len("SYMCHK:") : verdict.start()].partition(" [")[0])
+            if name is not None:
+                said = verdict[2] or fold(verdict[1])
+                self._modules.mention(name, f"the log does not show what identifies it (symchk: {said})")
+        return True
+
+    def _take_symchk_field(self, line: str) -> bool:
+        field = _SYMCHK_FIELD.match(line)
+        if field is None:
+            return False
+        if fold(field[1]) == "result":
+            self._close_check()
+        self._fields[fold(field[1])] = field[2]
+        return True
+
+    def _take_mention(self, line: str) -> bool:
+        if (match := _UNLOADABLE.search(line)) or (match := _MENTION.search(line)):
+            path = match[1]
+        else:
+            return False
+        if (name := safe_name(path)) is not None:
+            self._modules.mention(name)
+        return True
+
+    def _close_entry(self) -> None:
+        if self._entry is not None:
+            self._modules.see(self._entry)
+        self._entry = self._guid = None
+
+    def _close_check(self) -> None:
+        """Put together what a block of symchk or ``!chksym`` said."""
+        fields, self._fields = self._fields, {}
+        pdb, age = fields.get("pdbfilename", ""), _hex(fields.get("pdbdbiage", ""))
+        guid = _GUID.search(fields.get("pdbsignature", ""))
+        image = safe_name(fields.get("image", ""))
+        if image is None and guid is None:
+            return
+        entry = Sighting((image or "").rpartition(".")[0] or image or base_name(pdb), image_name=image)
+        entry.timestamp = _hex(fields.get("dbgtimedatestamp", "")) or None
+        entry.size = _hex(fields.get("dbgsizeofimage", "")) or None
+        if guid is not None and age is not None:
+            _add_pdb(entry, pdb, f"{guid[1]}{guid[2].replace('-', '')}{guid[3]}{age:x}")
+        if entry.pdbs or entry.timestamp:
+            self._modules.see(entry)
+
+
+_CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
+
+
+def _row_sighting(name: str, base: int, size: int, rest: str, *, unloaded: bool) -> Sighting:
+    """Return what a row says; what follows the name depends on the options of ``lm``."""
+    if unloaded:
+        return Sighting(name, base, size, image_name=safe_name(name), unloaded=True)
+    entry = Sighting(name, base, size)
+    status = _STATUS.match(rest)
+    if status is not None:
+        for key in find_keys(status[2]):
+            entry.add_key(key)
+        if not entry.pdbs and fold(status[2]).endswith(".pdb"):
+            entry.pdb_name = safe_name(status[2])
+    elif named := _NAMED_WITH_TIME.match(rest):
+        entry.image_name = safe_name(named[1])
+        entry.timestamp = _stamp(named[2])
+    elif rest:
+        entry.timestamp = _stamp(rest)
+        entry.image_name = safe_name(rest) if "." in rest and entry.timestamp is None else None
+    return entry
+
+
+def _field(line: str) -> tuple[str, str]:
+    """Return a line's name, folded and without blanks, and its value; two empty texts for any other line."""
+    name, _, value = line.partition(":")
+    name = name.strip()
+    return (fold(name).replace(" ", ""), value.strip()) if _FIELD_NAME.fullmatch(name) else ("", "")
+
+
+def _add_field(entry: Sighting, name: str, value: str) -> bool:
+    """Take over a line of ``lmv`` or ``!lmi``; False if it is neither's."""
+    match name:
+        case "imagename":
+            entry.image_name = safe_name(value) or entry.image_name
+        case "imagepath":
+            entry.path = value or entry.path
+        case "timestamp":
+            entry.timestamp = _stamp(value) or entry.timestamp
+        case "imagesize" | "size":
+            entry.size = _hex(value) or entry.size
+        case "baseaddress" if re.fullmatch(r"[0-9a-fA-F`]{8,17}", value):
+            entry.base = int(value.replace("`", ""), 16)
+        case "module":
+            if re.fullmatch(r"[0-9a-fA-F`]+", entry.name):
+                entry.name = value or entry.name  # !lmi was given an address
+        case _:
+            return name in _OTHER_FIELDS
+    return True
+
+
+def _add_pdb(entry: Sighting, path: str, id_: str) -> None:
+    key = key_of(path, id_)
+    if key is not None:
+        entry.add_key(key)
+
+
+def _stamp(text: str) -> int | None:
+    """Return the stamp in *text*: ``<time> (HEX)``, ``HEX (…build file hash…)`` or of ``!lmi`` ``HEX <time>``."""
+    if text.startswith("unavailable"):
+        return None
+    if match := _STAMP.search(text):
+        return int(match[1] or match[2], 16) or None
+    match = re.match(r"([0-9A-Fa-f]{8})\b", text)
+    return int(match[1], 16) or None if match else None
+
+
+def _hex(text: str) -> int | None:
+    match = _HEX.match(text.strip())
+    return int(match[1], 16) if match else None
