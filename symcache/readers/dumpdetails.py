@@ -1,0 +1,99 @@
+"""What a kernel dump says of itself, for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import InputError
+from symcache.formats.bugchecks import bugcheck_name
+from symcache.formats.kerneldump import DumpAttribute, DumpType
+from symcache.formats.peheader import machine_name
+
+if TYPE_CHECKING:
+    from symcache.formats.debuggerdata import DebuggerData
+    from symcache.formats.kerneldump import DumpHeader
+    from symcache.formats.view import ByteView
+
+__all__ = ["header_details", "read_build_lab"]
+
+_TYPES = {
+    DumpType.FULL: "complete memory dump",
+    DumpType.SUMMARY: "kernel memory dump (summary)",
+    DumpType.HEADER: "header only",
+    DumpType.TRIAGE: "small memory dump (triage)",
+    DumpType.BITMAP_FULL: "complete or active memory dump (bitmap)",
+    DumpType.BITMAP_KERNEL: "kernel or automatic memory dump (bitmap)",
+    DumpType.AUTOMATIC: "automatic memory dump",
+    DumpType.RANGES_KERNEL: "kernel memory dump by a debugger",
+    DumpType.RANGES_KERNEL_AND_USER: "kernel and user memory dump by a debugger",
+    DumpType.RANGES_COMPLETE: "complete memory dump by a debugger",
+}
+_PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
+_LIVE_SYSTEM_DUMP = 0x161
+_TICKS_PER_S = 10_000_000
+_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
+_LONGEST_LAB_BYTES = 128
+
+
+def header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[str, Any]:
+    """Return what a header says; None where a field was never set.
+
+    Args:
+        header: The header.
+        storage: How the dump stores memory.
+        size_bytes: Length of the file.
+    """
+    code = header.bugcheck_code
+    attributes = header.attributes
+    live = code == _LIVE_SYSTEM_DUMP or bool((attributes or 0) & DumpAttribute.LIVE_DUMP_GENERATED_DUMP)
+    return {
+        "type": _TYPES.get(DumpType(header.dump_type)) if header.dump_type in _TYPES else "unknown",
+        "type_number": header.dump_type,
+        "storage": storage,
+        "bits": 64 if header.is_64bit else 32,
+        "machine": machine_name(header.machine),
+        "build": header.build,
+        "build_lab": None,
+        "checked_build": header.checked_build,
+        "processors": header.processors,
+        "product": _PRODUCTS.get(header.product_type or 0),
+        "live": live,
+        "bugcheck_code": None if code is None else f"{code:#x}",
+        "bugcheck_name": None if code is None else bugcheck_name(code),
+        "bugcheck_parameters": [f"{parameter:#x}" for parameter in header.bugcheck_parameters],
+        "system_time": _time(header.system_time),
+        "uptime_s": None if header.uptime is None else header.uptime / _TICKS_PER_S,
+        "attributes": None if attributes is None else [bit.name for bit in attributes],
+        "directory_table_base": f"{header.directory_table_base:#x}",
+        "loaded_modules": f"{header.loaded_modules_va:#x}",
+        "comment": header.comment or None,
+        "size_bytes": size_bytes,
+        "required_bytes": header.required_space,
+        "cut_short": False,
+        "problems": [],
+    }
+
+
+def _time(ticks: int | None) -> str | None:
+    """Return a FILETIME as ISO 8601 in UTC; None if it is none of a Windows machine's life."""
+    if not ticks or ticks > 1 << 62:
+        return None
+    try:
+        return (_EPOCH + timedelta(microseconds=ticks // 10)).isoformat()
+    except OverflowError:
+        return None
+
+
+def read_build_lab(memory: ByteView, block: DebuggerData | None) -> str | None:
+    """Return the kernel's own name of its build (``19041.1.amd64fre.vb_release.191206-1406``), if it is there."""
+    if block is None or not block.build_lab_va:
+        return None
+    for length in (_LONGEST_LAB_BYTES, 64, 48):
+        try:
+            raw = memory.read(block.build_lab_va, length).partition(b"\0")[0]
+        except InputError:
+            continue
+        text = raw.decode("latin-1")
+        return text if text.isprintable() and text else None
+    return None

@@ -1,0 +1,121 @@
+"""Windows kernel dumps: the kernel's modules, those unloaded, and on request those of processes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from symcache.errors import UnknownFormat
+from symcache.formats.dumpmemory import PhysicalMemory, Storage, read_dump_body
+from symcache.formats.kerneldump import read_dump_header
+from symcache.formats.kernelspace import open_kernel_space
+from symcache.readers.dumpdetails import header_details, read_build_lab
+from symcache.readers.kernelmodules import kernel_modules
+from symcache.readers.kernelscan import scan_for_kernel
+from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.triagedump import read_triage_dump
+from symcache.readers.usermodules import DumpProcesses, ProcessSelection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.formats.dumpmemory import DumpBody
+    from symcache.formats.kerneldump import DumpHeader
+    from symcache.formats.kernelspace import KernelSpace
+    from symcache.formats.pagemaps import PageMap
+    from symcache.formats.paging import AddressSpace
+    from symcache.formats.processes import KernelLayout
+    from symcache.formats.view import ByteView
+    from symcache.readers.records import Record
+
+__all__ = ["ProcessSelection", "read_kernel_dump"]
+
+
+def read_kernel_dump(
+    view: ByteView, path: str, *, user: ProcessSelection | None = None, layout: KernelLayout | None = None
+) -> Iterator[Record]:
+    """Yield the dump, the kernel's modules in list order, those unloaded, and those of the processes asked for.
+
+    Memory stays small whatever the size of the dump, and time depends on the number of modules.
+
+    Args:
+        view: The dump.
+        path: As the user named it.
+        user: Processes whose modules are wanted; None for the kernel's alone.
+        layout: Where the kernel's structures keep what, from its PDB; None to find out from the dump's memory.
+
+    Raises:
+        UnknownFormat: Not a kernel dump, encrypted, or of a machine whose page tables are not read here.
+        InputError: No page of it can be found.
+    """
+    header = read_dump_header(view)
+    if header.encrypted:
+        raise UnknownFormat(
+            "the dump is encrypted: its modules cannot be listed; decrypt it first with the private key of the"
+            " certificate it was encrypted for (KernelDumpDecrypt.exe)"
+        )
+    body = read_dump_body(view, header)
+    if body.storage is Storage.TRIAGE:
+        yield from read_triage_dump(view, path, header)
+    elif body.pages is None:
+        yield Input(path, InputKind.KERNEL_DUMP, header_details(header, body.storage, view.size))
+        yield Unreadable(path, "the dump is a header alone: it tells the bug check, but no modules", header.size)
+    else:
+        yield from _read_memory_dump(view, path, header, body, body.pages, user, layout)
+
+
+def _read_memory_dump(
+    view: ByteView,
+    path: str,
+    header: DumpHeader,
+    body: DumpBody,
+    pages: PageMap,
+    user: ProcessSelection | None,
+    layout: KernelLayout | None,
+) -> Iterator[Record]:
+    memory = PhysicalMemory(view, pages)
+    kernel = open_kernel_space(memory, header)
+    yield Input(path, InputKind.KERNEL_DUMP, _details(view, header, body, pages, kernel))
+    processes = DumpProcesses(kernel, layout)
+
+    @cache
+    def sessions() -> tuple[AddressSpace, ...]:
+        return tuple(processes.session_spaces())
+
+    listed = 0
+    if kernel.list_found:
+        for record in kernel_modules(kernel, header.build, path, sessions):
+            listed += isinstance(record, Module) and not record.unloaded
+            yield record
+    if not listed:
+        yield from _scan(kernel, memory, pages, header, path)
+    if user is not None:
+        yield from processes.modules(user, path)
+    if pages.end_offset > view.size:
+        missing = pages.end_offset - view.size
+        yield Unreadable(path, f"the dump is cut short: {missing} of {pages.end_offset} bytes are missing", view.size)
+
+
+def _scan(
+    kernel: KernelSpace, memory: ByteView, pages: PageMap, header: DumpHeader, path: str
+) -> Iterator[Module | Unreadable]:
+    """Yield the kernel alone, if it can be found, and why that is all."""
+    found = scan_for_kernel(kernel, memory, pages, (header.debugger_data_va, header.loaded_modules_va))
+    if found is not None:
+        yield found
+    problem = kernel.list_problem or "no entry of the list of modules can be read"
+    rest = "only the kernel was found, by its image" if found is not None else "the kernel's image was not found either"
+    yield Unreadable(path, f"{problem}; {rest}")
+
+
+def _details(
+    view: ByteView, header: DumpHeader, body: DumpBody, pages: PageMap, kernel: KernelSpace
+) -> dict[str, object]:
+    details = header_details(header, body.storage, view.size)
+    details["build_lab"] = read_build_lab(kernel.space, kernel.debugger_data)
+    details["paging"] = kernel.space.mode.name
+    details["pages"] = pages.page_count
+    details["runs"] = pages.run_count
+    details["cut_short"] = pages.end_offset > view.size
+    details["problems"] = [*body.problems, *([kernel.list_problem] if kernel.list_problem else [])]
+    return details
