@@ -133,6 +133,14 @@ def test_every_cut_of_a_frame_is_refused() -> None:
             decode([frame[:end]], len(content))
 
 
+def test_zeros_that_stand_in_for_missing_bytes_do_not_count_as_codes() -> None:
+    content = b"\1\1" + bytes(2570)
+    (frame,) = lzx_frames(content)
+    assert decode([frame], len(content)) == content
+    with pytest.raises(MalformedInput, match="ends early$"):
+        decode([frame[:-2]], len(content))
+
+
 def test_a_block_without_bytes_ends_the_reading() -> None:
     with pytest.raises(MalformedInput, match="without bytes"):
         decode([stored_block(b"", first=True) + bytes(50)], 10)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 from support.parts import need
 
 from symcache.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
+from symcache.synth.lzx import _code_lengths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,15 @@ def test_other_programs_refuse_a_wrong_checksum(tool: str, tmp_path: Path) -> No
     data = build_cabinet([SynthFolder([("a", CONTENT)])], damage=CabinetDamage(checksum_xor=1 << 9))
     with pytest.raises(subprocess.CalledProcessError):
         read_with(tool, data, tmp_path)
+
+
+def test_codes_stay_short_however_uneven_their_use_is() -> None:
+    uses = Counter({0: 1, 1: 1})
+    for symbol in range(2, 30):
+        uses[symbol] = uses[symbol - 1] + uses[symbol - 2]  # the worst case: each code one bit longer than the last
+    lengths = _code_lengths(uses, 30, 16)
+    assert max(lengths) <= 16
+    assert sum(2**-length for length in lengths) == 1
 
 
 def test_sizes_in_the_header_are_those_of_the_cabinet() -> None:
