@@ -137,7 +137,7 @@ def test_zeros_that_stand_in_for_missing_bytes_do_not_count_as_codes() -> None:
     content = b"\1\1" + bytes(2570)
     (frame,) = lzx_frames(content)
     assert decode([frame], len(content)) == content
-    with pytest.raises(MalformedInput, match="ends early$"):
+    with pytest.raises(MalformedInput, match=r"ends early$"):
         decode([frame[:-2]], len(content))
 
 
