@@ -343,7 +343,6 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 @pytest.mark.parametrize("name", corpus_files("cab"))
 def test_real_cabinets_expand_to_what_independent_tools_make_of_them(name: str) -> None:
     facts = truth()[name]
-    # Members of one file stand in file order, contents in the order of their names; none of them repeats.
     expected = {c["name"].encode("utf-8", "surrogateescape"): c for c in facts["content"]}
     with FileView(corpus / name) as view:
         # One has text before the cabinet, which a symbol store has no use for; 6 is where the cabinet begins.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import os
+import random
 import subprocess
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ from symcache.store.compress import write_cabinet
 if TYPE_CHECKING:
     from pathlib import Path
 
-MIXED = b"".join(b"record %d\0" % number for number in range(9000)) + os.urandom(70_000) + bytes(100_000)
+MIXED = (
+    b"".join(b"record %d\0" % number for number in range(9000)) + random.Random(3).randbytes(70_000) + bytes(100_000)
+)
 
 
 def cabinet_of(content: bytes, name: str = "app.pdb", level: int = 6) -> bytes:
@@ -55,7 +57,7 @@ def test_equal_files_give_equal_cabinets() -> None:
 
 @pytest.mark.parametrize("level", [1, 6, 9])
 def test_what_cannot_be_compressed_grows_by_twelve_bytes_a_block_at_most(level: int) -> None:
-    content = os.urandom(4 * 32768)
+    content = random.Random(4).randbytes(4 * 32768)
     blocks = 4 * (8 + 32768 + 12)
     assert len(cabinet_of(content, level=level)) <= 36 + 8 + 16 + len("app.pdb\0") + blocks
 
