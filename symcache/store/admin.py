@@ -33,7 +33,7 @@ from symcache.store.transactions import (
 from symcache.store.tree import Form, list_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
@@ -287,15 +287,15 @@ class Admin:
             self._folder.record_added(intent.id, intent.line, [format_filed(entry.filed) for entry in intent.entries])
         elif intent.deleted_id is not None:
             keys = {filed.key.folded: filed.key for filed in self.files_of(intent.deleted_id)}
-            named = self._named_elsewhere(keys.keys(), intent.deleted_id)
+            named = self._named_by(keys.keys(), intent.deleted_id)
             for folded, key in keys.items():
-                self._release(key, intent.deleted_id, gone=frozenset() if folded in named else None)
+                self._release(key, intent.deleted_id, named_by=named.get(folded, set()))
             self._folder.record_deleted(intent.id, intent.line, intent.deleted_id)
         with suppress(OSError):
             (self._store.root / "pingme.txt").touch()  # its time is that of the last change, as symstore has it
         clear_journal(self._store)
 
-    def _release(self, key: Key, id_: int, *, gone: frozenset[Form] | None) -> None:
+    def _release(self, key: Key, id_: int, *, gone: frozenset[Form] = _BOTH, named_by: Collection[int] = ()) -> None:
         """Take transaction *id_* off a key: the file, in the forms that nobody else wants, then its ``refs.ptr``.
 
         The order is such that a second run, after a kill, sees again what the first one had to do.
@@ -303,14 +303,19 @@ class Admin:
         Args:
             key: Which key.
             id_: Which transaction.
-            gone: Forms that it brought; None for those that ``refs.ptr`` tells, or all where there is no such file.
+            gone: Forms that it may have brought.
+            named_by: Other transactions whose own files name the key.
         """
         with self._store.lock(key).hold(timeout_s=self._lock_wait_s):
             folder = self._store.folder_for(key)
             refs = read_refs(folder)
             left = refs.without(id_)
-            if gone is None:
-                gone = refs.of(id_).forms if refs.exists else _BOTH
+            if (of_this := refs.of(id_)).lines:
+                gone &= of_this.forms
+            if not {ref.id for ref in left.refs}.issuperset(named_by):
+                gone = (
+                    frozenset()
+                )  # copies of symstore write no refs.ptr, so it does not tell in which form they want it
             try:
                 for stored in list_stored(folder, key.name):
                     if stored.form in gone - left.forms:
@@ -321,15 +326,14 @@ class Admin:
                 write_refs(self._store, folder, left)
             remove_empty_folders(folder, self._store.root)
 
-    def _named_elsewhere(self, folded: Iterable[str], but: int) -> set[str]:
-        wanted = set(folded)
-        return {
-            filed.key.folded
-            for transaction in self.list_transactions()
-            if transaction.id != but
-            for filed in self.files_of(transaction.id)
-            if filed.key.folded in wanted
-        }
+    def _named_by(self, folded: Collection[str], but: int) -> dict[str, set[int]]:
+        named: dict[str, set[int]] = {}
+        for transaction in self.list_transactions():
+            if transaction.id != but:
+                for filed in self.files_of(transaction.id):
+                    if filed.key.folded in folded:
+                        named.setdefault(filed.key.folded, set()).add(transaction.id)
+        return named
 
 
 def _source(addition: Addition, kind: Kind) -> str:

@@ -126,7 +126,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows refuses to remove a folder in use")
 def test_publishing_survives_a_folder_that_is_pruned_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mkdir = Path.mkdir
-    pruned = []
+    pruned: list[Path] = []
 
     def prune_once(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         mkdir(self, mode, parents, exist_ok)
