@@ -106,6 +106,7 @@ class _Types:
     def __init__(self, stream: ByteView) -> None:
         self._stream = stream
         self._first = self._end = self._start = self._stop = 0
+        self._marks = [0]  # where every 64th record begins, as far as the walk came
         if stream.size == 0:
             return
         if stream.size < 20:
@@ -116,7 +117,7 @@ class _Types:
             raise MalformedInput(f"the type stream's {length} bytes of records do not fit into its {stream.size} bytes")
         if self._end - self._first > _MOST_RECORDS:
             raise MalformedInput(f"a type stream of {self._end - self._first} records is more than is read here")
-        self._marks = [self._start]  # where every 64th record begins, as far as the walk came
+        self._marks = [self._start]
 
     def walk(self) -> Iterator[bytes]:
         """Yield every record, from its leaf on."""

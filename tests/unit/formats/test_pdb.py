@@ -20,8 +20,10 @@ from symcache.formats.view import BytesView, FileView
 from symcache.synth.msf import Filler, make_msf, write_msf
 from symcache.synth.pdb import (
     NativePdbSpec,
+    Packing,
     PublicSymbol,
     StructureLayout,
+    make_compressed_pdb,
     make_pdb,
     make_pdb2,
     make_portable_pdb,
@@ -312,21 +314,32 @@ def test_noise_is_an_input_error(noise: bytes) -> None:
             parse_pdb(BytesView(data))
 
 
-def count_refused(count: int, rng_seed: int) -> int:
+SEEDS = {
+    "native": make_pdb(FULL),
+    "public": make_pdb(replace(FULL, stripped=True, block_size=4096)),
+    "MSFZ": make_compressed_pdb(FULL, Packing.NONE),
+    "MSFZ deflate": make_compressed_pdb(FULL, Packing.DEFLATE),
+    "2.0": make_pdb2(0x3E4A21B7, 1, payload_bytes=3000),
+    "portable": make_portable_pdb(GUID, 1)[0],
+}
+
+
+def count_refused(seed: bytes, count: int, rng_seed: int) -> int:
     refused = 0
-    for spec in (FULL, replace(FULL, stripped=True, block_size=4096)):
-        for mutant in mutants(make_pdb(spec), count // 2, hot=512, rng_seed=rng_seed):
-            try:
-                parse_pdb(BytesView(mutant))
-            except InputError:
-                refused += 1
+    for mutant in mutants(seed, count, hot=512, rng_seed=rng_seed):
+        try:
+            parse_pdb(BytesView(mutant))
+        except InputError:
+            refused += 1
     return refused
 
 
-def test_damage_is_an_input_error() -> None:
-    assert count_refused(1000, 0) > 100
+@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
+def test_damage_is_an_input_error(seed: bytes) -> None:
+    assert count_refused(seed, 500, 0) > 50
 
 
 @pytest.mark.slow
-def test_much_damage_is_an_input_error() -> None:
-    assert count_refused(100_000, 1) > 10_000
+@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
+def test_much_damage_is_an_input_error(seed: bytes) -> None:
+    assert count_refused(seed, 100_000, 1) > 10_000
