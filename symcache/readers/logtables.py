@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from symcache.identity import base_name, fold
+from symcache.identity import ImageKey, base_name, fold
 from symcache.readers.logmodules import Sighting, key_of
 from symcache.readers.lognoisy import find_keys, safe_name
 
@@ -29,7 +29,7 @@ _STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
 _FIELD_NAME = re.compile(r"[A-Za-z][\w ]{0,30}")
 _LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-((?:[0-9A-Fa-f]{4}-){3})([0-9A-Fa-f]{12})\}?")
-_LMI_PDB = re.compile(r"Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
+_LMI_PDB = re.compile(r"Age: ([0-9A-Fa-f]{1,8}), pdb: (.+)$", re.IGNORECASE)
 _LMI_NB10 = re.compile(r"NB10 - Sig: ([0-9A-Fa-f]{8}), Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
 _HEX = re.compile(r"(?:0x)?([0-9A-Fa-f]{1,8})\b")
 _MENTION = re.compile(
@@ -125,6 +125,8 @@ class TableLines:
         elif (pdb := _LMI_PDB.search(line)) and self._guid is not None:
             _add_pdb(entry, pdb[2], self._guid + pdb[1])
             self._guid = None
+        elif line.startswith(" ") and (keys := [key for key in find_keys(line) if not isinstance(key, ImageKey)]):
+            entry.add_key(keys[-1])
         else:
             return _add_field(entry, *_field(line))
         return True
