@@ -63,9 +63,9 @@ def requirements_of(root: Path, groups: list[str]) -> list[str]:
     Raises:
         BootstrapError: There is no such group.
     """
-    import tomllib  # noqa: PLC0415 - not before Python's version was checked
-
     _check_python(root)
+    import tomllib  # noqa: PLC0415 - older Pythons have none
+
     declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("dependency-groups", {})
     for group in groups:
         if group not in declared:

@@ -2,6 +2,7 @@
 
     --group NAME   also install this dependency group of pyproject.toml; may be repeated
     --extra NAME   also install this extra of the project; may be repeated
+    --coverage     measure coverage, for `coverage combine` and `coverage report` in that environment
 
 Everything else goes to pytest. Needs Python 3.11 or newer and pip; the environment it makes, `.venv-test-<version>`,
 is kept for the next run.
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--group", action="append", default=[])
     parser.add_argument("--extra", action="append", default=[])
+    parser.add_argument("--coverage", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     bootstrap = _load_bootstrap()
     try:
@@ -40,7 +42,8 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"tests/run.py: {error}\n")
         return 1
     os.chdir(ROOT)
-    status: int = bootstrap.run_in(python, ["-m", "pytest", *rest])
+    measuring = ["-m", "coverage", "run"] if options.coverage else []
+    status: int = bootstrap.run_in(python, [*measuring, "-m", "pytest", *rest])
     return status
 
 
