@@ -164,31 +164,16 @@ class Msf:
 
     def __init__(self, view: ByteView, head: bytes = b"") -> None:
         head = head or view.read(0, min(view.size, 512))
-        if head[:32] != MSF_MAGIC:
-            raise UnknownFormat("not an MSF 7 container", offset=0)
-        if len(head) < _ARRAY_AT + 4:
-            raise TruncatedInput("the superblock ends early", offset=len(head))
-        sizes: tuple[int, int, int, int] = unpack_from("<4I", head, 0x20)
-        self.block_size, _, self.block_count, self.directory_size = sizes
+        self.block_size, self.block_count, self.directory_size = _parse_superblock(head, view.size)
         self._view = view
-        if not (512 <= self.block_size <= 0x10000 and self.block_size.bit_count() == 1):
-            raise MalformedInput(f"a block size of {self.block_size} bytes is not a power of two from 512", offset=0x20)
-        if self.block_count * self.block_size > view.size:
-            raise TruncatedInput(
-                f"{self.block_count} blocks of {self.block_size} bytes are promised, the file has {view.size} bytes",
-                offset=view.size,
-            )
-        if not 4 <= self.directory_size <= self.block_count * self.block_size:
-            raise MalformedInput(f"a stream directory of {self.directory_size} bytes cannot be", offset=0x2C)
         map_bytes = 4 * self._blocks(self.directory_size)
         array_bytes = 4 * self._blocks(map_bytes)
         if _ARRAY_AT + array_bytes > self.block_size:
             raise MalformedInput("the list of block map blocks leaves the superblock", offset=0x2C)
-        short = _ARRAY_AT + array_bytes <= len(head)
-        array: ByteView = BytesView(head[_ARRAY_AT:]) if short else PartView(view, _ARRAY_AT, array_bytes)
-        self._directory = self._view_blocks(
-            self.directory_size, self._view_blocks(map_bytes, array, "the block map"), "the stream directory"
-        )
+        at_hand = _ARRAY_AT + array_bytes <= len(head)
+        array: ByteView = BytesView(head[_ARRAY_AT:]) if at_hand else PartView(view, _ARRAY_AT, array_bytes)
+        block_map = self._view_blocks(map_bytes, array, "the block map")
+        self._directory = self._view_blocks(self.directory_size, block_map, "the stream directory")
         self.stream_count = int.from_bytes(self._directory.read(0, 4), "little")
         if 4 + 4 * self.stream_count > self.directory_size:
             raise MalformedInput(f"{self.stream_count} streams do not fit into the stream directory")
@@ -222,19 +207,6 @@ class Msf:
             raise MalformedInput(f"the stream directory ends before the blocks of {name}")
         return self._view_blocks(size, PartView(self._directory, start, 4 * count), name)
 
-    def stream_blocks(self, index: int) -> Iterator[int]:
-        """Yield the block numbers of a stream, not checked against the number of blocks.
-
-        Raises:
-            MalformedInput: The directory ends before the block numbers of the stream.
-        """
-        size = self.stream_size(index) or 0
-        count = self._blocks(size)
-        start = 4 + 4 * self.stream_count + 4 * (self._count_blocks_before(index) if count else 0)
-        if start + 4 * count > self.directory_size:
-            raise MalformedInput(f"the stream directory ends before the blocks of stream {index}")
-        yield from _read_numbers(self._directory, start, count)
-
     def _count_blocks_before(self, index: int) -> int:
         streams, blocks = self._counted if self._counted[0] <= index else (0, 0)
         for size in self._raw_sizes(streams, index):
@@ -259,6 +231,25 @@ class Msf:
             width=4,
             name=name,
         )
+
+
+def _parse_superblock(head: bytes, size_bytes: int) -> tuple[int, int, int]:
+    """Return block size, block count and length of the directory, each of which can be."""
+    if head[:32] != MSF_MAGIC:
+        raise UnknownFormat("not an MSF 7 container", offset=0)
+    if len(head) < _ARRAY_AT + 4:
+        raise TruncatedInput("the superblock ends early", offset=len(head))
+    block_size, _, block_count, directory_size = unpack_from("<4I", head, 0x20)
+    if not (512 <= block_size <= 0x10000 and block_size.bit_count() == 1):
+        raise MalformedInput(f"a block size of {block_size} bytes is not a power of two from 512", offset=0x20)
+    if block_count * block_size > size_bytes:
+        raise TruncatedInput(
+            f"{block_count} blocks of {block_size} bytes are promised, the file has {size_bytes} bytes",
+            offset=size_bytes,
+        )
+    if not 4 <= directory_size <= block_count * block_size:
+        raise MalformedInput(f"a stream directory of {directory_size} bytes cannot be", offset=0x2C)
+    return block_size, block_count, directory_size
 
 
 def _read_numbers(view: ByteView, offset: int, count: int) -> Iterator[int]:

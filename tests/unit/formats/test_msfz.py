@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import zlib
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
+from symcache.formats import msfz as msfz_module
 from symcache.formats.msfz import Msfz
 from symcache.formats.pdb import Container, NativePdb, parse_pdb
 from symcache.formats.view import BytesView
@@ -77,6 +79,19 @@ def test_an_information_stream_that_is_not_compressed_tells_the_key_without_zstd
     assert isinstance(pdb, NativePdb)
     assert (pdb.guid, pdb.dbi_age, pdb.age, pdb.symbols) == (GUID, None, 5, None)
     assert "zstd" in (pdb.unread or "")
+
+
+def test_zstd_is_asked_for_no_more_than_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def decompress(data: bytes, limit: int) -> bytes:
+        asked.append(limit)
+        return zlib.decompress(data, wbits=-15)
+
+    monkeypatch.setattr(msfz_module, "_decompress_zstd", decompress)
+    data = as_zstd(make_compressed_pdb(NativePdbSpec(GUID, age=3)), directory=True)
+    assert parse_pdb(BytesView(data)) == parse_pdb(BytesView(make_compressed_pdb(NativePdbSpec(GUID, age=3))))
+    assert asked == [int.from_bytes(data[0x44:0x48], "little")]
 
 
 @pytest.mark.parametrize(
