@@ -7,6 +7,7 @@ per process whose lock dies with the process, so that what a killed one leaves c
 from __future__ import annotations
 
 import shutil
+import threading
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Staging:
         self._parent = root / OWN_FOLDER / "staging"
         self._folder: Path | None = None
         self._lock: FileLock | None = None
+        self._opening = threading.Lock()
 
     def new_path(self) -> Path:
         """Return a path that nobody else writes to; the file does not exist yet.
@@ -36,8 +38,9 @@ class Staging:
         Raises:
             OSError: The store cannot be written.
         """
-        if self._folder is None:
-            self._open()
+        with self._opening:
+            if self._folder is None:
+                self._open()
         assert self._folder is not None
         return self._folder / f"{token_hex(6)}.part"
 

@@ -59,13 +59,20 @@ class Store:
 
     Args:
         root: The store's folder; it need not exist before the first `publish`.
+        new_tier: Tiers of a store that is made anew.
         clock_s: Monotonic seconds, for how long a listing is trusted.
     """
 
-    def __init__(self, root: Path, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: Path, *, new_tier: Tier = Tier.ONE, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.root = root
+        self._new_tier = new_tier
         self._staging = Staging(root)
         self._listings = _Listings(clock_s)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return str(self.root)
 
     @property
     def tier(self) -> Tier:
@@ -117,7 +124,7 @@ class Store:
             StoreError: The store cannot be written.
         """
         try:
-            self.create()
+            self.create(self._new_tier)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -141,3 +142,9 @@ def test_publishing_survives_a_folder_that_is_pruned_meanwhile(tmp_path: Path, m
         store.publish(scratch, KEY)
         assert pruned
         assert store.find(KEY) is not None
+
+
+def test_threads_that_begin_at_once_share_one_scratch_folder(tmp_path: Path) -> None:
+    with Store(tmp_path) as store, ThreadPoolExecutor(8) as pool:
+        folders = {path.parent for path in pool.map(lambda _: store.scratch(), range(64))}
+        assert len(folders) == 1

@@ -1,0 +1,140 @@
+"""Is a file what its key names? Asked before every publishing, and of whole stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError
+from symcache.formats.dbg import parse_dbg
+from symcache.formats.pdb import Container, NativePdb, parse_pdb
+from symcache.formats.pdb2 import Pdb2
+from symcache.formats.pe import Layout, parse_image
+from symcache.formats.portable import PortablePdb, compute_portable_checksum
+from symcache.formats.view import FileView
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from symcache.formats.view import ByteView
+    from symcache.identity import Key
+
+__all__ = ["Verdict", "check_file", "check_view"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look at a file brought.
+
+    Attributes:
+        problem: Why it is not what the key names, in a few words; None if it is.
+        note: Something odd that does not make it wrong.
+    """
+
+    problem: str | None = None
+    note: str | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the file may stand under the key."""
+        return self.problem is None
+
+
+def check_file(path: Path, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
+    """Return whether the plain file at *path* is what *key* names; see `check_view`.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with FileView(path) as view:
+        return check_view(view, key, checksums=checksums)
+
+
+def check_view(view: ByteView, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
+    """Return whether *view* holds the plain file that *key* names, whole.
+
+    PDBs must have the GUID and the age of the debug information (the age of the information stream is a second
+    chance, and noted), portable PDBs the GUID and, where the image states any, one of *checksums*
+    (``ALGORITHM:hex``), images the stamp and SizeOfImage. A file that ends before what its headers promise is refused.
+
+    Source: see the formats; accepting the information stream's age is ours, for PDBs whose debug information was
+    rewritten alone.
+    """
+    if not view.size:
+        return Verdict("empty")
+    try:
+        if isinstance(key, PdbKey | Pdb2Key | PortablePdbKey):
+            return _check_pdb(view, key, checksums)
+        if isinstance(key, ImageKey):
+            return _check_image(view, key)
+    except InputError as error:
+        return Verdict(str(error))
+    head = view.read(0, min(view.size, 512)).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return Verdict("an HTML page")
+    return Verdict(note="this kind of id cannot be verified")
+
+
+def _check_pdb(view: ByteView, key: PdbKey | Pdb2Key | PortablePdbKey, checksums: Sequence[str]) -> Verdict:
+    pdb = parse_pdb(view)
+    match key, pdb:
+        case PdbKey(), NativePdb():
+            return _compare_native(key, pdb)
+        case Pdb2Key(), Pdb2():
+            if (pdb.signature, pdb.age) != (key.signature, key.age):
+                return Verdict(f"another PDB: {pdb.signature:08X}{pdb.age:x}")
+            return Verdict()
+        case PortablePdbKey(), PortablePdb():
+            if pdb.guid != key.guid:
+                return Verdict(f"another PDB: {pdb.guid.hex.upper()}")
+            return _compare_checksums(view, pdb, checksums)
+        case _:
+            return Verdict(f"a {_KINDS[type(pdb)]}, not a {_WANTED[type(key)]}")
+
+
+_KINDS = {NativePdb: "PDB 7", Pdb2: "PDB 2.0", PortablePdb: "portable PDB"}
+_WANTED = {PdbKey: "PDB 7", Pdb2Key: "PDB 2.0", PortablePdbKey: "portable PDB"}
+
+
+def _compare_native(key: PdbKey, pdb: NativePdb) -> Verdict:
+    if pdb.container is Container.MSFZ:
+        return Verdict("an MSFZ container, which debuggers do not look for under this name")
+    if pdb.guid != key.guid:
+        return Verdict(f"another PDB: {pdb.guid.hex.upper()}")
+    if pdb.age == key.age:
+        return Verdict()
+    if pdb.info_age == key.age:
+        return Verdict(note=f"age {key.age} is that of the information stream; the debug information has {pdb.dbi_age}")
+    return Verdict(f"another age: {pdb.age}, not {key.age}")
+
+
+def _compare_checksums(view: ByteView, pdb: PortablePdb, checksums: Sequence[str]) -> Verdict:
+    unknown = True
+    for stated in checksums:
+        algorithm, _, digest = stated.partition(":")
+        try:
+            computed = compute_portable_checksum(view, algorithm, id_offset=pdb.id_offset)
+        except InputError:
+            continue  # an algorithm of the future says nothing for or against the file
+        if computed == digest.lower():
+            return Verdict()
+        unknown = False
+    return Verdict() if unknown else Verdict("another PDB: its checksum is not the one the image states")
+
+
+def _check_image(view: ByteView, key: ImageKey) -> Verdict:
+    if isinstance(key, DbgKey):
+        dbg = parse_dbg(view)
+        found = (dbg.timestamp, dbg.size_of_image)
+        extent_bytes = 0
+    else:
+        image = parse_image(view, Layout.DISK)
+        found = (image.timestamp, image.size_of_image)
+        extent_bytes = image.extent_bytes
+    if found != (key.timestamp, key.size_of_image):
+        return Verdict(f"another image: {found[0]:08X}{found[1]:x}")
+    if view.size < extent_bytes:
+        return Verdict(f"cut short: {view.size} of at least {extent_bytes} bytes")
+    return Verdict()

@@ -1,0 +1,128 @@
+"""What happens to a file between its arrival in a scratch file and its publishing: followed, expanded, verified."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError, UpstreamRefused, WrongContent
+from symcache.formats.cab import expand, open_cabinet
+from symcache.formats.view import FileView
+from symcache.store.check import check_file
+from symcache.store.tree import Form, as_store_error
+from symcache.upstream.pointers import LONGEST_POINTER_BYTES, parse_pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from symcache.identity import Key
+
+__all__ = ["Arrival", "NotHereError", "examine"]
+
+_CABINET = b"MSCF"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file that is what its key names.
+
+    Attributes:
+        plain: The file itself, in a scratch file.
+        cabinet: The cabinet it came in, in another; None if it came plain.
+        note: Something odd about it.
+    """
+
+    plain: Path
+    cabinet: Path | None
+    note: str | None
+
+
+class NotHereError(Exception):
+    """A pointer file says that the file is known and not available."""
+
+
+def examine(
+    scratch: Path,
+    form: Form,
+    key: Key,
+    *,
+    checksums: Sequence[str],
+    origin: str,
+    new_scratch: Callable[[], Path],
+    follow: Callable[[str], Path | None],
+    largest_bytes: int,
+) -> Arrival:
+    """Return what arrived in *scratch*, made plain and found right.
+
+    Args:
+        scratch: What was brought; a pointer file is replaced by what it names.
+        form: How the place holds it.
+        key: What it should be.
+        checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        origin: Where it came from, for errors.
+        new_scratch: Returns the path of another scratch file.
+        follow: Returns the file that a pointer's target names; None where it may not be followed.
+        largest_bytes: A cabinet that expands to more is refused.
+
+    Raises:
+        WrongContent: It is not what the key names.
+        UpstreamRefused: It is a pointer that may not be followed.
+        NotHereError: It is a pointer that leads nowhere.
+        StoreError: The disk does not take it.
+    """
+    try:
+        if form is Form.POINTER:
+            _follow(scratch, origin, follow)
+        # Some servers answer for the plain name with what they have, and what a pointer leads to may be either.
+        cabinet = scratch if _is_cabinet(scratch) else None
+        plain = scratch
+        if cabinet is not None:
+            plain = new_scratch()
+            _expand(cabinet, plain, origin, largest_bytes)
+        verdict = check_file(plain, key, checksums=checksums)
+    except OSError as error:
+        raise as_store_error(error, scratch) from error
+    if verdict.problem is not None:
+        if plain is not scratch:
+            plain.unlink(missing_ok=True)
+        raise WrongContent(verdict.problem, url=origin)
+    return Arrival(plain, cabinet, verdict.note)
+
+
+def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> None:
+    with pointer.open("rb") as file:
+        data = file.read(LONGEST_POINTER_BYTES + 1)
+    try:
+        said = parse_pointer(data)
+    except InputError as error:
+        raise WrongContent(str(error), url=origin) from error
+    if said.target is None:
+        raise NotHereError(f"MSG: {said.message}")
+    path = follow(said.target)
+    if path is None:
+        raise UpstreamRefused("a pointer to a place that pointers.allow does not name", url=origin)
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise UpstreamRefused(f"a pointer to a file that cannot be read: {error.strerror}", url=origin) from error
+    with source, pointer.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _is_cabinet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_CABINET)) == _CABINET
+
+
+def _expand(cabinet: Path, plain: Path, origin: str, largest_bytes: int) -> None:
+    try:
+        with FileView(cabinet) as view, plain.open("xb") as file:
+            opened = open_cabinet(view)
+            # One file, as the store's; the name it goes by in there is nobody's concern.
+            for piece in expand(opened, opened.members[0], limit_bytes=largest_bytes):
+                file.write(piece)
+    except InputError as error:
+        plain.unlink(missing_ok=True)
+        raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error

@@ -1,0 +1,295 @@
+"""One question to an upstream: redirects, credentials, time-outs, and what the status means."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from base64 import b64encode
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import httpx
+
+from symcache._version import __version__
+from symcache.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, WrongContent
+from symcache.upstream.retry import parse_retry_after
+from symcache.upstream.urls import origin_of, redact, redirect_target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+
+    from symcache.upstream.lanes import Lanes
+    from symcache.upstream.retry import HostPatience
+
+__all__ = ["USER_AGENT", "Client", "Reply", "basic"]
+
+USER_AGENT = f"symcache/{__version__}"
+
+_MOST_REDIRECTS = 10
+_MISSES = frozenset({404, 410})
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DRAINED_BYTES = 64 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to one question, its body still to be read.
+
+    Attributes:
+        status: 200, 206, or a miss: 404 or 410.
+        url: The upstream's URL asked first, free of secrets; never where a redirect led.
+        size_bytes: Length of the whole file; None if the answer does not say.
+        start: Offset of the body's first byte in the file.
+        body_bytes: Length announced for the body; None if it was not.
+        validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
+        takes_ranges: The server said that it serves ranges.
+        content_type: Media type, lower-case, without parameters.
+    """
+
+    status: int
+    url: str
+    size_bytes: int | None = None
+    start: int = 0
+    body_bytes: int | None = None
+    validator: str | None = None
+    takes_ranges: bool = False
+    content_type: str = ""
+    _response: httpx.Response | None = field(default=None, repr=False)
+
+    @property
+    def is_miss(self) -> bool:
+        """The upstream has no such file, definitely."""
+        return self.status in _MISSES
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives.
+
+        Raises:
+            UpstreamUnavailable: It breaks off, or nothing more comes in time.
+        """
+        assert self._response is not None
+        encoded = self._response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}
+        received_bytes = 0
+        try:
+            async for chunk in self._response.aiter_bytes() if encoded else self._response.aiter_raw():
+                received_bytes += len(chunk)
+                yield chunk
+        except httpx.HTTPError as error:
+            raise _translate(error, self.url) from error
+        if not encoded and self.body_bytes is not None and received_bytes < self.body_bytes:
+            raise UpstreamUnavailable(f"body cut short after {received_bytes} bytes", url=self.url)
+
+
+class Client:
+    """Asks upstreams, one question at a time on each lane.
+
+    Args:
+        lanes: Where the connections come from.
+        patience: What is known of each host's health.
+        authorize: Returns the ``Authorization`` field for a URL without credentials of its own; None for none.
+        agent_extra: Added to the user agent.
+        notify: Told once when a host begins to be left alone.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        patience: HostPatience,
+        *,
+        authorize: Callable[[httpx.URL], str | None] = lambda _: None,
+        agent_extra: str = "",
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.lanes = lanes
+        self._patience = patience
+        self._authorize = authorize
+        self._notify = notify
+        self._agent = f"{USER_AGENT} {agent_extra}".strip()
+
+    @asynccontextmanager
+    async def get(
+        self,
+        url: httpx.URL,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        validator: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Reply]:
+        """Ask for *url* and lend the reply, a miss included.
+
+        Args:
+            url: What to ask for; credentials in it are sent as ``Authorization``.
+            start: Offset of the first byte wanted.
+            end: Offset behind the last byte wanted; None for all the rest.
+            validator: Ask for the range only if the file is still the one that had this validator.
+            headers: More fields to send, to this origin only.
+
+        Raises:
+            UpstreamUnavailable: Another try may help.
+            UpstreamRefused: It will not.
+            WrongContent: An answer that cannot be the file: a page, another range.
+        """
+        shown = redact(url)
+        fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if start or end is not None:
+            fields["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            if validator is not None:
+                fields["If-Range"] = validator
+        async with self.lanes.lane() as lane:
+            response = await self._follow(lane, url, fields, dict(headers or {}))
+            try:
+                yield _read_reply(response, shown, start, end)
+            finally:
+                await response.aclose()
+
+    async def _follow(
+        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str]
+    ) -> httpx.Response:
+        first = target = url
+        for _ in range(_MOST_REDIRECTS + 1):
+            own = fields | (extra | self._authorization(target) if origin_of(target) == origin_of(first) else {})
+            response = await self._send(lane, target, own, shown=redact(first))
+            if not response.has_redirect_location:
+                return response
+            location = response.headers["location"]
+            await _drain(response)
+            # Where a redirect leads may be signed: it is followed, and never shown.
+            target = redirect_target(target, location)
+        raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=redact(first))
+
+    async def _send(
+        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], *, shown: str
+    ) -> httpx.Response:
+        origin = origin_of(url)
+        await self._patience.wait_turn(origin, url=shown)
+        request = httpx.Request("GET", url.copy_with(userinfo=b"", fragment=None), headers=fields)
+        request.extensions["timeout"] = lane.timeout.as_dict()
+        try:
+            response = await lane.send(request, stream=True, auth=None)
+            try:
+                _check_status(response, shown)
+            except UpstreamError:
+                await _drain(response)
+                raise
+        except (httpx.HTTPError, httpx.InvalidURL, UpstreamUnavailable) as error:
+            known = error if isinstance(error, UpstreamError) else _translate(error, shown)
+            self._note_failure(origin, known)
+            raise known from error
+        self._patience.note_success(origin)
+        return response
+
+    def _note_failure(self, origin: tuple[str, str, int], error: UpstreamError) -> None:
+        if not isinstance(error, UpstreamUnavailable):
+            return
+        if self._patience.note_failure(origin, retry_after_s=error.retry_after_s):
+            self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
+
+    def _authorization(self, url: httpx.URL) -> dict[str, str]:
+        if url.userinfo:
+            user, _, password = url.userinfo.decode("ascii").partition(":")
+            return {"Authorization": basic(unquote(user), unquote(password))}
+        value = self._authorize(url)
+        return {} if value is None else {"Authorization": value}
+
+
+def basic(user: str, password: str) -> str:
+    """Return the ``Authorization`` field of RFC 7617."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+async def _drain(response: httpx.Response) -> None:
+    """Read what little body a redirect has, so that its connection can be used again."""
+    try:
+        if int(response.headers.get("content-length", _DRAINED_BYTES)) < _DRAINED_BYTES:
+            await response.aread()
+    except (httpx.HTTPError, ValueError):
+        pass
+    finally:
+        await response.aclose()
+
+
+def _check_status(response: httpx.Response, shown: str) -> None:
+    status = response.status_code
+    if status in {200, 206} or status in _MISSES or response.has_redirect_location:
+        return
+    if status in _TRY_AGAIN or 500 <= status < 600:
+        raise UpstreamUnavailable(
+            str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after"))
+        )
+    raise UpstreamRefused(str(status), url=shown)
+
+
+def _read_reply(response: httpx.Response, shown: str, start: int, end: int | None) -> Reply:
+    reply = Reply(response.status_code, shown, _response=response)
+    if reply.is_miss:
+        return reply
+    fields = response.headers
+    reply.content_type = fields.get("content-type", "").partition(";")[0].strip().lower()
+    if reply.content_type in {"text/html", "application/xhtml+xml"}:
+        raise WrongContent("200, but an HTML page", url=shown)
+    encoded = fields.get("content-encoding", "identity").lower() not in {"", "identity"}
+    length = fields.get("content-length", "")
+    reply.body_bytes = int(length) if length.isascii() and length.isdigit() and not encoded else None
+    reply.validator = _validator(fields)
+    if reply.status == 200:
+        reply.size_bytes = reply.body_bytes
+        reply.takes_ranges = "bytes" in fields.get("accept-ranges", "").lower() and not encoded
+        return reply
+    match = _CONTENT_RANGE.fullmatch(fields.get("content-range", ""))
+    if match is None or encoded or int(match[1]) != start or (end is not None and int(match[2]) >= end):
+        raise WrongContent("206, but not the range asked for", url=shown)
+    reply.start = start
+    reply.takes_ranges = True
+    reply.body_bytes = int(match[2]) + 1 - start
+    reply.size_bytes = None if match[3] == "*" else int(match[3])
+    return reply
+
+
+def _validator(fields: httpx.Headers) -> str | None:
+    etag: str = fields.get("etag", "")
+    if etag.startswith('"'):
+        return etag
+    # A weak tag cannot guard a range (RFC 9110, section 13.1.5); a date to the second can, well enough.
+    date: str | None = fields.get("last-modified")
+    return date
+
+
+def _translate(error: Exception, shown: str) -> UpstreamError:
+    """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
+    match error:
+        case httpx.ConnectTimeout():
+            return UpstreamUnavailable("no connection in time", url=shown)
+        case httpx.TimeoutException():
+            return UpstreamUnavailable("no answer in time", url=shown)
+        case httpx.ProxyError():
+            code = str(error)[:3]
+            kind = UpstreamRefused if code in {"401", "403", "407"} else UpstreamUnavailable
+            return kind(f"the proxy answered {code}" if code.isdigit() else "the proxy failed", url=shown)
+        case httpx.ConnectError() if _is_distrust(error):
+            return UpstreamRefused("its certificate is not trusted", url=shown)
+        case httpx.ConnectError():
+            return UpstreamUnavailable(f"cannot connect{_reason(error)}", url=shown)
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return UpstreamUnavailable("the connection broke", url=shown)
+        case httpx.DecodingError():
+            return WrongContent("a body that is not encoded as it says", url=shown)
+        case _:
+            return UpstreamRefused("cannot be asked: not a URL that works", url=shown)
+
+
+def _is_distrust(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).rpartition("] ")[2].strip().lower()
+    return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

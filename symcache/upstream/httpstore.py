@@ -1,0 +1,197 @@
+"""A symbol store behind HTTP: which names to ask for, in which order, and what is remembered of its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from symcache.errors import UpstreamError, WrongContent
+from symcache.identity import Tier, compressed_name, relative_parts
+from symcache.store.tree import Form
+from symcache.upstream.download import NotHere
+from symcache.upstream.imagehead import RangesRefusedError
+from symcache.upstream.outcome import Attempt
+from symcache.upstream.urls import file_url, parse_url, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import httpx
+
+    from symcache.formats.pe import Image
+    from symcache.identity import ImageKey, Key
+    from symcache.store.misses import Misses
+    from symcache.upstream.download import Downloader
+    from symcache.upstream.servers import Hints
+
+__all__ = ["Brought", "HttpStore"]
+
+_POINTER = "file.ptr"
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a place answered.
+
+    Attributes:
+        form: How the file came; None if it did not.
+        attempts: What was asked and answered, in order.
+        error: Why the place said neither yes nor no; None if it did.
+        asked: The network was asked.
+        remembered: The no is one from an earlier run.
+    """
+
+    form: Form | None = None
+    attempts: tuple[Attempt, ...] = ()
+    error: UpstreamError | None = None
+    asked: bool = False
+    remembered: bool = False
+
+    def but(self, answer: str, error: UpstreamError | None = None) -> Brought:
+        """Return the same with a last answer that turned out to be no file."""
+        *earlier, last = self.attempts
+        said = f"{last.answer}, but {answer}" if error is not None else answer
+        return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
+
+
+class HttpStore:
+    """One upstream.
+
+    Args:
+        url: What its store's paths are joined to.
+        hints: What is known of it.
+        downloader: Brings the files.
+        misses: Where its "no such file" is remembered; None remembers nothing.
+
+    Raises:
+        UpstreamRefused: *url* is not one.
+    """
+
+    def __init__(self, url: str, hints: Hints, downloader: Downloader, misses: Misses | None) -> None:
+        self.base = parse_url(url)
+        self.name = redact(self.base)
+        self.hints = hints
+        self._downloader = downloader
+        self._misses = misses
+        self._tier = {None: None, True: Tier.TWO, False: Tier.ONE}[hints.two_tier]
+        self._tier_lock = anyio.Lock()
+
+    async def bring(self, key: Key, scratch: Path, *, checksums: Sequence[str] = ()) -> Brought:
+        """Bring *key*'s file to *scratch*, under whichever of its names the upstream has it.
+
+        Only a definite "no such file" is remembered.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        known = self._answer_unasked(key)
+        if known is not None:
+            return known
+        attempts: list[Attempt] = []
+        try:
+            form = await self._ask_names(key, scratch, checksums, attempts)
+            if form is None and self._tier is None and await self._learn_tier() is Tier.TWO:
+                form = await self._ask_names(key, scratch, checksums, attempts)
+        except UpstreamError as error:
+            return Brought(attempts=tuple(attempts), error=error, asked=True)
+        if form is None and attempts:
+            self.remember_miss(key, attempts[-1].answer)
+        return Brought(form, tuple(attempts), asked=True)
+
+    async def read_headers(self, key: ImageKey) -> Image | Brought | None:
+        """Return the headers of *key*'s image; a `Brought` if there is none, None if the whole file has to be brought.
+
+        Ranged requests, a few KiB each, where the upstream serves plain files in ranges.
+        """
+        known = self._answer_unasked(key)
+        if known is not None:
+            return known
+        if not (self.hints.plain and self.hints.ranges):
+            return None
+        try:
+            found = await self._downloader.read_image(self.url_of(key))
+        except RangesRefusedError:
+            return None
+        except UpstreamError as error:
+            return Brought(attempts=(Attempt(self.name, error.problem),), error=error, asked=True)
+        if isinstance(found, NotHere):
+            if self.hints.compressed or self.hints.pointers or self._tier is None:
+                return None
+            self.remember_miss(key, str(found.status))
+            return Brought(attempts=(Attempt(self.name, str(found.status)),), asked=True)
+        if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
+            problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
+            wrong = WrongContent(problem, url=self.name)
+            return Brought(attempts=(Attempt(self.name, f"200, but {problem}"),), error=wrong, asked=True)
+        return found
+
+    def remember_miss(self, key: Key, answer: str) -> None:
+        """Note that the upstream has no file for *key*."""
+        if self._misses is not None:
+            self._misses.remember(self.name, key, answer)
+
+    def forget_miss(self, key: Key) -> None:
+        """Drop what was remembered of *key*: it has turned up."""
+        if self._misses is not None:
+            self._misses.forget(self.name, key)
+
+    def url_of(self, key: Key, name: str | None = None) -> httpx.URL:
+        """Return where *key*'s file lies at this upstream, under *name* if that is not its own."""
+        return file_url(self.base, (*relative_parts(key, self._tier or Tier.ONE), name or key.name))
+
+    def fields_for(self, checksums: Sequence[str]) -> Mapping[str, str]:
+        """Return the fields that this upstream wants beside the usual ones.
+
+        Source: SSQP, "SymbolChecksum": algorithm, colon, lower-case hex, several joined by semicolons.
+        """
+        return {"SymbolChecksum": ";".join(checksums)} if self.hints.checksum and checksums else {}
+
+    def _answer_unasked(self, key: Key) -> Brought | None:
+        refusal = self.hints.refusal(key)
+        if refusal is not None:
+            return Brought(attempts=(Attempt(self.name, refusal),))
+        if self._misses is not None and (miss := self._misses.recall(self.name, key)) is not None:
+            return Brought(attempts=(Attempt(self.name, f"{miss.answer}, remembered"),), remembered=True)
+        return None
+
+    async def _ask_names(
+        self, key: Key, scratch: Path, checksums: Sequence[str], attempts: list[Attempt]
+    ) -> Form | None:
+        for name, form in self._names(key):
+            asked = None if name == key.name else name
+            try:
+                answer = await self._downloader.download(
+                    self.url_of(key, name), scratch, index=key.index, headers=self.fields_for(checksums)
+                )
+            except UpstreamError as error:
+                attempts.append(Attempt(self.name, error.problem, asked))
+                raise
+            if isinstance(answer, NotHere):
+                attempts.append(Attempt(self.name, str(answer.status), asked))
+                continue
+            attempts.append(Attempt(self.name, "200", asked))
+            return form
+        return None
+
+    def _names(self, key: Key) -> Iterator[tuple[str, Form]]:
+        plain = (key.name, Form.PLAIN)
+        compressed = (compressed_name(key.name), Form.COMPRESSED)
+        order = (compressed, plain) if self.hints.compressed_first else (plain, compressed)
+        wanted = {Form.PLAIN: self.hints.plain, Form.COMPRESSED: self.hints.compressed}
+        yield from (pair for pair in order if wanted[pair[1]])
+        if self.hints.pointers:
+            yield _POINTER, Form.POINTER
+
+    async def _learn_tier(self) -> Tier:
+        """Return how many tiers the upstream has, asking it once, and only after it did not have a file."""
+        async with self._tier_lock:
+            if self._tier is None:
+                try:
+                    async with self._downloader.client.get(file_url(self.base, ["index2.txt"])) as reply:
+                        self._tier = Tier.ONE if reply.is_miss else Tier.TWO
+                except UpstreamError:
+                    return Tier.ONE  # not known, so asked again next time
+        return self._tier

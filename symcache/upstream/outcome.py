@@ -1,0 +1,94 @@
+"""How the search for one key can end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"]
+
+
+class Cause(StrEnum):
+    """Why a key is missing or failed."""
+
+    NOT_PUBLISHED = "not-published"
+    REMEMBERED_MISS = "remembered-miss"
+    NO_IDENTITY = "no-identity"
+    NO_DEBUG_RECORD = "no-debug-record"
+    IMAGE_NOT_PUBLISHED = "image-not-published"
+    EXCLUDED = "excluded"
+    EMBEDDED = "embedded"
+    NOT_CACHED = "not-cached"
+
+    UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
+    WRONG_CONTENT = "wrong-content"
+    DISK = "disk"
+    BAD_INPUT = "bad-input"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One question to one place and its answer.
+
+    Attributes:
+        upstream: The store or server asked, free of secrets.
+        answer: What it said, in a few words: ``404``, ``200, but HTML``, ``timed out``.
+        asked: The file name asked for, where it was not the key's own.
+    """
+
+    upstream: str
+    answer: str
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The bottom-most store had it already."""
+
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """It came from further up the chain and lies in the bottom-most store now.
+
+    Attributes:
+        path: The plain file in the leftmost store that took it.
+        size_bytes: Length of that file.
+        upstream: Where it came from, free of secrets.
+        attempts: What was asked on the way, in order.
+        note: Something odd that does not make it wrong; None if nothing is.
+    """
+
+    path: Path
+    size_bytes: int
+    upstream: str
+    attempts: tuple[Attempt, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Every place said no, or there is nothing to ask for."""
+
+    cause: Cause
+    attempts: tuple[Attempt, ...] = ()
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It may exist, but could not be had; another try may help."""
+
+    cause: Cause
+    attempts: tuple[Attempt, ...] = ()
+    detail: str | None = None
+
+
+Outcome: TypeAlias = Present | Fetched | Missing | Failed

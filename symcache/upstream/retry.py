@@ -1,0 +1,139 @@
+"""When to ask an upstream again, and when to leave it alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+import anyio
+
+from symcache.errors import UpstreamUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["HostPatience", "RetryPolicy", "parse_retry_after"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and after which pauses a request is repeated.
+
+    Attributes:
+        retries: Repetitions after the first try.
+        first_s: Longest pause before the first repetition; it doubles with each further one.
+        longest_s: Longest pause of all; an upstream that asks for more is not asked again.
+    """
+
+    retries: int
+    first_s: float
+    longest_s: float
+
+    def pause_s(
+        self, failures: int, retry_after_s: float | None, draw: Callable[[], float] = random.random
+    ) -> float | None:
+        """Return the seconds to wait after the *failures*-th failure in a row; None to give up.
+
+        The pause is drawn between half of its bound and the bound, so that many clients do not come back at once.
+        """
+        if failures > self.retries:
+            return None
+        if retry_after_s is not None:
+            return retry_after_s if retry_after_s <= self.longest_s else None
+        bound_s = min(self.first_s * 2.0 ** (failures - 1), self.longest_s)
+        return bound_s * (0.5 + draw() / 2)
+
+
+def parse_retry_after(text: str | None, *, now: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds that a ``Retry-After`` field asks for; None if there is none that can be read.
+
+    Source: RFC 9110, section 10.2.3: seconds, or a date.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:10])
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.fromtimestamp(now(), UTC)).total_seconds())
+
+
+@dataclass(slots=True)
+class _Host:
+    failures: int = 0
+    not_before_s: float = 0.0
+    left_alone: bool = False
+
+
+class HostPatience:
+    """What is known of each host's health, shared by all requests of a run.
+
+    A host that failed *failures* times in a row is left alone for *cool_down_s*; then one failure more is enough. A
+    host that asked for a pause (``Retry-After``) gets it from everybody.
+
+    Args:
+        failures: Failures in a row that are too many.
+        cool_down_s: Seconds for which a host is then left alone.
+        longest_pause_s: Longest pause that is waited out for a host; beyond it requests fail at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int,
+        cool_down_s: float,
+        longest_pause_s: float,
+        clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._failures = failures
+        self._cool_down_s = cool_down_s
+        self._longest_pause_s = longest_pause_s
+        self._clock_s = clock_s
+        self._sleep = sleep
+        self._hosts: dict[tuple[str, str, int], _Host] = {}
+
+    async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> None:
+        """Return when *origin* may be asked.
+
+        Raises:
+            UpstreamUnavailable: It is being left alone, or asked for a longer pause than we wait.
+        """
+        host = self._hosts.get(origin)
+        if host is None:
+            return
+        while (pause_s := host.not_before_s - self._clock_s()) > 0:
+            if host.left_alone:
+                raise UpstreamUnavailable("left alone after repeated failures", url=url, retry_after_s=pause_s)
+            if pause_s > self._longest_pause_s:
+                raise UpstreamUnavailable(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
+            await self._sleep(pause_s)
+        host.left_alone = False
+
+    def note_success(self, origin: tuple[str, str, int]) -> None:
+        """Note that *origin* answered."""
+        self._hosts.pop(origin, None)
+
+    def note_failure(self, origin: tuple[str, str, int], *, retry_after_s: float | None) -> bool:
+        """Note that *origin* did not; return whether it is left alone from now on."""
+        host = self._hosts.setdefault(origin, _Host())
+        host.failures += 1
+        now_s = self._clock_s()
+        if retry_after_s is not None:
+            host.not_before_s = max(host.not_before_s, now_s + retry_after_s)
+            return False
+        if host.failures < self._failures or host.left_alone:
+            return False
+        host.failures = self._failures - 1
+        host.not_before_s = now_s + self._cool_down_s
+        host.left_alone = True
+        return True

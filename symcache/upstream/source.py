@@ -1,0 +1,267 @@
+"""Everything that a symbol path leads to, opened once and asked for many keys."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from symcache.errors import ConfigError, StoreError
+from symcache.events import Noted, ignore
+from symcache.identity import Tier, fold
+from symcache.store.misses import Misses
+from symcache.store.tree import Store
+from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
+from symcache.upstream.chain import Chain, ChainSettings
+from symcache.upstream.client import Client
+from symcache.upstream.credentials import Credentials
+from symcache.upstream.download import Downloader
+from symcache.upstream.flight import SingleFlight
+from symcache.upstream.folder import PlainFolder
+from symcache.upstream.httpstore import HttpStore
+from symcache.upstream.lanes import Lanes
+from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.pointers import resolve_pointer
+from symcache.upstream.retry import HostPatience, RetryPolicy
+from symcache.upstream.servers import hints_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from symcache.config import Config
+    from symcache.events import Observer
+    from symcache.formats.pe import Image
+    from symcache.identity import ImageKey, Key
+    from symcache.sympath import ResolvedElement, ResolvedPlace
+    from symcache.upstream.chain import Place
+    from symcache.upstream.outcome import Attempt, Outcome
+
+__all__ = ["SymbolSource"]
+
+
+class SymbolSource:
+    """The chains of a symbol path with the network behind them.
+
+    Use it as an asynchronous context manager; downloads live in its task group, so that a caller that is cancelled
+    does not end one that others wait for.
+
+    Args:
+        config: Every setting, the symbol path among them.
+        observer: Told what happens, from any thread.
+        transport: Stands in for the network, in tests.
+
+    Raises:
+        ConfigError: A place that cannot be reached from this system.
+    """
+
+    def __init__(
+        self, config: Config, *, observer: Observer = ignore, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.config = config
+        self._observer = observer
+        self._stack = AsyncExitStack()
+        self._stores: dict[Path, Store] = {}
+        self._servers: dict[str, HttpStore] = {}
+        self._misses = self._open_misses()
+        network = config.network
+        self._lanes = Lanes(
+            count=network.connections,
+            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s, pool=None),
+            proxy=network.proxy,
+            ca_file=network.ca_file,
+            transport=transport,
+        )
+        self._downloader = self._make_downloader()
+        self.chains = tuple(self._open_chain(element) for element in chains(config.symbol_path, config.store.folder))
+
+    @property
+    def store(self) -> Store | None:
+        """The store that debuggers open files from: the first of the symbol path."""
+        return next(self._local_stores(), None)
+
+    @property
+    def servers(self) -> tuple[HttpStore, ...]:
+        """Every upstream of the symbol path, in the order they are asked."""
+        return tuple(self._servers.values())
+
+    @property
+    def misses(self) -> Misses | None:
+        """What is remembered of upstreams' "no such file"; None if that cannot be kept."""
+        return self._misses
+
+    def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return the file for *key* if a debugger would find it without asking anybody; it is looked at, too."""
+        for chain in self.chains:
+            stored = chain.find(key, checksums)
+            if stored is not None:
+                return Present(stored.path, stored.size_bytes)
+        return None
+
+    def is_excluded(self, key: Key) -> bool:
+        """Whether the configuration says never to look for a file of this name."""
+        return any(fnmatchcase(fold(key.name), fold(pattern)) for pattern in self.config.exclusions.names)
+
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
+        """Walk the symbol path for *key*, once for all who ask for it meanwhile.
+
+        Args:
+            key: What is wanted.
+            checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        """
+        if self.is_excluded(key):
+            return Missing(Cause.EXCLUDED)
+        return await self._fetches.run(key.folded, lambda: self._walk(key, checksums))
+
+    async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
+        """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
+        return await self._headers.run(key.folded, lambda: self._walk_for_headers(key))
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        self._stack.callback(self._close_stores)
+        self._stack.push_async_callback(self._lanes.aclose)
+        group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._fetches: SingleFlight[Outcome] = SingleFlight(group)
+        self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(group)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
+        outcomes: list[Missing | Failed] = []
+        for chain in self.chains:
+            outcome = await chain.fetch(key, checksums)
+            if isinstance(outcome, Present | Fetched):
+                return outcome
+            outcomes.append(outcome)
+        return _combine(outcomes)
+
+    async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
+        outcomes: list[Missing | Failed] = []
+        for chain in self.chains:
+            outcome = await chain.read_image(key)
+            if not isinstance(outcome, Missing | Failed):
+                return outcome
+            outcomes.append(outcome)
+        return _combine(outcomes)
+
+    def _make_downloader(self) -> Downloader:
+        network = self.config.network
+        patience = HostPatience(
+            failures=network.breaker.failures,
+            cool_down_s=network.breaker.cool_down_s,
+            longest_pause_s=network.longest_backoff_s,
+        )
+        netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
+        client = Client(
+            self._lanes,
+            patience,
+            authorize=Credentials(self.config.server, netrc_file).authorize,
+            agent_extra=network.user_agent_extra,
+            notify=lambda text: self._observer(Noted(text)),
+        )
+        return Downloader(
+            client=client,
+            policy=RetryPolicy(network.retries, network.backoff_s, network.longest_backoff_s),
+            total_s=network.total_timeout_s,
+            largest_bytes=network.largest_file_bytes,
+            parallel_from_bytes=network.parallel_ranges.from_bytes,
+            parallel_parts=network.parallel_ranges.parts,
+            observer=self._observer,
+        )
+
+    def _open_chain(self, element: ResolvedElement) -> Chain:
+        places: list[Place] = [place for store in element.stores if (place := self._open(store)) is not None]
+        if element.folder is not None and (path := self._path(element.folder)) is not None:
+            folder = PlainFolder(path)
+            places.append(self._open_store(path) if folder.is_store else folder)
+        settings = ChainSettings(
+            observer=self._observer,
+            largest_bytes=self.config.network.largest_file_bytes,
+            durable=self.config.store.durable,
+            follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._mapped),
+        )
+        return Chain(places, settings)
+
+    def _open(self, place: ResolvedPlace) -> Place | None:
+        if isinstance(place, HttpPlace):
+            if place.url not in self._servers:
+                hints = hints_for(place.url, self.config.server)
+                self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+            return self._servers[place.url]
+        path = self._path(place)
+        return None if path is None else self._open_store(path)
+
+    def _open_store(self, path: Path) -> Store:
+        if path not in self._stores:
+            self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
+        return self._stores[path]
+
+    def _path(self, place: LocalPlace | UncPlace) -> Path | None:
+        path = self._mapped(place.path)
+        if path is not None:
+            return path
+        if isinstance(place, UncPlace):
+            share = f"{place.path} cannot be reached from this system"
+            self._observer(Noted(f"{share}; name the folder where it is mounted under [unc] in the config file"))
+            return None
+        raise ConfigError(
+            f"{place.path} is a path of Windows; give a folder of this system, or map it under [unc]",
+            where="symbol path",
+        )
+
+    def _mapped(self, path: str) -> Path | None:
+        r"""Return *path* as one of this system; None for a share or drive that it does not have.
+
+        A prefix in ``[unc]`` comes first, whole parts compared without regard to letter case.
+        """
+        parts = path.replace("/", "\\").rstrip("\\").split("\\")
+        folded = [fold(part) for part in parts]
+        for prefix, folder in self.config.unc.map.items():
+            wanted = [fold(part) for part in prefix.replace("/", "\\").rstrip("\\").split("\\")]
+            if folded[: len(wanted)] == wanted:
+                return folder.joinpath(*parts[len(wanted) :])
+        is_of_windows = path.startswith(("\\\\", "//")) or path[1:2] == ":"
+        return None if is_of_windows and os.name != "nt" else Path(path).absolute()
+
+    def _open_misses(self) -> Misses | None:
+        settings = self.config.misses
+        try:
+            return Misses(settings.folder, ttl_s=settings.ttl_s)
+        except StoreError as error:
+            self._observer(Noted(f"{error}; misses are not remembered"))
+            return None
+
+    def _local_stores(self) -> Iterator[Store]:
+        for chain in self.chains:
+            for place in chain.places:
+                if isinstance(place, Store):
+                    yield place
+
+    def _close_stores(self) -> None:
+        for store in self._stores.values():
+            with suppress(OSError):
+                store.close()
+        if self._misses is not None:
+            self._misses.close()
+
+
+def _combine(outcomes: Sequence[Missing | Failed]) -> Missing | Failed:
+    """Return what several chains' answers mean together: one open question leaves all of it open."""
+    attempts: tuple[Attempt, ...] = tuple(attempt for outcome in outcomes for attempt in outcome.attempts)
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            return Failed(outcome.cause, attempts, outcome.detail)
+    remembered = [outcome.cause is Cause.REMEMBERED_MISS for outcome in outcomes]
+    only_memory = bool(outcomes) and all(remembered)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
