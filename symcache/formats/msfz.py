@@ -23,7 +23,7 @@ _HEADER_BYTES = 80
 _CHUNK_ENTRY_BYTES = 20
 _NIL = 0xFFFFFFFF
 _IN_CHUNK = 1 << 63
-_DIRECTORY_LIMIT_BYTES = 8 << 20
+_DIRECTORY_LIMIT_BYTES = 4 << 20
 _CHUNK_LIMIT_BYTES = 32 << 20
 # A few bytes can name the same well-packed chunks again and again; expanding must stay in proportion to what is read.
 _EXPAND_ALLOWANCE_BYTES = 256 << 20
@@ -95,7 +95,7 @@ class Msfz:
     Raises:
         UnknownFormat: The magic or the version is another, or the directory is compressed in a way that cannot be read.
         TruncatedInput: The file ends before its tables.
-        MalformedInput: The tables contradict themselves, or are larger than 8 MiB.
+        MalformedInput: The tables contradict themselves, or are larger than 4 MiB.
 
     Header, 80 bytes: magic (32), version u64 (0), stream directory offset u64 at 0x28, chunk table offset u64 at 0x30,
     stream count u32, compression of the directory u32 (0 none, 1 zstd, 2 deflate without a wrapper), its size on disk
