@@ -1,0 +1,160 @@
+"""The shape of the house, read from its source: who imports whom, and what a package shows."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import symcache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(symcache.__file__).parent
+
+# Bottom up; a part imports only those in lines above its own, and others of its own package. Parts of one line know
+# nothing of each other, but that config reads symbol paths.
+FLOORS = [
+    ["errors", "events", "_version", "bootstrap"],
+    ["sympath"],
+    ["config"],
+    ["identity"],
+    ["formats"],
+    ["readers"],
+    ["store"],
+    ["upstream"],
+    ["warm"],
+    ["server"],
+    ["synth"],
+    ["cli"],
+    ["__init__"],
+    ["__main__"],
+]
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+
+SOURCES = sorted(ROOT.rglob("*.py"))
+PACKAGES = sorted(ROOT.rglob("__init__.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+
+
+def part_of(module: str) -> str:
+    """Return the part of the house that ``symcache.part.…`` belongs to; the package itself is its ``__init__``."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of everything of symcache that is imported, inside functions and for types too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            # "from symcache import store" imports a part, "from symcache.store import Tree" a name of one.
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"import_module", "importlib.import_module"}:
+            names = [str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] == "symcache")
+
+
+def parts_imported(path: Path) -> Iterator[tuple[int, str]]:
+    package = name_of(path).split(".")[:-1]
+    for line, name in imports(ast.parse(path.read_bytes()), package):
+        part = part_of(name)
+        yield line, part if part in FLOOR_OF else "__init__"
+
+
+def uses_environment(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that read environment variables."""
+    names = {"environ", "environb", "getenv", "getenvb", "expandvars"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) in {"os", "os.path"}:
+            yield node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module in {"os", "os.path"}:
+            yield from (node.lineno for alias in node.names if alias.name in names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_module_imports_only_from_below(path: Path) -> None:
+    part = part_of(name_of(path))
+    assert part in FLOOR_OF, "a new part of the house needs its floor"
+    for line, imported in parts_imported(path):
+        assert imported == part or FLOOR_OF[imported] < FLOOR_OF[part], f"{path}:{line} imports {imported}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_formats_know_no_key_and_writers_know_no_reader(path: Path) -> None:
+    forbidden = {"formats": {"identity", "config", "sympath"}, "synth": {"formats", "readers"}}
+    part = part_of(name_of(path))
+    assert not forbidden.get(part, set()) & {imported for _, imported in parts_imported(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_only_config_reads_the_environment(path: Path) -> None:
+    if part_of(name_of(path)) != "config":
+        assert list(uses_environment(ast.parse(path.read_bytes()))) == []
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=name_of)
+def test_a_package_lists_what_it_shows_in_order(path: Path) -> None:
+    tree = ast.parse(path.read_bytes())
+    lists = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
+    ]
+    assert len(lists) == 1, f"{path} has no __all__"
+    # Constants, then classes, then functions, as the linter sorts them.
+    assert lists[0] == sorted(lists[0], key=lambda name: (not name.isupper(), not name[:1].isupper(), name))
+    assert len(set(lists[0])) == len(lists[0])
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=name_of)
+def test_a_package_shows_what_it_imports_and_no_more(path: Path) -> None:
+    tree = ast.parse(path.read_bytes())
+    shown = {
+        name
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for name in ast.literal_eval(node.value)
+    }
+    brought = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+    }
+    assert {name for name in brought if not name.startswith("_")} <= shown
+
+
+def test_imports_are_seen_wherever_they_stand() -> None:
+    source = """
+import symcache.store
+from symcache import warm
+from symcache.identity import keys
+from . import pe
+from ..server import app
+def f():
+    from symcache.cli import main
+    import os, symcache.upstream.client
+    importlib.import_module("symcache.readers")
+if TYPE_CHECKING:
+    from symcache.synth import pe
+"""
+    found = {name for _, name in imports(ast.parse(source), ["symcache", "formats"])}
+    assert {part_of(name) for name in found} == {
+        "store", "warm", "identity", "formats", "server", "cli", "upstream", "readers", "synth",
+    }  # fmt: skip
+
+
+def test_every_way_to_read_the_environment_is_seen() -> None:
+    source = "import os\nos.environ['A']\nos.getenv('A')\nfrom os import environ\nos.path.expandvars('$A')\n"
+    assert sorted(uses_environment(ast.parse(source))) == [2, 3, 4, 5]
