@@ -40,6 +40,7 @@ _FORWARD = 0x80
 _DIRECTORY_LIMIT_BYTES = 4 << 20
 _STREAM_LIMIT_BYTES = 64 << 20
 _PAGES_AT_A_TIME = 64
+_MOST_STREAMS = 1 << 16
 _MOST_PROBLEMS = 20
 _HEAD_BYTES = 28
 
@@ -302,6 +303,8 @@ def _check_before_pdbparse(view: FileView) -> None:
         raise MalformedInput(f"a stream directory of {msf.directory_size} bytes is more than is read in a deep check")
     if msf.stream_count <= _DEBUG:
         raise MalformedInput(f"{msf.stream_count} streams are too few for a PDB")
+    if msf.stream_count > _MOST_STREAMS:
+        raise MalformedInput(f"{msf.stream_count} streams are more than the 16 bits of a stream number can name")
     blocks = sum(-(-(size or 0) // msf.block_size) for size in msf.stream_sizes())
     if 4 + 4 * msf.stream_count + 4 * blocks > msf.directory_size:
         raise MalformedInput("the stream directory ends before the block numbers of its streams")

@@ -114,9 +114,10 @@ def test_blocks_that_cannot_be_are_named(tmp_path: Path) -> None:
         (make_pdb2(1, 1), UnknownFormat, "not an MSF 7"),
         (make_pdb(SPEC) + b"\0", MalformedInput, "the file has"),
         (make_msf([b"", b""]), MalformedInput, "too few"),
+        (make_msf([b""] * 70_000), MalformedInput, "more than the 16 bits"),
         (make_msf([b""] * 1_100_000), MalformedInput, "more than is read"),
     ],
-    ids=["empty", "2.0", "one byte more", "two streams", "a huge directory"],
+    ids=["empty", "2.0", "one byte more", "two streams", "many streams", "a huge directory"],
 )
 def test_pdbparse_is_not_asked_about_what_it_would_believe(
     tmp_path: Path, data: bytes, error: type[InputError], text: str
