@@ -1,0 +1,47 @@
+r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, taken apart, printed back and turned into chains of stores.
+
+    path    := element *( ";" element )
+    element := folder | "cache*" [folder] | "srv*" store *( "*" store ) | "symsrv*" dll "*" store *( "*" store )
+    store   := "" | folder | \\host\share[\…] | http(s)://…
+
+Nothing here touches a disk or the environment; whether ``C:\sym`` means anything on this system is decided later.
+Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
+"""
+
+from symcache.sympath.parse import parse_symbol_path
+from symcache.sympath.resolve import ResolvedElement, chains, with_store
+from symcache.sympath.values import (
+    MICROSOFT,
+    Cache,
+    Chain,
+    DefaultPlace,
+    Element,
+    Folder,
+    HttpPlace,
+    LocalPlace,
+    Place,
+    ResolvedPlace,
+    SymbolPath,
+    UncPlace,
+    redact_url,
+)
+
+__all__ = [
+    "MICROSOFT",
+    "Cache",
+    "Chain",
+    "DefaultPlace",
+    "Element",
+    "Folder",
+    "HttpPlace",
+    "LocalPlace",
+    "Place",
+    "ResolvedElement",
+    "ResolvedPlace",
+    "SymbolPath",
+    "UncPlace",
+    "chains",
+    "parse_symbol_path",
+    "redact_url",
+    "with_store",
+]

@@ -1,0 +1,107 @@
+"""From a symbol path to the chains of stores that are walked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from symcache.sympath.values import (
+    MICROSOFT,
+    Cache,
+    Chain,
+    DefaultPlace,
+    Element,
+    Folder,
+    HttpPlace,
+    LocalPlace,
+    Place,
+    ResolvedPlace,
+    SymbolPath,
+    UncPlace,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ResolvedElement", "chains", "with_store"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedElement:
+    """One element, ready to be walked.
+
+    Attributes:
+        stores: Places with a folder per key, bottom-most first, those behind HTTP last. What one of them has is
+            copied into all before it and opened from the first.
+        folder: A plain folder that is searched by file name when none of *stores* has the file; None for chains.
+    """
+
+    stores: tuple[ResolvedPlace, ...]
+    folder: LocalPlace | UncPlace | None = None
+
+
+def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElement, ...]:
+    r"""Return the elements of *symbol_path* in the order they are tried, with every rule of propagation applied.
+
+    - ``cache*`` is an element of its own and stands before the stores of every element to its right.
+    - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
+    - A chain that would begin with a URL gets *default_store* in front, as nothing can be opened from HTTP.
+    - ``srv*\\host\share`` alone stays alone: its files are opened where they lie.
+    """
+    default = LocalPlace(str(default_store))
+    caches: tuple[ResolvedPlace, ...] = ()
+    resolved = []
+    for element in symbol_path.elements:
+        match element:
+            case Cache(DefaultPlace()):
+                caches = _unique((*caches, default))
+                resolved.append(ResolvedElement(caches))
+            case Cache(LocalPlace() | UncPlace() as place):
+                caches = _unique((*caches, place))
+                resolved.append(ResolvedElement(caches))
+            case Folder(place):
+                resolved.append(ResolvedElement(caches, place))
+            case Chain(stores):
+                resolved.append(ResolvedElement(_walk_order(caches, stores, default)))
+    return tuple(resolved)
+
+
+def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
+    """Return *symbol_path* with *folder* as the bottom-most store of everything it delivers.
+
+    It takes the place of the bottom-most local store of each chain, and stands in front of a chain that has none.
+    Where the first ``cache*`` has stood, and left of plain folders, it becomes ``cache*folder``.
+    """
+    place = LocalPlace(str(folder))
+    elements: list[Element] = []
+    for at, element in enumerate(symbol_path.elements):
+        match element:
+            case Cache():
+                return SymbolPath((*elements, Cache(place), *symbol_path.elements[at + 1 :]))
+            case Folder():
+                elements.extend([element] if Cache(place) in elements else [Cache(place), element])
+            case Chain((DefaultPlace(),)):
+                elements.append(replace(element, stores=(place, HttpPlace(MICROSOFT))))
+            case Chain((LocalPlace() | DefaultPlace(), *rest)):
+                elements.append(replace(element, stores=(place, *rest)))
+            case Chain((HttpPlace(), *_) as stores):
+                urls = (store for store in stores if isinstance(store, HttpPlace))
+                elements.append(replace(element, stores=(place, *urls)))
+            case Chain(stores):
+                elements.append(replace(element, stores=(place, *stores)))
+    return SymbolPath(tuple(elements))
+
+
+def _walk_order(
+    caches: tuple[ResolvedPlace, ...], stores: tuple[Place, ...], default: LocalPlace
+) -> tuple[ResolvedPlace, ...]:
+    if stores == (DefaultPlace(),):
+        return _unique((*caches, default, HttpPlace(MICROSOFT)))
+    folders = tuple(store for store in stores if not isinstance(store, HttpPlace))
+    urls = tuple(store for store in stores if isinstance(store, HttpPlace))
+    walked = (*caches, *(default if isinstance(store, DefaultPlace) else store for store in folders), *urls)
+    return _unique(walked if not isinstance(walked[0], HttpPlace) else (default, *walked))
+
+
+def _unique(places: tuple[ResolvedPlace, ...]) -> tuple[ResolvedPlace, ...]:
+    return tuple(dict.fromkeys(places))
