@@ -158,6 +158,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         pytest.param("[pointers]\nallow = ['']", "pointers.allow", "none of them empty", id="an empty text"),
         pytest.param("[unc]\nmap = 3", "unc.map", "a table", id="no map"),
         pytest.param("[unc.map]\n'C:\\c' = '/m'", r"unc.map.C:\c", "named by a share", id="no share"),
+        pytest.param("[unc.map]\n'ftp://h' = '/m'", "unc.map.ftp://h", "named by a share", id="no share at all"),
         pytest.param("[unc.map]\n'\\\\h\\s' = ''", r"unc.map.\\h\s", "a folder", id="no folder"),
         pytest.param("[server]\nurl = 'https://h'", "server", "two pairs of brackets", id="one server"),
         pytest.param("[[server]]\nname = 'h'", "server[0].url", "is needed", id="a server without a URL"),
@@ -179,6 +180,15 @@ def test_an_error_names_file_key_and_what_is_allowed(text: str, where: str, prob
         load_config(file, {})
     assert caught.value.where == f"{file}: {where}"
     assert problem in caught.value.problem
+
+
+def test_a_path_in_the_home_folder_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "[store]\nfolder = '~/sym'")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", str(tmp_path)))
+    assert load_config(file, {}).store.folder == tmp_path / "sym"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does where there is no home
+    with pytest.raises(ConfigError, match="no home folder"):
+        load_config(file, {})
 
 
 @pytest.mark.parametrize(
