@@ -1,0 +1,180 @@
+"""What is remembered from run to run, in a diskcache of the user's own.
+
+Never in a shared store: SQLite's journal wants one host, and diskcache unpickles what it finds (CVE-2025-69872).
+`StrictDisk` takes that ability away, so a database that somebody else wrote to can at worst say wrong things.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import diskcache
+
+from symcache.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Memory", "StrictDisk"]
+
+_LONGEST_VALUE = 64 * 1024
+_RAW = 1  # diskcache.core.MODE_RAW: the value stands in its column, as SQLite holds it
+
+
+class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """A diskcache ``Disk`` of short texts that can neither pickle nor open or remove a file.
+
+    Rows in any other form, which only somebody else can have written, read as empty.
+    """
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """Return the form of *key* in the database.
+
+        Raises:
+            TypeError: It is not exactly a ``str``; diskcache would pickle most other types.
+        """
+        if type(key) is not str:
+            raise TypeError(f"a key is a str, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        """Return the key in a row; empty if it is not a text that `put` wrote."""
+        return key if raw and type(key) is str else ""
+
+    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
+        """Return size, mode, file name and column for *value*.
+
+        Raises:
+            TypeError: It is not exactly a ``str`` of at most 64 KiB, or diskcache was asked to read a file.
+        """
+        del key
+        if read or type(value) is not str or len(value) > _LONGEST_VALUE:
+            raise TypeError("a value is a short str")
+        return 0, _RAW, None, value
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> str:
+        """Return the value in a row; empty if it is not a text that `store` wrote."""
+        return value if mode == _RAW and filename is None and not read and type(value) is str else ""
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        """Refuse: no value lies in a file.
+
+        Raises:
+            TypeError: Always.
+        """
+        del key, value
+        raise TypeError("no value lies in a file")
+
+    def remove(self, file_path: object) -> None:
+        """Do nothing: a row that names a file was not written here, and its file is not ours to remove."""
+
+
+class Memory:
+    """Short texts by name, kept for this user alone; a text that cannot be read or written is as good as absent.
+
+    Args:
+        folder: Where they are kept; made readable for the user alone.
+
+    Raises:
+        StoreError: The folder cannot be made, or belongs to somebody else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        _make_private(folder)
+        self._cache = _open(folder)
+
+    def get(self, name: str) -> str | None:
+        """Return the text kept under *name*."""
+        with suppress(diskcache.Timeout, sqlite3.Error):
+            return self._cache.get(name, default="") or None
+        return None
+
+    def set(self, name: str, text: str, *, kept_s: float | None = None) -> None:
+        """Keep *text* under *name*, for *kept_s* seconds if that is given."""
+        with suppress(diskcache.Timeout, sqlite3.Error, TypeError):
+            self._cache.set(name, text, expire=kept_s)
+
+    def delete(self, name: str) -> bool:
+        """Drop the text kept under *name*; return whether there was one."""
+        with suppress(diskcache.Timeout, sqlite3.Error):
+            return bool(self._cache.delete(name))
+        return False
+
+    def names(self) -> Iterator[str]:
+        """Yield every name, sorted."""
+        names: list[str] = []
+        with suppress(diskcache.Timeout, sqlite3.Error):
+            names = sorted(name for name in self._cache.iterkeys() if name)
+        yield from names
+
+    def close(self) -> None:
+        """Close the database; safe to call twice."""
+        self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "geteuid"):
+            if folder.stat().st_uid != os.geteuid():
+                raise StoreError("belongs to somebody else, so it cannot be trusted", path=folder)
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StoreError(error.strerror or str(error), path=folder) from error
+
+
+def _open(folder: Path) -> Any:
+    for left in (1, 0):
+        try:
+            _check_settings(folder / "cache.db")
+            return diskcache.Cache(
+                str(folder), timeout=2, disk=StrictDisk, eviction_policy="none", cull_limit=16, statistics=0
+            )
+        except (sqlite3.OperationalError, diskcache.Timeout) as error:
+            raise StoreError(f"nothing can be kept here just now: {error}", path=folder) from error
+        except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
+            # Damaged, or written by somebody who meant harm; nothing in it is worth more than a few requests.
+            if not left:
+                raise StoreError(f"nothing can be kept here: {error}", path=folder) from error
+            for path in folder.glob("cache.db*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+    raise AssertionError
+
+
+def _check_settings(database: Path) -> None:
+    """Look at what diskcache will make its own attributes and pragmas of, before it does.
+
+    Raises:
+        ValueError: A setting that diskcache did not write.
+        sqlite3.Error: Not a database of diskcache's.
+    """
+    if not database.exists():
+        return
+    known = {**diskcache.DEFAULT_SETTINGS, **diskcache.core.METADATA}
+    with closing(sqlite3.connect(database, timeout=2)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
+            return  # another process is making it just now
+        rows = connection.execute("SELECT key, value FROM Settings LIMIT 100").fetchall()
+    for name, value in rows:
+        default = known.get(name)
+        is_number = type(default) in {int, float} and type(value) in {int, float}
+        if name not in known or not (is_number or value in {default, "none"}):
+            raise ValueError(f"a setting {name!r} that diskcache did not write")
