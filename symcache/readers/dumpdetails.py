@@ -89,11 +89,11 @@ def read_build_lab(memory: ByteView, block: DebuggerData | None) -> str | None:
     """Return the kernel's own name of its build (``19041.1.amd64fre.vb_release.191206-1406``), if it is there."""
     if block is None or not block.build_lab_va:
         return None
-    for length in (_LONGEST_LAB_BYTES, 64, 48):
+    raw = b""
+    while len(raw) < _LONGEST_LAB_BYTES and b"\0" not in raw:
         try:
-            raw = memory.read(block.build_lab_va, length).partition(b"\0")[0]
+            raw += memory.read(block.build_lab_va + len(raw), 1)
         except InputError:
-            continue
-        text = raw.decode("latin-1")
-        return text if text.isprintable() and text else None
-    return None
+            break
+    text = raw.partition(b"\0")[0].decode("latin-1")
+    return text if text.isprintable() and text else None
