@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,24 @@ def test_an_absent_part_skips_and_a_required_one_fails(monkeypatch: pytest.Monke
 def test_a_skip_tells_which_part_it_lacked(monkeypatch: pytest.MonkeyPatch, reason: str, part: str | None) -> None:
     monkeypatch.setenv("SYMCACHE_TEST_REQUIRE", "aria2,pefile")
     assert required_in(reason) == part
+
+
+@pytest.mark.parametrize(
+    ("required", "counts"), [("", "2 skipped"), ("aria2,pefile", "1 failed, 1 error")], ids=["optional", "required"]
+)
+def test_a_run_that_must_have_a_part_fails_where_it_would_skip(tmp_path: Path, required: str, counts: str) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (tmp_path / "test_one.py").write_text(
+        "import pytest\ndef test_one():\n    pytest.skip('aria2c is not on the path')\n", encoding="utf-8"
+    )
+    (tmp_path / "test_file.py").write_text(
+        "import pytest\npytest.skip('no pefile here', allow_module_level=True)\n", encoding="utf-8"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "--continue-on-collection-errors", str(tmp_path)],
+        env={**os.environ, "SYMCACHE_TEST_REQUIRE": required, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert counts in result.stdout.splitlines()[-1]
