@@ -229,14 +229,17 @@ class Admin:
                         yield Holding(transaction, filed)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, to_convert: bool = False) -> Iterator[None]:
         """Hold the lock of the store's only writer for a ``with`` block, after settling what a dead one left.
 
         Raises:
-            StoreError: Another writer does not end, or the disk does not take what is to be settled.
+            StoreError: Another writer does not end, the disk does not take what is to be settled, or the store is half
+                converted and this is not *to_convert* it.
         """
         lock = KeyLock(self._store.root / OWN_FOLDER / "locks", "000admin")
         with lock.hold(timeout_s=self._lock_wait_s):
+            if self._store.converting.exists() and not to_convert:
+                raise StoreError("a conversion to another layout was interrupted; end it first", path=self._store.root)
             left = read_journal(self._store)
             if left is not None:
                 self._settle(left)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["Form", "Store", "Stored", "as_store_error", "list_stored"]
+__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
@@ -79,6 +79,11 @@ class Store:
         """`Tier.TWO` if the root holds ``index2.txt``, as symsrv decides it."""
         return Tier.TWO if (self.root / "index2.txt").exists() else Tier.ONE
 
+    @property
+    def converting(self) -> Path:
+        """The mark of a conversion that has not ended; while it is there, files may lie in either layout."""
+        return self.root / OWN_FOLDER / "converting"
+
     def create(self, tier: Tier = Tier.ONE) -> None:
         """Make the root with its marks, unless it is a store already.
 
@@ -103,15 +108,18 @@ class Store:
         Raises:
             StoreError: The store cannot be read.
         """
-        best: Stored | None = None
         try:
-            for folder in self._key_folders(key):
-                for stored in list_stored(folder, key.name):
-                    if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
-                        best = stored
+            while True:
+                tiers = self._tiers()
+                for tier in tiers:
+                    best = self._find_in(key, tier)
+                    if best is not None:
+                        return best
+                if tiers == self._tiers():
+                    return None
+                self._listings.forget()
         except OSError as error:
             raise as_store_error(error, self.root) from error
-        return best
 
     def lock(self, key: Key) -> KeyLock:
         """Return the lock that every process takes before it fills in *key*'s files."""
@@ -161,14 +169,12 @@ class Store:
         Raises:
             StoreError: The store cannot be read.
         """
+        tiers = sorted(set(self._tiers()))
         try:
-            parents = [self.root]
-            if self.tier is Tier.TWO:
-                parents = [self.root / name for name in _folders(self.root)]
-            for parent in parents:
-                for name in _folders(parent):
-                    for id_ in _folders(parent / name):
-                        yield name, id_, parent / name / id_
+            for tier in tiers:
+                for name, id_, folder in _walk(self.root, tier):
+                    if len(tiers) == 1 or is_key_folder(folder, name, tier):
+                        yield name, id_, folder
         except OSError as error:
             raise as_store_error(error, self.root) from error
 
@@ -184,25 +190,49 @@ class Store:
     ) -> None:
         self.close()
 
-    def _key_folders(self, key: Key) -> Iterator[Path]:
+    def _tiers(self) -> tuple[Tier, ...]:
+        """Return the layouts to look in.
+
+        While a store is converted, a folder moves from the one to the other in one step: whoever looks in the new, the
+        old and the new layout again meets it.
+        """
+        tier = self.tier
+        return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier) if self.converting.exists() else (tier,)
+
+    def _find_in(self, key: Key, tier: Tier) -> Stored | None:
+        best: Stored | None = None
         parents = [self.root]
-        if self.tier is Tier.TWO:
+        if tier is Tier.TWO:
             parents = list(self._listings.spellings(self.root, tier_folder(key.name)))
         for parent in parents:
             for named in self._listings.spellings(parent, key.name):
-                yield from self._listings.spellings(named, key.id)
+                for folder in self._listings.spellings(named, key.id):
+                    for stored in list_stored(folder, key.name):
+                        if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
+                            best = stored
+        return best
 
     def _spelt(self, parent: Path, name: str) -> Path:
         return next(self._listings.spellings(parent, name), parent / name)
 
     def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
+        tier = self.tier
+
         def target() -> Path:
+            nonlocal tier
+            tier = self.tier
             folder = self.folder_for(key)
             # The folder's own spelling, so that both parts of the path are written alike.
             name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
             return folder / (compressed_name(name) if form is Form.COMPRESSED else name)
 
-        return put_in_place(scratch, target)
+        path = put_in_place(scratch, target)
+        while tier is not self.tier:
+            # A conversion began after the path was chosen, and may have passed there already.
+            before, path = path, target()
+            with suppress(FileNotFoundError):
+                path = put_in_place(before, target)
+        return path
 
 
 class _Listings:
@@ -215,6 +245,10 @@ class _Listings:
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
         self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
+
+    def forget(self) -> None:
+        """Trust no listing made so far."""
+        self._known.clear()
 
     def spellings(self, parent: Path, name: str) -> Iterator[Path]:
         """Yield the folders in *parent* that are called *name*, exact spelling first."""
@@ -266,6 +300,31 @@ def list_stored(folder: Path, name: str) -> list[Stored]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(stored, key=lambda file: (_RANK[file.form], file.path.name))
+
+
+def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
+    """Return whether *folder*, found where *tier* has the folders of keys, holds files of a key of that *name*.
+
+    With both layouts in one tree the same depth has folders of the other one too: what lies in them tells.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if tier is Tier.TWO and fold(tier_folder(name)) != fold(folder.parent.parent.name):
+        return False
+    names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return any(
+            (fold(entry.name) == _MSFZ_FOLDER) if entry.is_dir() else (fold(entry.name) in names) for entry in entries
+        )
+    return False
+
+
+def _walk(root: Path, tier: Tier) -> Iterator[tuple[str, str, Path]]:
+    for parent in [root] if tier is Tier.ONE else [root / name for name in _folders(root)]:
+        for name in _folders(parent):
+            for id_ in _folders(parent / name):
+                yield name, id_, parent / name / id_
 
 
 def _folders(parent: Path) -> list[str]:

@@ -1,0 +1,191 @@
+"""Single-tier to two-tier and back, while others look files up and publish."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import StoreError
+from symcache.identity import Tier, fold, tier_folder
+from symcache.store.admin import Admin
+from symcache.store.place import as_store_error, remove_empty_folders, take_away, write_whole
+from symcache.store.quarantine import put_into_quarantine
+from symcache.store.refs import REFS, Refs, read_refs, write_refs
+from symcache.store.tree import is_key_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from symcache.store.tree import Store
+
+__all__ = ["Converted", "convert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion did; a rerun counts what it found left to do.
+
+    Attributes:
+        tier: The layout that the store has now.
+        moved: How many folders moved as they were, of names where possible, else of keys.
+        merged: How many keys had a folder in both layouts.
+        quarantined: How many files gave way to another of the same key.
+    """
+
+    tier: Tier
+    moved: int
+    merged: int
+    quarantined: int
+
+    def as_json(self) -> dict[str, int]:
+        """Return the fields of one JSON object."""
+        return {"tier": self.tier, "moved": self.moved, "merged": self.merged, "quarantined": self.quarantined}
+
+
+def convert(
+    store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None = None, lock_wait_s: float = 600.0
+) -> Converted:
+    """Give *store* the layout *tier*, or end a conversion that was interrupted.
+
+    A mark says that files may lie in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
+    goes. After a kill at any instant `Store.find` still finds every file, and a rerun does the rest. Transactions wait
+    meanwhile; publishing goes on, into the new layout. symsrv knows the new layout alone: to a debugger that looks in
+    the tree itself, files that have not moved yet are absent.
+
+    Args:
+        store: The store.
+        tier: The layout it is to have.
+        on_moved: Told of each folder that moved, where it lies now.
+        lock_wait_s: Seconds to wait for a writer of transactions.
+
+    Raises:
+        StoreError: The disk does not take it, or (Windows) a file is in use; the store stays usable, a rerun goes on.
+    """
+    with Admin(store, lock_wait_s=lock_wait_s).locked(to_convert=True):
+        mover = _Mover(store, tier, on_moved)
+        write_whole(store, store.converting, b"to tier %d\n" % tier)
+        try:
+            index2 = store.root / "index2.txt"
+            if tier is Tier.TWO:
+                index2.touch()
+            else:
+                index2.unlink(missing_ok=True)
+            # Once more after the last folder: somebody may have published just while the layout changed.
+            while mover.move_all():
+                pass
+        except OSError as error:
+            raise as_store_error(error, store.root) from error
+        take_away(store, store.converting)
+    return Converted(tier, mover.moved, mover.merged, mover.quarantined)
+
+
+class _Mover:
+    def __init__(self, store: Store, tier: Tier, on_moved: Callable[[Path], None] | None) -> None:
+        self._store = store
+        self._tier = tier
+        self._on_moved = on_moved
+        self.moved = self.merged = self.quarantined = 0
+
+    def move_all(self) -> bool:
+        """Move what lies in the old layout; return whether there was anything."""
+        old_parents = [self._store.root]
+        if self._tier is Tier.ONE:
+            old_parents = _folders(self._store.root)
+        found = False
+        for parent in old_parents:
+            for named in _folders(parent):
+                found |= self._move_name(named)
+            remove_empty_folders(parent, self._store.root)
+        return found
+
+    def _move_name(self, named: Path) -> bool:
+        old_tier = Tier.ONE if self._tier is Tier.TWO else Tier.TWO
+        folders = _folders(named)
+        keys = [folder for folder in folders if is_key_folder(folder, named.name, old_tier)]
+        if not keys:
+            return False
+        parent = self._store.root
+        if self._tier is Tier.TWO:
+            parent = _spelt(parent, tier_folder(named.name))
+        target = _spelt(parent, named.name)
+        if keys == folders and named not in target.parents and _rename_folder(named, target):
+            self._count(target)
+        else:
+            for folder in keys:
+                self._move_key(folder, _spelt(target, folder.name))
+        remove_empty_folders(named, self._store.root)
+        return True
+
+    def _move_key(self, folder: Path, target: Path) -> None:
+        if _rename_folder(folder, target):
+            self._count(target)
+            return
+        self.merged += 1
+        old = read_refs(folder)
+        if old.exists:
+            new = read_refs(target)
+            lines = (*old.lines, *(line for line in new.lines if line not in old.lines))
+            write_refs(self._store, target, Refs(lines, exists=True))
+            take_away(self._store, folder / REFS)
+        self._merge(folder, target)
+
+    def _merge(self, folder: Path, target: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            other = _spelt(target, path.name)
+            if path.is_dir():
+                if not _rename_folder(path, other):
+                    self._merge(path, other)
+            elif other.exists() and other.stat().st_size:
+                put_into_quarantine(self._store, path, "the store has another file of this key, in its new layout")
+                self.quarantined += 1
+            else:
+                path.replace(other)
+        with suppress(OSError):
+            folder.rmdir()
+
+    def _count(self, target: Path) -> None:
+        self.moved += 1
+        if self._on_moved is not None:
+            self._on_moved(target)
+
+
+def _rename_folder(folder: Path, target: Path) -> bool:
+    """Move a folder in one step; return whether there was none of that name before.
+
+    Raises:
+        StoreError: A file in it is in use (Windows).
+    """
+    while True:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(target)
+        except FileNotFoundError:
+            if not folder.exists():  # pruned meanwhile, or moved by whoever published there
+                return True
+        except OSError as error:
+            if target.is_dir():
+                return False
+            raise StoreError(f"cannot be moved: {error.strerror or error}", path=folder) from error
+        else:
+            return True
+
+
+def _folders(parent: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
+        names = [
+            entry.name for entry in entries if fold(entry.name) not in {"000admin", ".symcache"} and entry.is_dir()
+        ]
+        return [parent / name for name in sorted(names)]
+    return []
+
+
+def _spelt(parent: Path, name: str) -> Path:
+    if not (parent / name).exists():
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
+            for entry in entries:
+                if fold(entry.name) == fold(name):
+                    return parent / entry.name
+    return parent / name
