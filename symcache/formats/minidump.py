@@ -54,7 +54,7 @@ _FULL_MEMORY = 0x2
 # let a file of nothing but entries decide how long the walk is.
 _MOST_STREAMS = 4096
 _LONGEST_NAME_BYTES = 0xFFFE  # what a UNICODE_STRING can say
-_LONGEST_RECORD_BYTES = 0x10000
+_LONGEST_RECORD_BYTES = 0x1000
 
 
 class StreamType(IntEnum):

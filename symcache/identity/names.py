@@ -67,6 +67,8 @@ def _find_problem(part: str) -> str | None:
         return "it is empty"
     if part in {".", ".."}:
         return "it names a folder"
+    if len(part) > _LONGEST_BYTES:  # before a look at each character, of which an input may give 64 KiB
+        return f"it is longer than {_LONGEST_BYTES} bytes"
     if any(unicodedata.category(char) in {"Cc", "Cs"} for char in part):
         return "it has a control character"
     if bad := _FORBIDDEN.intersection(part):
