@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from symcache.formats.kernelspace import KernelSpace
     from symcache.formats.pagemaps import PageMap
+    from symcache.formats.paging import AddressSpace
+    from symcache.formats.pe import Image
     from symcache.formats.view import ByteView
     from symcache.readers.records import Module
 
@@ -24,7 +26,7 @@ __all__ = ["scan_for_kernel"]
 
 _KERNEL_NAME = "ntoskrnl.exe"
 _KERNEL_PDBS = frozenset(["ntoskrnl.pdb", "ntkrnlmp.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb"])
-_LARGEST_KERNEL_BYTES = 64 << 20
+_LARGEST_KERNEL_BYTES = 32 << 20
 _SCANNED_BYTES = 512 << 20
 _BLOCK_PAGES = 256
 _MOST_HITS = 4096
@@ -43,29 +45,33 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
         pages: The pages it has.
         pointers: Addresses of variables of the kernel; 0 is none.
     """
-    if kernel.debugger_data is not None and kernel.debugger_data.kernel_base_va:
-        pointers = (kernel.debugger_data.kernel_base_va, *pointers)
-    for pointer in dict.fromkeys(pointers):
-        found = _scan_below(kernel, pointer)
-        if found is not None:
-            return found
-    return _scan_pages(memory, pages)
+    found = _scan_below(kernel, pointers)
+    return found if found is not None else _scan_pages(memory, pages)
 
 
-def _scan_below(kernel: KernelSpace, pointer: int) -> Module | None:
-    """Search downwards from an address within the image."""
+def _scan_below(kernel: KernelSpace, pointers: tuple[int, ...]) -> Module | None:
+    """Search downwards from addresses within the image."""
     space = kernel.space
-    lowest = max(pointer - _LARGEST_KERNEL_BYTES, space.mode.kernel_start)
-    for base in range(pointer & -PAGE_SIZE, lowest - 1, -PAGE_SIZE):
-        try:
-            if space.read(base, 2) != b"MZ":
-                continue
-            image = parse_image(PartView(space, base, min(_LARGEST_KERNEL_BYTES, space.size - base)), Layout.MEMORY)
-        except InputError:
-            continue
-        if base <= pointer < base + image.size_of_image:
-            return image_module(image, _KERNEL_NAME, None, base)
+    if kernel.debugger_data is not None:
+        pointers = (kernel.debugger_data.kernel_base_va, *pointers)
+    lowest_seen = space.size
+    for pointer in sorted((pointer for pointer in pointers if pointer >= space.mode.kernel_start), reverse=True):
+        lowest = max(pointer - _LARGEST_KERNEL_BYTES, space.mode.kernel_start)
+        for base in range(min(pointer & -PAGE_SIZE, lowest_seen - PAGE_SIZE), lowest - 1, -PAGE_SIZE):
+            image = _find_image(space, base)
+            if image is not None and any(base <= inside < base + image.size_of_image for inside in pointers):
+                return image_module(image, _KERNEL_NAME, None, base)
+        lowest_seen = min(lowest_seen, lowest)
     return None
+
+
+def _find_image(space: AddressSpace, base: int) -> Image | None:
+    try:
+        if space.read(base, 2) != b"MZ":
+            return None
+        return parse_image(PartView(space, base, min(_LARGEST_KERNEL_BYTES, space.size - base)), Layout.MEMORY)
+    except InputError:
+        return None
 
 
 def _scan_pages(memory: ByteView, pages: PageMap) -> Module | None:

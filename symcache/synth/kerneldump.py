@@ -58,6 +58,7 @@ class DumpPlan:
         processors: How many.
         root_bits: Bits to set in the page table register besides the root, such as a PCID.
         magic: First word of a bitmap's header, ``SDMP`` or ``FDMP``.
+        bitmap_bits: Length of the bitmap; None for three bits more than there are pages, no multiple of 8.
     """
 
     kind: DumpKind = DumpKind.FULL
@@ -73,6 +74,7 @@ class DumpPlan:
     processors: int = 2
     root_bits: int = 0
     magic: bytes = b"SDMP"
+    bitmap_bits: int | None = None
 
 
 _MACHINES = {Paging.X86: 0x14C, Paging.PAE: 0x14C, Paging.X64: 0x8664, Paging.LA57: 0x8664, Paging.ARM64: 0xAA64}
@@ -101,9 +103,9 @@ def _body_header(plan: DumpPlan, base: int, runs: list[tuple[int, int]]) -> byte
         case DumpKind.FULL | DumpKind.HEADER:
             return b""
         case DumpKind.SUMMARY:
-            return _summary_header(base, runs)
+            return _summary_header(base, runs, plan.bitmap_bits or _bits(runs))
         case DumpKind.BITMAP_FULL | DumpKind.BITMAP_KERNEL | DumpKind.AUTOMATIC:
-            return _bitmap_header(base, runs, plan.magic)
+            return _bitmap_header(base, runs, plan.bitmap_bits or _bits(runs), plan.magic)
         case DumpKind.RANGES_KERNEL | DumpKind.RANGES_KERNEL_AND_USER | DumpKind.RANGES_COMPLETE:
             return _ranges_header(base, runs, complete=plan.kind is DumpKind.RANGES_COMPLETE)
         case DumpKind.TRIAGE:
@@ -221,16 +223,14 @@ def _bits(runs: list[tuple[int, int]]) -> int:
     return max((first + count for first, count in runs), default=0) + 3
 
 
-def _bitmap_header(base: int, runs: list[tuple[int, int]], magic: bytes) -> bytes:
-    bits = _bits(runs)
+def _bitmap_header(base: int, runs: list[tuple[int, int]], bits: int, magic: bytes) -> bytes:
     bitmap = _bitmap(runs, bits)
     present = sum(count for _, count in runs)
     header = magic + b"DUMP" + struct.pack("<I20xQQQ", 3, base + 0x38 + len(bitmap), present, bits)
     return header + bitmap
 
 
-def _summary_header(base: int, runs: list[tuple[int, int]]) -> bytes:
-    bits = _bits(runs)
+def _summary_header(base: int, runs: list[tuple[int, int]], bits: int) -> bytes:
     bitmap = _bitmap(runs, bits)
     wide = base == 0x2000
     fixed = 0x28 if wide else 0x20

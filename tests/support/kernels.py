@@ -112,4 +112,5 @@ def expected(plan: DriverPlan, name: str | None = None) -> tuple[str, str | None
 
 def found(module: Module) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the same of a module that was read."""
-    return module.name, module.image and module.image.index, tuple(pdb.key.index for pdb in module.pdbs)
+    image = None if module.image is None else module.image.index
+    return module.name, image, tuple(pdb.key.index for pdb in module.pdbs)
