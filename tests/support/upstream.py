@@ -93,8 +93,9 @@ class Exchange:
     def body(self, data: bytes) -> None:
         """Send body bytes; none in an answer to HEAD."""
         if self.request.method != "HEAD":
-            self.raw(data)
+            # Counted first, so that whoever has received a body finds it in the log.
             self.request.sent_bytes += len(data)
+            self.raw(data)
 
     def raw(self, data: bytes) -> None:
         """Send bytes as they are, counted nowhere."""

@@ -57,7 +57,7 @@ class Request:
         target: The request line's middle part, untouched.
         headers: By lower-case name; a repeated header's values are joined by a comma and a blank.
         status: What was answered; None while no answer was begun, or where raw bytes or nothing was sent.
-        sent_bytes: Body bytes given to the socket so far, chunk framing left out.
+        sent_bytes: Body bytes given to the socket, chunk framing left out; those under way are counted already.
         ended: Set once the answer is over, well or not.
     """
 
