@@ -29,6 +29,7 @@ _MOST_PENDING = 64
 _MOST_NAMESAKES = 8
 # Whatever the kernel's file is called, debuggers call its module nt.
 _KERNELS = frozenset(["ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp"])
+_NO_IDENTITY = "the log does not show what identifies it"
 _NO_KEY = "the log does not show its key"
 
 
@@ -97,17 +98,9 @@ class Sighting:
 
     def module(self) -> Module:
         """Return it as a record."""
-        image, problem = self._image_key()
-        if self.pdbs:
-            problem = None
-        elif image is not None:
-            problem = "the log does not show the key of its PDB; its image names it"
-        elif self.dbg is not None:
-            problem = None
-        elif self.pdb_name is not None and self.base is None:
+        image = self._image_key()
+        if self.pdb_name is not None and not self.pdbs and image is None and self.base is None:
             return Module(self.pdb_name, problem=f"the log does not show its key; it is the PDB of {self.name}")
-        elif self.pdb_name is not None:
-            problem = f"the log does not show the key of its PDB, {self.pdb_name}"
         return Module(
             self.image_name or (self.dbg.name if self.dbg is not None else self.name),
             path=self.path,
@@ -116,16 +109,24 @@ class Sighting:
             image=image,
             pdbs=tuple(self.pdbs.values()),
             dbg=self.dbg,
-            problem=problem,
+            problem=self._problem(image),
         )
 
-    def _image_key(self) -> tuple[ImageKey | None, str | None]:
+    def _problem(self, image: ImageKey | None) -> str | None:
+        if self.pdbs:
+            return None
+        if image is not None:
+            return "the log does not show the key of its PDB; its image names it"
+        if self.dbg is not None:
+            return None
+        if self.pdb_name is not None:
+            return f"the log does not show the key of its PDB, {self.pdb_name}"
+        return _NO_IDENTITY
+
+    def _image_key(self) -> ImageKey | None:
         if not self.image_name or not self.timestamp or not self.size:
-            return None, "the log does not show what identifies it"
-        try:
-            return ImageKey(self.image_name, self.timestamp, self.size), None
-        except MalformedInput as error:
-            return None, error.problem
+            return None
+        return ImageKey(self.image_name, self.timestamp, self.size)
 
 
 class LogModules:
@@ -202,7 +203,7 @@ class LogModules:
         if fold(name) not in names and fold(name).endswith(".pdb"):
             self._pending_pdb_name = name
 
-    def mention(self, name: str, problem: str = "the log does not show what identifies it") -> None:
+    def mention(self, name: str, problem: str = _NO_IDENTITY) -> None:
         """Note a file that the transcript names without its key."""
         if fold(name) not in self._mentions and self._has_room():
             self._mentions[fold(name)] = (name, problem)

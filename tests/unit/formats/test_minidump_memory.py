@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import NotInDump
+from symcache.formats import minidump_memory
 from symcache.formats.minidump import StreamType, parse_minidump
 from symcache.formats.minidump_memory import CapturedMemory, read_memory_ranges
 from symcache.formats.view import BytesView, PartView
@@ -109,6 +110,17 @@ def test_a_number_of_ranges_larger_than_the_stream_is_cut() -> None:
     (stream,) = parse_minidump(BytesView(bytes(data))).streams_of(StreamType.MEMORY64_LIST)
     struct.pack_into("<Q", data, stream.offset, 2**64 - 1)
     assert memory_of(bytes(data)).read(0x1000, 4) == b"abcd"
+
+
+def test_more_ranges_than_any_process_has_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minidump_memory, "_MOST_RANGES", 3)
+    memory = memory_of(build_minidump(MinidumpPlan(memory=[(n << 12, b"x") for n in range(4)])))
+    assert (len(memory), memory.truncated) == (3, True)
+
+
+def test_a_negative_length_is_refused() -> None:
+    with pytest.raises(NotInDump):
+        memory_of(build_minidump(MinidumpPlan(memory=[(0x1000, b"abcd")]))).read(0x1000, -1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 120), st.binary(min_size=1, max_size=30)), max_size=12), st.booleans())

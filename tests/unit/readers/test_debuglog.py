@@ -534,6 +534,13 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(isinstance(record, Module) for record in records) == 50
 
 
+def test_one_module_does_not_gather_pdbs_without_end() -> None:
+    text = "".join(question(f"x{n}.pdb", ID) + "DBGHELP: app - no symbols loaded\n" for n in range(200))
+    modules = read(text)
+    assert sum(len(module.pdbs) for module in modules) == 200
+    assert max(len(module.pdbs) for module in modules) <= 64
+
+
 SEED = (
     question("app.dll", "5AB380779000", "0x00000000")
     + question("app.pdb", ID)
