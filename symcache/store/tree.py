@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
 from symcache.store.locks import KeyLock
-from symcache.store.place import as_store_error, flush, put_in_place
+from symcache.store.place import as_store_error, flush, put_in_place, remove_empty_folders
 from symcache.store.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ class Store:
             before, path = path, target()
             with suppress(FileNotFoundError):
                 path = put_in_place(before, target)
+                remove_empty_folders(before.parent, self.root)
         return path
 
 
