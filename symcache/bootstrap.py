@@ -91,6 +91,8 @@ def main(arguments: list[str]) -> int:
     except BootstrapError as error:
         _say(str(error))
         return 1
+    except KeyboardInterrupt:
+        return 130
     return run_in(python, ["-m", "symcache", *arguments])
 
 
@@ -124,7 +126,10 @@ def _create(target: Path, python: Path) -> list[str]:
 
 def _run(command: list[str], problem: str) -> None:
     # What pip says goes to standard error: standard output belongs to the command that is run afterwards.
-    if subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode != 0:
+    # PIP_USER, set where the system's Python is managed, would bar pip from installing into an environment.
+    environment = {**os.environ, "PIP_USER": "0"}
+    done = subprocess.run(command, check=False, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    if done.returncode != 0:
         raise BootstrapError(f"{problem}: {' '.join(command)}")
 
 

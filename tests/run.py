@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
     except bootstrap.BootstrapError as error:
         sys.stderr.write(f"tests/run.py: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     os.chdir(ROOT)
     measuring = ["-m", "coverage", "run"] if options.coverage else []
     status: int = bootstrap.run_in(python, [*measuring, "-m", "pytest", *rest])
