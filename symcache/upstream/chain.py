@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Place: TypeAlias = Store | PlainFolder | HttpStore
 
-__all__ = ["Chain", "ChainSettings", "sum_up"]
+__all__ = ["Chain", "ChainSettings", "read_image_file", "sum_up"]
 
 T = TypeVar("T")
 
@@ -105,14 +105,14 @@ class Chain:
             for place in self.places:
                 stored = await to_thread.run_sync(self._right_file, place, key, ())
                 if stored is not None:
-                    return await to_thread.run_sync(_parse, stored.path)
+                    return await to_thread.run_sync(read_image_file, stored.path)
                 headers = await place.read_headers(key) if isinstance(place, HttpStore) else None
                 if isinstance(headers, Image):
                     return headers
                 if headers is not None:
                     answers.append(headers)
                 elif target is not None:
-                    brought, image = await self._try(place, key, (), target, lambda arrival, _: _parse(arrival.plain))
+                    brought, image = await self._try(place, key, (), target, _read_headers)
                     answers.append(brought)
                     if image is not None:
                         return image
@@ -284,7 +284,16 @@ def _attempts(answers: Sequence[Brought]) -> tuple[Attempt, ...]:
     return tuple(attempt for answer in answers for attempt in answer.attempts)
 
 
-def _parse(path: Path) -> Image:
+def _read_headers(arrival: Arrival, _origin: str) -> Image:
+    return read_image_file(arrival.plain)
+
+
+def read_image_file(path: Path) -> Image:
+    """Return the headers and debug data of an image on disk that was found right.
+
+    Raises:
+        InputError: It is not right.
+    """
     with FileView(path) as view:
         return parse_image(view, Layout.DISK)
 

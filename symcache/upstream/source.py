@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from symcache.identity import Tier, fold
 from symcache.store.misses import Misses
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
-from symcache.upstream.chain import Chain, ChainSettings
+from symcache.upstream.chain import Chain, ChainSettings, read_image_file
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
 from symcache.upstream.download import Downloader
@@ -104,6 +104,11 @@ class SymbolSource:
                 return Present(stored.path, stored.size_bytes)
         return None
 
+    def find_image(self, key: ImageKey) -> Image | None:
+        """Return the headers and debug data of the image that *key* names, if a debugger would find it here."""
+        present = self.find(key)
+        return None if present is None else read_image_file(present.path)
+
     def is_excluded(self, key: Key) -> bool:
         """Whether the configuration says never to look for a file of this name."""
         return any(fnmatchcase(fold(key.name), fold(pattern)) for pattern in self.config.exclusions.names)
@@ -123,9 +128,16 @@ class SymbolSource:
         """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
         return await self._headers.run(key.folded, lambda: self._walk_for_headers(key))
 
+    def close(self) -> None:
+        """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
+        for store in self._stores.values():
+            store.close()
+        if self._misses is not None:
+            self._misses.close()
+
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
-        self._stack.callback(self._close_stores)
+        self._stack.callback(self.close)
         self._stack.push_async_callback(self._lanes.aclose)
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._fetches: SingleFlight[Outcome] = SingleFlight(group)
@@ -247,13 +259,6 @@ class SymbolSource:
             for place in chain.places:
                 if isinstance(place, Store):
                     yield place
-
-    def _close_stores(self) -> None:
-        for store in self._stores.values():
-            with suppress(OSError):
-                store.close()
-        if self._misses is not None:
-            self._misses.close()
 
 
 def _combine(outcomes: Sequence[Missing | Failed]) -> Missing | Failed:

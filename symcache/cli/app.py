@@ -1,0 +1,98 @@
+"""The root command, and the outermost edge where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from symcache._version import __version__
+from symcache.cli.output import say_error
+from symcache.errors import InputError, SymcacheError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main", "root"]
+
+_COMMANDS = {
+    "warm": "Fill the store with what the inputs need; report what is missing.",
+    "check": "Report what the inputs need and the store lacks; no network.",
+    "scan": "List the modules of the inputs and their keys; no network, no store.",
+    "fetch": "Fetch single files by index; print where they lie.",
+    "inspect": "Show identity and health of one file.",
+    "missing": "What upstreams do not have: list, ask again, forget.",
+    "path": "The symbol path to give to a debugger.",
+    "servers": "Symbol servers known and configured.",
+    "store": "Look after stores: publish, list, verify, prune, convert.",
+    "export": "Pack symbols into a bundle for a machine without a network.",
+    "import": "Take a bundle into the store.",
+    "serve": "Serve the store and its upstreams over HTTP.",
+    "demo": "The whole job on this machine alone, without internet or Windows.",
+}
+
+
+class _Root(click.Group):
+    """Commands are imported when they are called: httpx and rich cost more than most commands take."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return [name for name in _COMMANDS if importlib.util.find_spec(_module(name)) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(_module(cmd_name)).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+def _module(name: str) -> str:
+    return f"symcache.cli.{'import_' if name == 'import' else name}"
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="symcache %(version)s")
+def root() -> None:
+    """Fill, check and serve local stores of Windows symbol files.
+
+    symcache works out which PDBs and images a debugger will ask for, from dumps, images, manifests and debugger logs,
+    fetches them all at once from Microsoft's and other symbol servers, verifies them, and says what does not exist.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code of docs/reference.md."""
+    try:
+        code = root.main(args=arguments, prog_name="symcache", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say_error("interrupted; what was fetched is kept")
+        code = 130
+    except SymcacheError as error:
+        say_error(str(error))
+        code = 2 if isinstance(error, UsageError) else 4 if isinstance(error, InputError) else 1
+    except BrokenPipeError:
+        # Whoever read the result has had enough. Nothing more can be said to them, at exit neither.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:  # noqa: BLE001 - the outermost edge: no traceback reaches a user unasked
+        say_error(f"this should not have happened, please report it: {type(error).__name__}: {error}")
+        if "-v" in (arguments or sys.argv):
+            traceback.print_exc()
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

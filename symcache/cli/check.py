@@ -1,0 +1,38 @@
+"""``symcache check``."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from symcache.cli.inputs import read_inputs
+from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
+from symcache.cli.progress import show_progress
+from symcache.cli.warm import finish
+from symcache.upstream.source import SymbolSource
+from symcache.warm.run import Warmer
+
+__all__ = ["command"]
+
+
+@click.command()
+@inputs_argument
+@click.option("--images", is_flag=True, help="Ask for the images themselves, too.")
+@click.option("--all-pdbs", is_flag=True, help="Ask for every PDB an image names, not only the one debuggers want.")
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@json_option
+@settings_options
+def command(
+    settings: Settings, inputs: tuple[str, ...], images: bool, all_pdbs: bool, allow_missing: bool, as_json: bool
+) -> None:
+    """Report what the inputs need and whether the store has it, right and whole; no network.
+
+    INPUT is what `symcache warm` takes.
+    """
+    config = settings.load()
+    with show_progress(quiet=settings.quiet) as observer:
+        source = SymbolSource(config, observer=observer)
+        with Warmer(source, observer=observer, images=images, all_pdbs=all_pdbs) as warmer:
+            report = anyio.run(warmer.check, read_inputs(inputs))
+        source.close()
+    finish(report, settings, as_json=as_json, allow_missing=allow_missing)

@@ -1,0 +1,96 @@
+"""Options that many commands take, and the settings that they and the config file make together."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from symcache._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from symcache.config import Config
+
+__all__ = ["Settings", "inputs_argument", "json_option", "settings_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the common options say.
+
+    Attributes:
+        config_file: ``--config``.
+        symbol_path: ``-y``.
+        store: ``--store``.
+        quiet: ``-q``: only errors.
+        verbose: ``-v``: everything.
+    """
+
+    config_file: Path | None = None
+    symbol_path: str | None = None
+    store: Path | None = None
+    quiet: bool = False
+    verbose: bool = False
+
+    def load(self) -> Config:
+        """Read the config file and the environment; the options win.
+
+        Raises:
+            ConfigError: A setting that cannot be used.
+            SymbolPathError: ``-y`` is not a symbol path.
+        """
+        from symcache.config import load_config  # noqa: PLC0415 - not needed for --help
+
+        return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store)
+
+
+def settings_options(command: F) -> F:
+    """Give *command* the common options; it gets them as its first argument, `Settings`."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Read settings from FILE instead of the user's symcache.toml.",
+    )
+    @click.option("-y", "--symbol-path", metavar="TEXT", help="Symbol path; _NT_SYMBOL_PATH and the config come after.")
+    @click.option(
+        "--store",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Fill DIR instead of the bottom-most store.",
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")
+    @click.version_option(__version__, message="symcache %(version)s")
+    @functools.wraps(command)
+    def wrapped(
+        config_file: Path | None, symbol_path: str | None, store: Path | None, quiet: bool, verbose: bool, **more: Any
+    ) -> Any:
+        return command(Settings(config_file, symbol_path, store, quiet, verbose), **more)
+
+    return wrapped  # type: ignore[return-value]  # click has put its options on it
+
+
+def json_option(command: F) -> F:
+    """Give *command* ``--json``, passed on as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(command)
+
+
+def inputs_argument(command: F) -> F:
+    """Give *command* its inputs."""
+    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
+
+
+def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.color = False

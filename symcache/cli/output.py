@@ -1,0 +1,62 @@
+"""Results to stdout, all else to stderr, in a form that is safe for the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["plain", "say", "say_error", "size_text", "write_json", "write_line", "write_table"]
+
+
+def write_json(document: Any) -> None:
+    """Write one JSON document to stdout."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=True)
+    sys.stdout.write("\n")
+
+
+def write_line(text: str = "") -> None:
+    """Write one line of the result to stdout."""
+    click.echo(text)
+
+
+def write_table(rows: Iterable[Sequence[str]]) -> None:
+    """Write *rows* to stdout with their columns lined up; the last column is as wide as it is."""
+    rows = [[plain(cell) for cell in row] for row in rows]
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        write_line("  ".join([*cells, row[-1]]).rstrip())
+
+
+def say(text: str) -> None:
+    """Write a note to stderr."""
+    click.echo(plain(text), err=True)
+
+
+def say_error(text: str) -> None:
+    """Write one line about what went wrong to stderr."""
+    say(f"symcache: {text}")
+
+
+def plain(text: str) -> str:
+    """Return *text* with everything that a terminal would act on made visible; names come from hostile input."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a length for people: ``1.2 MB``."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

@@ -1,0 +1,112 @@
+"""Progress on stderr: one bar for the whole, and the few largest transfers under way; on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from symcache.cli.output import plain, say
+from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import TaskID
+
+    from symcache.events import Event, Observer
+
+__all__ = ["show_progress"]
+
+_MOST_TRANSFERS = 6
+_WORTH_SHOWING_BYTES = 4_000_000
+_PER_SECOND = 3
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Observer]:
+    """Lend an observer that shows what happens; without a terminal it says notes alone, with *quiet* nothing."""
+    if quiet:
+        yield lambda _event: None
+    elif not sys.stderr.isatty():
+        yield _say_notes
+    else:
+        with _Bars() as bars:
+            yield bars.observe
+
+
+def _say_notes(event: Event) -> None:
+    if isinstance(event, Noted):
+        say(event.text)
+
+
+class _Bars:
+    """Many transfers go by in a second, so that events only change numbers and the bars are drawn at their own pace."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed here
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[count]}"),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=_PER_SECOND,
+            transient=True,
+        )
+        self._lock = threading.Lock()
+        self._total = self._progress.add_task("symbols", total=None, count="")
+        self._wanted = 0
+        self._settled = 0
+        self._received: dict[str, int] = {}
+        self._done_bytes = 0
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def observe(self, event: Event) -> None:
+        with self._lock:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Planned(wanted):
+                self._wanted = wanted
+            case Settled():
+                self._settled += 1
+            case TransferStarted(index, _, size_bytes):
+                if (size_bytes or 0) >= _WORTH_SHOWING_BYTES and len(self._tasks) < _MOST_TRANSFERS:
+                    name = plain(index.partition("/")[0])
+                    self._tasks[index] = self._progress.add_task(f"  {name}", total=size_bytes, count="")
+            case TransferAdvanced(index, received_bytes, _):
+                self._received[index] = received_bytes
+                if index in self._tasks:
+                    self._progress.update(self._tasks[index], completed=received_bytes)
+            case TransferEnded(index):
+                self._done_bytes += self._received.pop(index, 0)
+                if index in self._tasks:
+                    self._progress.remove_task(self._tasks.pop(index))
+            case Noted(text):
+                self._progress.console.print(plain(text), markup=False, highlight=False)
+        self._progress.update(
+            self._total,
+            count=f"{self._settled}/{self._wanted}",
+            completed=self._done_bytes + sum(self._received.values()),
+        )

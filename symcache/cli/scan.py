@@ -1,0 +1,161 @@
+"""``symcache scan``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from symcache.cli.inputs import read_inputs
+from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
+from symcache.cli.output import say, write_table
+from symcache.errors import StoreError
+from symcache.readers.manifest import manifest_lines
+from symcache.readers.records import Input, Module, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.identity import ImageKey
+    from symcache.readers.records import PdbReference, Record
+
+__all__ = ["command"]
+
+
+@click.command()
+@inputs_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a manifest for symchk /im to FILE.",
+)
+@json_option
+@settings_options
+def command(settings: Settings, inputs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+    """List the modules of the inputs and the keys of their files; no network, no store.
+
+    INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
+    debugger log, told by its content; - is standard input.
+    """
+    scan = _Scan()
+    records = scan.watch(read_inputs(inputs))
+    if output is not None:
+        _write_manifest(records, output)
+    elif as_json:
+        scan.write_json(records)
+    else:
+        _write_text(records)
+    for item in scan.unreadable:
+        say(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
+    if not settings.quiet:
+        say(f"{scan.modules} modules, {scan.identified} with an identity; {len(scan.unreadable)} unreadable")
+    raise click.exceptions.Exit(4 if scan.unreadable else 0)
+
+
+class _Scan:
+    """Counts what goes by, and keeps what the end of the document needs; modules are written as they come."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Input] = []
+        self.unreadable: list[Unreadable] = []
+        self.modules = 0
+        self.identified = 0
+
+    def watch(self, records: Iterator[Record]) -> Iterator[Module]:
+        for record in records:
+            match record:
+                case Input():
+                    self.inputs.append(record)
+                case Unreadable():
+                    self.unreadable.append(record)
+                case Module():
+                    self.modules += 1
+                    self.identified += bool(record.image or record.pdbs or record.dbg)
+                    yield record
+
+    def write_json(self, modules: Iterator[Module]) -> None:
+        write = sys.stdout.write
+        write('{\n  "schema": "symcache.modules/1",\n  "modules": [')
+        for number, module in enumerate(modules):
+            write(",\n    " if number else "\n    ")
+            write(json.dumps(_module_json(module, len(self.inputs) - 1)))
+        write("\n  ],\n")
+        inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
+        unreadable = [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable]
+        write(f'  "inputs": {json.dumps(inputs, default=str)},\n  "unreadable": {json.dumps(unreadable)}\n}}\n')
+
+
+def _write_text(modules: Iterator[Module]) -> None:
+    batch: list[tuple[str, str]] = []
+    for module in modules:
+        lines = [pdb.key.index for pdb in module.pdbs]
+        if module.dbg is not None:
+            lines.append(module.dbg.index)
+        if not lines and module.image is not None:
+            lines.append(module.image.index)
+        if module.problem is not None:
+            lines.append(f"({module.problem})")
+        batch.extend((module.name if not number else "", line) for number, line in enumerate(lines or [""]))
+        if len(batch) >= 500:  # columns line up within what fits into a few screens
+            write_table(batch)
+            batch.clear()
+    write_table(batch)
+
+
+def _write_manifest(modules: Iterator[Module], output: Path) -> None:
+    try:
+        # symchk reads the console's code page; a key is ASCII, and names nearly always are.
+        with output.open("w", encoding="utf-8", newline="\r\n" if os.name == "nt" else "\n") as file:
+            seen: set[str] = set()
+            for line in manifest_lines(modules):
+                if line not in seen:
+                    seen.add(line)
+                    file.write(f"{line}\n")
+    except OSError as error:
+        raise StoreError(error.strerror or str(error), path=output) from error
+
+
+def _module_json(module: Module, number: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "input": number,
+        "name": module.name,
+        "path": module.path,
+        "base": None if module.base is None else f"{module.base:#x}",
+        "unloaded": module.unloaded,
+        "image": None if module.image is None else _image_json(module.image),
+        "pdbs": [_pdb_json(pdb) for pdb in module.pdbs],
+        "problem": module.problem,
+    }
+    if module.dbg is not None:
+        fields["dbg"] = {"name": module.dbg.name, "index": module.dbg.index}
+    if module.process is not None:
+        fields["process"] = module.process
+    return fields
+
+
+def _image_json(key: ImageKey) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "timestamp": key.timestamp,
+        "size_of_image": key.size_of_image,
+        "index": key.index,
+    }
+
+
+def _pdb_json(pdb: PdbReference) -> dict[str, Any]:
+    key = pdb.key
+    return {
+        "name": key.name,
+        "guid": str(key.guid) if hasattr(key, "guid") else None,
+        "age": getattr(key, "age", None),
+        "format": pdb.format,
+        "index": key.index,
+        **({"signature": key.signature} if hasattr(key, "signature") else {}),
+        **({"checksums": list(pdb.checksums)} if pdb.checksums else {}),
+    }

@@ -1,0 +1,66 @@
+"""``symcache warm``, and what it shares with ``check``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+
+from symcache.cli.inputs import read_inputs
+from symcache.cli.interrupt import cancelled_by_interrupt
+from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
+from symcache.cli.output import write_json
+from symcache.cli.progress import show_progress
+from symcache.cli.reporttext import write_report
+from symcache.upstream.source import SymbolSource
+from symcache.warm.run import Warmer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from symcache.config import Config
+    from symcache.events import Observer
+    from symcache.readers.records import Record
+    from symcache.warm.report import Report
+
+__all__ = ["command", "finish"]
+
+
+@click.command()
+@inputs_argument
+@click.option("--images", is_flag=True, help="Fetch the images themselves, too.")
+@click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@json_option
+@settings_options
+def command(
+    settings: Settings, inputs: tuple[str, ...], images: bool, all_pdbs: bool, allow_missing: bool, as_json: bool
+) -> None:
+    """Fill the store with every symbol that the inputs need, and report what is missing and why.
+
+    INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
+    debugger log, told by its content; - is standard input.
+    """
+    config = settings.load()
+    with show_progress(quiet=settings.quiet) as observer:
+        report = anyio.run(_warm, config, read_inputs(inputs), observer, images, all_pdbs)
+    finish(report, settings, as_json=as_json, allow_missing=allow_missing)
+
+
+async def _warm(config: Config, records: Iterable[Record], observer: Observer, images: bool, all_pdbs: bool) -> Report:
+    report: Report | None = None
+    async with SymbolSource(config, observer=observer) as source:
+        with Warmer(source, observer=observer, images=images, all_pdbs=all_pdbs) as warmer:
+            with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
+                report = await warmer.warm(records)
+            return report or warmer.report(is_interrupted=True)
+
+
+def finish(report: Report, settings: Settings, *, as_json: bool, allow_missing: bool) -> None:
+    """Write *report* and end with its exit code."""
+    if as_json:
+        write_json(report.as_json())
+    else:
+        write_report(report, quiet=settings.quiet, verbose=settings.verbose)
+    raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing))

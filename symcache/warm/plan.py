@@ -1,0 +1,197 @@
+"""What modules need: decided from their records alone, without network or store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
+from symcache.readers.records import PdbFormat
+from symcache.upstream.outcome import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from symcache.identity import Key
+    from symcache.readers.records import Module, PdbReference
+
+__all__ = [
+    "FileKind",
+    "NothingToFetch",
+    "Plan",
+    "Want",
+    "WantedFile",
+    "WantedPdbOfImage",
+    "choose_pdbs",
+    "image_candidates",
+    "wants_of",
+]
+
+
+class FileKind(StrEnum):
+    """What kind of file a report speaks of."""
+
+    PDB = "pdb"
+    IMAGE = "image"
+    DBG = "dbg"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A file that can be asked for.
+
+    Attributes:
+        module: Name of the module that needs it.
+        key: Its identity.
+        checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+    """
+
+    module: str
+    key: Key
+    checksums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPdbOfImage:
+    """The PDB of an image that is known by its own key alone: two hops.
+
+    Attributes:
+        module: Name of the module.
+        image: Identity of the image whose headers name the PDB.
+    """
+
+    module: str
+    image: ImageKey
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToFetch:
+    """A module that nothing can be asked for.
+
+    Attributes:
+        module: Its name.
+        kind: What is missing.
+        cause: Why.
+        key: What is known of its identity; None if nothing is.
+        detail: The reason in words.
+    """
+
+    module: str
+    kind: FileKind
+    cause: Cause
+    key: Key | None = None
+    detail: str | None = None
+
+
+Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
+
+# On disk x86 kernels and HALs bear another name than the one they are published under (reference: the symchk and
+# Get-Symbols findings on halmacpi.dll and ntkrpamp.exe; bug check 0x79 names the originals).
+_KERNELS = ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe")
+_HALS = ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll")
+
+
+class Plan:
+    """The unique wants of any number of modules, in the order they came up.
+
+    Args:
+        images: Want the images themselves, too.
+        all_pdbs: Want every PDB that an image names, not only the one that debuggers ask for.
+    """
+
+    def __init__(self, *, images: bool = False, all_pdbs: bool = False) -> None:
+        self._images = images
+        self._all_pdbs = all_pdbs
+        self._wants: dict[tuple[str, str], Want] = {}
+
+    @property
+    def wants(self) -> Sequence[Want]:
+        """Every want once."""
+        return tuple(self._wants.values())
+
+    def add_module(self, module: Module) -> None:
+        """Take in what *module* needs."""
+        for want in wants_of(module, images=self._images, all_pdbs=self._all_pdbs):
+            self._wants.setdefault(_name_of(want), want)
+
+    def add_pdbs(self, wants: Sequence[Want]) -> list[Want]:
+        """Take in what a first hop brought up; return what was not wanted before."""
+        fresh = [want for want in wants if _name_of(want) not in self._wants]
+        for want in fresh:
+            self._wants.setdefault(_name_of(want), want)
+        return fresh
+
+    def choose(self, module: str, pdbs: Sequence[PdbReference]) -> Iterator[Want]:
+        """Yield what is wanted of the PDBs that *module*'s image turned out to name."""
+        yield from choose_pdbs(module, pdbs, all_pdbs=self._all_pdbs)
+
+
+def wants_of(module: Module, *, images: bool, all_pdbs: bool) -> Iterator[Want]:
+    """Yield what *module* needs, each want once or more often."""
+    if images and module.image is not None:
+        yield WantedFile(module.name, module.image)
+    if module.dbg is not None:
+        yield WantedFile(module.name, module.dbg)
+    if module.pdbs:
+        yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
+    elif module.no_debug_record:
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
+    elif module.dbg is not None:
+        return
+    elif module.image is not None:
+        yield WantedPdbOfImage(module.name, module.image)
+    elif not module.unloaded:
+        # An unloaded driver has left nothing but its name, and no debugger asks for it either.
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem)
+
+
+def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) -> Iterator[Want]:
+    """Yield the PDBs among *pdbs* that are wanted.
+
+    Of several native ones the last, which is what Microsoft's debuggers ask for; a portable one where there is no
+    native one. One that is embedded is there already, and nothing is to be fetched.
+    """
+    native = [pdb for pdb in pdbs if pdb.format in {PdbFormat.NATIVE, PdbFormat.PDB2}]
+    portable = [pdb for pdb in pdbs if pdb.format is PdbFormat.PORTABLE]
+    embedded = [pdb for pdb in pdbs if pdb.format is PdbFormat.EMBEDDED]
+    chosen = [*native, *portable] if all_pdbs else native[-1:] or ([] if embedded else portable[-1:])
+    for pdb in chosen:
+        yield WantedFile(module, pdb.key, pdb.checksums)
+    if all_pdbs or not chosen:
+        for pdb in embedded:
+            yield NothingToFetch(module, FileKind.PDB, Cause.EMBEDDED, pdb.key)
+
+
+def image_candidates(image: ImageKey) -> Iterator[ImageKey]:
+    """Yield the keys under which *image* may be published: its own, then those of the names it may have had."""
+    yield image
+    for family in (_KERNELS, _HALS):
+        if fold(image.name) in family:
+            for name in family:
+                if name != fold(image.name):
+                    yield ImageKey(name, image.timestamp, image.size_of_image)
+
+
+def kind_of(key: Key) -> FileKind:
+    """Return what kind of file *key* names."""
+    match key:
+        case PdbKey() | Pdb2Key() | PortablePdbKey():
+            return FileKind.PDB
+        case DbgKey():
+            return FileKind.DBG
+        case ImageKey():
+            return FileKind.IMAGE
+        case _:
+            return FileKind.OTHER
+
+
+def _name_of(want: Want) -> tuple[str, str]:
+    match want:
+        case WantedFile(_, key):
+            return "file", key.folded
+        case WantedPdbOfImage(_, image):
+            return "pdb of", image.folded
+        case NothingToFetch(module, _, cause, key):
+            return cause, fold(module) if key is None else key.folded

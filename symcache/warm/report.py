@@ -1,0 +1,162 @@
+"""What became of every wanted file: the report of ``warm`` and ``check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from symcache.readers.records import Unreadable
+    from symcache.upstream.outcome import Attempt, Outcome
+    from symcache.warm.plan import FileKind
+
+__all__ = ["HARMLESS", "Report", "State", "Symbol"]
+
+
+class State(StrEnum):
+    """The one state that each wanted file ends in."""
+
+    PRESENT = "present"
+    FETCHED = "fetched"
+    MISSING = "missing"
+    FAILED = "failed"
+
+
+# Nothing that exists anywhere is wanting in these cases, so they do not make a run incomplete.
+HARMLESS = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD, Cause.EXCLUDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One wanted file and its end.
+
+    Attributes:
+        index: Its key written out; None if its identity is not known.
+        kind: What kind of file it is.
+        module: Name of the module that needs it.
+        outcome: How the search ended.
+        detail: The reason in words, where the outcome has none of its own.
+    """
+
+    index: str | None
+    kind: FileKind
+    module: str
+    outcome: Outcome
+    detail: str | None = None
+
+    @property
+    def state(self) -> State:
+        """See `State`."""
+        return State(type(self.outcome).__name__.lower())
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it is missing or failed."""
+        return self.outcome.cause if isinstance(self.outcome, Missing | Failed) else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why, in words."""
+        if isinstance(self.outcome, Missing | Failed) and self.outcome.detail is not None:
+            return self.outcome.detail
+        return self.detail
+
+    @property
+    def is_wanting(self) -> bool:
+        """It is missing, and it could be somewhere."""
+        return isinstance(self.outcome, Missing) and self.outcome.cause not in HARMLESS
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of ``symcache.report/1``."""
+        outcome = self.outcome
+        found = outcome if isinstance(outcome, Present | Fetched) else None
+        attempts: tuple[Attempt, ...] = () if isinstance(outcome, Present) else outcome.attempts
+        fields: dict[str, Any] = {
+            "index": self.index,
+            "kind": self.kind,
+            "module": self.module,
+            "state": self.state,
+            "cause": self.cause,
+            "path": None if found is None else str(found.path),
+            "upstream": outcome.upstream if isinstance(outcome, Fetched) else None,
+            "bytes": None if found is None else found.size_bytes,
+            "attempts": [_attempt(attempt) for attempt in attempts],
+        }
+        if self.reason is not None:
+            fields["detail"] = self.reason
+        if isinstance(outcome, Fetched) and outcome.note is not None:
+            fields["note"] = outcome.note
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole of a run.
+
+    Attributes:
+        symbol_path: What was searched, free of secrets.
+        store: The store that debuggers open files from; None if the symbol path has none.
+        seconds: How long it took.
+        symbols: Every wanted file once.
+        unreadable: Inputs, and files of folders, that could not be read.
+        is_interrupted: The run was ended before its end.
+    """
+
+    symbol_path: str
+    store: Path | None
+    seconds: float
+    symbols: Sequence[Symbol]
+    unreadable: Sequence[Unreadable] = ()
+    is_interrupted: bool = False
+
+    def count(self) -> Counter[State]:
+        """Return how many files ended in each state."""
+        return Counter(symbol.state for symbol in self.symbols)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Length of all files fetched."""
+        return sum(symbol.outcome.size_bytes for symbol in self.symbols if isinstance(symbol.outcome, Fetched))
+
+    def exit_code(self, *, allow_missing: bool = False) -> int:
+        """Return how the command ends; see the table in docs/reference.md."""
+        if self.is_interrupted:
+            return 130
+        if any(symbol.state is State.FAILED for symbol in self.symbols):
+            return 1
+        if self.unreadable:
+            return 4
+        if not allow_missing and any(symbol.is_wanting for symbol in self.symbols):
+            return 3
+        return 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document ``symcache.report/1``."""
+        counts = self.count()
+        return {
+            "schema": "symcache.report/1",
+            "symbol_path": self.symbol_path,
+            "store": None if self.store is None else str(self.store),
+            "seconds": round(self.seconds, 3),
+            "summary": {
+                "wanted": len(self.symbols),
+                **{state.value: counts[state] for state in State},
+                "bytes": self.fetched_bytes,
+            },
+            "symbols": [symbol.as_json() for symbol in self.symbols],
+            "unreadable": [
+                {"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable
+            ],
+        }
+
+
+def _attempt(attempt: Attempt) -> dict[str, str]:
+    fields = {"upstream": attempt.upstream, "answer": attempt.answer}
+    return fields if attempt.asked is None else {**fields, "asked": attempt.asked}
