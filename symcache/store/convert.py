@@ -105,7 +105,11 @@ class _Mover:
         old_tier = Tier.ONE if self._tier is Tier.TWO else Tier.TWO
         folders = _folders(named)
         keys = [folder for folder in folders if is_key_folder(folder, named.name, old_tier)]
+        for folder in folders:
+            if folder not in keys:
+                remove_empty_folders(folder, self._store.root)  # of a key pruned long ago, or left by a kill
         if not keys:
+            remove_empty_folders(named, self._store.root)
             return False
         parent = self._store.root
         if self._tier is Tier.TWO:
