@@ -7,12 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.errors import StoreError
 from symcache.identity import Tier, fold, tier_folder
 from symcache.store.admin import Admin
+from symcache.store.merge import merge_key_folder, rename_folder, spelt
 from symcache.store.place import as_store_error, remove_empty_folders, take_away, write_whole
-from symcache.store.quarantine import put_into_quarantine
-from symcache.store.refs import REFS, Refs, read_refs, write_refs
 from symcache.store.tree import is_key_folder
 
 if TYPE_CHECKING:
@@ -113,68 +111,27 @@ class _Mover:
             return False
         parent = self._store.root
         if self._tier is Tier.TWO:
-            parent = _spelt(parent, tier_folder(named.name))
-        target = _spelt(parent, named.name)
-        if keys == folders and named not in target.parents and _rename_folder(named, target):
+            parent = spelt(parent, tier_folder(named.name))
+        target = spelt(parent, named.name)
+        if keys == folders and named not in target.parents and rename_folder(named, target):
             self._count(target)
         else:
             for folder in keys:
-                self._move_key(folder, _spelt(target, folder.name))
+                self._move_key(folder, spelt(target, folder.name))
         remove_empty_folders(named, self._store.root)
         return True
 
     def _move_key(self, folder: Path, target: Path) -> None:
-        if _rename_folder(folder, target):
+        if rename_folder(folder, target):
             self._count(target)
-            return
-        self.merged += 1
-        old = read_refs(folder)
-        if old.exists:
-            new = read_refs(target)
-            lines = (*old.lines, *(line for line in new.lines if line not in old.lines))
-            write_refs(self._store, target, Refs(lines, exists=True))
-            take_away(self._store, folder / REFS)
-        self._merge(folder, target)
-
-    def _merge(self, folder: Path, target: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            other = _spelt(target, path.name)
-            if path.is_dir():
-                if not _rename_folder(path, other):
-                    self._merge(path, other)
-            elif other.exists() and other.stat().st_size:
-                put_into_quarantine(self._store, path, "the store has another file of this key, in its new layout")
-                self.quarantined += 1
-            else:
-                path.replace(other)
-        with suppress(OSError):
-            folder.rmdir()
+        else:
+            self.merged += 1
+            self.quarantined += merge_key_folder(self._store, folder, target)
 
     def _count(self, target: Path) -> None:
         self.moved += 1
         if self._on_moved is not None:
             self._on_moved(target)
-
-
-def _rename_folder(folder: Path, target: Path) -> bool:
-    """Move a folder in one step; return whether there was none of that name before.
-
-    Raises:
-        StoreError: A file in it is in use (Windows).
-    """
-    while True:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(target)
-        except FileNotFoundError:
-            if not folder.exists():  # pruned meanwhile, or moved by whoever published there
-                return True
-        except OSError as error:
-            if target.is_dir():
-                return False
-            raise StoreError(f"cannot be moved: {error.strerror or error}", path=folder) from error
-        else:
-            return True
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -184,12 +141,3 @@ def _folders(parent: Path) -> list[Path]:
         ]
         return [parent / name for name in sorted(names)]
     return []
-
-
-def _spelt(parent: Path, name: str) -> Path:
-    if not (parent / name).exists():
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
-            for entry in entries:
-                if fold(entry.name) == fold(name):
-                    return parent / entry.name
-    return parent / name
