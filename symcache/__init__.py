@@ -1,5 +1,100 @@
-"""Fill, check and serve local stores of Windows symbol files."""
+"""Fill, check and serve local stores of Windows symbol files.
+
+`SymbolCache` does the work; the rest are its values. Names are imported when they are first used, as httpx and its
+like cost more than many a program that only wants a key.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from symcache._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from symcache.config import Config, load_config
+    from symcache.errors import (
+        ConfigError,
+        InputError,
+        MalformedInput,
+        StoreError,
+        SymbolPathError,
+        SymcacheError,
+        UpstreamError,
+        UsageError,
+    )
+    from symcache.events import Event, Observer
+    from symcache.identity import (
+        DbgKey,
+        ImageKey,
+        Key,
+        OtherKey,
+        Pdb2Key,
+        PdbKey,
+        PortablePdbKey,
+        parse_index,
+    )
+    from symcache.readers import Input, Module, PdbReference, Unreadable, read_input
+    from symcache.store import Store
+    from symcache.sympath import SymbolPath, parse_symbol_path
+    from symcache.upstream import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+    from symcache.warm import Report, State, Symbol, SymbolCache
+
+__all__ = [
+    "Attempt",
+    "Cause",
+    "Config",
+    "ConfigError",
+    "DbgKey",
+    "Event",
+    "Failed",
+    "Fetched",
+    "ImageKey",
+    "Input",
+    "InputError",
+    "Key",
+    "MalformedInput",
+    "Missing",
+    "Module",
+    "Observer",
+    "OtherKey",
+    "Outcome",
+    "Pdb2Key",
+    "PdbKey",
+    "PdbReference",
+    "PortablePdbKey",
+    "Present",
+    "Report",
+    "State",
+    "Store",
+    "StoreError",
+    "Symbol",
+    "SymbolCache",
+    "SymbolPath",
+    "SymbolPathError",
+    "SymcacheError",
+    "Unreadable",
+    "UpstreamError",
+    "UsageError",
+    "__version__",
+    "load_config",
+    "parse_index",
+    "parse_symbol_path",
+    "read_input",
+]
+
+# Bottom up, as the packages stand; the first that has a name is its home.
+_HOMES = ("errors", "events", "sympath", "config", "identity", "readers", "store", "upstream", "warm")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"symcache.{home}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'symcache' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

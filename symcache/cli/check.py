@@ -10,6 +10,7 @@ from symcache.cli.options import Settings, inputs_argument, json_option, setting
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
 from symcache.upstream.source import SymbolSource
+from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
 __all__ = ["command"]
@@ -32,7 +33,7 @@ def command(
     config = settings.load()
     with show_progress(quiet=settings.quiet) as observer:
         source = SymbolSource(config, observer=observer)
-        with Warmer(source, observer=observer, images=images, all_pdbs=all_pdbs) as warmer:
+        with Warmer(source, Plan(images=images, all_pdbs=all_pdbs), observer=observer) as warmer:
             report = anyio.run(warmer.check, read_inputs(inputs))
         source.close()
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)

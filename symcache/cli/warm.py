@@ -14,17 +14,19 @@ from symcache.cli.output import write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
 from symcache.upstream.source import SymbolSource
+from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.readers.records import Record
+    from symcache.warm.plan import Want
     from symcache.warm.report import Report
 
-__all__ = ["command", "finish"]
+__all__ = ["command", "finish", "run_warm"]
 
 
 @click.command()
@@ -42,16 +44,30 @@ def command(
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
-    config = settings.load()
-    with show_progress(quiet=settings.quiet) as observer:
-        report = anyio.run(_warm, config, read_inputs(inputs), observer, images, all_pdbs)
+    report = run_warm(settings, read_inputs(inputs), images=images, all_pdbs=all_pdbs)
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)
 
 
-async def _warm(config: Config, records: Iterable[Record], observer: Observer, images: bool, all_pdbs: bool) -> Report:
+def run_warm(
+    settings: Settings,
+    records: Iterable[Record],
+    *,
+    wants: Sequence[Want] = (),
+    images: bool = False,
+    all_pdbs: bool = False,
+) -> Report:
+    """Fetch what *records* need and what *wants* name, with progress on a terminal; Ctrl-C gives what was done."""
+    config = settings.load()
+    plan = Plan(images=images, all_pdbs=all_pdbs)
+    plan.add(wants)
+    with show_progress(quiet=settings.quiet) as observer:
+        return anyio.run(_warm, config, records, plan, observer)
+
+
+async def _warm(config: Config, records: Iterable[Record], plan: Plan, observer: Observer) -> Report:
     report: Report | None = None
     async with SymbolSource(config, observer=observer) as source:
-        with Warmer(source, observer=observer, images=images, all_pdbs=all_pdbs) as warmer:
+        with Warmer(source, plan, observer=observer) as warmer:
             with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
                 report = await warmer.warm(records)
             return report or warmer.report(is_interrupted=True)

@@ -101,6 +101,25 @@ class HttpStore:
             self.remember_miss(key, attempts[-1].answer)
         return Brought(form, tuple(attempts), asked=True)
 
+    async def ask(self, key: Key) -> tuple[Form | None, str]:
+        """Return in which form the upstream has *key*'s file, and its answer in words; one byte is asked for."""
+        known = self._answer_unasked(key)
+        if known is not None:
+            return None, known.attempts[-1].answer
+        answers: list[str] = []
+        for name, form in self._names(key):
+            shown = "" if name == key.name else f" ({name})"
+            try:
+                async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
+                    if not reply.is_miss:
+                        return form, f"there, {form.value}" + (
+                            f", {reply.size_bytes} bytes" if reply.size_bytes else ""
+                        )
+                    answers.append(f"{reply.status}{shown}")
+            except UpstreamError as error:
+                answers.append(f"{error.problem}{shown}")
+        return None, ", ".join(answers)
+
     async def read_headers(self, key: ImageKey) -> Image | Brought | None:
         """Return the headers of *key*'s image; a `Brought` if there is none, None if the whole file has to be brought.
 

@@ -11,7 +11,7 @@ from symcache.readers.records import PdbFormat
 from symcache.upstream.outcome import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from symcache.identity import Key
     from symcache.readers.records import Module, PdbReference
@@ -113,15 +113,11 @@ class Plan:
 
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs."""
-        for want in wants_of(module, images=self._images, all_pdbs=self._all_pdbs):
-            self._wants.setdefault(_name_of(want), want)
+        self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs))
 
-    def add_pdbs(self, wants: Sequence[Want]) -> list[Want]:
-        """Take in what a first hop brought up; return what was not wanted before."""
-        fresh = [want for want in wants if _name_of(want) not in self._wants]
-        for want in fresh:
-            self._wants.setdefault(_name_of(want), want)
-        return fresh
+    def add(self, wants: Iterable[Want]) -> list[Want]:
+        """Take in *wants*; return those that were not wanted before."""
+        return [want for want in wants if self._wants.setdefault(_name_of(want), want) is want]
 
     def choose(self, module: str, pdbs: Sequence[PdbReference]) -> Iterator[Want]:
         """Yield what is wanted of the PDBs that *module*'s image turned out to name."""

@@ -10,7 +10,7 @@ import anyio
 from anyio import to_thread
 
 from symcache.errors import StoreError
-from symcache.events import Noted, Planned, Settled
+from symcache.events import Noted, Planned, Settled, ignore
 from symcache.identity import Pdb2Key, PortablePdbKey
 from symcache.readers.image import image_module
 from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
@@ -52,17 +52,14 @@ class Warmer:
 
     Args:
         source: Where symbols come from and go to.
+        plan: What is wanted already, and how modules are understood.
         observer: Told how it goes.
-        images: Want the images themselves, too.
-        all_pdbs: Want every PDB that an image names.
     """
 
-    def __init__(
-        self, source: SymbolSource, *, observer: Observer, images: bool = False, all_pdbs: bool = False
-    ) -> None:
+    def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
         self._source = source
         self._observer = observer
-        self._plan = Plan(images=images, all_pdbs=all_pdbs)
+        self._plan = Plan() if plan is None else plan
         self._links = self._open_links()
         self._symbols: list[Symbol] = []
         self._unreadable: list[Unreadable] = []
@@ -162,11 +159,11 @@ class Warmer:
         known = None if self._links is None else self._links.recall(want.image)
         if known is not None:
             self._hopped.add(want.image.folded)
-            return self._plan.add_pdbs(self._wants_of_links(want, known))
+            return self._plan.add(self._wants_of_links(want, known))
         image = self._source.find_image(want.image)
         if image is not None:
             self._hopped.add(want.image.folded)
-            return self._plan.add_pdbs(self._wants_of_image(want, image))
+            return self._plan.add(self._wants_of_image(want, image))
         return [want]
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
@@ -205,7 +202,7 @@ class Warmer:
             found = await self._source.read_image(candidate)
             if not isinstance(found, Missing | Failed):
                 self._hopped.add(want.image.folded)
-                fresh = self._plan.add_pdbs(self._wants_of_image(want, found))
+                fresh = self._plan.add(self._wants_of_image(want, found))
                 self._observer(Planned(len(self._plan.wants)))
                 return fresh
             ends.append(found)
