@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.command import run, run_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECDRV = "secdrv.pdb/7578144C39C4468394EF84F01549113A3/secdrv.pdb"
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_demo_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = run("demo", env={"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)})
+    assert done.returncode == 0, done.stderr
+    assert SECDRV in done.stdout
+    assert "7 wanted: 0 present, 6 fetched" in done.stdout
+    assert "symcache warm MEMORY.DMP" in done.stdout
+    assert "symcache path" in done.stdout
+    assert files_below(tmp_path) == []
+
+
+def test_the_demo_ignores_every_setting_of_the_user(tmp_path: Path) -> None:
+    broken = tmp_path / "symcache.toml"
+    broken.write_text("this is not TOML")
+    done = run(
+        "demo",
+        env={
+            "SYMCACHE_CONFIG": str(broken),
+            "SYMCACHE_STORE": str(tmp_path / "real"),
+            "_NT_SYMBOL_PATH": f"srv*{tmp_path / 'real'}*http://127.0.0.1:9",
+            "_NT_SYMBOL_PROXY": "127.0.0.1:9",
+            "http_proxy": "http://127.0.0.1:9",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path) == [broken]
+
+
+def test_the_report_is_one_document(tmp_path: Path) -> None:
+    document = run_json("demo", "--store", tmp_path / "kept")
+    assert document["summary"] == {
+        "wanted": 7, "present": 0, "fetched": 6, "missing": 1, "failed": 0, "bytes": document["summary"]["bytes"],
+    }  # fmt: skip
+    (missing,) = (symbol for symbol in document["symbols"] if symbol["state"] == "missing")
+    assert (missing["index"], missing["cause"]) == (SECDRV, "not-published")
+
+
+def test_a_store_that_is_kept_is_found_filled_the_next_time(tmp_path: Path) -> None:
+    store = tmp_path / "kept"
+    assert run("demo", "--store", store, "-q").returncode == 0
+    kept = files_below(store)
+    assert len([path for path in kept if path.suffix == ".pdb"]) == 6
+    assert run_json("demo", "--store", store)["summary"]["present"] == 6
+    assert files_below(store) == kept
+
+
+def test_a_store_that_cannot_be_written_fails_the_demo(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_bytes(b"")
+    done = run("demo", "--store", in_the_way / "store")
+    assert done.returncode == 1
+    assert "but it is published" in done.stderr
+    assert "As it must be" not in done.stdout
