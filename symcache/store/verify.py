@@ -1,0 +1,185 @@
+"""A walk over a whole store: what debuggers would trip over, what the account of symstore contradicts."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError, StoreError
+from symcache.identity import fold, parse_id
+from symcache.store.admin import Admin
+from symcache.store.adminfolder import AdminFolder
+from symcache.store.checkpoint import Checkpoint, Progress
+from symcache.store.findings import Check, Finding, Mend, Problem
+from symcache.store.journal import journal_path
+from symcache.store.keyfolder import inspect_folder
+from symcache.store.locks import KeyLock
+from symcache.store.staging import OWN_FOLDER
+from symcache.store.survey import list_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from symcache.store.tree import Store
+
+__all__ = ["verify"]
+
+_CHECKPOINT_KEYS = 64
+_CHECKPOINT_BYTES = 256 << 20
+
+
+def verify(
+    store: Store,
+    check: Check,
+    *,
+    resume: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    clock_s: Callable[[], float] = time.time,
+) -> Iterator[Finding]:
+    """Yield all that is wrong with *store*; changes nothing.
+
+    Progress is kept in the store: after an interruption the next run yields what the last one found up to there, and
+    goes on behind it. Others may use the store meanwhile; `repair` looks again before it touches anything.
+
+    Args:
+        store: The store.
+        check: Looks into files.
+        resume: Whether to go on where the last run was interrupted.
+        on_progress: Told after each key.
+        clock_s: Seconds since 1970.
+
+    Raises:
+        StoreError: The store cannot be read, or another verification is under way.
+    """
+    lock = KeyLock(store.root / OWN_FOLDER / "locks", "verify")
+    if not lock.try_acquire():
+        raise StoreError("another verification is under way", path=store.root)
+    try:
+        checkpoint = Checkpoint(store, resume=resume)
+        finished = False
+        try:
+            yield from checkpoint.findings
+            yield from _verify_keys(store, check, checkpoint, on_progress, clock_s)
+            yield from _verify_account(store)
+            yield from _find_interrupted(store)
+            finished = True
+        finally:
+            checkpoint.close(finished=finished)
+    finally:
+        lock.release()
+
+
+def _verify_keys(
+    store: Store,
+    check: Check,
+    checkpoint: Checkpoint,
+    on_progress: Callable[[Progress], None] | None,
+    clock_s: Callable[[], float],
+) -> Iterator[Finding]:
+    progress = recorded = checkpoint.progress
+    spellings = _Spellings(store.root)
+    skipping = bool(progress.at)
+    for name, _, folder in store.key_folders():
+        twins = tuple(spellings.meet(folder, name))
+        at = folder.relative_to(store.root).as_posix()
+        if skipping and at.split("/") <= progress.at.split("/"):
+            continue
+        skipping = False
+        findings = [*twins, *inspect_folder(store.root, folder, name, check, clock_s=clock_s)]
+        size = sum(size for _, size, _ in list_files(folder, name))
+        progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.findings + len(findings))
+        for finding in findings:
+            checkpoint.record(finding)
+        is_far = progress.keys - recorded.keys >= _CHECKPOINT_KEYS
+        if is_far or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
+            checkpoint.advance(progress)
+            recorded = progress
+        if on_progress is not None:
+            on_progress(progress)
+        yield from findings
+    checkpoint.advance(progress)
+
+
+class _Spellings:
+    """The spellings met so far in the folders under way, to find those that differ in letter case alone."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._tiers: dict[str, Path] = {}
+        self._parent: Path | None = None
+        self._names: dict[str, Path] = {}
+        self._named: Path | None = None
+        self._ids: dict[str, Path] = {}
+
+    def meet(self, folder: Path, name: str) -> Iterator[Finding]:
+        """Yield what is wrong with the spelling of a key's *folder*, or of those above it when they are first met."""
+        named = folder.parent
+        if named.parent != self._parent:
+            self._parent, self._names = named.parent, {}
+            if self._parent != self._root:
+                yield from self._compare(self._tiers.setdefault(fold(self._parent.name), self._parent), self._parent)
+        if named != self._named:
+            self._named, self._ids = named, {}
+            yield from self._compare(self._names.setdefault(fold(name), named), named)
+        first = self._ids.setdefault(fold(folder.name), folder)
+        is_canonical = False
+        with suppress(InputError):
+            is_canonical = parse_id(name, folder.name).id == folder.name
+        yield from self._compare(folder, first) if is_canonical else self._compare(first, folder)
+
+    def _compare(self, stays: Path, goes: Path) -> Iterator[Finding]:
+        if stays != goes:
+            path, other = (each.relative_to(self._root).as_posix() for each in (goes, stays))
+            yield Finding(path, Problem.TWO_SPELLINGS, f"there is {other} too", Mend.MERGE, other=other)
+
+
+def _verify_account(store: Store) -> Iterator[Finding]:
+    folder = AdminFolder(store)
+    where = folder.path.name
+    in_force: set[int] = set()
+    for line, transaction in folder.server():
+        if transaction is None or transaction.deleted_id is not None:
+            detail = f"{line[:80].decode(errors='replace')!r} is no transaction in force"
+            yield Finding(f"{where}/server.txt", Problem.ACCOUNT, detail)
+        else:
+            in_force.add(transaction.id)
+    for id_ in sorted(in_force):
+        if not folder.has_own_file(id_):
+            yield from _unless_deleted(store, id_, [Finding(f"{where}/{id_:010}", Problem.ACCOUNT, "absent")])
+            continue
+        yield from _unless_deleted(store, id_, _verify_transaction(store, folder, id_))
+    for id_, deleted in sorted(folder.own_files()):
+        if not deleted and id_ not in in_force and id_ not in {each.id for each in Admin(store).list_transactions()}:
+            yield Finding(f"{where}/{id_:010}", Problem.ACCOUNT, "not in server.txt")
+
+
+def _verify_transaction(store: Store, folder: AdminFolder, id_: int) -> Iterator[Finding]:
+    where = f"{folder.path.name}/{id_:010}"
+    for line, filed in folder.filed(id_):
+        if filed is None:
+            yield Finding(where, Problem.ACCOUNT, f"{line[:80].decode(errors='replace')!r} names no file")
+        elif store.find(filed.key) is None:
+            yield Finding(where, Problem.ABSENT, f"names {filed.key.index}", Mend.FETCH, filed.key.index)
+
+
+def _unless_deleted(store: Store, id_: int, findings: Iterator[Finding] | list[Finding]) -> Iterator[Finding]:
+    """Yield *findings* but for those that only show that the transaction is being deleted just now."""
+    for finding in findings:
+        if any(each.id == id_ for each in Admin(store).list_transactions()):
+            yield finding
+
+
+def _find_interrupted(store: Store) -> Iterator[Finding]:
+    lock = KeyLock(store.root / OWN_FOLDER / "locks", "000admin")
+    marks = {journal_path(store): "a writer of transactions died", store.converting: "a conversion was interrupted"}
+    if not lock.try_acquire():
+        return  # whoever left them is at work
+    try:
+        for path, detail in marks.items():
+            if path.exists():
+                where = path.relative_to(store.root).as_posix()
+                yield Finding(where, Problem.INTERRUPTED, detail, Mend.FINISH)
+    finally:
+        lock.release()
