@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "Event",
@@ -41,11 +44,13 @@ class TransferStarted:
         index: The key asked for, written out.
         upstream: Where it comes from, free of secrets.
         size_bytes: Length announced; None if it was not.
+        path: The scratch file that it grows in.
     """
 
     index: str
     upstream: str
     size_bytes: int | None
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +61,28 @@ class TransferAdvanced:
         index: As in `TransferStarted`.
         received_bytes: Received so far in all.
         size_bytes: Length announced; None if it was not.
+        path: As in `TransferStarted`.
+        whole_bytes: Length of the beginning that has no gaps; less than before if it starts over.
     """
 
     index: str
     received_bytes: int
     size_bytes: int | None
+    path: Path | None = None
+    whole_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
-    """A body has ended, well or not."""
+    """A body has ended, well or not.
+
+    Attributes:
+        index: As in `TransferStarted`.
+        path: As in `TransferStarted`.
+    """
 
     index: str
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
