@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -23,6 +25,7 @@ __all__ = [
     "read_flag",
     "read_header_text",
     "read_holds",
+    "read_networks",
     "read_path",
     "read_proxy",
     "read_server_url",
@@ -30,7 +33,9 @@ __all__ = [
     "read_table",
     "read_text",
     "read_texts",
+    "read_token_hashes",
     "read_unc_map",
+    "read_users",
     "table",
     "tables",
     "whole",
@@ -40,6 +45,9 @@ Read: TypeAlias = Callable[[object, str], object]
 """Takes a value as TOML has it and where it stands; returns ours, None for "not set"; raises `ConfigError`."""
 
 HOLDS = ("pdb", "portable", "image")
+
+_USER = re.compile(r"[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}")
+_TOKEN = re.compile(r"sha256:[0-9a-f]{64}")
 
 _Table = TypeVar("_Table", bound="DataclassInstance")
 
@@ -139,6 +147,33 @@ def read_texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise _unfit("a list of texts, none of them empty", where)
     return tuple(value)
+
+
+def read_networks(value: object, where: str) -> tuple[str, ...]:
+    """Return addresses and networks, IPv4 or IPv6."""
+    texts = read_texts(value, where)
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise _unfit("a list of addresses and networks, such as '10.0.0.5' and '10.1.0.0/16'", where) from None
+    return texts
+
+
+def read_users(value: object, where: str) -> tuple[str, ...]:
+    """Return users with the hashes of their passwords."""
+    texts = read_texts(value, where)
+    if not all(_USER.fullmatch(text) for text in texts):
+        raise _unfit("a list of 'name:hash', as symcache serve --hash-password prints it", where)
+    return texts
+
+
+def read_token_hashes(value: object, where: str) -> tuple[str, ...]:
+    """Return hashes of tokens."""
+    texts = read_texts(value, where)
+    if not all(_TOKEN.fullmatch(text) for text in texts):
+        raise _unfit("a list of 'sha256:' and 64 hex digits, as symcache serve --new-token prints it", where)
+    return texts
 
 
 def read_path(value: object, where: str) -> Path | None:

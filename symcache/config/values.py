@@ -14,13 +14,16 @@ from symcache.config.checks import (
     read_flag,
     read_header_text,
     read_holds,
+    read_networks,
     read_path,
     read_proxy,
     read_server_url,
     read_symbol_path,
     read_text,
     read_texts,
+    read_token_hashes,
     read_unc_map,
+    read_users,
     table,
     tables,
     whole,
@@ -167,10 +170,57 @@ class Exclusions:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """``[serve]``: where ``symcache serve`` listens."""
+    """``[serve]``: the shared cache, ``symcache serve``.
+
+    Attributes:
+        host: Address that it listens on.
+        port: Port; 0 takes one that is free.
+        workers: Processes that answer.
+        certificate: PEM file with the certificate chain; None for plain HTTP.
+        private_key: PEM file with its key; None if it stands in the same file.
+        patience_s: Longest wait before an answer begins.
+        stream_from_bytes: A file that is shorter is checked whole before its answer begins, if that is soon.
+        recheck_misses_s: A remembered miss that is older is checked in the background when it is asked for.
+        connections: Requests under way at once in one worker.
+        downloads: Files on their way from upstreams at once in one worker.
+        keep_alive_s: How long an idle connection is kept.
+        stop_s: How long transfers may go on once the server is to stop.
+        access_log: File that gets a line of JSON for each request; ``-`` for standard error, empty for none.
+        users: Who may ask, as ``name:hash``; empty for everybody, unless there are tokens.
+        tokens: Hashes of bearer tokens that may ask.
+        upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for nobody.
+        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
+        warm_from_page: Whether the page takes inputs to warm from.
+        largest_input_bytes: Longest such input.
+        largest_store_bytes: Above it the least recently used files go; 0 for no limit.
+        unused_for_s: What nobody used for so long goes; 0 keeps it.
+        prune_every_s: How often these two are looked after.
+        verify_every_s: How often the whole store is checked; 0 never does.
+    """
 
     host: str = field(default="127.0.0.1", metadata=key(read_text))
     port: int = field(default=8080, metadata=whole(0, 65535))
+    workers: int = field(default=1, metadata=whole(1, 64))
+    certificate: Path | None = field(default=None, metadata=key(read_path))
+    private_key: Path | None = field(default=None, metadata=key(read_path))
+    patience_s: float = field(default=20.0, metadata=number(0.1, 3600))
+    stream_from_bytes: int = field(default=4 * _MIB, metadata=whole(0, 1 << 50))
+    recheck_misses_s: float = field(default=3600.0, metadata=number(0, 90 * _DAY_S))
+    connections: int = field(default=2000, metadata=whole(1, 100_000))
+    downloads: int = field(default=500, metadata=whole(1, 100_000))
+    keep_alive_s: int = field(default=75, metadata=whole(1, 3600))
+    stop_s: int = field(default=30, metadata=whole(0, 3600))
+    access_log: str = field(default="", metadata=key(read_text))
+    users: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_users))
+    tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
+    upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata=key(read_networks))
+    warm_from_page: bool = field(default=True, metadata=key(read_flag))
+    largest_input_bytes: int = field(default=256 * _MIB, metadata=whole(0, 1 << 50))
+    largest_store_bytes: int = field(default=0, metadata=whole(0, 1 << 60))
+    unused_for_s: float = field(default=0.0, metadata=number(0, 3650 * _DAY_S))
+    prune_every_s: float = field(default=3600.0, metadata=number(10, 90 * _DAY_S))
+    verify_every_s: float = field(default=0.0, metadata=number(0, 365 * _DAY_S))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""Files that arrive just now: noted beside the store, so that other processes can read along before they are published.
+
+A note is a file in ``.symcache/growing``, named by the key. Whoever reads along trusts nothing in it but where to look,
+and completes nothing before the file is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING, Self
+
+from symcache.store.staging import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Growing", "GrowingNote", "read_growing"]
+
+# Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
+_HEAD = Struct("<8sQQQ")
+_MAGIC = b"symgrow1"
+_PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A file that arrives just now.
+
+    Attributes:
+        scratch: Where it grows.
+        starts: How often it began anew; bytes read before the last start are worth nothing.
+        size_bytes: How long it will be.
+        whole_bytes: Length of the beginning that is there.
+    """
+
+    scratch: Path
+    starts: int
+    size_bytes: int
+    whole_bytes: int
+
+
+class GrowingNote:
+    """The note of one file that this process brings; a store that cannot be written goes without.
+
+    Args:
+        scratch: Where it grows, as `Store.scratch` gave it.
+        folded: The key's folded index.
+        size_bytes: How long it will be.
+    """
+
+    def __init__(self, scratch: Path, folded: str, size_bytes: int) -> None:
+        root = scratch.parents[3]
+        self._path = _note_path(root, folded)
+        self._starts = 0
+        self._whole_bytes = 0
+        self._size_bytes = size_bytes
+        self._fd: int | None = None
+        place = f"{scratch.parent.name}/{scratch.name}".encode()
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+            os.write(self._fd, self._head() + place)
+
+    def advance(self, whole_bytes: int) -> None:
+        """Note that the beginning is *whole_bytes* long now; less than before means that it starts over."""
+        if self._fd is None:
+            return
+        self._starts += whole_bytes < self._whole_bytes
+        self._whole_bytes = whole_bytes
+        with suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            os.write(self._fd, self._head())
+
+    def withdraw(self) -> None:
+        """Remove the note; safe to call twice."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        with suppress(OSError):
+            os.close(fd)
+        with suppress(OSError):
+            self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.withdraw()
+
+    def _head(self) -> bytes:
+        return _HEAD.pack(_MAGIC, self._starts, self._size_bytes, self._whole_bytes)
+
+
+def read_growing(root: Path, folded: str) -> Growing | None:
+    """Return the file that some process brings for the key just now; None if there is no note that can be read.
+
+    A note may outlive its process; then its scratch file is gone or grows no more.
+
+    Args:
+        root: The store's root.
+        folded: The key's folded index.
+    """
+    try:
+        with _note_path(root, folded).open("rb", buffering=0) as file:
+            data = file.read(_HEAD.size + 64) or b""
+    except OSError:
+        return None
+    match = _PLACE.fullmatch(data[_HEAD.size :])
+    if len(data) < _HEAD.size or match is None:
+        return None
+    magic, starts, size_bytes, whole_bytes = _HEAD.unpack_from(data)
+    if magic != _MAGIC or whole_bytes > size_bytes:
+        return None
+    scratch = root / OWN_FOLDER / "staging" / match[1].decode() / match[2].decode()
+    return Growing(scratch, starts, size_bytes, whole_bytes)
+
+
+def _note_path(root: Path, folded: str) -> Path:
+    return root / OWN_FOLDER / "growing" / hashlib.sha256(folded.encode()).hexdigest()[:32]
