@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack
+import time
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 
-from symcache.errors import ConfigError, StoreError
+from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
 from symcache.identity import Tier, fold
 from symcache.store.misses import Misses
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
-from symcache.upstream.chain import Chain, ChainSettings, read_image_file
+from symcache.upstream.board import Board
+from symcache.upstream.chain import Chain, ChainSettings, attempts_of, read_image_file, sum_up
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
 from symcache.upstream.download import Downloader
@@ -31,7 +33,7 @@ from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
     from symcache.identity import ImageKey, Key
     from symcache.sympath import ResolvedElement, ResolvedPlace
     from symcache.upstream.chain import Place
-    from symcache.upstream.outcome import Attempt, Outcome
+    from symcache.upstream.httpstore import Brought
+    from symcache.upstream.outcome import Outcome
 
 __all__ = ["SymbolSource"]
 
@@ -56,20 +59,26 @@ class SymbolSource:
         config: Every setting, the symbol path among them.
         observer: Told what happens, from any thread.
         transport: Stands in for the network, in tests.
+        clock_s: Monotonic seconds, for the pauses that upstreams get.
+        sleep: Waits a number of seconds, between two tries.
 
     Raises:
         ConfigError: A place that cannot be reached from this system.
     """
 
     def __init__(
-        self, config: Config, *, observer: Observer = ignore, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        config: Config,
+        *,
+        observer: Observer = ignore,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.config = config
-        self._observer = observer
-        self._stack = AsyncExitStack()
+        self._observer = Board(observer).observe
         self._stores: dict[Path, Store] = {}
         self._servers: dict[str, HttpStore] = {}
-        self._misses = self._open_misses()
         network = config.network
         self._lanes = Lanes(
             count=network.connections,
@@ -78,8 +87,17 @@ class SymbolSource:
             ca_file=network.ca_file,
             transport=transport,
         )
-        self._downloader = self._make_downloader()
-        self.chains = tuple(self._open_chain(element) for element in chains(config.symbol_path, config.store.folder))
+        # As many keys at once as requests: each holds a lock and a scratch file open.
+        self._keys_at_once = anyio.CapacityLimiter(network.connections)
+        self._downloader = self._make_downloader(clock_s, sleep)
+        self._misses = self._open_misses()
+        try:
+            elements = chains(config.symbol_path, config.store.folder)
+            opened = [self._open_chain(element) for element in elements]
+        except ConfigError:
+            self.close()
+            raise
+        self.chains = tuple(chain for chain in opened if chain.places)
 
     @property
     def store(self) -> Store | None:
@@ -136,43 +154,54 @@ class SymbolSource:
             self._misses.close()
 
     async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
-        self._stack.callback(self.close)
-        self._stack.push_async_callback(self._lanes.aclose)
-        group = await self._stack.enter_async_context(anyio.create_task_group())
-        self._fetches: SingleFlight[Outcome] = SingleFlight(group)
-        self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(group)
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)
+        self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(self._group)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+        # Nobody is left who waits for what is still under way. The body's own error is not handed to the group, which
+        # would give it back as a group of one.
+        self._group.cancel_scope.cancel()
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            await self._lanes.aclose()
+            self.close()
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        outcomes: list[Missing | Failed] = []
-        for chain in self.chains:
-            outcome = await chain.fetch(key, checksums)
-            if isinstance(outcome, Present | Fetched):
-                return outcome
-            outcomes.append(outcome)
-        return _combine(outcomes)
+        answers: list[Brought] = []
+        async with self._keys_at_once:
+            for chain in self.chains:
+                found = await chain.fetch(key, checksums)
+                if isinstance(found, Present):
+                    return found
+                if isinstance(found, Fetched):
+                    return replace(found, attempts=(*attempts_of(answers), *found.attempts))
+                answers.extend(found)
+        return sum_up(answers)
 
     async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        outcomes: list[Missing | Failed] = []
-        for chain in self.chains:
-            outcome = await chain.read_image(key)
-            if not isinstance(outcome, Missing | Failed):
-                return outcome
-            outcomes.append(outcome)
-        return _combine(outcomes)
+        answers: list[Brought] = []
+        async with self._keys_at_once:
+            for chain in self.chains:
+                found = await chain.read_image(key)
+                if not isinstance(found, tuple):
+                    return found
+                answers.extend(found)
+        return sum_up(answers)
 
-    def _make_downloader(self) -> Downloader:
+    def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
         patience = HostPatience(
             failures=network.breaker.failures,
             cool_down_s=network.breaker.cool_down_s,
             longest_pause_s=network.longest_backoff_s,
+            clock_s=clock_s,
+            sleep=sleep,
         )
         netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
         client = Client(
@@ -190,10 +219,14 @@ class SymbolSource:
             parallel_from_bytes=network.parallel_ranges.from_bytes,
             parallel_parts=network.parallel_ranges.parts,
             observer=self._observer,
+            sleep=sleep,
         )
 
     def _open_chain(self, element: ResolvedElement) -> Chain:
         places: list[Place] = [place for store in element.stores if (place := self._open(store)) is not None]
+        if places and isinstance(places[0], HttpStore):
+            # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
+            places.insert(0, self._open_store(self.config.store.folder))
         if element.folder is not None and (path := self._path(element.folder)) is not None:
             folder = PlainFolder(path)
             places.append(self._open_store(path) if folder.is_store else folder)
@@ -209,7 +242,10 @@ class SymbolSource:
         if isinstance(place, HttpPlace):
             if place.url not in self._servers:
                 hints = hints_for(place.url, self.config.server)
-                self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+                try:
+                    self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+                except UpstreamRefused as error:
+                    raise ConfigError(str(error), where="symbol path") from error
             return self._servers[place.url]
         path = self._path(place)
         return None if path is None else self._open_store(path)
@@ -259,14 +295,3 @@ class SymbolSource:
             for place in chain.places:
                 if isinstance(place, Store):
                     yield place
-
-
-def _combine(outcomes: Sequence[Missing | Failed]) -> Missing | Failed:
-    """Return what several chains' answers mean together: one open question leaves all of it open."""
-    attempts: tuple[Attempt, ...] = tuple(attempt for outcome in outcomes for attempt in outcome.attempts)
-    for outcome in outcomes:
-        if isinstance(outcome, Failed):
-            return Failed(outcome.cause, attempts, outcome.detail)
-    remembered = [outcome.cause is Cause.REMEMBERED_MISS for outcome in outcomes]
-    only_memory = bool(outcomes) and all(remembered)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
