@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["KeyLock", "let_go", "try_lock"]
+__all__ = ["KeyLock", "let_go", "sweep_locks", "try_lock"]
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
@@ -56,6 +56,18 @@ def let_go(lock: FileLock) -> None:
         lock.release()
 
 
+def sweep_locks(folder: Path) -> int:
+    """Remove the lock files in *folder* that nobody holds, as killed processes left them; return how many."""
+    swept = 0
+    for path in folder.glob("*.lock"):
+        with suppress(OSError):
+            lock = try_lock(path)
+            if lock is not None:
+                let_go(lock)
+                swept += 1
+    return swept
+
+
 class KeyLock:
     """Whose turn it is to fill in one key's files; waits without holding a thread.
 
@@ -70,6 +82,11 @@ class KeyLock:
         self._sleep = sleep
         self._held: FileLock | None = None
         self.waited = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours."""
+        return self._held is not None
 
     async def acquire(self) -> None:
         """Wait until the lock is ours; `waited` then tells whether somebody else had it before.

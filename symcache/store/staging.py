@@ -32,6 +32,11 @@ class Staging:
         self._lock: FileLock | None = None
         self._opening = threading.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a folder for scratch files, and nobody has removed it with the store."""
+        return self._folder is not None and self._folder.is_dir()
+
     def new_path(self) -> Path:
         """Return a path that nobody else writes to; the file does not exist yet.
 
@@ -39,7 +44,8 @@ class Staging:
             OSError: The store cannot be written.
         """
         with self._opening:
-            if self._folder is None:
+            if not self.is_open:
+                self.close()
                 self._open()
         assert self._folder is not None
         return self._folder / f"{token_hex(6)}.part"
@@ -61,7 +67,11 @@ class Staging:
         while (lock := try_lock(self._parent / f"{token}.lock")) is None:
             pass
         folder = self._parent / token
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError:
+            let_go(lock)
+            raise
         self._folder, self._lock = folder, lock
 
     def sweep(self) -> int:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
-from symcache.store.locks import KeyLock
+from symcache.store.locks import KeyLock, sweep_locks
 from symcache.store.place import as_store_error, flush, put_in_place, remove_empty_folders
 from symcache.store.staging import OWN_FOLDER, Staging
 
@@ -67,6 +67,7 @@ class Store:
         self.root = root
         self._new_tier = new_tier
         self._staging = Staging(root)
+        self._locks = root / OWN_FOLDER / "locks"
         self._listings = _Listings(clock_s)
 
     @property
@@ -91,7 +92,7 @@ class Store:
             StoreError: The folder or its marks cannot be written.
         """
         try:
-            if self.root.is_dir() and any(entry.name != OWN_FOLDER for entry in self.root.iterdir()):
+            if self._is_inhabited():
                 return
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "pingme.txt").touch()
@@ -123,7 +124,7 @@ class Store:
 
     def lock(self, key: Key) -> KeyLock:
         """Return the lock that every process takes before it fills in *key*'s files."""
-        return KeyLock(self.root / OWN_FOLDER / "locks", key.folded)
+        return KeyLock(self._locks, key.folded)
 
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.
@@ -132,7 +133,9 @@ class Store:
             StoreError: The store cannot be written.
         """
         try:
-            self.create(self._new_tier)
+            if not self._staging.is_open:
+                self.create(self._new_tier)
+                sweep_locks(self._locks)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
@@ -189,6 +192,13 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _is_inhabited(self) -> bool:
+        try:
+            with os.scandir(self.root) as entries:
+                return any(entry.name != OWN_FOLDER for entry in entries)
+        except FileNotFoundError:
+            return False
 
     def _tiers(self) -> tuple[Tier, ...]:
         """Return the layouts to look in.

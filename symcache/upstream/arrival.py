@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, UpstreamRefused, WrongContent
 from symcache.formats.cab import expand, open_cabinet
 from symcache.formats.view import FileView
+from symcache.identity import compressed_name
 from symcache.store.check import check_file
 from symcache.store.tree import Form, as_store_error
 from symcache.upstream.pointers import LONGEST_POINTER_BYTES, parse_pointer
@@ -72,23 +73,25 @@ def examine(
         NotHereError: It is a pointer that leads nowhere.
         StoreError: The disk does not take it.
     """
+    plain = scratch
+    is_right = False
     try:
         if form is Form.POINTER:
             _follow(scratch, origin, follow)
         # Some servers answer for the plain name with what they have, and what a pointer leads to may be either.
-        cabinet = scratch if _is_cabinet(scratch) else None
-        plain = scratch
-        if cabinet is not None:
+        if _is_cabinet(scratch):
             plain = new_scratch()
-            _expand(cabinet, plain, origin, largest_bytes)
+            _expand(scratch, plain, origin, largest_bytes)
         verdict = check_file(plain, key, checksums=checksums)
+        is_right = verdict.is_right
     except OSError as error:
         raise as_store_error(error, scratch) from error
-    if verdict.problem is not None:
-        if plain is not scratch:
+    finally:
+        if not is_right and plain is not scratch:
             plain.unlink(missing_ok=True)
+    if verdict.problem is not None:
         raise WrongContent(verdict.problem, url=origin)
-    return Arrival(plain, cabinet, verdict.note)
+    return Arrival(plain, None if plain is scratch else scratch, verdict.note)
 
 
 def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> None:
@@ -103,6 +106,11 @@ def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) ->
     path = follow(said.target)
     if path is None:
         raise UpstreamRefused("a pointer to a place that pointers.allow does not name", url=origin)
+    if not path.is_file():
+        # Where a whole folder was compressed after the pointers into it were written; symsrv looks there, too.
+        path = path.with_name(compressed_name(path.name))
+    if not path.is_file():
+        raise UpstreamRefused("a pointer to a file that is not there", url=origin)
     try:
         source = path.open("rb")
     except OSError as error:
@@ -124,5 +132,4 @@ def _expand(cabinet: Path, plain: Path, origin: str, largest_bytes: int) -> None
             for piece in expand(opened, opened.members[0], limit_bytes=largest_bytes):
                 file.write(piece)
     except InputError as error:
-        plain.unlink(missing_ok=True)
         raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
@@ -20,22 +21,22 @@ from symcache.store.check import check_file
 from symcache.store.tree import Form, Store, as_store_error
 from symcache.upstream.arrival import NotHereError, examine
 from symcache.upstream.httpstore import Brought, HttpStore
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from typing import TypeAlias
 
     from symcache.events import Observer
     from symcache.identity import ImageKey, Key
+    from symcache.store.locks import KeyLock
     from symcache.store.tree import Stored
     from symcache.upstream.arrival import Arrival
     from symcache.upstream.folder import PlainFolder
 
     Place: TypeAlias = Store | PlainFolder | HttpStore
 
-__all__ = ["Chain", "ChainSettings", "read_image_file", "sum_up"]
+__all__ = ["Chain", "ChainSettings", "attempts_of", "read_image_file", "sum_up"]
 
 T = TypeVar("T")
 
@@ -76,66 +77,99 @@ class Chain:
 
         A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
         """
-        return self._right_file(self.places[0], key, checksums)
+        stored = self._look_for_right(self.places[0], key, checksums)
+        return stored if stored is not None and stored.form is Form.PLAIN else None
 
-    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[Brought, ...]:
         """Walk the chain for *key*, alone among all processes that walk it for this key just now.
 
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+
+        Returns:
+            The file, or what each place answered; see `sum_up`.
         """
-        target = await to_thread.run_sync(self._writable_store)
+        turn = _Turn()
         try:
-            if target is None:
-                return await to_thread.run_sync(self._open_in_place, key, checksums)
-            async with target.lock(key):
-                stored = await to_thread.run_sync(self.find, key, checksums)
-                if stored is not None:
-                    return Present(stored.path, stored.size_bytes)
-                return await self._walk(key, checksums, target)
+            found = await to_thread.run_sync(self._begin, turn, key, checksums)
+            if turn.lock is not None and not turn.lock.is_held:
+                await turn.lock.acquire()
+                found = await to_thread.run_sync(self._look_again, turn, key, checksums)
+            return await self._walk(turn, key, checksums) if found is None else found
         except StoreError as error:
-            return Failed(Cause.DISK, detail=str(error))
+            return (Brought(error=error),)
+        finally:
+            if turn.lock is not None:
+                turn.lock.release()
 
-    async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
+    async def read_image(self, key: ImageKey) -> Image | tuple[Brought, ...]:
         """Return the headers of *key*'s image, from as little of it as each place allows; nothing is published."""
-        target = await to_thread.run_sync(self._writable_store)
         answers: list[Brought] = []
-        try:
-            for place in self.places:
-                stored = await to_thread.run_sync(self._right_file, place, key, ())
-                if stored is not None:
-                    return await to_thread.run_sync(read_image_file, stored.path)
-                headers = await place.read_headers(key) if isinstance(place, HttpStore) else None
-                if isinstance(headers, Image):
-                    return headers
-                if headers is not None:
-                    answers.append(headers)
-                elif target is not None:
-                    brought, image = await self._try(place, key, (), target, _read_headers)
-                    answers.append(brought)
-                    if image is not None:
-                        return image
-        except StoreError as error:
-            return Failed(Cause.DISK, detail=str(error))
-        return sum_up(answers)
+        for place in self.places:
+            try:
+                found = await self._read_headers(place, key)
+            except StoreError as error:
+                found = Brought(error=error)
+            if isinstance(found, Image):
+                return found
+            answers.append(found)
+        return tuple(answers)
 
-    async def _walk(self, key: Key, checksums: Sequence[str], target: Store) -> Outcome:
+    async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
+        if isinstance(place, HttpStore):
+            headers = await place.read_headers(key)
+            if headers is not None:
+                return headers
+        else:
+            stored = await to_thread.run_sync(self._look_for_right, place, key, ())
+            if stored is None:
+                return _lacks(place)
+            if stored.form is Form.PLAIN:
+                return await to_thread.run_sync(read_image_file, stored.path)
+        target = await to_thread.run_sync(self._writable_store)
+        if target is None:
+            return self._cannot_bring()
+        brought, image = await self._try(place, key, (), target, lambda arrival, _: read_image_file(arrival.plain))
+        return brought if image is None else image
+
+    def _begin(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...] | None:
+        """Look for what needs no walk, and take the turn for one unless somebody else has it."""
+        target = self._target(key)
+        if target is None:
+            return self._open_in_place(key, checksums)
+        turn.target = target
+        turn.lock = target.lock(key)
+        return self._look_again(turn, key, checksums) if turn.lock.try_acquire() else None
+
+    def _look_again(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | None:
+        """Look into the stores that come before all copying: where files are opened from, and those left of it."""
+        for place in self.places:
+            stored = self._look_for_right(place, key, checksums)
+            if stored is not None and stored.form is Form.PLAIN:
+                return Present(stored.path, stored.size_bytes)
+            if place is turn.target:
+                turn.is_packed = stored is not None
+                break
+        return None
+
+    async def _walk(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Fetched | tuple[Brought, ...]:
+        target = turn.target
+        assert target is not None
         answers: list[Brought] = []
-        for at, place in enumerate(self.places):
-            if target not in self.places[:at]:
-                stored = await to_thread.run_sync(self._right_file, place, key, checksums)
-                if stored is not None:
-                    return Present(stored.path, stored.size_bytes)
-                packed = await to_thread.run_sync(self._look, target, key) if place is target else None
-                if packed is None or packed.form is Form.PLAIN:
-                    continue
-            brought, fetched = await self._try(place, key, checksums, target, partial(self._publish, at, key, target))
+        for at, place in list(enumerate(self.places))[self.places.index(target) :]:
+            if place is target and not turn.is_packed:
+                continue
+            finish = partial(self._publish, at, key, target)
+            try:
+                brought, fetched = await self._try(place, key, checksums, target, finish)
+            except StoreError as error:
+                return (*answers, Brought(error=error))
             answers.append(brought)
             if fetched is not None:
                 self._forget_misses(key)
-                return replace(fetched, attempts=_attempts(answers))
-        return sum_up(answers)
+                return replace(fetched, attempts=attempts_of(answers))
+        return tuple(answers)
 
     async def _try(
         self,
@@ -192,9 +226,7 @@ class Chain:
             if not isinstance(store, Store) or store is target or store.root in self._unwritable:
                 continue
             try:
-                scratch = store.scratch()
-                _copy(source, scratch)
-                store.publish(scratch, key, form=form, durable=self._settings.durable)
+                _copy_in(store, source, key, form, durable=self._settings.durable)
             except StoreError as error:
                 self._pass_over(store, self._unwritable, error)
         size_bytes = arrival.plain.stat().st_size
@@ -204,27 +236,31 @@ class Chain:
     def _copy_from(self, place: Store | PlainFolder, key: Key, scratch: Path) -> Brought:
         stored = self._look(place, key)
         if stored is None:
-            return Brought(attempts=(Attempt(place.name, "not there"),))
+            return _lacks(place)
+        try:
+            with stored.path.open("rb"):
+                pass
+        except OSError as error:
+            said = as_store_error(error, stored.path)
+            return Brought(attempts=(Attempt(place.name, f"cannot be read: {said.problem}"),), error=said)
         _copy(stored.path, scratch)
         return Brought(stored.form, (Attempt(place.name, "found"),))
 
-    def _open_in_place(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        """Walk a chain in which nothing can be written: files are opened where they lie."""
+    def _open_in_place(self, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...]:
+        """Walk a chain in which nothing is copied: files are opened where they lie."""
+        answers: list[Brought] = []
         for place in self.places:
-            stored = self._right_file(place, key, checksums)
-            if stored is not None:
+            stored = self._look_for_right(place, key, checksums)
+            if stored is not None and stored.form is Form.PLAIN:
                 return Present(stored.path, stored.size_bytes)
-        return sum_up([Brought(attempts=(Attempt(place.name, "not there"),)) for place in self.places])
+            answers.append(
+                _lacks(place) if stored is None and not isinstance(place, HttpStore) else self._cannot_bring()
+            )
+        return tuple(answers)
 
-    def _right_file(self, place: Place, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return the plain file that *place* holds for *key*, if it is the right one and can be opened there."""
-        stored = None if isinstance(place, HttpStore) else self._look(place, key)
-        if stored is None or stored.form is not Form.PLAIN:
-            return None
-        try:
-            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
-        except OSError:
-            return None
+    def _cannot_bring(self) -> Brought:
+        root = next((place.root for place in self.places if not isinstance(place, HttpStore)), Path())
+        return Brought(error=StoreError("no store of this chain can be written, so nothing is brought", path=root))
 
     def _look(self, place: Store | PlainFolder, key: Key) -> Stored | None:
         if place.root in self._unreadable:
@@ -234,6 +270,25 @@ class Chain:
         except StoreError as error:
             self._pass_over(place, self._unreadable, error)
             return None
+
+    def _look_for_right(self, place: Place, key: Key, checksums: Sequence[str]) -> Stored | None:
+        """Return what *place* holds on disk for *key*; a plain file only if it is the right one."""
+        stored = None if isinstance(place, HttpStore) else self._look(place, key)
+        if stored is None or stored.form is not Form.PLAIN:
+            return stored
+        try:
+            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
+        except OSError:
+            return None
+
+    def _target(self, key: Key) -> Store | None:
+        """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
+        if len(self.places) == 1:
+            place = self.places[0]
+            stored = None if isinstance(place, HttpStore) else self._look(place, key)
+            if stored is None or stored.form is Form.PLAIN:
+                return None
+        return self._writable_store()
 
     def _writable_store(self) -> Store | None:
         """Return the store that files are opened from: the first that can be written."""
@@ -259,12 +314,27 @@ class Chain:
                 place.forget_miss(key)
 
 
+@dataclass(slots=True)
+class _Turn:
+    """One walk's claim to a key.
+
+    Attributes:
+        target: Where the file is to be opened from; None where nothing is copied.
+        lock: Keeps other processes from walking for the key; held or not.
+        is_packed: *target* has a cabinet or a pointer file.
+    """
+
+    target: Store | None = None
+    lock: KeyLock | None = None
+    is_packed: bool = False
+
+
 def sum_up(answers: Sequence[Brought]) -> Missing | Failed:
     """Return what it means that no place delivered.
 
     One place that said neither yes nor no leaves the question open: then the key failed, as another try may help.
     """
-    attempts = _attempts(answers)
+    attempts = attempts_of(answers)
     for kind, cause in _CAUSES.items():
         for answer in answers:
             if isinstance(answer.error, kind):
@@ -273,19 +343,18 @@ def sum_up(answers: Sequence[Brought]) -> Missing | Failed:
     return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
 
 
-_CAUSES: dict[type[UpstreamError], Cause] = {
+# What the user can mend comes first, then what may mend itself.
+_CAUSES: dict[type[StoreError | UpstreamError], Cause] = {
+    StoreError: Cause.DISK,
     UpstreamUnavailable: Cause.UNAVAILABLE,
     WrongContent: Cause.WRONG_CONTENT,
     UpstreamRefused: Cause.REFUSED,
 }
 
 
-def _attempts(answers: Sequence[Brought]) -> tuple[Attempt, ...]:
+def attempts_of(answers: Sequence[Brought]) -> tuple[Attempt, ...]:
+    """Return every question that was asked, in order."""
     return tuple(attempt for answer in answers for attempt in answer.attempts)
-
-
-def _read_headers(arrival: Arrival, _origin: str) -> Image:
-    return read_image_file(arrival.plain)
 
 
 def read_image_file(path: Path) -> Image:
@@ -296,6 +365,19 @@ def read_image_file(path: Path) -> Image:
     """
     with FileView(path) as view:
         return parse_image(view, Layout.DISK)
+
+
+def _lacks(place: Store | PlainFolder) -> Brought:
+    return Brought(attempts=(Attempt(place.name, "not there"),))
+
+
+def _copy_in(store: Store, source: Path, key: Key, form: Form, *, durable: bool) -> None:
+    scratch = store.scratch()
+    try:
+        _copy(source, scratch)
+        store.publish(scratch, key, form=form, durable=durable)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _copy(source: Path, scratch: Path) -> None:

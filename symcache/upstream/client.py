@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import ssl
+import zlib
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import anyio
 import httpx
 
 from symcache._version import __version__
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from symcache.upstream.lanes import Lanes
     from symcache.upstream.retry import HostPatience
 
-__all__ = ["USER_AGENT", "Client", "Reply", "basic"]
+__all__ = ["USER_AGENT", "Client", "Reply", "UnfitRangeError", "basic"]
 
 USER_AGENT = f"symcache/{__version__}"
 
@@ -31,7 +33,14 @@ _MOST_REDIRECTS = 10
 _MISSES = frozenset({404, 410})
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DRAINED_BYTES = 64 * 1024
+_DRAINED_S = 2.0
+_INFLATED_BYTES = 1 << 20
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class UnfitRangeError(UpstreamRefused):
+    """A range was asked for, and another one answered or none: the file may do as a whole."""
 
 
 @dataclass(slots=True)
@@ -69,18 +78,50 @@ class Reply:
 
         Raises:
             UpstreamUnavailable: It breaks off, or nothing more comes in time.
+            WrongContent: It is longer than announced, or not encoded as it says.
         """
         assert self._response is not None
-        encoded = self._response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}
-        received_bytes = 0
+        left_bytes = self.body_bytes
+        encoding = _encoding(self._response.headers)
         try:
-            async for chunk in self._response.aiter_bytes() if encoded else self._response.aiter_raw():
-                received_bytes += len(chunk)
-                yield chunk
+            async with aclosing(_read(self._response)) as raw:
+                async for chunk in _inflate(raw, self.url) if encoding else raw:
+                    if left_bytes is not None:
+                        left_bytes -= len(chunk)
+                        if left_bytes < 0:
+                            raise WrongContent("a body longer than announced", url=self.url)
+                    yield chunk
         except httpx.HTTPError as error:
             raise _translate(error, self.url) from error
-        if not encoded and self.body_bytes is not None and received_bytes < self.body_bytes:
-            raise UpstreamUnavailable(f"body cut short after {received_bytes} bytes", url=self.url)
+        if left_bytes:
+            raise UpstreamUnavailable(f"body cut short by {left_bytes} bytes", url=self.url)
+
+
+async def _read(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # As aiter_raw does, which is not typed as the generator that it is, and could not be closed.
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    async for chunk in stream:
+        yield chunk
+
+
+async def _inflate(raw: AsyncIterator[bytes], shown: str) -> AsyncIterator[bytes]:
+    """Yield *raw*, in gzip or zlib's format, expanded.
+
+    Not by httpx's decoders: there one chunk may expand to a thousand times its length at once, and an end that comes
+    too soon passes unseen.
+    """
+    inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+    async for chunk in raw:
+        rest = chunk
+        while rest and not inflate.eof:
+            try:
+                yield inflate.decompress(rest, _INFLATED_BYTES)
+            except zlib.error as error:
+                raise WrongContent("a body that is not encoded as it says", url=shown) from error
+            rest = inflate.unconsumed_tail
+    if not inflate.eof:
+        raise UpstreamUnavailable("encoded body cut short", url=shown)
 
 
 class Client:
@@ -131,7 +172,8 @@ class Client:
         Raises:
             UpstreamUnavailable: Another try may help.
             UpstreamRefused: It will not.
-            WrongContent: An answer that cannot be the file: a page, another range.
+            UnfitRangeError: The answer is not of the range asked for.
+            WrongContent: An answer that cannot be the file: a page, an encoding that was not asked for.
         """
         shown = redact(url)
         fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -139,53 +181,61 @@ class Client:
             fields["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if validator is not None:
                 fields["If-Range"] = validator
+        # Waited for before a lane is taken: a host that wants a pause must not keep others from being asked.
+        await self._patience.wait_turn(origin_of(url), url=shown)
         async with self.lanes.lane() as lane:
             response = await self._follow(lane, url, fields, dict(headers or {}))
             try:
-                yield _read_reply(response, shown, start, end)
+                reply = _read_reply(response, shown, start, end)
+                if reply.is_miss:
+                    await _drain(response)
+                yield reply
             finally:
                 await response.aclose()
 
     async def _follow(
         self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str]
     ) -> httpx.Response:
+        shown = redact(url)
         first = target = url
         for _ in range(_MOST_REDIRECTS + 1):
-            own = fields | (extra | self._authorization(target) if origin_of(target) == origin_of(first) else {})
-            response = await self._send(lane, target, own, shown=redact(first))
+            own = fields
+            if origin_of(target) == origin_of(first):
+                own = fields | extra | self._authorization(target)
+            response = await self._send(lane, target, own, shown=shown)
             if not response.has_redirect_location:
                 return response
-            location = response.headers["location"]
             await _drain(response)
             # Where a redirect leads may be signed: it is followed, and never shown.
-            target = redirect_target(target, location)
-        raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=redact(first))
+            target = redirect_target(target, response.headers["location"], shown=shown)
+        raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
 
     async def _send(
         self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], *, shown: str
     ) -> httpx.Response:
         origin = origin_of(url)
-        await self._patience.wait_turn(origin, url=shown)
+        asked_s = await self._patience.wait_turn(origin, url=shown)
         request = httpx.Request("GET", url.copy_with(userinfo=b"", fragment=None), headers=fields)
         request.extensions["timeout"] = lane.timeout.as_dict()
         try:
             response = await lane.send(request, stream=True, auth=None)
-            try:
-                _check_status(response, shown)
-            except UpstreamError:
-                await _drain(response)
-                raise
-        except (httpx.HTTPError, httpx.InvalidURL, UpstreamUnavailable) as error:
-            known = error if isinstance(error, UpstreamError) else _translate(error, shown)
-            self._note_failure(origin, known)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            known = _translate(error, shown)
+            if isinstance(known, UpstreamUnavailable):
+                self._note_failure(origin, asked_s, known)
             raise known from error
+        try:
+            _check_status(response, shown)
+        except UpstreamError as error:
+            await _drain(response)
+            if isinstance(error, UpstreamUnavailable):
+                self._note_failure(origin, asked_s, error)
+            raise
         self._patience.note_success(origin)
         return response
 
-    def _note_failure(self, origin: tuple[str, str, int], error: UpstreamError) -> None:
-        if not isinstance(error, UpstreamUnavailable):
-            return
-        if self._patience.note_failure(origin, retry_after_s=error.retry_after_s):
+    def _note_failure(self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable) -> None:
+        if self._patience.note_failure(origin, asked_s=asked_s, retry_after_s=error.retry_after_s):
             self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
 
     def _authorization(self, url: httpx.URL) -> dict[str, str]:
@@ -202,20 +252,24 @@ def basic(user: str, password: str) -> str:
 
 
 async def _drain(response: httpx.Response) -> None:
-    """Read what little body a redirect has, so that its connection can be used again."""
-    try:
-        if int(response.headers.get("content-length", _DRAINED_BYTES)) < _DRAINED_BYTES:
-            await response.aread()
-    except (httpx.HTTPError, ValueError):
-        pass
-    finally:
-        await response.aclose()
+    """Read what little body a miss or a redirect has, so that its connection can be used again."""
+    if response.headers.get("content-length") or response.headers.get("transfer-encoding"):
+        with suppress(httpx.HTTPError), anyio.move_on_after(_DRAINED_S):
+            async with aclosing(_read(response)) as chunks:
+                left_bytes = _DRAINED_BYTES
+                async for chunk in chunks:
+                    left_bytes -= len(chunk)
+                    if left_bytes < 0:
+                        break
+    await response.aclose()
 
 
 def _check_status(response: httpx.Response, shown: str) -> None:
     status = response.status_code
     if status in {200, 206} or status in _MISSES or response.has_redirect_location:
         return
+    if status == 416:
+        raise UnfitRangeError("416", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:
         raise UpstreamUnavailable(
             str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after"))
@@ -231,22 +285,35 @@ def _read_reply(response: httpx.Response, shown: str, start: int, end: int | Non
     reply.content_type = fields.get("content-type", "").partition(";")[0].strip().lower()
     if reply.content_type in {"text/html", "application/xhtml+xml"}:
         raise WrongContent("200, but an HTML page", url=shown)
-    encoded = fields.get("content-encoding", "identity").lower() not in {"", "identity"}
-    length = fields.get("content-length", "")
-    reply.body_bytes = int(length) if length.isascii() and length.isdigit() and not encoded else None
-    reply.validator = _validator(fields)
+    encoding = _encoding(fields)
+    if encoding not in {"", "gzip", "x-gzip", "deflate"}:
+        raise WrongContent(f"200, but encoded as {encoding[:20]}, which was not asked for", url=shown)
     if reply.status == 200:
-        reply.size_bytes = reply.body_bytes
-        reply.takes_ranges = "bytes" in fields.get("accept-ranges", "").lower() and not encoded
+        if not encoding:  # lengths and ranges of an encoded body are not those of the file
+            length = fields.get("content-length", "")
+            reply.size_bytes = reply.body_bytes = int(length) if length.isascii() and length.isdigit() else None
+            reply.validator = _validator(fields)
+            reply.takes_ranges = "bytes" in fields.get("accept-ranges", "").lower()
         return reply
     match = _CONTENT_RANGE.fullmatch(fields.get("content-range", ""))
-    if match is None or encoded or int(match[1]) != start or (end is not None and int(match[2]) >= end):
-        raise WrongContent("206, but not the range asked for", url=shown)
+    if match is None or encoding or not _is_within(int(match[1]), int(match[2]), start, end):
+        raise UnfitRangeError("206, but not the range asked for", url=shown)
     reply.start = start
+    reply.validator = _validator(fields)
     reply.takes_ranges = True
     reply.body_bytes = int(match[2]) + 1 - start
     reply.size_bytes = None if match[3] == "*" else int(match[3])
     return reply
+
+
+def _is_within(first: int, last: int, start: int, end: int | None) -> bool:
+    """Whether the range that came is the one asked for, or a beginning of it; from 0 without an end is no range."""
+    return first == start <= last and (last < end if end is not None else start > 0)
+
+
+def _encoding(fields: httpx.Headers) -> str:
+    encoding: str = fields.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
 
 
 def _validator(fields: httpx.Headers) -> str | None:
@@ -275,8 +342,6 @@ def _translate(error: Exception, shown: str) -> UpstreamError:
             return UpstreamUnavailable(f"cannot connect{_reason(error)}", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return UpstreamUnavailable("the connection broke", url=shown)
-        case httpx.DecodingError():
-            return WrongContent("a body that is not encoded as it says", url=shown)
         case _:
             return UpstreamRefused("cannot be asked: not a URL that works", url=shown)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import count, pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from symcache.errors import StoreError, UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.store.tree import as_store_error
+from symcache.upstream.client import UnfitRangeError
 from symcache.upstream.imagehead import read_remote_image
+from symcache.upstream.retry import HostLeftAloneError
 from symcache.upstream.urls import redact
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from symcache.upstream.retry import RetryPolicy
 
 __all__ = ["Downloader", "NotHere", "Received"]
+
+T = TypeVar("T")
 
 _SHORTEST_PART_BYTES = 8 * 1024 * 1024
 
@@ -54,7 +58,7 @@ class Downloader:
     Attributes:
         client: Asks the upstreams.
         policy: When to try again.
-        total_s: Longest time for one file, all tries included; None for no bound.
+        total_s: Longest time for one file, all tries and waits for a lane included; None for no bound.
         largest_bytes: A longer file is refused.
         parallel_from_bytes: From this length on a file is brought in parts, while lanes are free.
         parallel_parts: Most parts at once.
@@ -90,42 +94,65 @@ class Downloader:
         """
         transfer = _Transfer(self, url, path, index, headers or {})
         try:
-            with anyio.fail_after(self.total_s):
-                return await transfer.run()
-        except TimeoutError as error:
-            raise UpstreamUnavailable(f"not whole after {self.total_s:.0f} s", url=redact(url)) from error
+            return await self._in_time(transfer.run, url)
         finally:
             if transfer.begun:
-                self.observer(TransferEnded(index))
+                self.observer(TransferEnded(index, path))
 
     async def read_image(self, url: httpx.URL) -> Image | NotHere:
         """Read the headers of the image at *url*, in ranges.
 
         Raises:
             RangesRefusedError: It has to be brought whole.
-            UpstreamUnavailable: It failed more often than the policy tries.
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
             UpstreamRefused: The upstream will not send it.
             WrongContent: What is there is not an image.
         """
-        failures = 0
-        while True:
-            try:
-                found = await read_remote_image(self.client, url)
-            except UpstreamUnavailable as error:
-                failures += 1
-                await self.pause(failures, error)
-            else:
-                return NotHere(found) if isinstance(found, int) else found
+        found = await self._patiently(lambda: read_remote_image(self.client, url), url)
+        return NotHere(found) if isinstance(found, int) else found
+
+    async def exists(self, url: httpx.URL) -> bool:
+        """Return whether the upstream has what *url* names, without bringing it.
+
+        Raises:
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
+            UpstreamRefused: The upstream does not tell.
+            WrongContent: It answers with a page.
+        """
+
+        async def ask() -> bool:
+            async with self.client.get(url) as reply:
+                return not reply.is_miss
+
+        return await self._patiently(ask, url)
 
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
-        pause_s = self.policy.pause_s(failures, error.retry_after_s)
+        pause_s = None
+        if not isinstance(error, HostLeftAloneError):
+            pause_s = self.policy.pause_s(failures, error.retry_after_s)
         if pause_s is None:
             raise error
         await self.sleep(pause_s)
 
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], url: httpx.URL) -> T:
+        async def run() -> T:
+            for failures in count(1):
+                try:
+                    return await ask()
+                except UpstreamUnavailable as error:
+                    await self.pause(failures, error)
+            raise AssertionError
 
-class _ChangedError(Exception):
+        return await self._in_time(run, url)
+
+    async def _in_time(self, work: Callable[[], Awaitable[T]], url: httpx.URL) -> T:
+        with anyio.move_on_after(self.total_s):
+            return await work()
+        raise UpstreamUnavailable(f"not whole after {self.total_s:g} s", url=redact(url))
+
+
+class _MisfitError(Exception):
     """Two pieces are not of one file, or ranges are not served after all."""
 
 
@@ -149,33 +176,38 @@ class _Transfer:
         self._headers = headers
         self._received_bytes = 0
         self._size_bytes: int | None = None
-        self._may_split = how.parallel_parts > 1
+        self._may_split = self._may_resume = False
         self._is_split = False
         self._error: Exception | None = None
+        self._pieces: list[_Piece] = []
         self.begun = False
 
     async def run(self) -> Received | NotHere:
-        """Bring the file; a second time and in one piece, if its parts turn out not to fit together."""
-        try:
-            return await self._run()
-        except _ChangedError:
-            self._may_split = False
-            return await self._run()
+        """Bring the file, in parts if that makes sense; in one piece if they do not fit; unresumed if that does not."""
+        for may_split, may_resume in ((True, True), (False, True)):
+            self._may_split, self._may_resume = may_split, may_resume
+            with suppress(_MisfitError):
+                return await self._run()
+        self._may_resume = False
+        return await self._run()
 
     async def _run(self) -> Received | NotHere:
         self._received_bytes, self._is_split, self._error = 0, False, None
         head = _Piece(0, 0, None)
+        self._pieces = [head]
+        status: int | None = None
         try:
-            file = self._path.open("wb", buffering=0)
+            with self._path.open("wb", buffering=0) as file:
+                self._tell()
+                async with anyio.create_task_group() as group:
+                    try:
+                        status = await self._bring(head, file, None, group)
+                    except (UpstreamError, OSError, _MisfitError) as error:
+                        self._give_up(error, group)
         except OSError as error:
             raise as_store_error(error, self._path) from error
-        with file:
-            status: int | None = None
-            async with anyio.create_task_group() as group:
-                try:
-                    status = await self._bring(head, file, None, group)
-                except (UpstreamError, StoreError, _ChangedError) as error:
-                    self._give_up(error, group)
+        if isinstance(self._error, OSError):
+            raise as_store_error(self._error, self._path) from self._error
         if self._error is not None:
             raise self._error
         if status is not None:
@@ -187,11 +219,11 @@ class _Transfer:
     async def _bring_part(self, part: _Piece, file: FileIO, validator: str | None, group: TaskGroup) -> None:
         try:
             status = await self._bring(part, file, validator, group)
-        except (UpstreamError, StoreError, _ChangedError) as error:
+        except (UpstreamError, OSError, _MisfitError) as error:
             self._give_up(error, group)
         else:
             if status is not None:
-                self._give_up(_ChangedError(), group)
+                self._give_up(_MisfitError(), group)
 
     def _give_up(self, error: Exception, group: TaskGroup) -> None:
         # Kept and not raised, so that whoever waits for the file gets the error itself and not a group of one.
@@ -201,47 +233,57 @@ class _Transfer:
     async def _bring(self, piece: _Piece, file: FileIO, validator: str | None, group: TaskGroup) -> int | None:
         """Fill *piece*, asking again for the rest when it breaks; return the status if there is no such file."""
         failures = 0
+        furthest = piece.start
         while piece.end is None or piece.at < piece.end:
-            before = piece.at
+            # Without a validator nothing says that the rest is of the same file.
+            start = piece.at if validator is not None and self._may_resume else piece.start
             try:
-                # Without a validator nothing says that the rest is of the same file.
-                start = piece.at if validator is not None else piece.start
                 async with self._how.client.get(
                     self._url, start=start, end=piece.end, validator=validator, headers=self._headers
                 ) as reply:
                     if reply.is_miss:
                         return reply.status
-                    self._rewind_unless_continued(piece, file, reply)
+                    self._rewind_unless_continued(piece, file, reply, validator)
                     self._begin(reply)
-                    if piece.start == 0 and not self._is_split:
+                    if not self._is_split:
                         validator = reply.validator
                         self._split(reply, piece, file, group)
                     await self._copy(reply, piece, file)
                     if piece.end is None:
                         piece.end = piece.at
+            except UnfitRangeError as error:
+                if start == 0 and piece.end is None:
+                    raise
+                raise _MisfitError from error
             except UpstreamUnavailable as error:
                 # One that breaks after more of it has come fails anew, not once more in a row.
-                failures = 1 if piece.at > before else failures + 1
+                failures = 1 if piece.at > furthest else failures + 1
+                furthest = max(furthest, piece.at)
                 await self._how.pause(failures, error)
         return None
 
-    def _rewind_unless_continued(self, piece: _Piece, file: FileIO, reply: Reply) -> None:
-        same_file = not self.begun or reply.size_bytes in {self._size_bytes, None}
-        if same_file and reply.start == piece.at:
-            return
-        if self._is_split or reply.start:
-            raise _ChangedError
-        file.truncate(0)
-        self._received_bytes = piece.at = 0
+    def _rewind_unless_continued(self, piece: _Piece, file: FileIO, reply: Reply, validator: str | None) -> None:
+        if reply.status == 206:
+            # Some upstreams heed Range and not If-Range, so what came is compared as well.
+            same_size = self._size_bytes is None or reply.size_bytes in {self._size_bytes, None}
+            if not same_size or reply.validator not in {validator, None} or reply.start != piece.at:
+                raise _MisfitError
+        elif self._is_split:
+            raise _MisfitError
+        elif piece.at:
+            file.truncate(0)
+            self._received_bytes = piece.at = 0
+            self._tell()
 
     def _begin(self, reply: Reply) -> None:
         size_bytes = reply.size_bytes
         if size_bytes is not None and size_bytes > self._how.largest_bytes:
             raise WrongContent(f"{size_bytes} bytes, more than network.largest_file_bytes", url=redact(self._url))
-        self._size_bytes = size_bytes
+        if reply.status == 200:
+            self._size_bytes = size_bytes
         if not self.begun:
             self.begun = True
-            self._how.observer(TransferStarted(self._index, reply.url, size_bytes))
+            self._how.observer(TransferStarted(self._index, reply.url, size_bytes, self._path))
 
     def _split(self, reply: Reply, head: _Piece, file: FileIO, group: TaskGroup) -> None:
         """Start further parts if the file is large, its upstream can, and lanes are free; the head then ends sooner."""
@@ -250,14 +292,15 @@ class _Transfer:
             return
         if size_bytes < self._how.parallel_from_bytes:
             return
-        count = min(self._how.parallel_parts, 1 + self._how.client.lanes.free, size_bytes // _SHORTEST_PART_BYTES)
-        if count < 2:
+        parts = min(self._how.parallel_parts, 1 + self._how.client.lanes.free, size_bytes // _SHORTEST_PART_BYTES)
+        if parts < 2:
             return
         self._is_split = True
-        bounds = [size_bytes * part // count for part in range(count + 1)]
+        bounds = [size_bytes * part // parts for part in range(parts + 1)]
         head.end = bounds[1]
         for start, end in pairwise(bounds[1:]):
-            group.start_soon(self._bring_part, _Piece(start, start, end), file, reply.validator, group)
+            self._pieces.append(part := _Piece(start, start, end))
+            group.start_soon(self._bring_part, part, file, reply.validator, group)
 
     async def _copy(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
         async with aclosing(reply.chunks()) as chunks:
@@ -265,15 +308,19 @@ class _Transfer:
                 wanted = chunk if piece.end is None else chunk[: piece.end - piece.at]
                 if piece.at + len(wanted) > self._how.largest_bytes:
                     raise WrongContent("longer than network.largest_file_bytes", url=redact(self._url))
-                try:
-                    _write_at(file, piece.at, wanted)
-                except OSError as error:
-                    raise as_store_error(error, self._path) from error
+                _write_at(file, piece.at, wanted)
                 piece.at += len(wanted)
                 self._received_bytes += len(wanted)
-                self._how.observer(TransferAdvanced(self._index, self._received_bytes, self._size_bytes))
-                if piece.at == piece.end:
-                    return
+                self._tell()
+                if len(wanted) < len(chunk) or (piece.at == piece.end and reply.status == 200):
+                    return  # the rest comes in other parts
+
+    def _tell(self) -> None:
+        if self.begun:
+            part = next((piece for piece in self._pieces if piece.at != piece.end), self._pieces[-1])
+            self._how.observer(
+                TransferAdvanced(self._index, self._received_bytes, self._size_bytes, self._path, part.at)
+            )
 
 
 def _write_at(file: FileIO, offset: int, data: bytes) -> None:

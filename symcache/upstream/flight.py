@@ -20,7 +20,7 @@ class _Flight(Generic[T]):
     def __init__(self) -> None:
         self.landed = anyio.Event()
         self.result: T | None = None
-        self.error: Exception | None = None
+        self.error: Exception | None = RuntimeError("the group that this ran in has ended")
 
 
 class SingleFlight(Generic[T]):
@@ -41,11 +41,13 @@ class SingleFlight(Generic[T]):
 
         Raises:
             Exception: Whatever the work raised.
+            RuntimeError: The group ended before the work did.
         """
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._flights[name] = _Flight()
+            flight = _Flight()
             self._group.start_soon(self._fly, name, flight, work)
+            self._flights[name] = flight
         await flight.landed.wait()
         if flight.error is not None:
             raise flight.error
@@ -54,6 +56,7 @@ class SingleFlight(Generic[T]):
     async def _fly(self, name: Hashable, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
         try:
             flight.result = await work()
+            flight.error = None
         except Exception as error:  # noqa: BLE001 - handed to whoever waits, not swallowed
             flight.error = error
         finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.errors import UpstreamError, WrongContent
+from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
 from symcache.store.tree import Form
 from symcache.upstream.download import NotHere
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from symcache.errors import StoreError
     from symcache.formats.pe import Image
     from symcache.identity import ImageKey, Key
     from symcache.store.misses import Misses
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Brought", "HttpStore"]
 
 _POINTER = "file.ptr"
+_TWO_TIER_MARK = "index2.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Brought:
 
     form: Form | None = None
     attempts: tuple[Attempt, ...] = ()
-    error: UpstreamError | None = None
+    error: UpstreamError | StoreError | None = None
     asked: bool = False
     remembered: bool = False
 
@@ -91,9 +93,10 @@ class HttpStore:
         if known is not None:
             return known
         attempts: list[Attempt] = []
+        asked_tier = self._tier or Tier.ONE
         try:
             form = await self._ask_names(key, scratch, checksums, attempts)
-            if form is None and self._tier is None and await self._learn_tier() is Tier.TWO:
+            if form is None and await self._learn_tier(attempts) is not asked_tier:
                 form = await self._ask_names(key, scratch, checksums, attempts)
         except UpstreamError as error:
             return Brought(attempts=tuple(attempts), error=error, asked=True)
@@ -204,13 +207,20 @@ class HttpStore:
         if self.hints.pointers:
             yield _POINTER, Form.POINTER
 
-    async def _learn_tier(self) -> Tier:
-        """Return how many tiers the upstream has, asking it once, and only after it did not have a file."""
+    async def _learn_tier(self, attempts: list[Attempt]) -> Tier:
+        """Return how many tiers the upstream has, asking it once, and only after it did not have a file.
+
+        Raises:
+            UpstreamUnavailable: It cannot be asked just now, so that it is not known either whether it has the file.
+        """
         async with self._tier_lock:
             if self._tier is None:
                 try:
-                    async with self._downloader.client.get(file_url(self.base, ["index2.txt"])) as reply:
-                        self._tier = Tier.ONE if reply.is_miss else Tier.TWO
+                    is_two_tier = await self._downloader.exists(file_url(self.base, [_TWO_TIER_MARK]))
+                except UpstreamUnavailable as error:
+                    attempts.append(Attempt(self.name, error.problem, _TWO_TIER_MARK))
+                    raise
                 except UpstreamError:
-                    return Tier.ONE  # not known, so asked again next time
+                    is_two_tier = False  # a page, or a rule that hides it: no mark in any case
+                self._tier = Tier.TWO if is_two_tier else Tier.ONE
         return self._tier

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, TruncatedInput, WrongContent
 from symcache.formats.pe import Layout, parse_image
+from symcache.upstream.client import UnfitRangeError
 from symcache.upstream.urls import redact
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ async def read_remote_image(client: Client, url: httpx.URL) -> Image | int:
         UpstreamUnavailable, UpstreamRefused: As `Client.get`; nothing is tried again here.
         WrongContent: What is there is not an image.
     """
+    try:
+        return await _read_remote_image(client, url)
+    except UnfitRangeError as error:
+        raise RangesRefusedError from error
+
+
+async def _read_remote_image(client: Client, url: httpx.URL) -> Image | int:
     async with client.get(url, end=_BLOCK_BYTES) as reply:
         if reply.is_miss:
             return reply.status
@@ -80,7 +88,7 @@ async def read_remote_image(client: Client, url: httpx.URL) -> Image | int:
             raise RangesRefusedError
         view = _SparseView(reply.size_bytes)
         validator = reply.validator
-        view.add(0, await _read_all(reply))
+        view.add(0, await _read_all(reply, min(_BLOCK_BYTES, view.size)))
     for _ in range(_MOST_REQUESTS):
         try:
             return parse_image(view, Layout.DISK)
@@ -92,11 +100,13 @@ async def read_remote_image(client: Client, url: httpx.URL) -> Image | int:
         if view.fetched_bytes + end - start > _MOST_BYTES:
             break
         async with client.get(url, start=start, end=end, validator=validator) as reply:
-            if reply.is_miss or reply.start != start:
+            if reply.status != 206 or reply.size_bytes != view.size or reply.validator not in {validator, None}:
                 raise RangesRefusedError
-            view.add(start, await _read_all(reply))
+            view.add(start, await _read_all(reply, end - start))
     raise RangesRefusedError
 
 
-async def _read_all(reply: Reply) -> bytes:
+async def _read_all(reply: Reply, wanted_bytes: int) -> bytes:
+    if reply.body_bytes != wanted_bytes:
+        raise RangesRefusedError
     return b"".join([chunk async for chunk in reply.chunks()])

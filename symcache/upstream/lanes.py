@@ -7,6 +7,7 @@ module that makes httpx clients.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Lanes:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         _read_in_larger_pieces()
+        _keep_targets_out_of_logs()
         self._timeout = timeout
         self._proxy = proxy
         self._transport = transport
@@ -59,6 +61,7 @@ class Lanes:
         self._limiter = anyio.CapacityLimiter(count)
         self._idle: list[httpx.AsyncClient] = []
         self._all: list[httpx.AsyncClient] = []
+        self._idle.append(self._make())  # so that a proxy that cannot be used is known before work begins
 
     @property
     def free(self) -> int:
@@ -99,7 +102,7 @@ class Lanes:
                 follow_redirects=False,
                 limits=httpx.Limits(max_connections=_ORIGINS_PER_LANE, keepalive_expiry=30),
             )
-        except (httpx.InvalidURL, ValueError) as error:
+        except (httpx.InvalidURL, ValueError, ImportError) as error:
             raise ConfigError(f"not a proxy that can be used: {error}", where="network.proxy") from error
         # What every request sends is decided by the caller alone.
         client.headers.clear()
@@ -128,3 +131,11 @@ def _read_in_larger_pieces() -> None:
     connection = getattr(httpcore, "AsyncHTTP11Connection", None)
     if getattr(connection, "READ_NUM_BYTES", None) == 64 * 1024:
         connection.READ_NUM_BYTES = _READ_BYTES  # type: ignore[union-attr]
+
+
+def _keep_targets_out_of_logs() -> None:
+    # Both write URLs and fields of answers: what a redirect leads to is signed, and must stand in no log, whatever
+    # level the program that uses us has chosen for its own.
+    for name in ("httpx", "httpcore"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))

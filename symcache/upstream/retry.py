@@ -16,7 +16,7 @@ from symcache.errors import UpstreamUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["HostPatience", "RetryPolicy", "parse_retry_after"]
+__all__ = ["HostLeftAloneError", "HostPatience", "RetryPolicy", "parse_retry_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,20 @@ def parse_retry_after(text: str | None, *, now: Callable[[], float] = time.time)
         return float(text[:10])
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.fromtimestamp(now(), UTC)).total_seconds())
 
 
+class HostLeftAloneError(UpstreamUnavailable):
+    """The host was not asked at all; trying again before its time is over is of no use."""
+
+
 @dataclass(slots=True)
 class _Host:
+    failing_since_s: float
     failures: int = 0
     not_before_s: float = 0.0
     left_alone: bool = False
@@ -77,13 +82,18 @@ class _Host:
 class HostPatience:
     """What is known of each host's health, shared by all requests of a run.
 
-    A host that failed *failures* times in a row is left alone for *cool_down_s*; then one failure more is enough. A
-    host that asked for a pause (``Retry-After``) gets it from everybody.
+    A host that failed *failures* times in a row is left alone for *cool_down_s*, but not before it has been failing for
+    *hiccup_s*: many requests that are under way break at once when a connection does, and that is one failure and not
+    many. After the cool-down one request tries it; the others follow when that one is answered. A host that asked for
+    a pause (``Retry-After``) gets it from everybody.
 
     Args:
         failures: Failures in a row that are too many.
         cool_down_s: Seconds for which a host is then left alone.
         longest_pause_s: Longest pause that is waited out for a host; beyond it requests fail at once.
+        hiccup_s: A host that fails for less than this is never left alone; the retries of each request bridge it.
+        clock_s: Monotonic seconds.
+        sleep: Waits a number of seconds.
     """
 
     def __init__(
@@ -92,48 +102,55 @@ class HostPatience:
         failures: int,
         cool_down_s: float,
         longest_pause_s: float,
+        hiccup_s: float = 2.0,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._failures = failures
         self._cool_down_s = cool_down_s
         self._longest_pause_s = longest_pause_s
+        self._hiccup_s = hiccup_s
         self._clock_s = clock_s
         self._sleep = sleep
         self._hosts: dict[tuple[str, str, int], _Host] = {}
 
-    async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> None:
-        """Return when *origin* may be asked.
+    async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> float:
+        """Return, when *origin* may be asked, the time of that: what `note_failure` wants to know.
 
         Raises:
-            UpstreamUnavailable: It is being left alone, or asked for a longer pause than we wait.
+            HostLeftAloneError: It is being left alone, or asked for a longer pause than we wait.
         """
-        host = self._hosts.get(origin)
-        if host is None:
-            return
-        while (pause_s := host.not_before_s - self._clock_s()) > 0:
+        while (host := self._hosts.get(origin)) is not None:
+            pause_s = host.not_before_s - self._clock_s()
+            if pause_s <= 0:
+                if host.left_alone:
+                    host.not_before_s = self._clock_s() + self._cool_down_s  # for all but this one
+                break
             if host.left_alone:
-                raise UpstreamUnavailable("left alone after repeated failures", url=url, retry_after_s=pause_s)
+                raise HostLeftAloneError("left alone after repeated failures", url=url, retry_after_s=pause_s)
             if pause_s > self._longest_pause_s:
-                raise UpstreamUnavailable(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
+                raise HostLeftAloneError(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
             await self._sleep(pause_s)
-        host.left_alone = False
+        return self._clock_s()
 
     def note_success(self, origin: tuple[str, str, int]) -> None:
         """Note that *origin* answered."""
         self._hosts.pop(origin, None)
 
-    def note_failure(self, origin: tuple[str, str, int], *, retry_after_s: float | None) -> bool:
-        """Note that *origin* did not; return whether it is left alone from now on."""
-        host = self._hosts.setdefault(origin, _Host())
+    def note_failure(self, origin: tuple[str, str, int], *, asked_s: float, retry_after_s: float | None = None) -> bool:
+        """Note that *origin* did not answer what it was asked at *asked_s*.
+
+        Returns:
+            Whether it begins to be left alone with that.
+        """
+        host = self._hosts.setdefault(origin, _Host(failing_since_s=asked_s))
         host.failures += 1
         now_s = self._clock_s()
         if retry_after_s is not None:
             host.not_before_s = max(host.not_before_s, now_s + retry_after_s)
             return False
-        if host.failures < self._failures or host.left_alone:
+        if host.left_alone or host.failures < self._failures or now_s - host.failing_since_s < self._hiccup_s:
             return False
-        host.failures = self._failures - 1
         host.not_before_s = now_s + self._cool_down_s
         host.left_alone = True
         return True

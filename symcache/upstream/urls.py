@@ -53,8 +53,13 @@ def origin_of(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)
 
 
-def redirect_target(url: httpx.URL, location: str) -> httpx.URL:
+def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
     """Return where an answer of *url* with this ``Location`` leads.
+
+    Args:
+        url: What answered.
+        location: The field as it came; a relative one counts from *url*.
+        shown: What errors call the URL, as *url* may be the target of an earlier redirect itself, and secret.
 
     Raises:
         UpstreamRefused: It leads nowhere, to another scheme than http and https, or from https to http.
@@ -62,9 +67,9 @@ def redirect_target(url: httpx.URL, location: str) -> httpx.URL:
     try:
         target = url.join(location)
     except httpx.InvalidURL as error:
-        raise UpstreamRefused("redirect to something that is not a URL", url=redact(url)) from error
+        raise UpstreamRefused("redirect to something that is not a URL", url=shown) from error
     if target.scheme not in _PORTS or not target.host:
-        raise UpstreamRefused(f"redirect to a {target.scheme or 'nameless'} URL", url=redact(url))
+        raise UpstreamRefused(f"redirect to a {target.scheme or 'nameless'} URL", url=shown)
     if url.scheme == "https" and target.scheme == "http":
-        raise UpstreamRefused("redirect from https to http", url=redact(url))
+        raise UpstreamRefused("redirect from https to http", url=shown)
     return target
