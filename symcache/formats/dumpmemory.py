@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DumpBody", "PhysicalMemory", "Storage", "read_dump_body"]
 
-_MOST_RANGES = 1 << 22
+_MOST_RANGES = 1 << 21
 _MOST_PAGES = 1 << 40
 _RANGES_PER_READ = 1 << 15
 _BITMAP_TYPES = {DumpType.SUMMARY, DumpType.BITMAP_FULL, DumpType.BITMAP_KERNEL, DumpType.AUTOMATIC}
@@ -123,7 +123,7 @@ def _sniff(view: ByteView, header: DumpHeader, problem: str) -> DumpBody:
         return _read_bitmap(view, header)
     if start[4:12] == b"RDMPDUMP":
         return _read_ranges(view, header)
-    if header.dump_type in _BITMAP_TYPES:
+    if header.dump_type in _BITMAP_TYPES - {DumpType.AUTOMATIC}:
         raise MalformedInput("the header of the pages' bitmap has no signature", offset=header.size)
     if header.dump_type in _RANGE_TYPES:
         raise MalformedInput("the header of the pages' ranges has no signature", offset=header.size)
@@ -174,8 +174,8 @@ def _read_bitmap(view: ByteView, header: DumpHeader) -> DumpBody:
     Layout since Windows 8: ``SDMP`` or ``FDMP``, ``DUMP``, offset of the first page u64 at 0x20, pages present u64 at
     0x28, bits u64 at 0x30, bitmap at 0x38. Before: offset of the first page u32 at 0xC, bits u32 at 0x10, pages u32 at
     0x14, an RTL_BITMAP {bits u32, pointer}, bitmap at 0x20 (32 bit) or 0x28 (64 bit).
-    Source: kdmp-parser and rizin (which has a file) for the first; Ghidra's SummaryHeader for the second, which is
-    why it is probed and not believed.
+    Source: kdmp-parser and rizin (which has a file) for the first; Ghidra's SummaryHeader for the second, which packs
+    the pointer, so that the place of the bitmap is probed and not believed.
     """
     base = header.size
     head = view.read(base, min(0x38, view.size - base))
@@ -210,7 +210,7 @@ def _bitmap_claims(head: bytes, base: int) -> list[_BitmapClaim]:
         return int.from_bytes(head[offset : offset + width], "little")
 
     claims = [_BitmapClaim(Storage.BITMAP, base + 0x38, number(0x30, 8), number(0x20, 8), number(0x28, 8))]
-    for offset in (0x28, 0x20) if base == 0x2000 else (0x20, 0x28):
+    for offset in (0x28, 0x20, 0x24) if base == 0x2000 else (0x20, 0x28, 0x24):
         claims.extend(
             _BitmapClaim(Storage.SUMMARY, base + offset, bits, number(0x0C, 4), number(0x14, 4))
             for bits in dict.fromkeys((number(0x10, 4), number(0x18, 4)))

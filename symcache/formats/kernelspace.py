@@ -29,6 +29,7 @@ class KernelSpace:
 
     Attributes:
         space: Its address space, in the mode that fits best.
+        spaces: The same in every mode that was tried; more than one only if none is sure.
         pointer_size: Bytes of a pointer.
         loaded_modules_va: Head of the list of loaded modules.
         active_processes_va: Head of the list of processes; 0 if it is not known.
@@ -38,6 +39,7 @@ class KernelSpace:
     """
 
     space: AddressSpace
+    spaces: tuple[AddressSpace, ...]
     pointer_size: int
     loaded_modules_va: int
     active_processes_va: int
@@ -67,8 +69,10 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
     pointer_size = 8 if header.is_64bit else 4
     tables = PageTables(memory)
     best = None
+    spaces = []
     for mode in _possible_modes(header):
         space = AddressSpace(tables, mode, header.directory_table_base)
+        spaces.append(space)
         block = read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
         heads = [header.loaded_modules_va]
         if block is not None and block.loaded_modules_va not in {0, *heads}:
@@ -83,6 +87,7 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
     points, space, head, block = best
     return KernelSpace(
         space=space,
+        spaces=(space,) if points == _SOUND else tuple(spaces),
         pointer_size=pointer_size,
         loaded_modules_va=head,
         active_processes_va=header.active_processes_va or (block.active_processes_va if block is not None else 0),
@@ -114,7 +119,7 @@ def _judge_head(space: AddressSpace, head: int, pointer_size: int) -> int:
         links = [read_pointer(space, head + offset, pointer_size) for offset in (0, pointer_size)]
     except InputError:
         return _UNREADABLE
-    if any(link < space.mode.kernel_start or link % pointer_size or link == head for link in links):
+    if links[0] < space.mode.kernel_start or links[0] % pointer_size or links[0] == head:
         return _IMPLAUSIBLE
     for link, back in zip(links, (pointer_size, 0), strict=True):
         try:

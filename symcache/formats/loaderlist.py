@@ -108,7 +108,13 @@ def read_pointer(space: ByteView, address: int, pointer_size: int) -> int:
 
 
 def walk_list(
-    space: ByteView, head: int, pointer_size: int, accepts: Callable[[int], bool], *, most: int = _MOST_ENTRIES
+    space: ByteView,
+    head: int,
+    pointer_size: int,
+    accepts: Callable[[int], bool],
+    *,
+    recognises: Callable[[int], bool] | None = None,
+    most: int = _MOST_ENTRIES,
 ) -> ListWalk:
     """Follow a doubly linked list both ways and join what each way reaches.
 
@@ -121,11 +127,12 @@ def walk_list(
         head: Address of the list's head.
         pointer_size: Bytes of a pointer.
         accepts: Says whether an address can be that of an entry.
+        recognises: Says whether what lies there is an entry, for one that does not point back; None to go by links.
         most: How many entries are read at most.
 
     Layout: LIST_ENTRY {Flink, Blink}; each points to the next entry's LIST_ENTRY.
     """
-    links = _Links(space, pointer_size, accepts)
+    links = _Links(space, pointer_size, accepts, recognises)
     forward, problem = links.follow(head, 0, most)
     if problem is None:
         return ListWalk(tuple(forward), complete=True, problem=None)
@@ -136,10 +143,17 @@ def walk_list(
 
 
 class _Links:
-    def __init__(self, space: ByteView, pointer_size: int, accepts: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        space: ByteView,
+        pointer_size: int,
+        accepts: Callable[[int], bool],
+        recognises: Callable[[int], bool] | None,
+    ) -> None:
         self._space = space
         self._width = pointer_size
         self._accepts = accepts
+        self._recognises = recognises
 
     def read(self, address: int, which: int) -> int:
         return read_pointer(self._space, address + which * self._width, self._width)
@@ -176,10 +190,12 @@ class _Links:
             at = following
 
     def _belongs(self, entry: int, which: int) -> bool:
-        """Say whether the entry after *entry* points back to it, as in a list that is sound from here on."""
+        """Say whether *entry* is one: the entry after it points back to it, or it is recognised."""
         try:
             following = self.read(entry, which)
-            return self._accepts(following) and self.read(following, 1 - which) == entry
+            if self._accepts(following) and self.read(following, 1 - which) == entry:
+                return True
+            return self._recognises is not None and self._recognises(entry)
         except InputError:
             return False
 

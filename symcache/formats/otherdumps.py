@@ -33,8 +33,8 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"wake", "a hibernation file of a machine that woke up", _CONVERT),
     (b"RSTR", "a hibernation file", _CONVERT),
     (b"rstr", "a hibernation file", _CONVERT),
-    (b"HORM", "a hibernation file", _CONVERT),
-    (b"LINK", "a hibernation file", _CONVERT),
+    (b"\x81\x81xpress", "a hibernation file whose header is gone", _CONVERT),
+    (b"\x53\xff\x00\xf0", "a raw memory image", _CONVERT),
     (b"\xd0\xbe\xd2\xbe", "a saved state of a VMware machine", "convert it with vmss2core -W"),
     (b"\xd1\xba\xd1\xba", "a saved state of a VMware machine", "convert it with vmss2core -W"),
     (b"\xd2\xbe\xd2\xbe", "a saved state of a VMware machine", "convert it with vmss2core -W"),
@@ -68,8 +68,11 @@ def find_other_dump(start: bytes) -> tuple[str, str] | None:
 
 def refuse_other_dump(start: bytes) -> UnknownFormat:
     """Return the error for an input that is no kernel dump; its text names what the input is where that is known."""
+    if not start:
+        return UnknownFormat("not a kernel dump: it is empty")
     if not start.strip(b"\0"):
-        return UnknownFormat("not a kernel dump: it begins with zeros (a raw memory image, or a file never written)")
+        what = "a raw memory image, a used hibernation file, or a file that was never written"
+        return UnknownFormat(f"not a kernel dump: it begins with zeros ({what})")
     if other := find_other_dump(start):
         return UnknownFormat(f"{other[0]}, not a kernel dump: {other[1]}", offset=0)
     return UnknownFormat("not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)

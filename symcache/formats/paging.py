@@ -10,6 +10,8 @@ from symcache.errors import Absence, NotInDump
 from symcache.formats.pagemaps import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from symcache.formats.view import ByteView
 
 __all__ = ["ARM64", "PAE", "X64", "X64_LA57", "X86", "AddressSpace", "PageTables", "PagingMode"]
@@ -59,6 +61,11 @@ class PagingMode:
     def space_size(self) -> int:
         """Bytes of the whole address space."""
         return 1 << (32 if self.address_bits == 32 else 64)
+
+    @property
+    def translated_bits(self) -> int:
+        """Bits of an address that page tables translate."""
+        return 12 + sum(level.bits for level in self.levels)
 
     @property
     def kernel_start(self) -> int:
@@ -172,6 +179,40 @@ class AddressSpace:
             offset += take
             length -= take
         return b"".join(parts)
+
+    def mapped_pages(self, start: int, most_tables: int) -> Iterator[int]:
+        """Yield the addresses of pages of 4 KiB that are mapped by valid entries, from *start* upwards.
+
+        Args:
+            start: Where to begin.
+            most_tables: Page tables to look into at most.
+        """
+        mode = self.mode
+        extension = mode.space_size - (1 << mode.translated_bits)
+        todo = [(0, self.root, start & ((1 << mode.translated_bits) - 1) & -PAGE_SIZE)]
+        while todo:
+            depth, table, at = todo.pop()
+            level = mode.levels[depth]
+            index = at >> level.shift & ((1 << level.bits) - 1)
+            following = (at >> level.shift) + 1 << level.shift
+            if following >> level.shift & ((1 << level.bits) - 1):
+                todo.append((depth, table, following))
+            entry = self._find_entry(table + index * mode.entry_size)
+            if not entry & _VALID:
+                continue
+            if level.shift == 12 or (level.may_map and self._maps_memory(entry)):
+                base = extension if at >> (mode.translated_bits - 1) or (mode.two_roots and start >= extension) else 0
+                yield from range(base + at, base + following, PAGE_SIZE)
+            elif most_tables and (entry & mode.frame_mask) not in {known for _, known, _ in todo}:
+                # Windows maps its own page tables by an entry of the root that leads to the root.
+                most_tables -= 1
+                todo.append((depth + 1, entry & mode.frame_mask, at))
+
+    def _find_entry(self, at: int) -> int:
+        try:
+            return self._tables.read_entry(at, self.mode.entry_size)
+        except NotInDump:
+            return 0
 
     def translate(self, address: int) -> tuple[int, int]:
         """Return the physical address of *address* and how many bytes follow it in the same page.

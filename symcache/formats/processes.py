@@ -172,6 +172,8 @@ def find_kernel_layout(
     if not walk.entries:
         return None
     prober = _Prober(space, walk, pointer_size, anchor)
+    if not prober.has_system:
+        return next((layout for layout in _KNOWN[pointer_size] if prober.fits_any(layout)), None)
     for layout in _KNOWN[pointer_size]:
         if prober.fits_system(layout) and (
             prober.fits_others(layout) if block is None or not block.peb_offset else block.peb_offset == layout.peb
@@ -197,6 +199,23 @@ class _Prober:
             except InputError:
                 continue
         return None
+
+    @property
+    def has_system(self) -> bool:
+        """The process ``System`` is in the list."""
+        return self._first is not None
+
+    def fits_any(self, layout: KernelLayout) -> bool:
+        """Say whether *layout* makes sense of some process, and its page tables are there."""
+        for links in self._walk.entries[:_PROBED_PROCESSES]:
+            try:
+                process = read_process(self._space, links, layout, self._width)
+            except InputError:
+                continue
+            sound = process.name and process.id % 4 == 0 and self._judge_peb(links, layout) is not False
+            if sound and self._maps_kernel(process.directory_table_base):
+                return True
+        return False
 
     def fits_system(self, layout: KernelLayout) -> bool:
         if self._first is None:

@@ -71,10 +71,10 @@ def read_unloaded_drivers(space: ByteView, block: DebuggerData, pointer_size: in
         return
     size = 4 * pointer_size + 8
     try:
-        array = read_pointer(space, block.unloaded_drivers_va, pointer_size)
-        if array < 1 << (8 * pointer_size - 1):
-            return
+        array = _find_array(space, block.unloaded_drivers_va, pointer_size)
     except InputError:
+        return
+    if array is None:
         return
     first = _next_slot(space, block.last_unloaded_driver_va)
     for slot in range(_SLOTS):
@@ -89,6 +89,21 @@ def read_unloaded_drivers(space: ByteView, block: DebuggerData, pointer_size: in
         )
         if start:
             yield UnloadedDriver(_name(space, at, pointer_size), start, end)
+
+
+def _find_array(space: ByteView, address: int, pointer_size: int) -> int | None:
+    """Return where the array begins: where the variable at *address* points, or *address* itself.
+
+    Windows gives the variable's address; tools that make dumps of other memory give the array's.
+    """
+    kernel_half = 1 << (8 * pointer_size - 1)
+    array = read_pointer(space, address, pointer_size)
+    if array >= kernel_half:
+        return array
+    first = space.read(address, 2 * pointer_size)
+    length, room = (int.from_bytes(first[at : at + 2], "little") for at in (0, 2))
+    buffer = int.from_bytes(first[pointer_size:], "little")
+    return address if 0 < length <= room and buffer >= kernel_half else None
 
 
 def _next_slot(space: ByteView, address: int) -> int:

@@ -65,6 +65,7 @@ def header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[st
         "system_time": _time(header.system_time),
         "uptime_s": None if header.uptime is None else header.uptime / _TICKS_PER_S,
         "attributes": None if attributes is None else [bit.name for bit in attributes],
+        "minidump_fields": None if header.minidump_fields is None else f"{header.minidump_fields:#x}",
         "directory_table_base": f"{header.directory_table_base:#x}",
         "loaded_modules": f"{header.loaded_modules_va:#x}",
         "comment": header.comment or None,

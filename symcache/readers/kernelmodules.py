@@ -41,7 +41,13 @@ def kernel_modules(
         sessions: Returns address spaces of processes that belong to a session; called only if a driver needs one.
     """
     start = kernel.space.mode.kernel_start
-    walk = walk_list(kernel.space, kernel.loaded_modules_va, kernel.pointer_size, lambda address: address >= start)
+    walk = walk_list(
+        kernel.space,
+        kernel.loaded_modules_va,
+        kernel.pointer_size,
+        lambda address: address >= start,
+        recognises=lambda va: read_entry(kernel.space, va, kernel.layout, kernel_start=start).problem is None,
+    )
     lister = _Lister(kernel, build, walk, sessions)
     for va in walk.entries:
         try:

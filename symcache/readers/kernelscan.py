@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
@@ -27,6 +27,9 @@ __all__ = ["scan_for_kernel"]
 _KERNEL_NAME = "ntoskrnl.exe"
 _KERNEL_PDBS = frozenset(["ntoskrnl.pdb", "ntkrnlmp.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb"])
 _LARGEST_KERNEL_BYTES = 32 << 20
+_USUAL_START = 0xFFFFF80000000000
+_MOST_TABLES = 4096
+_MOST_PAGES = 1 << 17
 _SCANNED_BYTES = 512 << 20
 _BLOCK_PAGES = 256
 _MOST_HITS = 4096
@@ -36,8 +39,9 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
     """Return the kernel's image; None if it is not found.
 
     Where page tables work, the image is looked for below addresses that lie in it; a page is the kernel's if its
-    header's size spans the address. Where they do not, the first 512 MiB of pages are searched for an image that names
-    the kernel's PDB: the kernel is mapped with large pages, so that it lies in one piece in physical memory, too.
+    header's size spans the address. Then mapped pages, at most 262,144 of them, are searched for an image that names
+    the kernel's PDB. Where page tables do not work, the first 512 MiB of the dump are searched the same way: the kernel
+    is mapped with large pages, so that it lies in one piece in physical memory, too.
 
     Args:
         kernel: The kernel's address space, whose list of modules cannot be read.
@@ -45,15 +49,17 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
         pages: The pages it has.
         pointers: Addresses of variables of the kernel; 0 is none.
     """
-    found = _scan_below(kernel, pointers)
-    return found if found is not None else _scan_pages(memory, pages)
-
-
-def _scan_below(kernel: KernelSpace, pointers: tuple[int, ...]) -> Module | None:
-    """Search downwards from addresses within the image."""
-    space = kernel.space
     if kernel.debugger_data is not None:
         pointers = (kernel.debugger_data.kernel_base_va, *pointers)
+    for space in kernel.spaces:
+        found = _scan_below(space, pointers) or _scan_mapped(space)
+        if found is not None:
+            return found
+    return _scan_pages(memory, pages)
+
+
+def _scan_below(space: AddressSpace, pointers: tuple[int, ...]) -> Module | None:
+    """Search downwards from addresses within the image."""
     lowest_seen = space.size
     for pointer in sorted((pointer for pointer in pointers if pointer >= space.mode.kernel_start), reverse=True):
         lowest = max(pointer - _LARGEST_KERNEL_BYTES, space.mode.kernel_start)
@@ -63,6 +69,25 @@ def _scan_below(kernel: KernelSpace, pointers: tuple[int, ...]) -> Module | None
                 return image_module(image, _KERNEL_NAME, None, base)
         lowest_seen = min(lowest_seen, lowest)
     return None
+
+
+def _scan_mapped(space: AddressSpace) -> Module | None:
+    """Search the mapped pages of the kernel, from where Windows usually loads it."""
+    for start in dict.fromkeys(
+        (max(_USUAL_START & (space.size - 1), space.mode.kernel_start), space.mode.kernel_start)
+    ):
+        for base in islice(space.mapped_pages(start, _MOST_TABLES), _MOST_PAGES):
+            image = _find_image(space, base)
+            if image is not None and (module := _kernel_module(image, base)) is not None:
+                return module
+    return None
+
+
+def _kernel_module(image: Image, base: int | None) -> Module | None:
+    """Return the module, if the image names the kernel's PDB."""
+    module = image_module(image, _KERNEL_NAME, None, base)
+    named = any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
+    return module if named else None
 
 
 def _find_image(space: AddressSpace, base: int) -> Image | None:
@@ -83,9 +108,9 @@ def _scan_pages(memory: ByteView, pages: PageMap) -> Module | None:
             image = parse_image(view, Layout.MEMORY)
         except InputError:
             continue
-        module = image_module(image, _KERNEL_NAME)
-        if any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs):
-            return replace(module, base=None)
+        module = _kernel_module(image, None)
+        if module is not None:
+            return module
     return None
 
 

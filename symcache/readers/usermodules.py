@@ -26,6 +26,7 @@ __all__ = ["DumpProcesses", "ProcessSelection"]
 _SESSION_NAMES = ("csrss.exe", "winlogon.exe", "explorer.exe", "dwm.exe")
 _MOST_SESSIONS = 8
 _MOST_KNOWN = 8192
+_MOST_MODULES = 1 << 17
 _POINTER32 = 4
 _USER32_END = 1 << 32
 
@@ -82,6 +83,8 @@ class DumpProcesses:
                     yield from lister.modules(process)
                 elif selection.wanted:
                     yield Unreadable(path, f"{process.label} has no user memory")
+        if lister is not None and lister.full:
+            yield Unreadable(path, f"the processes have more than {_MOST_MODULES} modules, the rest is left out")
         for name in sorted(missed):
             yield Unreadable(path, f"no process {name} is in the dump")
 
@@ -119,8 +122,16 @@ class _Lister:
         self._path = path
         self._guessed = guessed
         self._known: dict[tuple[str, int, int, int], Module] = {}
+        self._left = _MOST_MODULES
+
+    @property
+    def full(self) -> bool:
+        """More modules were met than are listed."""
+        return not self._left
 
     def modules(self, process: Process) -> Iterator[Record]:
+        if self.full:
+            return
         space = self._kernel.space.with_root(process.directory_table_base)
         width = self._kernel.pointer_size
         seen: set[int] = set()
@@ -149,7 +160,7 @@ class _Lister:
         address = process.wow64_process
         if address >= self._kernel.space.mode.kernel_start:
             address = read_pointer(space, address, self._kernel.pointer_size)
-        if not 0 < address < _USER32_END or address % 0x1000:
+        if not 0 < address < _USER32_END or address % _POINTER32:
             raise MalformedInput(f"there is no 32-bit environment block at {address:#x}")
         if self._guessed and read_pointer(space, process.peb + 0x10, 8) != read_pointer(space, address + 8, 4):
             raise MalformedInput(f"the 32-bit environment block at {address:#x} is that of another executable")
@@ -181,8 +192,9 @@ class _Lister:
                 continue
             if entry.problem is not None:
                 yield self._unreadable(process, f"a {bits}loader entry is damaged: {entry.problem}")
-            elif entry.base not in seen:
+            elif entry.base not in seen and self._left:
                 seen.add(entry.base)
+                self._left -= 1
                 yield replace(self._module(space, entry, layout), process=process.label)
         if not walk.complete:
             text = f"its {bits}list of modules is damaged, {len(walk.entries)} were reached: {walk.problem}"

@@ -202,3 +202,35 @@ def test_arm64_processes_share_the_kernel_without_mapping_it() -> None:
     assert [space.read(at, 6), space.read(0x10000, 4), space.read(session, 7)] == [b"kernel", b"user", b"session"]
     with pytest.raises(NotInDump):
         space_of(kernel).read(session, 7)
+
+
+@pytest.mark.parametrize("paging", Paging)
+def test_mapped_pages_are_listed_upwards(paging: Paging) -> None:
+    virtual = VirtualMemory(PhysicalPages(), paging)
+    top = (1 << (32 if paging.pointer_size == 4 else 64)) - 0x1000
+    pages = sorted([*(address_in(paging, number << 12) for number in (0, 1, 0x1FF, 0x200, 0x5123)), top])
+    if paging is not Paging.ARM64:  # its two roots index both halves alike
+        virtual.map(0x70000000)
+    for page in pages:
+        virtual.map(page)
+    space = space_of(virtual)
+    assert list(space.mapped_pages(pages[3], 1000)) == pages[3:]
+    assert list(space.mapped_pages(pages[0], 0)) == []
+    if paging is not Paging.ARM64:
+        assert list(space.mapped_pages(0, 1000)) == [0x70000000, *pages]
+
+
+def test_page_tables_that_map_themselves_do_not_hold_up_the_search() -> None:
+    virtual = VirtualMemory(PhysicalPages(), Paging.X64)
+    at = address_in(Paging.X64, 0x3000)
+    virtual.map(at)
+    virtual.physical.write(virtual.root + 0x1ED * 8, (virtual.root | 0x63).to_bytes(8, "little"))
+    assert list(space_of(virtual).mapped_pages(0, 1000)) == [at]
+
+
+@pytest.mark.parametrize(("paging", "shift"), LARGE)
+def test_a_large_page_is_listed_as_small_ones(paging: Paging, shift: int) -> None:
+    virtual = VirtualMemory(PhysicalPages(), paging)
+    at = address_in(paging, 3 << shift)
+    virtual.map_large(at, shift)
+    assert list(space_of(virtual).mapped_pages(at, 10)) == list(range(at, at + (1 << shift), 0x1000))
