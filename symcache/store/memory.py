@@ -103,8 +103,9 @@ class Memory:
 
     def delete(self, name: str) -> bool:
         """Drop the text kept under *name*; return whether there was one."""
+        # Most names are not there, and a look costs a hundredth of a write.
         with suppress(diskcache.Timeout, sqlite3.Error):
-            return bool(self._cache.delete(name))
+            return name in self._cache and bool(self._cache.delete(name))
         return False
 
     def names(self) -> Iterator[str]:
