@@ -9,13 +9,14 @@ from symcache.errors import InputError, UnknownFormat
 from symcache.formats.debuggerdata import read_debugger_data
 from symcache.formats.kerneldump import Machine
 from symcache.formats.loaderlist import KLDR32, KLDR64, read_pointer
-from symcache.formats.paging import ARM64, PAE, X64, X64_LA57, X86, AddressSpace, PageTables
+from symcache.formats.paging import AddressSpace, PageTables
+from symcache.formats.pagingmodes import ARM64, PAE, X64, X64_LA57, X86
 
 if TYPE_CHECKING:
     from symcache.formats.debuggerdata import DebuggerData
     from symcache.formats.kerneldump import DumpHeader
     from symcache.formats.loaderlist import LoaderLayout
-    from symcache.formats.paging import PagingMode
+    from symcache.formats.pagingmodes import PagingMode
     from symcache.formats.view import ByteView
 
 __all__ = ["KernelSpace", "open_kernel_space"]

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
-from symcache.formats.triage import TriageMemory, read_triage
+from symcache.formats.triage import read_triage
+from symcache.formats.triagememory import TriageMemory
 from symcache.identity import base_name
 from symcache.readers.dumpdetails import header_details, read_build_lab
 from symcache.readers.image import image_module

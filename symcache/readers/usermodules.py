@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput
 from symcache.formats.loaderlist import LDR32, LDR64, read_entry, read_pointer, walk_list
-from symcache.formats.processes import find_kernel_layout, read_process, walk_processes
+from symcache.formats.processes import read_process, walk_processes
+from symcache.formats.processlayout import find_kernel_layout
 from symcache.readers.image import image_module
 from symcache.readers.loadedimage import entry_names, loader_key, read_loaded_image
 from symcache.readers.records import Module, Unreadable

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.errors import Absence, NotInDump
-from symcache.formats import paging as formats
-from symcache.formats.paging import AddressSpace, PageTables, PagingMode
+from symcache.formats import pagingmodes as formats
+from symcache.formats.paging import AddressSpace, PageTables
 from symcache.synth.pagetables import Paging, PhysicalPages, VirtualMemory
 
-MODES: dict[Paging, PagingMode] = {
+MODES: dict[Paging, formats.PagingMode] = {
     Paging.X86: formats.X86,
     Paging.PAE: formats.PAE,
     Paging.X64: formats.X64,

@@ -9,10 +9,12 @@ from symcache.formats.dumpmemory import PhysicalMemory, read_dump_body
 from symcache.formats.kerneldump import read_dump_header
 from symcache.formats.kernelspace import KernelSpace, open_kernel_space
 from symcache.formats.pdbtypes import Structure
-from symcache.formats.processes import KernelLayout, Process, find_kernel_layout, read_process, walk_processes
+from symcache.formats.processes import KernelLayout, Process, read_process, walk_processes
+from symcache.formats.processlayout import find_kernel_layout
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import EprocessPlan, KernelPlan, build_machine
+from symcache.synth.kernelmemory import build_machine
+from symcache.synth.kernelplans import EprocessPlan, KernelPlan
 from symcache.synth.pagetables import Paging
 
 

@@ -20,7 +20,8 @@ from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from symcache.readers.records import Record
-    from symcache.synth.kernelmemory import KernelPlan, MachineMemory
+    from symcache.synth.kernelmemory import MachineMemory
+    from symcache.synth.kernelplans import KernelPlan
 
 MEMORY_KINDS = [kind for kind in DumpKind if kind not in {DumpKind.HEADER, DumpKind.TRIAGE}]
 # Dumps of debuggers exist for 64-bit machines only.
@@ -498,6 +499,16 @@ def check_against_truth(source: MachineMemory, records: list[Record]) -> None:
     listed = loaded(records)
     if len(listed) < len(truth):
         assert explained
+    known = {}
+    for process in source.plan.processes:
+        for each in (*process.modules, *process.modules32):
+            known[process.id, each.path] = expected(each)
+    for module in modules(records):
+        if module.process is not None and module.path is not None:
+            _, image, pdbs = known[int(module.process.rpartition("(")[2][:-1]), module.path]
+            assert module.image is None or module.image.index == image
+            assert found(module)[2] in {pdbs, ()}
+            assert module.problem or (module.image and module.pdbs)
     for module in listed:
         assert module.base in truth
         name, image, pdbs = truth[module.base]

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.kernels import expected, found, kernel_plan
@@ -18,9 +19,12 @@ from symcache.formats.view import BytesView, FileView
 from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
 from symcache.readers.records import Module
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
-from symcache.synth.kernelmemory import KernelPlan, build_machine
+from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.triagedump import TriagePlan, triage_bytes
+
+if TYPE_CHECKING:
+    from symcache.synth.kernelplans import KernelPlan
 
 GIB = 1 << 30
 PAGES_PER_GIB = GIB >> 12
