@@ -1,6 +1,7 @@
 """What a run tells whoever watches it.
 
-An observer is any callable that takes one event. It is called on the event loop's thread and must not block.
+An observer is any callable that takes one event. It is called on whichever thread finds out, on several at once, and
+must not block: much of what it hears of comes from the event loop.
 """
 
 from __future__ import annotations
