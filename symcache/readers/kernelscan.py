@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
@@ -59,15 +59,13 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
 
 
 def _scan_below(space: AddressSpace, pointers: tuple[int, ...]) -> Module | None:
-    """Search downwards from addresses within the image."""
-    lowest_seen = space.size
-    for pointer in sorted((pointer for pointer in pointers if pointer >= space.mode.kernel_start), reverse=True):
+    """Search what is mapped below addresses within the image."""
+    for pointer in sorted({pointer for pointer in pointers if pointer >= space.mode.kernel_start}):
         lowest = max(pointer - _LARGEST_KERNEL_BYTES, space.mode.kernel_start)
-        for base in range(min(pointer & -PAGE_SIZE, lowest_seen - PAGE_SIZE), lowest - 1, -PAGE_SIZE):
+        for base in takewhile(pointer.__ge__, space.mapped_pages(lowest, _MOST_TABLES)):
             image = _find_image(space, base)
-            if image is not None and any(base <= inside < base + image.size_of_image for inside in pointers):
+            if image is not None and pointer < base + image.size_of_image:
                 return image_module(image, _KERNEL_NAME, None, base)
-        lowest_seen = min(lowest_seen, lowest)
     return None
 
 
