@@ -1,0 +1,160 @@
+"""Does a server behave like a symbol server? Asked for a file that nobody has; nothing is remembered of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+import httpx
+
+from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.identity import ImageKey, PdbKey, PortablePdbKey, compressed_name, relative_parts
+from symcache.upstream.client import Client
+from symcache.upstream.credentials import Credentials
+from symcache.upstream.lanes import Lanes
+from symcache.upstream.retry import HostPatience
+from symcache.upstream.servers import Holding, hints_for
+from symcache.upstream.urls import file_url, parse_url, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from symcache.config import Config
+    from symcache.identity import Key
+    from symcache.upstream.servers import Hints
+
+__all__ = ["Behaviour", "Probe", "probe_servers"]
+
+_NAME = "symcache-probe"
+
+
+class Behaviour(StrEnum):
+    """What a server's answer makes it.
+
+    ``symbol-server``: it says plainly that it has no such file. ``soft-errors``: it says yes to everything, or sends a
+    page. ``refuses``: it wants credentials, is not trusted, or forbids. ``unavailable``: another try may help.
+    """
+
+    SYMBOL_SERVER = "symbol-server"
+    SOFT_ERRORS = "soft-errors"
+    REFUSES = "refuses"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What asking a server brought.
+
+    Attributes:
+        url: The server, free of secrets.
+        behaviour: See `Behaviour`.
+        answer: What it said to the question for an absent file, in a few words.
+        latency_s: Seconds until it had answered, connecting and redirects included; None if it did not.
+        two_tier: Whether its store has two tiers; None if that could not be told.
+    """
+
+    url: str
+    behaviour: Behaviour
+    answer: str
+    latency_s: float | None = None
+    two_tier: bool | None = None
+
+
+async def probe_servers(
+    urls: Sequence[str],
+    config: Config,
+    *,
+    timeout_s: float = 10.0,
+    transport: httpx.AsyncBaseTransport | None = None,
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> list[Probe]:
+    """Ask all servers at once, each for a file that cannot exist and for the mark of a two-tier store.
+
+    Args:
+        urls: As a symbol path has them.
+        config: Proxy, authorities and credentials.
+        timeout_s: Longest time for one server.
+        transport: Stands in for the network, in tests.
+        clock_s: Monotonic seconds.
+    """
+    network = config.network
+    lanes = Lanes(
+        count=max(len(urls), 1),
+        timeout=httpx.Timeout(timeout_s),
+        proxy=network.proxy,
+        ca_file=network.ca_file,
+        transport=transport,
+    )
+    netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
+    client = Client(
+        lanes,
+        HostPatience(failures=len(urls) + 1, cool_down_s=0, longest_pause_s=0),
+        authorize=Credentials(config.server, netrc_file).authorize,
+        agent_extra=network.user_agent_extra,
+    )
+    probes: dict[str, Probe] = {}
+
+    async def probe(url: str) -> None:
+        probes[url] = await _probe(client, url, hints_for(url, config.server), timeout_s, clock_s)
+
+    try:
+        async with anyio.create_task_group() as group:
+            for url in dict.fromkeys(urls):
+                group.start_soon(probe, url)
+    finally:
+        await lanes.aclose()
+    return [probes[url] for url in dict.fromkeys(urls)]
+
+
+async def _probe(client: Client, url: str, hints: Hints, timeout_s: float, clock_s: Callable[[], float]) -> Probe:
+    shown = redact(url)
+    try:
+        with anyio.fail_after(timeout_s):
+            base = parse_url(url)
+            key = _absent_key(hints)
+            name = key.name if hints.plain else compressed_name(key.name)
+            began_s = clock_s()
+            async with client.get(file_url(base, (*relative_parts(key), name))) as reply:
+                latency_s = clock_s() - began_s
+            if not reply.is_miss:
+                return Probe(shown, Behaviour.SOFT_ERRORS, f"{reply.status} for a file that cannot exist", latency_s)
+            two_tier = await _ask_tier(client, file_url(base, ["index2.txt"]))
+            return Probe(shown, Behaviour.SYMBOL_SERVER, str(reply.status), latency_s, two_tier)
+    except UpstreamError as error:
+        return Probe(shown, _behaviour_of(error), error.problem)
+    except TimeoutError:
+        return Probe(shown, Behaviour.UNAVAILABLE, f"no answer within {timeout_s:g} s")
+
+
+async def _ask_tier(client: Client, url: httpx.URL) -> bool | None:
+    try:
+        async with client.get(url) as reply:
+            return not reply.is_miss
+    except UpstreamError:
+        return None
+
+
+def _absent_key(hints: Hints) -> Key:
+    """Return a key that nothing has, of a kind that the server could have."""
+    if Holding.PDB in hints.holds:
+        return PdbKey(f"{_NAME}.pdb", uuid4(), 1)
+    if Holding.PORTABLE in hints.holds:
+        return PortablePdbKey(f"{_NAME}.pdb", uuid4())
+    return ImageKey(f"{_NAME}.dll", secrets.randbits(32), 0x1000)
+
+
+def _behaviour_of(error: UpstreamError) -> Behaviour:
+    match error:
+        case UpstreamUnavailable():
+            return Behaviour.UNAVAILABLE
+        case WrongContent():
+            return Behaviour.SOFT_ERRORS
+        case _:
+            return Behaviour.REFUSES
