@@ -72,8 +72,14 @@ def header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[st
         "size_bytes": size_bytes,
         "required_bytes": header.required_space,
         "cut_short": False,
-        "problems": [],
+        "problems": _problems(header),
     }
+
+
+def _problems(header: DumpHeader) -> list[str]:
+    if (header.attributes or 0) & DumpAttribute.INSUFFICIENT_DUMPFILE_SIZE:
+        return ["Windows had no room for the whole dump, so pages of it are missing"]
+    return []
 
 
 def _time(ticks: int | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import UnknownFormat
 from symcache.formats.dumpmemory import PhysicalMemory, Storage, read_dump_body
@@ -108,14 +108,14 @@ def _scan(
     yield Unreadable(path, f"{problem}; {rest}")
 
 
-def _details(
-    view: ByteView, header: DumpHeader, body: DumpBody, pages: PageMap, kernel: KernelSpace
-) -> dict[str, object]:
+def _details(view: ByteView, header: DumpHeader, body: DumpBody, pages: PageMap, kernel: KernelSpace) -> dict[str, Any]:
     details = header_details(header, body.storage, view.size)
     details["build_lab"] = read_build_lab(kernel.space, kernel.debugger_data)
     details["paging"] = kernel.space.mode.name
     details["pages"] = pages.page_count
     details["runs"] = pages.run_count
     details["cut_short"] = pages.end_offset > view.size
-    details["problems"] = [*body.problems, *([kernel.list_problem] if kernel.list_problem else [])]
+    details["problems"] += body.problems
+    if kernel.list_problem is not None:
+        details["problems"].append(kernel.list_problem)
     return details

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.formats.triage import read_triage
@@ -86,7 +86,7 @@ def _find_image(driver: TriageDriver, memory: TriageMemory) -> tuple[Image | Non
     return image, ""
 
 
-def _details(view: ByteView, header: DumpHeader, triage: Triage, memory: TriageMemory) -> dict[str, object]:
+def _details(view: ByteView, header: DumpHeader, triage: Triage, memory: TriageMemory) -> dict[str, Any]:
     details = header_details(header, "triage", view.size)
     block = triage.debugger_data(view)
     details["build_lab"] = read_build_lab(memory, block)
@@ -94,5 +94,5 @@ def _details(view: ByteView, header: DumpHeader, triage: Triage, memory: TriageM
     details["data_blocks"] = triage.block_count
     details["size_of_dump"] = triage.size_of_dump
     details["cut_short"] = max(triage.size_of_dump, triage.valid_offset + 4) > view.size
-    details["problems"] = list(triage.problems)
+    details["problems"] += triage.problems
     return details

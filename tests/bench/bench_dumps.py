@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -46,13 +47,18 @@ def main() -> None:
         run_child(*options.child)
         return
     print(f"{'dump':28} {'tool':12} {'modules':>7} {'seconds':>9} {'peak MiB':>9}")
+    seconds: dict[tuple[str, DumpKind, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size_gib in (int(size) for size in options.sizes.split(",")):
             for kind in (DumpKind.FULL, DumpKind.BITMAP_FULL, DumpKind.RANGES_COMPLETE):
                 path = Path(folder) / "MEMORY.DMP"
                 write(path, size_gib, kind, options.drivers)
                 for tool in ("symcache", "kdmp-parser"):
-                    report(f"{size_gib} GiB {kind.name.lower()}", tool, path, options.rounds)
+                    name = f"{size_gib} GiB {kind.name.lower()}"
+                    seconds[tool, kind, size_gib] = report(name, tool, path, options.rounds)
+    for tool, kind in dict.fromkeys((tool, kind) for tool, kind, _ in seconds):
+        taken = [value for (*key, _), value in seconds.items() if key == [tool, kind]]
+        print(f"{kind.name.lower():16} {tool:12} largest to smallest: {taken[-1] / taken[0]:.1f} times the time")
 
 
 def write(path: Path, size_gib: int, kind: DumpKind, drivers: int) -> None:
@@ -64,7 +70,7 @@ def write(path: Path, size_gib: int, kind: DumpKind, drivers: int) -> None:
         write_dump(file, machine, DumpPlan(kind, memory, bitmap_bits=top + 64))
 
 
-def report(name: str, tool: str, path: Path, rounds: int) -> None:
+def report(name: str, tool: str, path: Path, rounds: int) -> float:
     results = []
     for _ in range(rounds):
         answer = subprocess.run(
@@ -72,12 +78,13 @@ def report(name: str, tool: str, path: Path, rounds: int) -> None:
         )
         if answer.returncode:
             print(f"{name:28} {tool:12} failed: {answer.stderr.strip().splitlines()[-1:]}")
-            return
+            return nan
         # The parser writes notes to stdout, too.
         results.append(json.loads(answer.stdout.splitlines()[-1]))
-    seconds = median(result["seconds"] for result in results)
+    seconds: float = median(result["seconds"] for result in results)
     peak = max(result["peak_bytes"] for result in results) / (1 << 20)
     print(f"{name:28} {tool:12} {results[0]['modules']:7} {seconds:9.3f} {peak:9.1f}")
+    return seconds
 
 
 def run_child(tool: str, path: str) -> None:

@@ -120,6 +120,21 @@ def test_fields_that_were_never_set_are_absent() -> None:
     assert first.details["live"] is False
 
 
+def test_a_dump_that_windows_had_no_room_for_is_noted() -> None:
+    (first, *_) = dumped(machine(), attributes=0x4)
+    assert isinstance(first, Input)
+    assert "no room" in first.details["problems"][0]
+
+
+def test_a_bitmap_whose_count_is_wrong_is_noted() -> None:
+    dump = bytearray(dump_bytes(machine(), whole()))
+    dump[0x2028] ^= 1
+    (first, *rest) = read(bytes(dump))
+    assert isinstance(first, Input)
+    assert "its header claims" in first.details["problems"][0]
+    assert len(loaded(rest)) == len(machine().plan.drivers)
+
+
 def test_a_header_alone_tells_its_bug_check_and_no_modules() -> None:
     records = read(dump_bytes(machine(), DumpPlan(DumpKind.HEADER)))
     assert isinstance(records[0], Input)
