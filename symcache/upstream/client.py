@@ -84,8 +84,9 @@ class Reply:
         left_bytes = self.body_bytes
         encoding = _encoding(self._response.headers)
         try:
-            async with aclosing(_read(self._response)) as raw:
-                async for chunk in _inflate(raw, self.url) if encoding else raw:
+            raw = _read(self._response)
+            async with aclosing(raw), aclosing(_inflate(raw, self.url) if encoding else raw) as chunks:
+                async for chunk in chunks:
                     if left_bytes is not None:
                         left_bytes -= len(chunk)
                         if left_bytes < 0:
@@ -105,7 +106,7 @@ async def _read(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-async def _inflate(raw: AsyncIterator[bytes], shown: str) -> AsyncIterator[bytes]:
+async def _inflate(raw: AsyncIterator[bytes], shown: str) -> AsyncGenerator[bytes, None]:
     """Yield *raw*, in gzip or zlib's format, expanded.
 
     Not by httpx's decoders: there one chunk may expand to a thousand times its length at once, and an end that comes
@@ -340,6 +341,8 @@ def _translate(error: Exception, shown: str) -> UpstreamError:
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
             return UpstreamUnavailable(f"cannot connect{_reason(error)}", url=shown)
+        case httpx.RemoteProtocolError() if "location header" in str(error):
+            return UpstreamRefused("redirect to something that is not a URL", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return UpstreamUnavailable("the connection broke", url=shown)
         case _:

@@ -1,0 +1,259 @@
+"""What becomes of a key when its upstream misbehaves: state, cause, attempts, what lies in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from support.answers import busy, chunked, cut, file, gzipped, hang_up, page, raw, redirect, reset, status, unframed
+from support.sources import CAB, KEY, PATH, PDB, Rig, scratch_files, visible
+from support.wire import closed_port
+
+from symcache.config import ServerEntry
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+
+if TYPE_CHECKING:
+    from conftest import MakeUpstream
+    from support.answers import Answer
+    from support.upstream import Upstream
+
+    from symcache.upstream.outcome import Outcome
+
+OTHER_GUID = make_pdb(NativePdbSpec(KEY.guid.__class__(int=1), age=KEY.age))
+OTHER_AGE = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age + 1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One misbehaviour that lasts, and what the attempt says of it."""
+
+    name: str
+    answer: Answer
+    cause: Cause
+    said: str
+    requests: int = 1
+
+
+GIVEN_UP = 3  # with two retries
+
+CASES = [
+    Case("html", page(), Cause.WRONG_CONTENT, "200, but an HTML page"),
+    Case("html without saying so", unframed(b"<!DOCTYPE html><html>"), Cause.WRONG_CONTENT, "200, but "),
+    Case("ref a", status(200, b"Ref A: 0123 Ref B: XYZ Ref C: 2023"), Cause.WRONG_CONTENT, "200, but "),
+    Case("text of a miss", status(200, b"Symbol Not Found"), Cause.WRONG_CONTENT, "200, but "),
+    Case("empty", status(200), Cause.WRONG_CONTENT, "200, but empty"),
+    Case("short without a length", unframed(PDB[:20_000]), Cause.WRONG_CONTENT, "200, but "),
+    Case("another guid", file(OTHER_GUID), Cause.WRONG_CONTENT, "200, but another PDB: 0000000000000000"),
+    Case("another age", file(OTHER_AGE), Cause.WRONG_CONTENT, "200, but another age: 4, not 3"),
+    Case("an image", file(b"MZ" + bytes(4000)), Cause.WRONG_CONTENT, "200, but "),
+    Case("a broken cabinet", file(CAB[:-2000]), Cause.WRONG_CONTENT, "200, but a cabinet that cannot be expanded"),
+    Case("an odd encoding", status(200, PDB, headers=[("Content-Encoding", "br")]), Cause.WRONG_CONTENT, "200, but "),
+    Case("not gzip", status(200, PDB, headers=[("Content-Encoding", "gzip")]), Cause.WRONG_CONTENT, "a body that"),
+    Case("an unasked range", status(206, PDB, headers=[("Content-Range", "bytes 0-9/10")]), Cause.REFUSED, "206, but"),
+    Case("401", status(401), Cause.REFUSED, "401"),
+    Case("403", status(403), Cause.REFUSED, "403"),
+    Case("407", status(407), Cause.REFUSED, "407"),
+    Case("406", status(406), Cause.REFUSED, "406"),
+    Case("416", status(416), Cause.REFUSED, "416"),
+    Case("304", status(304), Cause.REFUSED, "304"),
+    Case("429", busy(), Cause.UNAVAILABLE, "429", GIVEN_UP),
+    Case("408", status(408), Cause.UNAVAILABLE, "408", GIVEN_UP),
+    Case("500", status(500), Cause.UNAVAILABLE, "500", GIVEN_UP),
+    Case("502", status(502), Cause.UNAVAILABLE, "502", GIVEN_UP),
+    Case("503", status(503), Cause.UNAVAILABLE, "503", GIVEN_UP),
+    Case("599", status(599), Cause.UNAVAILABLE, "599", GIVEN_UP),
+    Case("reset", reset(), Cause.UNAVAILABLE, "the connection broke", GIVEN_UP),
+    Case("hung up", hang_up(), Cause.UNAVAILABLE, "the connection broke", GIVEN_UP),
+    Case("not http", raw(b"SSH-2.0-OpenSSH_9.2\r\n"), Cause.UNAVAILABLE, "the connection broke", GIVEN_UP),
+    Case("cut at once", cut(0), Cause.UNAVAILABLE, "the connection broke", GIVEN_UP),
+    Case("chunks that end early", chunked(cut_after=0), Cause.UNAVAILABLE, "the connection broke", GIVEN_UP),
+    Case("redirect to itself", redirect(f"/{PATH}"), Cause.REFUSED, "more than 10 redirects", 11),
+    Case("redirect to a file", redirect("file:///etc/passwd"), Cause.REFUSED, "redirect to a file URL"),
+    Case("redirect to ftp", redirect("ftp://127.0.0.1/x"), Cause.REFUSED, "redirect to a ftp URL"),
+    Case("redirect to nonsense", redirect("http://[::1"), Cause.REFUSED, "redirect to something that is not a URL"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_what_is_no_answer_fails_the_key_and_leaves_nothing(case: Case, upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.always(PATH, case.answer)
+    async with rig.plain(upstream, retries=GIVEN_UP - 1) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is case.cause
+    assert outcome.detail is not None
+    assert [attempt.upstream for attempt in outcome.attempts] == [upstream.url]
+    assert outcome.attempts[0].answer.startswith(case.said)
+    assert len(upstream.asked(PATH)) == case.requests
+    assert len(rig.clock.slept) == (GIVEN_UP - 1 if case.requests == GIVEN_UP else 0)
+    assert visible(rig.store) == []
+    assert scratch_files(rig.store) == []
+    assert rig.misses() == []
+
+
+@pytest.mark.parametrize("code", [404, 410])
+@pytest.mark.parametrize("friendly", [True, False], ids=["page", "empty"])
+async def test_a_definite_no_is_a_miss_and_is_remembered(
+    code: int, friendly: bool, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always(PATH, page(code) if friendly else status(code))
+    async with rig.plain(upstream) as source:
+        first = await source.fetch(KEY)
+        again = await source.fetch(KEY)
+    assert first == Missing(Cause.NOT_PUBLISHED, (Attempt(upstream.url, str(code)),))
+    assert again == Missing(Cause.REMEMBERED_MISS, (Attempt(upstream.url, f"{code}, remembered"),))
+    assert len(upstream.requests) == 1
+    assert rig.misses() == [PATH]
+    assert visible(rig.store) == scratch_files(rig.store) == []
+
+
+async def test_a_remembered_miss_of_one_server_keeps_no_other_from_being_asked(
+    upstream: Upstream, make_upstream: MakeUpstream, rig: Rig
+) -> None:
+    other = make_upstream()
+    async with rig.plain(upstream) as source:
+        await source.fetch(KEY)
+    other.files[PATH] = PDB
+    async with rig.source(f"srv*{rig.store}*{upstream.url}*{other.url}") as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Fetched)
+    assert outcome.upstream == other.url
+    assert [attempt.answer for attempt in outcome.attempts] == ["404, remembered", "200"]
+
+
+async def test_what_has_turned_up_is_no_miss_any_more(upstream: Upstream, rig: Rig) -> None:
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path) as source:
+        assert isinstance(await source.fetch(KEY), Missing)
+    assert rig.misses() == [PATH]
+    upstream.files[PATH] = PDB
+    config = rig.config(path)
+    async with rig.open(replace(config, misses=replace(config.misses, ttl_s=0.0))) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert rig.misses() == []
+
+
+PASSING = [
+    ("500", status(500)),
+    ("502", status(502)),
+    ("503", status(503)),
+    ("429", busy(1)),
+    ("reset", reset()),
+    ("cut at once", cut(0)),
+    ("cut", cut(12_345)),
+    ("cut without ranges", cut(12_345, ranges=False)),
+    ("cut without a validator", cut(12_345, etag=None)),
+    ("cut chunks", chunked(cut_after=2)),
+]
+
+
+@pytest.mark.parametrize("answer", [answer for _, answer in PASSING], ids=[name for name, _ in PASSING])
+async def test_what_passes_is_waited_out(answer: Answer, upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.script(PATH, answer, answer)
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    path = rig.store / PATH
+    assert outcome == Fetched(path, len(PDB), upstream.url, (Attempt(upstream.url, "200"),))
+    assert path.read_bytes() == PDB
+    assert visible(rig.store) == [PATH]
+    assert scratch_files(rig.store) == []
+    assert len(upstream.requests) == 3
+    assert len(rig.clock.slept) == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [gzipped(), chunked(), unframed(PDB), file(CAB)], ids=["gzip", "chunked", "to eof", "cab"]
+)
+async def test_a_file_comes_whole_however_it_is_sent(answer: Answer, upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.always(PATH, answer)
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+        assert isinstance(await source.fetch(KEY), Present)
+    assert (rig.store / PATH).read_bytes() == PDB
+    assert len(upstream.requests) == 1
+    assert upstream.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("sent", ["seconds", "date"])
+async def test_a_pause_that_is_asked_for_is_kept(sent: str, upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.script(PATH, busy(17, as_date=sent == "date"))
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert 15 < sum(rig.clock.slept) <= 17
+
+
+async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", busy(3600, code=503))
+    other = replace(KEY, age=9)
+    async with rig.plain(upstream) as source:
+        first = await source.fetch(KEY)
+        second = await source.fetch(other)
+    assert isinstance(first, Failed)
+    assert isinstance(second, Failed)
+    assert [outcome.attempts[0].answer for outcome in (first, second)] == ["503", "asked for a pause of 3600 s"]
+    assert len(upstream.requests) == 1
+    assert rig.clock.slept == []
+
+
+async def test_a_closed_port_is_tried_again_and_then_unavailable(rig: Rig) -> None:
+    with closed_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        async with rig.source(f"srv*{rig.store}*{url}", retries=2) as source:
+            outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.UNAVAILABLE
+    assert outcome.attempts[0].answer.startswith("cannot connect")
+    assert len(rig.clock.slept) == 2
+
+
+async def test_after_wrong_content_the_next_upstream_is_asked(
+    upstream: Upstream, make_upstream: MakeUpstream, rig: Rig
+) -> None:
+    upstream.always("*", page())
+    good = make_upstream({PATH: PDB})
+    async with rig.source(f"srv*{rig.store}*{upstream.url}*{good.url}") as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Fetched)
+    assert [attempt.answer for attempt in outcome.attempts] == ["200, but an HTML page", "200"]
+    assert (rig.store / PATH).read_bytes() == PDB
+
+
+async def test_one_open_question_leaves_the_key_open(upstream: Upstream, make_upstream: MakeUpstream, rig: Rig) -> None:
+    upstream.always("*", status(503))
+    without = make_upstream()
+    async with rig.source(f"srv*{rig.store}*{upstream.url}*{without.url}", retries=0) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.UNAVAILABLE
+    assert rig.misses() == [PATH]  # of the other alone
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", retries=0) as source:
+        assert isinstance(await source.fetch(KEY), Failed)
+
+
+async def test_a_file_longer_than_allowed_is_refused(upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    entry = ServerEntry(url=upstream.url, compressed=False, two_tier=False)
+    for answer in (file(), chunked(), gzipped(), file(CAB)):
+        upstream.always(PATH, answer)
+        path = f"srv*{rig.store}*{upstream.url}"
+        async with rig.source(path, servers=(entry,), largest_file_bytes=len(PDB) - 1) as source:
+            outcome = await source.fetch(KEY)
+        assert isinstance(outcome, Failed)
+        assert outcome.cause is Cause.WRONG_CONTENT
+    assert visible(rig.store) == scratch_files(rig.store) == []
+
+
+async def test_misses_keep_their_connection(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(404, b"no such file" * 100))
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", connections=1) as source:
+        for age in range(5):
+            outcome: Outcome = await source.fetch(replace(KEY, age=age))
+            assert isinstance(outcome, Missing)
+    assert len(upstream.requests) == 11  # two names each, and index2.txt once
+    assert upstream.connections == 1
