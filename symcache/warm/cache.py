@@ -78,18 +78,22 @@ class SymbolCache:
         """
         return await self._source.fetch(parse_index(key) if isinstance(key, str) else key)
 
-    async def warm(self, inputs: Iterable[Path | str], *, images: bool = False, all_pdbs: bool = False) -> Report:
+    async def warm(
+        self, inputs: Iterable[Path | str] | Path | str, *, images: bool = False, all_pdbs: bool = False
+    ) -> Report:
         """Fetch what *inputs* need: dumps, images, folders, PDBs, manifests, debugger logs.
 
         Args:
-            inputs: Paths; what each is, its content says.
+            inputs: A path or several; what each is, its content says.
             images: Fetch the images themselves, too.
             all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
         """
         with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
             return await warmer.warm(_read_all(inputs))
 
-    async def check(self, inputs: Iterable[Path | str], *, images: bool = False, all_pdbs: bool = False) -> Report:
+    async def check(
+        self, inputs: Iterable[Path | str] | Path | str, *, images: bool = False, all_pdbs: bool = False
+    ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
         with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
             return await warmer.check(_read_all(inputs))
@@ -104,6 +108,7 @@ class SymbolCache:
         await self._source.__aexit__(kind, error, traceback)
 
 
-def _read_all(inputs: Iterable[Path | str]) -> Iterator[Record]:
-    for path in inputs:
+def _read_all(inputs: Iterable[Path | str] | Path | str) -> Iterator[Record]:
+    # A text is an iterable of texts, too, so that no type checker warns of one path given as it is.
+    for path in [inputs] if isinstance(inputs, Path | str) else inputs:
         yield from read_input(str(path))

@@ -117,7 +117,12 @@ class Plan:
 
     def add(self, wants: Iterable[Want]) -> list[Want]:
         """Take in *wants*; return those that were not wanted before."""
-        return [want for want in wants if self._wants.setdefault(_name_of(want), want) is want]
+        fresh: dict[tuple[str, str], Want] = {}
+        for want in wants:
+            if (name := _name_of(want)) not in self._wants:
+                fresh.setdefault(name, want)
+        self._wants |= fresh
+        return list(fresh.values())
 
     def choose(self, module: str, pdbs: Sequence[PdbReference]) -> Iterator[Want]:
         """Yield what is wanted of the PDBs that *module*'s image turned out to name."""

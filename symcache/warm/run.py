@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anyio.streams.memory import MemoryObjectReceiveStream
-
     from symcache.events import Observer
     from symcache.formats.pe import Image
+    from symcache.identity import ImageKey
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -61,9 +60,9 @@ class Warmer:
         self._observer = observer
         self._plan = Plan() if plan is None else plan
         self._links = self._open_links()
-        self._symbols: list[Symbol] = []
+        self._ends: dict[Want, Symbol] = {}
+        self._named: dict[Want, Sequence[Want]] = {}
         self._unreadable: list[Unreadable] = []
-        self._hopped: set[str] = set()
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
 
@@ -74,14 +73,11 @@ class Warmer:
         """
         await self._read(records)
         todo = await to_thread.run_sync(self._settle_locally, self._plan.wants)
-        self._observer(Planned(len(self._symbols) + len(todo)))
-        send, receive = anyio.create_memory_object_stream[OpenWant](max_buffer_size=len(todo))
-        async with anyio.create_task_group() as group, send:
-            for want in todo:
-                send.send_nowait(want)
+        self._announce()
+        queue = iter(todo)  # one for all workers: each takes what is next
+        async with anyio.create_task_group() as group:
             for _ in range(min(self._source.config.network.connections, len(todo))):
-                group.start_soon(self._work, receive.clone())
-            receive.close()
+                group.start_soon(self._work, queue)
         return self.report()
 
     async def check(self, records: Iterable[Record]) -> Report:
@@ -89,18 +85,24 @@ class Warmer:
         await self._read(records)
         for want in await to_thread.run_sync(self._settle_locally, self._plan.wants):
             detail = None if isinstance(want, WantedFile) else "which PDB the image names is not known here"
-            self._settle(_end(want, Missing(Cause.NOT_CACHED, detail=detail)))
+            self._settle(want, Missing(Cause.NOT_CACHED, detail=detail))
         return self.report()
 
     def report(self, *, is_interrupted: bool = False) -> Report:
-        """Return what became of every want so far; what has no end yet failed for that reason."""
-        symbols = [*self._symbols, *(self._cut_off() if is_interrupted else ())]
+        """Return what became of every want.
+
+        Args:
+            is_interrupted: The work was cancelled; what has no end yet failed for that reason.
+        """
+        if is_interrupted:
+            self._stopped.set()
+        ends = dict(self._ends)
         store = self._source.store
         return Report(
             symbol_path=self._source.config.symbol_path.redacted(),
             store=None if store is None else store.root,
             seconds=time.monotonic() - self._began_s,
-            symbols=symbols,
+            symbols=[ends[want] if want in ends else _cut_off(want) for want in self._in_order()],
             unreadable=tuple(self._unreadable),
             is_interrupted=is_interrupted,
         )
@@ -119,15 +121,15 @@ class Warmer:
     ) -> None:
         self.close()
 
-    def _cut_off(self) -> Iterator[Symbol]:
-        ended = {(symbol.kind, symbol.index) for symbol in self._symbols}
+    def _in_order(self) -> Iterator[Want]:
+        """Yield every want that has or needs an end, what an image turned out to name in that image's place."""
+        named = dict(self._named)
+        later = {want for wants in named.values() for want in wants}
         for want in self._plan.wants:
-            if isinstance(want, WantedFile) or (
-                isinstance(want, WantedPdbOfImage) and want.image.folded not in self._hopped
-            ):
-                symbol = _end(want, Failed(Cause.UNAVAILABLE, detail="interrupted before its turn"))
-                if (symbol.kind, symbol.index) not in ended:
-                    yield symbol
+            if want in named:
+                yield from named[want]
+            elif want not in later:
+                yield want
 
     async def _read(self, records: Iterable[Record]) -> None:
         """Take in all records, in a thread: readers block, and a folder may take a while."""
@@ -141,14 +143,14 @@ class Warmer:
                 elif isinstance(record, Unreadable):
                     self._unreadable.append(record)
 
+        # A reader that waits for a pipe cannot be told to stop, so that a cancelled run goes on without it.
         await to_thread.run_sync(take_in, abandon_on_cancel=True)
 
     def _settle_locally(self, wants: Sequence[Want]) -> list[OpenWant]:
         """Settle every want that needs no network; return the others, with hops resolved that were made before."""
         todo: list[OpenWant] = []
         for want in wants:
-            if self._stopped.is_set():
-                break
+            from_thread.check_cancelled()
             left = (self._settle_at_once(resolved) for resolved in self._resolve_locally(want))
             todo.extend(want for want in left if want is not None)
         return todo
@@ -158,73 +160,81 @@ class Warmer:
             return [want]
         known = None if self._links is None else self._links.recall(want.image)
         if known is not None:
-            self._hopped.add(want.image.folded)
-            return self._plan.add(self._wants_of_links(want, known))
+            return self._resolve(want, known)
         image = self._source.find_image(want.image)
         if image is not None:
-            self._hopped.add(want.image.folded)
-            return self._plan.add(self._wants_of_image(want, image))
+            return self._resolve(want, self._read_links(want.image, image))
         return [want]
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
         if isinstance(want, NothingToFetch):
-            index = None if want.key is None else want.key.index
-            self._settle(Symbol(index, want.kind, want.module, Missing(want.cause), want.detail))
+            self._settle(want, Missing(want.cause))
             return None
+        outcome: Outcome | None
         if isinstance(want, WantedFile):
-            outcome: Outcome | None = Missing(Cause.EXCLUDED) if self._source.is_excluded(want.key) else None
-            outcome = outcome or self._source.find(want.key, want.checksums)
-            if outcome is not None:
-                self._settle(Symbol(want.key.index, kind_of(want.key), want.module, outcome))
-                return None
-        return want
+            is_excluded = self._source.is_excluded(want.key)
+            outcome = Missing(Cause.EXCLUDED) if is_excluded else self._source.find(want.key, want.checksums)
+        else:
+            is_excluded = all(map(self._source.is_excluded, image_candidates(want.image)))
+            outcome = Missing(Cause.EXCLUDED) if is_excluded else None
+        if outcome is None:
+            return want
+        self._settle(want, outcome)
+        return None
 
-    async def _work(self, wants: MemoryObjectReceiveStream[OpenWant]) -> None:
-        with wants:
-            async for want in wants:
-                await self._fulfil(want)
+    async def _work(self, wants: Iterator[OpenWant]) -> None:
+        for want in wants:
+            if isinstance(want, WantedFile):
+                await self._fetch(want)
+            else:
+                await self._hop(want)
 
-    async def _fulfil(self, want: OpenWant) -> None:
-        if isinstance(want, WantedFile):
-            outcome = await self._source.fetch(want.key, want.checksums)
-            self._settle(Symbol(want.key.index, kind_of(want.key), want.module, outcome))
-            return
-        for named in await self._hop(want):
-            left = await to_thread.run_sync(self._settle_at_once, named)
-            if left is not None:
-                await self._fulfil(left)
+    async def _fetch(self, want: WantedFile) -> None:
+        self._settle(want, await self._source.fetch(want.key, want.checksums))
 
-    async def _hop(self, want: WantedPdbOfImage) -> Sequence[Want]:
-        """Make the first of two hops: read the image's headers where it is published; return what they name."""
+    async def _hop(self, want: WantedPdbOfImage) -> None:
+        """Make two hops: read the image's headers where it is published, then fetch what they name."""
         ends: list[Missing | Failed] = []
         for candidate in image_candidates(want.image):
+            if self._source.is_excluded(candidate):
+                continue
             found = await self._source.read_image(candidate)
             if not isinstance(found, Missing | Failed):
-                self._hopped.add(want.image.folded)
-                fresh = self._plan.add(self._wants_of_image(want, found))
-                self._observer(Planned(len(self._plan.wants)))
-                return fresh
+                named = self._resolve(want, self._read_links(want.image, found))
+                self._announce()
+                for left in [await to_thread.run_sync(self._settle_at_once, each) for each in named]:
+                    if isinstance(left, WantedFile):
+                        await self._fetch(left)
+                return
             ends.append(found)
-        self._hopped.add(want.image.folded)
-        self._settle(Symbol(want.image.index, FileKind.PDB, want.module, _end_of_hop(ends)))
-        return []
+        self._settle(want, _end_of_hop(ends))
 
-    def _wants_of_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
-        module = image_module(image, want.image.name)
+    def _read_links(self, key: ImageKey, image: Image) -> Sequence[Link]:
+        """Return what *image* names, and remember it by its *key* where nothing of it was unreadable."""
+        module = image_module(image, key.name)
         links = [Link(pdb.key, pdb.format is PdbFormat.EMBEDDED, pdb.checksums) for pdb in module.pdbs]
         if self._links is not None and not image.problems:
-            self._links.remember(want.image, links)
-        return self._wants_of_links(want, links)
+            self._links.remember(key, links)
+        return links
 
-    def _wants_of_links(self, want: WantedPdbOfImage, links: Sequence[Link]) -> Sequence[Want]:
-        if not links:
-            return [NothingToFetch(want.module, FileKind.PDB, Cause.NO_DEBUG_RECORD, want.image)]
-        pdbs = [PdbReference(link.key, _format_of(link), link.checksums) for link in links]
-        return tuple(self._plan.choose(want.module, pdbs))
+    def _resolve(self, want: WantedPdbOfImage, links: Sequence[Link]) -> Sequence[Want]:
+        """Put what *want*'s image names in its place; return those of them that nobody wanted before."""
+        if links:
+            pdbs = [PdbReference(link.key, _format_of(link), link.checksums) for link in links]
+            wants: Sequence[Want] = tuple(self._plan.choose(want.module, pdbs))
+        else:
+            wants = [NothingToFetch(want.module, FileKind.PDB, Cause.NO_DEBUG_RECORD, want.image)]
+        fresh = self._plan.add(wants)
+        self._named[want] = fresh
+        return fresh
 
-    def _settle(self, symbol: Symbol) -> None:
-        self._symbols.append(symbol)
+    def _announce(self) -> None:
+        self._observer(Planned(len(self._plan.wants) - len(self._named)))
+
+    def _settle(self, want: Want, outcome: Outcome) -> None:
+        symbol = _symbol(want, outcome)
+        self._ends[want] = symbol
         self._observer(Settled(symbol.index or symbol.module, symbol.state))
 
     def _open_links(self) -> ImageLinks | None:
@@ -235,10 +245,21 @@ class Warmer:
             return None
 
 
-def _end(want: WantedFile | WantedPdbOfImage, outcome: Missing | Failed) -> Symbol:
-    if isinstance(want, WantedFile):
-        return Symbol(want.key.index, kind_of(want.key), want.module, outcome)
-    return Symbol(want.image.index, FileKind.PDB, want.module, outcome)
+def _symbol(want: Want, outcome: Outcome) -> Symbol:
+    match want:
+        case WantedFile(module, key):
+            return Symbol(key.index, kind_of(key), module, outcome)
+        case WantedPdbOfImage(module, image):
+            return Symbol(image.index, FileKind.PDB, module, outcome)
+        case NothingToFetch(module, kind, _, known, detail):
+            return Symbol(None if known is None else known.index, kind, module, outcome, detail)
+
+
+def _cut_off(want: Want) -> Symbol:
+    """Return how *want* ends if the work is cancelled before it has an end."""
+    if isinstance(want, NothingToFetch):
+        return _symbol(want, Missing(want.cause))
+    return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
 
 
 def _end_of_hop(ends: Sequence[Missing | Failed]) -> Missing | Failed:

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey
+from symcache.readers.records import Module, PdbFormat, PdbReference
+from symcache.upstream.outcome import Cause
+from symcache.warm.plan import (
+    FileKind,
+    NothingToFetch,
+    Plan,
+    WantedFile,
+    WantedPdbOfImage,
+    image_candidates,
+    kind_of,
+    wants_of,
+)
+
+if TYPE_CHECKING:
+    from symcache.warm.plan import Want
+
+GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
+IMAGE = ImageKey("a.sys", 0x5F000000, 0x9000)
+FIRST = PdbReference(PdbKey("first.pdb", GUID, 1), PdbFormat.NATIVE)
+LAST = PdbReference(PdbKey("last.pdb", GUID, 0xA), PdbFormat.NATIVE)
+OLD = PdbReference(Pdb2Key("old.pdb", 0x37A8F40E, 2), PdbFormat.PDB2)
+PORTABLE = PdbReference(PortablePdbKey("net.pdb", GUID), PdbFormat.PORTABLE, ("SHA256:ab",))
+EMBEDDED = PdbReference(PortablePdbKey("in.pdb", GUID), PdbFormat.EMBEDDED)
+DBG = DbgKey("a.dbg", 0x5F000000, 0x9000)
+
+
+def file(reference: PdbReference) -> WantedFile:
+    return WantedFile("a.sys", reference.key, reference.checksums)
+
+
+def module(*pdbs: PdbReference, image: ImageKey | None = IMAGE, **more: object) -> Module:
+    return replace(Module("a.sys", image=image, pdbs=pdbs), **more)  # type: ignore[arg-type]
+
+
+EMBEDDED_IN = NothingToFetch("a.sys", FileKind.PDB, Cause.EMBEDDED, EMBEDDED.key)
+
+CASES: dict[str, tuple[Module, dict[str, bool], list[Want]]] = {
+    "its one PDB": (module(FIRST), {}, [file(FIRST)]),
+    "the last of several native PDBs": (module(FIRST, LAST), {}, [file(LAST)]),
+    "all of them if all are asked for": (module(FIRST, LAST), {"all_pdbs": True}, [file(FIRST), file(LAST)]),
+    "a PDB 2.0": (module(OLD), {}, [file(OLD)]),
+    "a portable PDB with its checksums": (module(PORTABLE), {}, [file(PORTABLE)]),
+    "the native PDB of an image that names a portable one after it": (module(FIRST, PORTABLE), {}, [file(FIRST)]),
+    "both kinds if all are asked for": (module(FIRST, PORTABLE), {"all_pdbs": True}, [file(FIRST), file(PORTABLE)]),
+    "nothing where the PDB is embedded": (module(EMBEDDED), {}, [EMBEDDED_IN]),
+    "nothing where one PDB is embedded beside a portable one": (module(PORTABLE, EMBEDDED), {}, [EMBEDDED_IN]),
+    "the native PDB beside an embedded one": (module(FIRST, EMBEDDED), {}, [file(FIRST)]),
+    "the embedded one is named if all are asked for": (
+        module(FIRST, EMBEDDED),
+        {"all_pdbs": True},
+        [file(FIRST), EMBEDDED_IN],
+    ),
+    "the PDB of a module without an image": (module(LAST, image=None), {}, [file(LAST)]),
+    "two hops where the image alone is known": (module(), {}, [WantedPdbOfImage("a.sys", IMAGE)]),
+    "two hops for an unloaded module with an image": (
+        module(unloaded=True),
+        {},
+        [WantedPdbOfImage("a.sys", IMAGE)],
+    ),
+    "nothing where the image names no PDB": (
+        module(no_debug_record=True, problem="no debug directory"),
+        {},
+        [NothingToFetch("a.sys", FileKind.PDB, Cause.NO_DEBUG_RECORD, IMAGE, "no debug directory")],
+    ),
+    "nothing where nothing is known": (
+        module(image=None, problem="paged out"),
+        {},
+        [NothingToFetch("a.sys", FileKind.PDB, Cause.NO_IDENTITY, detail="paged out")],
+    ),
+    "not even a line for an unloaded module without identity": (module(image=None, unloaded=True), {}, []),
+    "the .dbg file": (module(dbg=DBG), {}, [WantedFile("a.sys", DBG)]),
+    "the .dbg file and the PDB": (module(FIRST, dbg=DBG), {}, [WantedFile("a.sys", DBG), file(FIRST)]),
+    "the image too if images are asked for": (
+        module(FIRST),
+        {"images": True},
+        [WantedFile("a.sys", IMAGE), file(FIRST)],
+    ),
+    "the image and its PDB in two hops": (
+        module(),
+        {"images": True},
+        [WantedFile("a.sys", IMAGE), WantedPdbOfImage("a.sys", IMAGE)],
+    ),
+    "no image where none is known": (module(FIRST, image=None), {"images": True}, [file(FIRST)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_module_needs(case: str) -> None:
+    wanting, options, wants = CASES[case]
+    assert list(wants_of(wanting, **{"images": False, "all_pdbs": False} | options)) == wants
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("ntoskrnl.exe", ["ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe"]),
+        ("NTKRNLPA.EXE", ["ntoskrnl.exe", "ntkrnlmp.exe", "ntkrpamp.exe"]),
+        ("hal.dll", ["halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]),
+        ("halmacpi.dll", ["hal.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]),
+        ("tcpip.sys", []),
+    ],
+)
+def test_an_image_may_be_published_under_names_it_had_before(name: str, others: list[str]) -> None:
+    image = ImageKey(name, 0x4A5BBFF7, 0x412000)
+    first, *rest = image_candidates(image)
+    assert first is image
+    assert [candidate.name for candidate in rest] == others
+    assert {candidate.id for candidate in rest} <= {image.id}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (FIRST.key, "pdb"),
+        (OLD.key, "pdb"),
+        (PORTABLE.key, "pdb"),
+        (IMAGE, "image"),
+        (DBG, "dbg"),
+        (OtherKey("libc.so", "elf-buildid-00ff"), "other"),
+    ],
+)
+def test_a_key_tells_the_kind_of_file(key: PdbKey, kind: str) -> None:
+    assert kind_of(key) == kind
+
+
+def test_keys_that_differ_in_letter_case_are_one_want() -> None:
+    plan = Plan()
+    first = WantedFile("a.sys", PdbKey("Fltmgr.pdb", GUID, 1))
+    assert plan.add([first, WantedFile("b.sys", PdbKey("FLTMGR.PDB", GUID, 1))]) == [first]
+    assert plan.wants == (first,)
+
+
+def test_the_pdb_of_an_image_and_the_image_are_two_wants() -> None:
+    plan = Plan(images=True)
+    plan.add_module(module())
+    plan.add_module(module())
+    assert plan.wants == (WantedFile("a.sys", IMAGE), WantedPdbOfImage("a.sys", IMAGE))
+
+
+def test_modules_without_identity_are_told_apart_by_name() -> None:
+    plan = Plan()
+    for name in ("a.sys", "A.SYS", "b.sys"):
+        plan.add_module(Module(name, problem="paged out"))
+    assert [want.module for want in plan.wants] == ["a.sys", "b.sys"]
+
+
+@given(st.lists(st.sampled_from([case[0] for case in CASES.values()])), st.booleans(), st.booleans())
+def test_a_plan_wants_nothing_twice(modules: list[Module], images: bool, all_pdbs: bool) -> None:
+    plan = Plan(images=images, all_pdbs=all_pdbs)
+    for wanting in modules:
+        plan.add_module(wanting)
+    wants = plan.wants
+    assert len(set(wants)) == len(wants)
+    assert plan.add(wants) == []
+    for wanting in modules:
+        plan.add_module(wanting)
+    assert plan.wants == wants

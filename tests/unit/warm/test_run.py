@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import anyio
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.answers import status
+
+from symcache.config import Config, load_config
+from symcache.events import Planned, Settled
+from symcache.identity import ImageKey, PdbKey, PortablePdbKey
+from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
+from symcache.store.tree import Store
+from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
+from symcache.synth.pe import disk_bytes, plan_image
+from symcache.upstream.outcome import Cause, Fetched, Missing
+from symcache.upstream.source import SymbolSource
+from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
+from symcache.warm.report import State
+from symcache.warm.run import Warmer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from support.upstream import Upstream
+
+    from symcache.events import Event, Observer
+    from symcache.readers.records import Record
+    from symcache.warm.report import Report, Symbol
+
+GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
+
+
+def pdb_key(name: str, number: int = 1) -> PdbKey:
+    return PdbKey(name, UUID(int=GUID.int ^ number), number)
+
+
+def pdb_bytes(key: PdbKey) -> bytes:
+    return make_pdb(NativePdbSpec(key.guid, key.age))
+
+
+def image_key(name: str, number: int = 1) -> ImageKey:
+    return ImageKey(name, 0x5F000000 + number, 0x9000)
+
+
+def native(*keys: PdbKey) -> tuple[PdbReference, ...]:
+    return tuple(PdbReference(key, PdbFormat.NATIVE) for key in keys)
+
+
+def image_alone(name: str, number: int = 1) -> Module:
+    return Module(name, image=image_key(name, number))
+
+
+def configure(url: str, tmp_path: Path, text: str = "") -> Config:
+    file = tmp_path / "symcache.toml"
+    file.write_text(f"network.retries = 0\nnetwork.breaker.failures = 1000\nstore.durable = false\n{text}")
+    folder = tmp_path / "misses"
+    config = load_config(file, {}, symbol_path=f"srv*{tmp_path / 'sym'}*{url}")
+    return replace(config, misses=replace(config.misses, folder=folder))
+
+
+async def warm(
+    config: Config, records: Iterable[Record], *, observer: Observer | None = None, **options: bool
+) -> Report:
+    more = {} if observer is None else {"observer": observer}
+    async with SymbolSource(config) as source:
+        with Warmer(source, Plan(**options), **more) as warmer:
+            return await warmer.warm(records)
+
+
+async def check(config: Config, records: Iterable[Record], **options: bool) -> Report:
+    async with SymbolSource(config) as source:
+        with Warmer(source, Plan(**options)) as warmer:
+            return await warmer.check(records)
+
+
+def ends(report: Report) -> list[tuple[str | None, str, str | None]]:
+    return [(symbol.index, symbol.state.value, symbol.cause) for symbol in report.symbols]
+
+
+@pytest.fixture
+def config(upstream: Upstream, tmp_path: Path) -> Config:
+    return configure(upstream.url, tmp_path)
+
+
+async def test_what_modules_name_is_fetched_and_then_present(upstream: Upstream, config: Config) -> None:
+    keys = [pdb_key(f"{number}.pdb", number) for number in range(1, 30)]
+    upstream.files = {key.index: pdb_bytes(key) for key in keys}
+    modules = [Module(key.name, pdbs=native(key)) for key in keys]
+    first = await warm(config, modules)
+    assert ends(first) == [(key.index, "fetched", None) for key in keys]
+    assert first.exit_code() == 0
+    assert first.store is not None
+    assert (first.store / keys[0].index).read_bytes() == upstream.files[keys[0].index]
+    asked = len(upstream.requests)
+    second = await warm(config, modules)
+    assert ends(second) == [(key.index, "present", None) for key in keys]
+    assert len(upstream.requests) == asked
+
+
+async def test_an_image_leads_to_its_pdb_and_is_asked_once(upstream: Upstream, config: Config) -> None:
+    image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
+    content = disk_bytes(replace(plan_image(image, pdb), payload_bytes=1 << 20))
+    upstream.files = {image.index: content, pdb.index: pdb_bytes(pdb)}
+    first = await warm(config, [Module("drv.sys", image=image)])
+    assert ends(first) == [(pdb.index, "fetched", None)]
+    assert sum(request.sent_bytes for request in upstream.asked(image.index)) < 64 * 1024
+    upstream.files.pop(image.index)
+    asked = len(upstream.requests)
+    second = await warm(config, [Module("drv.sys", image=image)])
+    assert ends(second) == [(pdb.index, "present", None)]
+    assert len(upstream.requests) == asked
+    assert ends(await check(config, [Module("drv.sys", image=image)])) == ends(second)
+
+
+async def test_an_image_in_the_store_is_read_there(upstream: Upstream, config: Config, tmp_path: Path) -> None:
+    image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
+    upstream.files = {pdb.index: pdb_bytes(pdb)}
+    with Store(tmp_path / "sym") as store:
+        scratch = store.scratch()
+        scratch.write_bytes(disk_bytes(plan_image(image, pdb)))
+        store.publish(scratch, image)
+    assert ends(await warm(config, [Module("drv.sys", image=image)])) == [(pdb.index, "fetched", None)]
+    assert upstream.asked(image.index) == []
+
+
+async def test_a_renamed_kernel_is_found_under_the_name_it_was_published_by(upstream: Upstream, config: Config) -> None:
+    published, pdb = image_key("halmacpi.dll"), pdb_key("halmacpi.pdb")
+    upstream.files = {published.index: disk_bytes(plan_image(published, pdb)), pdb.index: pdb_bytes(pdb)}
+    assert ends(await warm(config, [image_alone("hal.dll")])) == [(pdb.index, "fetched", None)]
+
+
+async def test_an_image_that_is_not_published_says_so(upstream: Upstream, config: Config) -> None:
+    (symbol,) = (await warm(config, [image_alone("gone.sys")])).symbols
+    assert (symbol.index, symbol.kind, symbol.cause) == (image_key("gone.sys").index, "pdb", Cause.IMAGE_NOT_PUBLISHED)
+    assert isinstance(symbol.outcome, Missing)
+    assert "404" in {attempt.answer for attempt in symbol.outcome.attempts if attempt.upstream == upstream.url}
+
+
+async def test_a_hop_that_fails_leaves_the_pdb_failed(upstream: Upstream, config: Config) -> None:
+    upstream.always("*", status(503))
+    (symbol,) = (await warm(config, [image_alone("drv.sys")])).symbols
+    assert (symbol.state, symbol.cause) == (State.FAILED, Cause.UNAVAILABLE)
+
+
+async def test_an_image_that_names_no_pdb_ends_there(upstream: Upstream, config: Config) -> None:
+    image = image_key("old.sys")
+    upstream.files = {image.index: disk_bytes(plan_image(image))}
+    report = await warm(config, [Module("old.sys", image=image)])
+    assert ends(report) == [(image.index, "missing", "no-debug-record")]
+    assert report.exit_code() == 0
+    asked = len(upstream.requests)
+    assert ends(await warm(config, [Module("old.sys", image=image)])) == ends(report)
+    assert len(upstream.requests) == asked
+
+
+async def test_two_images_of_one_pdb_want_it_once(upstream: Upstream, config: Config) -> None:
+    pdb = pdb_key("shared.pdb")
+    images = [image_key("a.sys", 1), image_key("b.sys", 2)]
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb)) for image in images}
+    upstream.files[pdb.index] = pdb_bytes(pdb)
+    report = await warm(config, [Module(image.name, image=image) for image in images])
+    assert ends(report) == [(pdb.index, "fetched", None)]
+    assert len(upstream.asked(pdb.index)) == 1
+
+
+async def test_images_are_kept_when_they_are_asked_for(upstream: Upstream, config: Config) -> None:
+    image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
+    report = await warm(config, [Module("drv.sys", image=image, pdbs=native(pdb))], images=True)
+    assert ends(report) == [(image.index, "fetched", None), (pdb.index, "fetched", None)]
+    assert [symbol.kind.value for symbol in report.symbols] == ["image", "pdb"]
+
+
+async def test_a_portable_pdb_is_held_to_the_checksum_of_its_image(upstream: Upstream, config: Config) -> None:
+    content, checksum = make_portable_pdb(GUID, 7)
+    key = PortablePdbKey("net.pdb", GUID)
+    upstream.files = {key.index: content}
+    right = PdbReference(key, PdbFormat.PORTABLE, (f"SHA256:{checksum}",))
+    wrong = replace(right, checksums=("SHA256:" + "00" * 32,))
+    assert ends(await warm(config, [Module("net.dll", pdbs=(wrong,))])) == [(key.index, "failed", "wrong-content")]
+    assert ends(await warm(config, [Module("net.dll", pdbs=(right,))])) == [(key.index, "fetched", None)]
+    assert ends(await check(config, [Module("net.dll", pdbs=(wrong,))])) == [(key.index, "missing", "not-cached")]
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", b"half"], ids=["empty", "a page", "cut"])
+async def test_a_file_damaged_in_the_store_is_fetched_again(
+    upstream: Upstream, config: Config, tmp_path: Path, damage: bytes
+) -> None:
+    key = pdb_key("a.pdb")
+    whole = pdb_bytes(key)
+    upstream.files = {key.index: whole}
+    path = tmp_path / "sym" / key.index
+    path.parent.mkdir(parents=True)
+    path.write_bytes(whole[:5000] if damage == b"half" else damage)
+    modules = [Module("a.sys", pdbs=native(key))]
+    assert ends(await check(config, modules)) == [(key.index, "missing", "not-cached")]
+    assert ends(await warm(config, modules)) == [(key.index, "fetched", None)]
+    assert path.read_bytes() == whole
+
+
+async def test_what_is_excluded_is_asked_of_nobody(upstream: Upstream, tmp_path: Path) -> None:
+    config = configure(upstream.url, tmp_path, "exclusions.names = ['secret*']")
+    key = pdb_key("secret.pdb")
+    modules = [Module("secret.sys", pdbs=native(key)), image_alone("Secret.dll", 2)]
+    report = await warm(config, modules, images=True)
+    assert [symbol.cause for symbol in report.symbols] == [Cause.EXCLUDED] * 3
+    assert report.exit_code() == 0
+    assert upstream.requests == []
+
+
+async def test_an_excluded_name_is_not_asked_for_in_place_of_another(upstream: Upstream, tmp_path: Path) -> None:
+    config = configure(upstream.url, tmp_path, "exclusions.names = ['halmps.dll']")
+    await warm(config, [image_alone("hal.dll")])
+    asked = {request.path.split("/")[1] for request in upstream.requests}
+    assert "halmacpi.dll" in asked
+    assert "halmps.dll" not in asked
+
+
+async def test_a_remembered_miss_is_believed(upstream: Upstream, config: Config) -> None:
+    key = pdb_key("secdrv.pdb")
+    modules = [Module("secdrv.sys", pdbs=native(key))]
+    assert ends(await warm(config, modules)) == [(key.index, "missing", "not-published")]
+    asked = len(upstream.requests)
+    assert ends(await warm(config, modules)) == [(key.index, "missing", "remembered-miss")]
+    assert len(upstream.requests) == asked
+
+
+async def test_a_check_asks_nobody(upstream: Upstream, config: Config) -> None:
+    key = pdb_key("a.pdb")
+    upstream.files = {key.index: pdb_bytes(key)}
+    report = await check(config, [Module("a.sys", pdbs=native(key)), image_alone("b.sys"), Module("c.sys")])
+    assert ends(report) == [
+        (key.index, "missing", "not-cached"),
+        (image_key("b.sys").index, "missing", "not-cached"),
+        (None, "missing", "no-identity"),
+    ]
+    assert report.symbols[1].reason == "which PDB the image names is not known here"
+    assert upstream.connections == 0
+
+
+async def test_unreadable_inputs_do_not_stop_the_rest(upstream: Upstream, config: Config) -> None:
+    key = pdb_key("a.pdb")
+    upstream.files = {key.index: pdb_bytes(key)}
+    bad = Unreadable("x.dmp", "it is empty", 0)
+    report = await warm(config, [bad, Module("a.sys", pdbs=native(key))])
+    assert ends(report) == [(key.index, "fetched", None)]
+    assert report.unreadable == (bad,)
+    assert report.exit_code() == 4
+
+
+async def test_the_report_keeps_the_order_of_the_modules(upstream: Upstream, config: Config) -> None:
+    """What an image names stands in the image's place, however late it is known."""
+    image, pdb = image_key("b.sys"), pdb_key("b.pdb", 2)
+    first, last = pdb_key("a.pdb", 1), pdb_key("c.pdb", 3)
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb))}
+    upstream.files |= {key.index: pdb_bytes(key) for key in (first, pdb, last)}
+    modules = [Module("a", pdbs=native(first)), Module("b.sys", image=image), Module("c", pdbs=native(last))]
+    report = await warm(config, modules)
+    assert [symbol.index for symbol in report.symbols] == [first.index, pdb.index, last.index]
+
+
+async def test_an_observer_hears_of_every_want(upstream: Upstream, config: Config) -> None:
+    image, pdb = image_key("b.sys"), pdb_key("b.pdb")
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
+    events: list[Event] = []
+    report = await warm(config, [Module("b.sys", image=image), Module("c.sys")], observer=events.append)
+    assert [event for event in events if isinstance(event, Planned)][-1] == Planned(len(report.symbols))
+    settled = [event for event in events if isinstance(event, Settled)]
+    assert sorted(settled, key=str) == sorted([Settled(pdb.index, "fetched"), Settled("c.sys", "missing")], key=str)
+
+
+async def test_nothing_wanted_is_complete(upstream: Upstream, config: Config) -> None:
+    report = await warm(config, [])
+    assert (list(report.symbols), report.exit_code()) == ([], 0)
+    assert upstream.connections == 0
+
+
+async def test_memory_that_cannot_be_kept_stops_nothing(upstream: Upstream, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "misses").write_text("a file where a folder should be")
+    image, pdb = image_key("b.sys"), pdb_key("b.pdb")
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
+    assert ends(await warm(config, [Module("b.sys", image=image)])) == [(pdb.index, "fetched", None)]
+
+
+async def test_a_cancelled_run_lists_what_was_not_done(upstream: Upstream, config: Config) -> None:
+    done, stuck = pdb_key("done.pdb", 1), pdb_key("stuck.pdb", 2)
+    image = image_key("hop.sys")
+    upstream.files = {done.index: pdb_bytes(done), stuck.index: pdb_bytes(stuck)}
+    release = threading.Event()
+    upstream.always(stuck.index, lambda exchange: exchange.pause(release))
+    upstream.always(image.index, lambda exchange: exchange.pause(release))
+    modules = [
+        Module("done.sys", pdbs=native(done)),
+        Module("stuck.sys", pdbs=native(stuck)),
+        Module("hop.sys", image=image),
+        Module("none.sys", problem="paged out"),
+    ]
+    settled = threading.Event()
+
+    def observe(event: Event) -> None:
+        if event == Settled(done.index, "fetched"):
+            settled.set()
+
+    async with SymbolSource(config) as source:
+        with Warmer(source, observer=observe) as warmer:
+            async with anyio.create_task_group() as group:
+                group.start_soon(warmer.warm, modules)
+                await upstream.requests_seen(1, stuck.index)
+                await upstream.requests_seen(1, image.index)
+                await anyio.to_thread.run_sync(settled.wait, 20)
+                group.cancel_scope.cancel()
+            report = warmer.report(is_interrupted=True)
+    assert ends(report) == [
+        (done.index, "fetched", None),
+        (stuck.index, "failed", "unavailable"),
+        (image.index, "failed", "unavailable"),
+        (None, "missing", "no-identity"),
+    ]
+    assert [symbol.reason for symbol in report.symbols][1:3] == ["interrupted", "interrupted"]
+    assert report.exit_code() == 130
+
+
+async def test_a_run_cancelled_while_it_reads_lists_what_it_had_read(upstream: Upstream, config: Config) -> None:
+    key = pdb_key("a.pdb")
+    waiting, release = threading.Event(), threading.Event()
+
+    def records() -> Iterator[Record]:
+        yield Module("a.sys", pdbs=native(key))
+        waiting.set()
+        release.wait(20)
+        yield Module("never.sys", pdbs=native(pdb_key("never.pdb")))
+
+    try:
+        async with SymbolSource(config) as source:
+            with Warmer(source) as warmer:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(warmer.warm, records())
+                    await anyio.to_thread.run_sync(waiting.wait, 20)
+                    group.cancel_scope.cancel()
+                report = warmer.report(is_interrupted=True)
+    finally:
+        release.set()
+    assert ends(report) == [(key.index, "failed", "unavailable")]
+    assert upstream.requests == []
+
+
+# Every want comes to exactly one end, whatever upstreams say: random modules against random answers.
+
+NAMES = ["a", "b", "ntoskrnl", "hal"]
+ANSWERS = ["file", "404", "403", "503", "html", "other", "cut"]
+
+
+@st.composite
+def modules(draw: st.DrawFn) -> Module:
+    stem, number = draw(st.sampled_from(NAMES)), draw(st.integers(1, 3))
+    extension = "dll" if stem == "hal" else "exe"
+    kinds = draw(st.lists(st.sampled_from([PdbFormat.NATIVE, PdbFormat.PORTABLE, PdbFormat.EMBEDDED]), max_size=2))
+    references = tuple(
+        PdbReference(
+            pdb_key(f"{stem}.pdb", number) if kind is PdbFormat.NATIVE else PortablePdbKey(f"{stem}.pdb", GUID), kind
+        )
+        for kind in kinds
+    )
+    return Module(
+        f"{stem}.{extension}",
+        image=draw(st.none() | st.just(image_key(f"{stem}.{extension}", number))),
+        pdbs=references,
+        unloaded=draw(st.booleans()),
+        no_debug_record=not references and draw(st.booleans()),
+    )
+
+
+def respond(answers: dict[str, str]) -> Callable[[httpx.Request], httpx.Response]:
+    def content_of(name: str) -> bytes:
+        stem = name.partition(".")[0]
+        number = 1 + len(name) % 3
+        if name.endswith("pdb"):
+            return pdb_bytes(pdb_key(name, number))
+        return disk_bytes(plan_image(image_key(name, number), pdb_key(f"{stem}.pdb", number)))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        name = request.url.path.rpartition("/")[2]
+        match answers.get(name.partition(".")[0], "404"):
+            case "file":
+                return httpx.Response(200, content=content_of(name))
+            case "html":
+                return httpx.Response(200, html="<html>")
+            case "other":
+                return httpx.Response(200, content=content_of("other." + name.rpartition(".")[2]))
+            case "cut":
+                content = content_of(name)
+                return httpx.Response(200, content=content[:100], headers={"Content-Length": str(len(content))})
+            case code:
+                return httpx.Response(int(code))
+
+    return answer
+
+
+@settings(max_examples=15)
+@given(
+    wanted=st.lists(modules(), max_size=6),
+    answers=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ANSWERS)),
+    options=st.fixed_dictionaries({"images": st.booleans(), "all_pdbs": st.booleans()}),
+)
+def test_every_want_ends_once_and_the_counts_add_up(
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[Module], answers: dict[str, str], options: dict[str, bool]
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    config = configure("https://one.test/symbols", folder, "exclusions.names = ['b.exe']")
+
+    async def run() -> tuple[Report, Report]:
+        transport = httpx.MockTransport(respond(answers))
+        async with SymbolSource(config, transport=transport) as source:
+            with Warmer(source, Plan(**options)) as warmer:
+                report = await warmer.warm(wanted)
+            with Warmer(source, Plan(**options)) as warmer:
+                return report, await warmer.check(wanted)
+
+    report, checked = anyio.run(run)
+    names = Counter((symbol.index or symbol.module, symbol.kind, symbol.cause) for symbol in report.symbols)
+    assert set(names.values()) <= {1}
+    named = Counter(symbol.index for symbol in report.symbols if symbol.kind == "pdb" and symbol.cause != "embedded")
+    assert all(count == 1 for index, count in named.items() if index is not None)
+    summary = report.as_json()["summary"]
+    assert summary["wanted"] == len(report.symbols) == sum(summary[state] for state in State)
+    plan = Plan(**options)
+    for module in wanted:
+        plan.add_module(module)
+    indexes = {symbol.index for symbol in report.symbols}
+    assert {want.key.index for want in plan.wants if isinstance(want, WantedFile)} <= indexes
+    assert len(report.symbols) >= sum(not isinstance(want, WantedPdbOfImage) for want in plan.wants)
+    assert all(is_right(symbol) for symbol in report.symbols)
+    there = {symbol.index for symbol in report.symbols if symbol.state in {State.FETCHED, State.PRESENT}}
+    assert there == {symbol.index for symbol in checked.symbols if symbol.state is State.PRESENT}
+
+
+def is_right(symbol: Symbol) -> bool:
+    """Tell whether a symbol that was fetched lies where it is said to lie."""
+    outcome = symbol.outcome
+    return not isinstance(outcome, Fetched) or (symbol.index or "") in outcome.path.as_posix()
