@@ -83,16 +83,42 @@ __all__ = [
     "read_input",
 ]
 
-# Bottom up, as the packages stand; the first that has a name is its home.
-_HOMES = ("errors", "events", "sympath", "config", "identity", "readers", "store", "upstream", "warm")
+# Two packages may use a name each in its own sense: `symcache.config.Store` holds settings.
+_HOMES = {
+    "config": {"Config", "load_config"},
+    "errors": {
+        "ConfigError",
+        "InputError",
+        "MalformedInput",
+        "StoreError",
+        "SymbolPathError",
+        "SymcacheError",
+        "UpstreamError",
+        "UsageError",
+    },
+    "events": {"Event", "Observer"},
+    "identity": {
+        "DbgKey",
+        "ImageKey",
+        "Key",
+        "OtherKey",
+        "Pdb2Key",
+        "PdbKey",
+        "PortablePdbKey",
+        "parse_index",
+    },
+    "readers": {"Input", "Module", "PdbReference", "Unreadable", "read_input"},
+    "store": {"Store"},
+    "sympath": {"SymbolPath", "parse_symbol_path"},
+    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"},
+    "warm": {"Report", "State", "Symbol", "SymbolCache"},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for home in _HOMES:
-            module = importlib.import_module(f"symcache.{home}")
-            if hasattr(module, name):
-                return getattr(module, name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"symcache.{home}"), name)
     raise AttributeError(f"module 'symcache' has no attribute {name!r}")
 
 
