@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 import traceback
@@ -72,27 +73,53 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of docs/reference.md."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = root.main(args=arguments, prog_name="symcache", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        code = root.main(args=list(arguments), prog_name="symcache", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        say_error("interrupted; what was fetched is kept")
         code = 130
-    except SymcacheError as error:
-        say_error(str(error))
-        code = 2 if isinstance(error, UsageError) else 4 if isinstance(error, InputError) else 1
     except BrokenPipeError:
         # Whoever read the result has had enough. Nothing more can be said to them, at exit neither.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:  # noqa: BLE001 - the outermost edge: no traceback reaches a user unasked
-        say_error(f"this should not have happened, please report it: {type(error).__name__}: {error}")
-        if "-v" in (arguments or sys.argv):
-            traceback.print_exc()
-        code = 1
+        code = _explain(_innermost(error), is_verbose=bool({"-v", "--verbose"}.intersection(arguments)))
+    if code == 130:
+        _leave_at_once()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _innermost(error: Exception) -> Exception:
+    """Return the error that a task group raised, which counts for the group: whatever came with it came of it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _explain(error: Exception, *, is_verbose: bool) -> int:
+    """Say in one line what went wrong; return the exit code."""
+    if isinstance(error, SymcacheError):
+        say_error(str(error))
+        return 2 if isinstance(error, UsageError) else 4 if isinstance(error, InputError) else 1
+    say_error(f"this should not have happened, please report it: {type(error).__name__}: {error}")
+    if is_verbose:
+        traceback.print_exception(error)
+    return 1
+
+
+def _leave_at_once() -> NoReturn:
+    """End an interrupted process without waiting for threads: one that reads a pipe cannot be told to stop."""
+    say_error("interrupted; what was fetched is kept")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(130)

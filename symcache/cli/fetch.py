@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, say_error, write_line
-from symcache.cli.warm import finish, run_warm
+from symcache.cli.output import plain, say_error, write_json, write_line
+from symcache.cli.reporttext import evidence
+from symcache.cli.warm import run_warm
 from symcache.errors import InputError, UsageError
 from symcache.identity import Key, parse_index
 from symcache.upstream.outcome import Fetched, Present
@@ -34,9 +35,12 @@ def command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None
     keys = list(_parse_all(indexes))
     report = run_warm(settings, [], wants=[WantedFile(key.name, key) for key in keys])
     if as_json:
-        finish(report, settings, as_json=True, allow_missing=False)
-    _write_paths(report)
-    raise click.exceptions.Exit(report.exit_code())
+        write_json(report.as_json())
+    else:
+        _write_paths(report)
+    # Here an excluded file is wanting, too: it was asked for by name.
+    is_complete = all(isinstance(symbol.outcome, Present | Fetched) for symbol in report.symbols)
+    raise click.exceptions.Exit(report.exit_code() or (0 if is_complete else 3))
 
 
 def _parse_all(indexes: Sequence[str]) -> Iterator[Key]:
@@ -55,5 +59,5 @@ def _write_paths(report: Report) -> None:
         if isinstance(outcome, Present | Fetched):
             write_line(plain(str(outcome.path)))
         else:
-            answers = ", ".join(f"{attempt.upstream}: {attempt.answer}" for attempt in outcome.attempts)
-            say_error(f"{symbol.index}: {symbol.state.value}, {symbol.cause}: {symbol.reason or answers}")
+            said = evidence(symbol)
+            say_error(f"{symbol.index}: {symbol.state}, {symbol.cause}" + (f": {said}" if said else ""))

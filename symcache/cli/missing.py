@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, say, write_json, write_line, write_table
+from symcache.cli.output import count_text, plain, say, write_json, write_line, write_table
 from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.identity import fold, parse_index
@@ -58,11 +58,12 @@ def command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: 
     elif as_json:
         write_json({"schema": "symcache.missing/1", "missing": [*_as_json(rows)]})
     elif forget:
-        write_line(f"forgot {len(rows)} answers")
+        write_line(f"forgot {count_text(len(rows), 'answer')}")
     else:
         _write_text(rows)
         if not settings.quiet:
-            say(f"{len({row.miss.index for row in rows})} files; --retry asks again, --forget forgets")
+            files = count_text(len({row.miss.index for row in rows}), "file")
+            say(f"{files}; --retry asks again, --forget forgets" if rows else "no miss is remembered")
 
 
 def _matches(index: str, patterns: tuple[str, ...]) -> bool:
@@ -101,7 +102,7 @@ def _write_text(rows: list[_Row]) -> None:
                 row.miss.answer,
                 f"first {_time(row.miss.first_asked_s)}",
                 f"last {_time(row.miss.last_asked_s)}",
-                f"{row.miss.times} times" + ("" if row.counts else ", will be asked again"),
+                count_text(row.miss.times, "time") + ("" if row.counts else ", will be asked again"),
             ]
             for row in group
         )

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["plain", "say", "say_error", "size_text", "write_json", "write_line", "write_table"]
+__all__ = ["count_text", "plain", "say", "say_error", "size_text", "write_json", "write_line", "write_table"]
 
 
 def write_json(document: Any) -> None:
@@ -51,6 +51,11 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a number of things for people: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def size_text(size_bytes: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,11 +14,13 @@ from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line, write_table
 from symcache.errors import InputError, UsageError
 from symcache.identity import parse_index
-from symcache.sympath import Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath
+from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath
 from symcache.upstream.explain import explain
 from symcache.upstream.source import SymbolSource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.sympath import Element
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
+
+# PowerShell takes the typographic ones for the plain one (about_Quoting_Rules); doubled, each stands for itself.
+_POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
 
 
 @click.command()
@@ -44,11 +51,11 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
     if index is not None:
         _explain(config, index, as_json=as_json)
         return
-    path = _without_servers(config) if offline else config.symbol_path
+    path = _for_debuggers(config, offline=offline)
     text = path.redacted()
     lines = {
         "cmd": f'set "_NT_SYMBOL_PATH={text}"',
-        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(text.replace("'", "''")),
+        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(_POWERSHELL_QUOTES.sub(r"\g<0>\g<0>", text)),
         "bash": f"export _NT_SYMBOL_PATH={shlex.quote(text)}",
         "windbg": f".sympath {text}",
     }
@@ -62,20 +69,40 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
         say("credentials are left out; a debugger asks for them, or takes them from the system")
 
 
-def _without_servers(config: Config) -> SymbolPath:
-    elements = (_local_part(element, LocalPlace(str(config.store.folder))) for element in config.symbol_path.elements)
+def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
+    """Return the symbol path as Microsoft's debuggers take it.
+
+    The default store is written out, as theirs may lie elsewhere, and each server gets a chain of its own.
+    """
+    default = LocalPlace(str(config.store.folder))
+    elements: list[Element] = []
+    for element in config.symbol_path.elements:
+        match element:
+            case Chain():
+                is_cached = any(isinstance(earlier, Cache) for earlier in elements)
+                elements.extend(_chains(element, default, is_cached=is_cached, offline=offline))
+            case Cache(DefaultPlace()):
+                elements.append(Cache(default))
+            case _:
+                elements.append(element)
     return SymbolPath(tuple(dict.fromkeys(elements)))
 
 
-def _local_part(element: Element, default: LocalPlace) -> Element:
-    match element:
-        case Chain(stores, dll):
-            local = (default if isinstance(s, DefaultPlace) else s for s in stores if not isinstance(s, HttpPlace))
-            return Chain(tuple(local) or (default,), dll)
-        case Cache(DefaultPlace()):
-            return Cache(default)
-        case _:
-            return element
+def _chains(chain: Chain, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[Chain]:
+    if chain.stores == (DefaultPlace(),):
+        chain = replace(chain, stores=(default, HttpPlace(MICROSOFT)))
+    folders = tuple(
+        default if isinstance(place, DefaultPlace) else place
+        for place in chain.stores
+        if not isinstance(place, HttpPlace)
+    )
+    servers = () if offline else tuple(place for place in chain.stores if isinstance(place, HttpPlace))
+    if not folders and not is_cached:
+        folders = (default,)
+    for server in servers:
+        yield replace(chain, stores=(*folders, server))
+    if folders and not servers:
+        yield replace(chain, stores=folders)
 
 
 def _explain(config: Config, index: str, *, as_json: bool) -> None:

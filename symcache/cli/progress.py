@@ -7,7 +7,9 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from symcache.cli.output import plain, say
+import click
+
+from symcache.cli.output import plain, say, size_text
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
 
 if TYPE_CHECKING:
@@ -46,33 +48,27 @@ class _Bars:
 
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed here
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
+        context = click.get_current_context(silent=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, no_color=True if context is not None and context.color is False else None),
             refresh_per_second=_PER_SECOND,
             transient=True,
         )
         self._lock = threading.Lock()
-        self._total = self._progress.add_task("symbols", total=None, count="")
+        self._total = self._progress.add_task("symbols", total=None, said="")
+        # Never drawn: it only measures how fast bytes come in.
+        self._rate = self._progress.add_task("", total=None, visible=False, said="")
         self._wanted = 0
         self._settled = 0
         self._received: dict[str, int] = {}
         self._done_bytes = 0
-        self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -84,6 +80,7 @@ class _Bars:
     def observe(self, event: Event) -> None:
         with self._lock:
             self._take(event)
+            self._draw()
 
     def _take(self, event: Event) -> None:
         match event:
@@ -92,21 +89,26 @@ class _Bars:
             case Settled():
                 self._settled += 1
             case TransferStarted(index, _, size_bytes):
-                if (size_bytes or 0) >= _WORTH_SHOWING_BYTES and len(self._tasks) < _MOST_TRANSFERS:
+                if (size_bytes or 0) >= _WORTH_SHOWING_BYTES and len(self._shown) < _MOST_TRANSFERS:
                     name = plain(index.partition("/")[0])
-                    self._tasks[index] = self._progress.add_task(f"  {name}", total=size_bytes, count="")
-            case TransferAdvanced(index, received_bytes, _):
+                    self._shown[index] = self._progress.add_task(f"  {name}", total=size_bytes, said="")
+            case TransferAdvanced(index, received_bytes, size_bytes):
                 self._received[index] = received_bytes
-                if index in self._tasks:
-                    self._progress.update(self._tasks[index], completed=received_bytes)
+                if index in self._shown:
+                    said = f"{size_text(received_bytes)} of {size_text(size_bytes or received_bytes)}"
+                    self._progress.update(self._shown[index], completed=received_bytes, said=said)
             case TransferEnded(index):
                 self._done_bytes += self._received.pop(index, 0)
-                if index in self._tasks:
-                    self._progress.remove_task(self._tasks.pop(index))
+                if index in self._shown:
+                    self._progress.remove_task(self._shown.pop(index))
             case Noted(text):
-                self._progress.console.print(plain(text), markup=False, highlight=False)
-        self._progress.update(
-            self._total,
-            count=f"{self._settled}/{self._wanted}",
-            completed=self._done_bytes + sum(self._received.values()),
+                self._progress.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        received_bytes = self._done_bytes + sum(self._received.values())
+        self._progress.update(self._rate, completed=received_bytes)
+        rate = next(task.speed for task in self._progress.tasks if task.id == self._rate)
+        said = f"{self._settled}/{self._wanted}  {size_text(received_bytes)}" + (
+            "" if rate is None else f"  {size_text(rate)}/s"
         )
+        self._progress.update(self._total, total=self._wanted or None, completed=self._settled, said=said)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from symcache.upstream.outcome import Attempt
     from symcache.warm.report import Report, Symbol
 
-__all__ = ["write_report"]
+__all__ = ["evidence", "write_report"]
 
 _ADVICE = {
     Cause.UNAVAILABLE: "try again later; symcache goes on where it was",
@@ -58,10 +58,11 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
 
 
 def _row(symbol: Symbol) -> list[str]:
-    return ["", symbol.index or symbol.module, symbol.module if symbol.index else "", _evidence(symbol)]
+    return ["", symbol.index or symbol.module, symbol.module if symbol.index else "", evidence(symbol)]
 
 
-def _evidence(symbol: Symbol) -> str:
+def evidence(symbol: Symbol) -> str:
+    """Return what every upstream said of a symbol that is missing or failed, else the reason in words."""
     outcome = symbol.outcome
     parts = list(_answers(outcome.attempts)) if isinstance(outcome, Missing | Failed) else []
     if not parts and symbol.reason is not None:

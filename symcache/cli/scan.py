@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +45,15 @@ def command(settings: Settings, inputs: tuple[str, ...], output: Path | None, as
     debugger log, told by its content; - is standard input.
     """
     scan = _Scan()
-    records = scan.watch(read_inputs(inputs))
+    modules = scan.watch(read_inputs(inputs))
     if output is not None:
-        _write_manifest(records, output)
-    elif as_json:
-        scan.write_json(records)
+        modules = _write_manifest(modules, output)
+    if as_json:
+        scan.write_json(modules)
+    elif output is None:
+        _write_text(modules)
     else:
-        _write_text(records)
+        deque(modules, maxlen=0)
     for item in scan.unreadable:
         say(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
     if not settings.quiet:
@@ -108,15 +111,18 @@ def _write_text(modules: Iterator[Module]) -> None:
     write_table(batch)
 
 
-def _write_manifest(modules: Iterator[Module], output: Path) -> None:
+def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]:
+    """Yield *modules*, each with its lines written to *output*."""
     try:
         # symchk reads the console's code page; a key is ASCII, and names nearly always are.
         with output.open("w", encoding="utf-8", newline="\r\n" if os.name == "nt" else "\n") as file:
             seen: set[str] = set()
-            for line in manifest_lines(modules):
-                if line not in seen:
-                    seen.add(line)
-                    file.write(f"{line}\n")
+            for module in modules:
+                for line in manifest_lines([module]):
+                    if line not in seen:
+                        seen.add(line)
+                        file.write(f"{line}\n")
+                yield module
     except OSError as error:
         raise StoreError(error.strerror or str(error), path=output) from error
 
