@@ -80,6 +80,10 @@ class Misses:
         miss = Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200])
         self._memory.set(row, json.dumps(asdict(miss)), kept_s=_KEPT_S)
 
+    def keep(self, miss: Miss) -> None:
+        """Let *miss* stand as it is, times and all; one with a time long ago is known and does not count."""
+        self._memory.set(_row(miss.upstream, fold(miss.index)), json.dumps(asdict(miss)), kept_s=_KEPT_S)
+
     def forget(self, upstream: str, key: Key) -> bool:
         """Drop *upstream*'s miss for *key*; return whether there was one."""
         return self._memory.delete(_row(upstream, key.folded))
