@@ -67,8 +67,8 @@ async def test_it_asks_for_a_name_nobody_has_and_a_new_id_each_time(upstream: Up
         (hang_up(), Behaviour.UNAVAILABLE, "the connection broke"),
     ],
     ids=[
-        "page", "text", "nothing", "login", "friendly 404", "410", "Microsoft's 404", "moved", "401", "403", "503", "429",
-        "cut",
+        "page", "text", "nothing", "login", "friendly 404", "410", "Microsoft's 404", "moved", "401", "403", "503",
+        "429", "cut",
     ],
 )  # fmt: skip
 async def test_each_answer_is_judged(answer: Answer, behaviour: Behaviour, says: str, upstream: Upstream) -> None:
