@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from filecmp import cmp
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError, UsageError
-from symcache.identity import fold
+from symcache.identity import DbgKey, ImageKey, fold
 from symcache.store.adminfolder import AdminFolder
 from symcache.store.compress import write_cabinet
 from symcache.store.journal import Entry, Intent, Stage, clear_journal, read_journal, write_journal
@@ -51,13 +51,13 @@ class Addition:
     Attributes:
         key: What it is.
         path: Where it lies now.
-        content: What ``refs.ptr`` is to say of it.
+        content: What ``refs.ptr`` is to say of it; None for what the key suggests, an image or a full PDB.
         target: The text of the pointer, where that is not *path*: another spelling of it, or ``MSG: …``.
     """
 
     key: Key
     path: Path
-    content: Content = Content.PRIVATE
+    content: Content | None = None
     target: str | None = None
 
 
@@ -136,24 +136,20 @@ class Admin:
             if kind is Kind.POINTER and (not text.strip() or text != clean(text)):
                 raise UsageError(f"{text!r} cannot be written as a pointer: it is empty, or has a quote or line end")
         form = Form.COMPRESSED if compress else Form.PLAIN
-        scratches = [self._stage(addition, form) for addition in wanted] if kind is Kind.FILE else []
-        with self.locked():
-            texts = (clean(product), clean(version), clean(comment))
-            added = Transaction(self._folder.next_id(), None, kind, self._now().replace(tzinfo=None), *texts)
-            entries = tuple(self._entry(addition, kind) for addition in wanted)
-            intent = Intent(Stage.FILING, added.id, format_added(added), entries=entries)
-            write_journal(self._store, intent)
-            try:
-                for number, addition in enumerate(wanted):
-                    ref = Ref(added.id, kind, _source(addition, kind), addition.content, compress)
-                    self._file(addition.key, ref, scratches[number] if scratches else None, form)
-                intent = Intent(Stage.RECORDING, added.id, intent.line, entries=entries)
-                write_journal(self._store, intent)
-            except BaseException:
-                with suppress(StoreError):  # the journal stays, so that the next writer tries again
-                    self._settle(intent)
-                raise
-            self._settle(intent)
+        scratches: list[Path] = []
+        try:
+            if kind is Kind.FILE:
+                for addition in wanted:
+                    scratches.append(self._store.scratch())
+                    self._stage(addition, scratches[-1], form)
+            with self.locked():
+                texts = (clean(product), clean(version), clean(comment))
+                added = Transaction(self._folder.next_id(), None, kind, self._now().replace(tzinfo=None), *texts)
+                self._add(added, wanted, scratches, form)
+        finally:
+            for scratch in scratches:
+                with suppress(OSError):
+                    scratch.unlink(missing_ok=True)
         return added
 
     def delete(self, id_: int) -> Transaction:
@@ -245,8 +241,7 @@ class Admin:
                 self._settle(left)
             yield
 
-    def _stage(self, addition: Addition, form: Form) -> Path:
-        scratch = self._store.scratch()
+    def _stage(self, addition: Addition, scratch: Path, form: Form) -> None:
         try:
             if form is Form.COMPRESSED:
                 with addition.path.open("rb") as source, scratch.open("wb") as target:
@@ -255,7 +250,24 @@ class Admin:
                 shutil.copyfile(addition.path, scratch)
         except OSError as error:
             raise as_store_error(error, addition.path) from error
-        return scratch
+
+    def _add(self, added: Transaction, wanted: list[Addition], scratches: list[Path], form: Form) -> None:
+        kind = added.kind or Kind.FILE
+        entries = tuple(self._entry(addition, kind) for addition in wanted)
+        intent = Intent(Stage.FILING, added.id, format_added(added), entries=entries)
+        write_journal(self._store, intent)
+        try:
+            for number, addition in enumerate(wanted):
+                content = addition.content or _suggest_content(addition.key)
+                ref = Ref(added.id, kind, _source(addition, kind), content, form is Form.COMPRESSED)
+                self._file(addition.key, ref, scratches[number] if scratches else None, form)
+            intent = replace(intent, stage=Stage.RECORDING)
+            write_journal(self._store, intent)
+        except BaseException:
+            with suppress(StoreError):  # the journal stays, so that the next writer tries again
+                self._settle(intent)
+            raise
+        self._settle(intent)
 
     def _entry(self, addition: Addition, kind: Kind) -> Entry:
         try:
@@ -343,6 +355,10 @@ def _source(addition: Addition, kind: Kind) -> str:
     if kind is Kind.POINTER and addition.target is not None:
         return addition.target
     return str(addition.path.absolute())
+
+
+def _suggest_content(key: Key) -> Content:
+    return Content.BINARY if isinstance(key, ImageKey) and not isinstance(key, DbgKey) else Content.PRIVATE
 
 
 def _fits(text: str, pattern: str) -> bool:

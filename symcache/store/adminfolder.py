@@ -36,16 +36,14 @@ class AdminFolder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._path: Path | None = None
 
     @property
     def path(self) -> Path:
         """The folder, in whatever letter case it is spelt."""
-        root = self._store.root
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
-            for entry in entries:
-                if fold(entry.name) == fold(_FOLDER):
-                    return root / entry.name
-        return root / _FOLDER
+        if self._path is None or not self._path.is_dir():
+            self._path = self._find()
+        return self._path
 
     def server(self) -> Iterator[tuple[bytes, Transaction | None]]:
         """Yield each line of ``server.txt`` with its meaning; None if it has none.
@@ -126,6 +124,15 @@ class AdminFolder:
             raise as_store_error(error, own) from error
         self._append(_HISTORY, id_, line)
         self._write(_LAST_ID, b"%010d" % id_)
+
+    def _find(self) -> Path:
+        root = self._store.root
+        if not (root / _FOLDER).is_dir():
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
+                for entry in entries:
+                    if fold(entry.name) == fold(_FOLDER):
+                        return root / entry.name
+        return root / _FOLDER
 
     def _append(self, name: str, id_: int, line: bytes) -> None:
         content = self._read(name)

@@ -146,17 +146,19 @@ def _verify_account(store: Store) -> Iterator[Finding]:
         else:
             in_force.add(transaction.id)
     for id_ in sorted(in_force):
-        if not folder.has_own_file(id_):
-            yield from _unless_deleted(store, id_, [Finding(f"{where}/{id_:010}", Problem.ACCOUNT, "absent")])
-            continue
-        yield from _unless_deleted(store, id_, _verify_transaction(store, folder, id_))
+        findings = tuple(_verify_transaction(store, folder, id_))
+        if findings and id_ in _in_force(store):  # else it is being deleted just now
+            yield from findings
     for id_, deleted in sorted(folder.own_files()):
-        if not deleted and id_ not in in_force and id_ not in {each.id for each in Admin(store).list_transactions()}:
+        if not deleted and id_ not in in_force and id_ not in _in_force(store):
             yield Finding(f"{where}/{id_:010}", Problem.ACCOUNT, "not in server.txt")
 
 
 def _verify_transaction(store: Store, folder: AdminFolder, id_: int) -> Iterator[Finding]:
     where = f"{folder.path.name}/{id_:010}"
+    if not folder.has_own_file(id_):
+        yield Finding(where, Problem.ACCOUNT, "absent")
+        return
     for line, filed in folder.filed(id_):
         if filed is None:
             yield Finding(where, Problem.ACCOUNT, f"{line[:80].decode(errors='replace')!r} names no file")
@@ -164,11 +166,8 @@ def _verify_transaction(store: Store, folder: AdminFolder, id_: int) -> Iterator
             yield Finding(where, Problem.ABSENT, f"names {filed.key.index}", Mend.FETCH, filed.key.index)
 
 
-def _unless_deleted(store: Store, id_: int, findings: Iterator[Finding] | list[Finding]) -> Iterator[Finding]:
-    """Yield *findings* but for those that only show that the transaction is being deleted just now."""
-    for finding in findings:
-        if any(each.id == id_ for each in Admin(store).list_transactions()):
-            yield finding
+def _in_force(store: Store) -> set[int]:
+    return {each.id for each in Admin(store).list_transactions()}
 
 
 def _find_interrupted(store: Store) -> Iterator[Finding]:

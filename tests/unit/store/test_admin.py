@@ -50,7 +50,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def test_an_add_writes_exactly_what_symstore_writes(tmp_path: Path, store: Store, admin: Admin) -> None:
-    additions = [addition(tmp_path, PDB, "pdb"), addition(tmp_path, DLL, "dll", content=Content.BINARY)]
+    additions = [addition(tmp_path, PDB, "pdb"), addition(tmp_path, DLL, "dll")]
     admin.add(additions, product="App", version="1.0", comment="first")
     line = b'0000000001,add,file,02/29/2024,01:02:03,"App","1.0","first",\r\n'
     assert tree(store.root) == {
@@ -66,6 +66,11 @@ def test_an_add_writes_exactly_what_symstore_writes(tmp_path: Path, store: Store
         f"app.pdb/{PDB.id}/refs.ptr": f'0000000001,file,"{tmp_path / "app.pdb"}",pri,,N,,'.encode(),
         "pingme.txt": b"",
     }
+
+
+def test_what_a_file_is_can_be_said(tmp_path: Path, store: Store, admin: Admin) -> None:
+    admin.add([addition(tmp_path, PDB, content=Content.PUBLIC)], product="App")
+    assert (store.folder_for(PDB) / "refs.ptr").read_bytes().endswith(b'",pub,,N,,')
 
 
 def test_a_delete_takes_back_what_the_add_brought_and_keeps_the_account(
@@ -242,6 +247,23 @@ def test_the_account_of_a_real_store_keeps_every_byte_that_was_there(tmp_path: P
         assert after["000Admin/history.txt"].endswith(line + b"0000000003,del,0000000001\r\n")
         assert after["000Admin/0000000001.deleted"] == before["000Admin/0000000001"]
         assert not (root / "dummyprog.pdb").exists()
+
+
+@needs_corpus
+@pytest.mark.parametrize("name", corpus_files("store"))
+def test_a_delete_from_a_real_store_leaves_the_lines_of_all_others(tmp_path: Path, name: str) -> None:
+    unpack(name, tmp_path)
+    before = tree(tmp_path)
+    lines = before["000Admin/server.txt"].splitlines(keepends=True)
+    history = before["000Admin/history.txt"]
+    with Store(tmp_path) as store:
+        deleted = Admin(store).delete(1).id
+    after = tree(tmp_path)
+    assert after["000Admin/server.txt"] == b"".join(lines[1:])
+    end = b"" if history.endswith(b"\n") else b"\r\n"
+    assert after["000Admin/history.txt"] == history + end + b"%010d,del,0000000001\r\n" % deleted
+    assert after["000Admin/lastid.txt"] == b"%010d" % deleted
+    assert after["000Admin/0000000001.deleted"] == before["000Admin/0000000001"]
 
 
 @needs_corpus
