@@ -6,7 +6,6 @@ import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from filecmp import cmp
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,10 @@ from symcache.errors import StoreError, UsageError
 from symcache.identity import DbgKey, ImageKey, fold
 from symcache.store.adminfolder import AdminFolder
 from symcache.store.compress import write_cabinet
-from symcache.store.journal import Entry, Intent, Stage, clear_journal, read_journal, write_journal
+from symcache.store.filing import Filing
+from symcache.store.journal import Entry, Intent, Stage, read_journal, write_journal
 from symcache.store.locks import KeyLock
-from symcache.store.place import as_store_error, remove_empty_folders, take_away
-from symcache.store.refs import read_refs, write_refs
+from symcache.store.place import as_store_error
 from symcache.store.staging import OWN_FOLDER
 from symcache.store.transactions import (
     Content,
@@ -28,20 +27,17 @@ from symcache.store.transactions import (
     clean,
     format_added,
     format_deleted,
-    format_filed,
 )
 from symcache.store.tree import Form, list_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
     from symcache.store.tree import Store
 
 __all__ = ["Addition", "Admin", "Holding"]
-
-_BOTH = frozenset({Form.PLAIN, Form.COMPRESSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +102,7 @@ class Admin:
     ) -> None:
         self._store = store
         self._folder = AdminFolder(store)
+        self._filing = Filing(store, self._folder, lock_wait_s=lock_wait_s)
         self._lock_wait_s = lock_wait_s
         self._now = now
 
@@ -124,13 +121,15 @@ class Admin:
         Quotes and line ends in the texts become apostrophes and blanks, as the format has no way to write them.
 
         Raises:
-            UsageError: Nothing to add, or a pointer's text that cannot be written.
+            UsageError: Nothing to add, pointers to be compressed, or a pointer's text that cannot be written.
             InputError: A file is too large for a cabinet.
             StoreError: A file cannot be read, the disk does not take it, or another writer does not end.
         """
         wanted = list(additions)
         if not wanted:
             raise UsageError("there is nothing to add")
+        if compress and kind is Kind.POINTER:
+            raise UsageError("pointers cannot be compressed")
         for addition in wanted:
             text = _source(addition, kind)
             if kind is Kind.POINTER and (not text.strip() or text != clean(text)):
@@ -167,7 +166,7 @@ class Admin:
             deleted = Transaction(self._folder.next_id(), deleted_id=id_)
             intent = Intent(Stage.DELETING, deleted.id, format_deleted(deleted.id, id_), id_)
             write_journal(self._store, intent)
-            self._settle(intent)
+            self._filing.settle(intent)
         return deleted
 
     def recover(self) -> bool:
@@ -238,7 +237,7 @@ class Admin:
                 raise StoreError("a conversion to another layout was interrupted; end it first", path=self._store.root)
             left = read_journal(self._store)
             if left is not None:
-                self._settle(left)
+                self._filing.settle(left)
             yield
 
     def _stage(self, addition: Addition, scratch: Path, form: Form) -> None:
@@ -260,14 +259,14 @@ class Admin:
             for number, addition in enumerate(wanted):
                 content = addition.content or _suggest_content(addition.key)
                 ref = Ref(added.id, kind, _source(addition, kind), content, form is Form.COMPRESSED)
-                self._file(addition.key, ref, scratches[number] if scratches else None, form)
+                self._filing.file(addition.key, ref, scratches[number] if scratches else None, form)
             intent = replace(intent, stage=Stage.RECORDING)
             write_journal(self._store, intent)
         except BaseException:
             with suppress(StoreError):  # the journal stays, so that the next writer tries again
-                self._settle(intent)
+                self._filing.settle(intent)
             raise
-        self._settle(intent)
+        self._filing.settle(intent)
 
     def _entry(self, addition: Addition, kind: Kind) -> Entry:
         try:
@@ -275,80 +274,6 @@ class Admin:
         except OSError as error:
             raise as_store_error(error, self._store.root) from error
         return Entry(Filed(addition.key, _source(addition, kind)), frozenset(each.form for each in stored))
-
-    def _file(self, key: Key, ref: Ref, scratch: Path | None, form: Form) -> None:
-        with self._store.lock(key).hold(timeout_s=self._lock_wait_s):
-            if scratch is not None:
-                self._publish(scratch, key, form)
-            folder = self._store.folder_for(key)
-            write_refs(self._store, folder, read_refs(folder).adding(ref))
-
-    def _publish(self, scratch: Path, key: Key, form: Form) -> None:
-        found = self._store.find(key)
-        try:
-            # Not replaced by itself: Windows would refuse that while a debugger has it open.
-            if found is not None and found.form is form and cmp(found.path, scratch, shallow=False):
-                scratch.unlink()
-                return
-        except OSError as error:
-            raise as_store_error(error, self._store.root) from error
-        self._store.publish(scratch, key, form=form)
-
-    def _settle(self, intent: Intent) -> None:
-        if intent.stage is Stage.FILING:
-            for entry in intent.entries:
-                self._release(entry.filed.key, intent.id, gone=_BOTH - entry.had)
-        elif intent.stage is Stage.RECORDING:
-            self._folder.record_added(intent.id, intent.line, [format_filed(entry.filed) for entry in intent.entries])
-        elif intent.deleted_id is not None:
-            keys = {filed.key.folded: filed.key for filed in self.files_of(intent.deleted_id)}
-            named = self._named_by(keys.keys(), intent.deleted_id)
-            for folded, key in keys.items():
-                self._release(key, intent.deleted_id, named_by=named.get(folded, set()))
-            self._folder.record_deleted(intent.id, intent.line, intent.deleted_id)
-        with suppress(OSError):
-            (self._store.root / "pingme.txt").touch()  # its time is that of the last change, as symstore has it
-        clear_journal(self._store)
-
-    def _release(self, key: Key, id_: int, *, gone: frozenset[Form] = _BOTH, named_by: Collection[int] = ()) -> None:
-        """Take transaction *id_* off a key: the file, in the forms that nobody else wants, then its ``refs.ptr``.
-
-        The order is such that a second run, after a kill, sees again what the first one had to do.
-
-        Args:
-            key: Which key.
-            id_: Which transaction.
-            gone: Forms that it may have brought.
-            named_by: Other transactions whose own files name the key.
-        """
-        with self._store.lock(key).hold(timeout_s=self._lock_wait_s):
-            folder = self._store.folder_for(key)
-            refs = read_refs(folder)
-            left = refs.without(id_)
-            if (of_this := refs.of(id_)).lines:
-                gone &= of_this.forms
-            if not {ref.id for ref in left.refs}.issuperset(named_by):
-                gone = (
-                    frozenset()
-                )  # copies of symstore write no refs.ptr, so it does not tell in which form they want it
-            try:
-                for stored in list_stored(folder, key.name):
-                    if stored.form in gone - left.forms:
-                        take_away(self._store, stored.path)
-            except OSError as error:
-                raise as_store_error(error, folder) from error
-            if left != refs:
-                write_refs(self._store, folder, left)
-            remove_empty_folders(folder, self._store.root)
-
-    def _named_by(self, folded: Collection[str], but: int) -> dict[str, set[int]]:
-        named: dict[str, set[int]] = {}
-        for transaction in self.list_transactions():
-            if transaction.id != but:
-                for filed in self.files_of(transaction.id):
-                    if filed.key.folded in folded:
-                        named.setdefault(filed.key.folded, set()).add(transaction.id)
-        return named
 
 
 def _source(addition: Addition, kind: Kind) -> str:

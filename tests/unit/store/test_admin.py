@@ -166,9 +166,11 @@ def test_a_pointer_that_cannot_be_written_is_refused(tmp_path: Path, store: Stor
     assert not store.root.exists()
 
 
-def test_nothing_to_add_is_a_mistake(admin: Admin) -> None:
+def test_nothing_to_add_and_compressed_pointers_are_mistakes(tmp_path: Path, admin: Admin) -> None:
     with pytest.raises(UsageError):
         admin.add([], product="x")
+    with pytest.raises(UsageError):
+        admin.add([addition(tmp_path, PDB)], product="x", kind=Kind.POINTER, compress=True)
 
 
 def test_a_file_that_cannot_be_read_leaves_no_trace(tmp_path: Path, store: Store, admin: Admin) -> None:
