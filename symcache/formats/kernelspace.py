@@ -102,7 +102,10 @@ def _possible_modes(header: DumpHeader) -> tuple[PagingMode, ...]:
     machine = header.machine
     if machine in {Machine.ARM, Machine.IA64}:
         name = Machine(machine).name
-        raise UnknownFormat(f"the dump is of an {name} machine, whose page tables are not read here", offset=0x20)
+        raise UnknownFormat(
+            f"the dump is of an {name} machine, whose page tables are not read here",
+            offset=0x30 if header.is_64bit else 0x20,
+        )
     if not header.is_64bit:
         return (PAE, X86) if header.pae_enabled else (X86, PAE)
     if machine == Machine.ARM64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,11 @@ from symcache.identity import PdbKey
 from symcache.readers.image import image_module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from symcache.formats.kernelspace import KernelSpace
     from symcache.formats.pagemaps import PageMap
     from symcache.formats.paging import AddressSpace
-    from symcache.formats.pe import Image
     from symcache.formats.view import ByteView
     from symcache.readers.records import Module
 
@@ -28,20 +28,21 @@ _KERNEL_NAME = "ntoskrnl.exe"
 _KERNEL_PDBS = frozenset(["ntoskrnl.pdb", "ntkrnlmp.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb"])
 _LARGEST_KERNEL_BYTES = 32 << 20
 _USUAL_START = 0xFFFFF80000000000
-_MOST_TABLES = 4096
-_MOST_PAGES = 1 << 17
+_MOST_TABLES = 1024
+_MOST_PAGES = 1 << 16
+_MOST_IMAGES = 512
 _SCANNED_BYTES = 512 << 20
 _BLOCK_PAGES = 256
-_MOST_HITS = 4096
 
 
 def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, pointers: tuple[int, ...]) -> Module | None:
     """Return the kernel's image; None if it is not found.
 
-    Where page tables work, the image is looked for below addresses that lie in it; a page is the kernel's if its
-    header's size spans the address. Then mapped pages, at most 262,144 of them, are searched for an image that names
-    the kernel's PDB. Where page tables do not work, the first 512 MiB of the dump are searched the same way: the kernel
-    is mapped with large pages, so that it lies in one piece in physical memory, too.
+    An image is the kernel's if it names one of the kernel's PDBs, or if the kernel's debugger data says so. It is
+    looked for where the debugger data has it, in the 32 MiB below addresses that lie in it, then in 65,536 mapped pages
+    from where Windows usually loads it and as many from the start of the kernel's half. Where page tables do not work,
+    the first 512 MiB of the dump are searched: the kernel is mapped with large pages, so that it lies in one piece in
+    physical memory, too.
 
     Args:
         kernel: The kernel's address space, whose list of modules cannot be read.
@@ -49,82 +50,68 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
         pages: The pages it has.
         pointers: Addresses of variables of the kernel; 0 is none.
     """
-    if kernel.debugger_data is not None:
-        pointers = (kernel.debugger_data.kernel_base_va, *pointers)
+    base = kernel.debugger_data.kernel_base_va if kernel.debugger_data is not None else 0
+    stated = _read_module(kernel.space, base) if base >= kernel.space.mode.kernel_start else None
+    if stated is not None and (_names_kernel(stated) or not stated.pdbs):
+        return stated
     for space in kernel.spaces:
-        found = _scan_below(space, pointers) or _scan_mapped(space)
+        found = _find_kernel(space, _mapped_places(space, pointers))
         if found is not None:
             return found
-    return _scan_pages(memory, pages)
+    found = _find_kernel(memory, _physical_places(memory, pages))
+    return None if found is None else replace(found, base=None)
 
 
-def _scan_below(space: AddressSpace, pointers: tuple[int, ...]) -> Module | None:
-    """Search what is mapped below addresses within the image."""
-    for pointer in sorted({pointer for pointer in pointers if pointer >= space.mode.kernel_start}):
-        lowest = max(pointer - _LARGEST_KERNEL_BYTES, space.mode.kernel_start)
-        for base in takewhile(pointer.__ge__, space.mapped_pages(lowest, _MOST_TABLES)):
-            image = _find_image(space, base)
-            if image is not None and pointer < base + image.size_of_image:
-                return image_module(image, _KERNEL_NAME, None, base)
+def _find_kernel(memory: ByteView, places: Iterable[int]) -> Module | None:
+    """Return the first of the images at *places* that names the kernel's PDB."""
+    images = 0
+    for place in places:
+        module = _read_module(memory, place)
+        if module is not None and _names_kernel(module):
+            return module
+        images += module is not None
+        if images == _MOST_IMAGES:
+            break
     return None
 
 
-def _scan_mapped(space: AddressSpace) -> Module | None:
-    """Search the mapped pages of the kernel, from where Windows usually loads it."""
-    for start in dict.fromkeys(
-        (max(_USUAL_START & (space.size - 1), space.mode.kernel_start), space.mode.kernel_start)
-    ):
-        for base in islice(space.mapped_pages(start, _MOST_TABLES), _MOST_PAGES):
-            image = _find_image(space, base)
-            if image is not None and (module := _kernel_module(image, base)) is not None:
-                return module
-    return None
-
-
-def _kernel_module(image: Image, base: int | None) -> Module | None:
-    """Return the module, if the image names the kernel's PDB."""
-    module = image_module(image, _KERNEL_NAME, None, base)
-    named = any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
-    return module if named else None
-
-
-def _find_image(space: AddressSpace, base: int) -> Image | None:
+def _read_module(memory: ByteView, place: int) -> Module | None:
+    """Return what an image at *place* says of itself, under the kernel's name."""
     try:
-        if space.read(base, 2) != b"MZ":
+        if memory.read(place, 2) != b"MZ":
             return None
-        return parse_image(PartView(space, base, min(_LARGEST_KERNEL_BYTES, space.size - base)), Layout.MEMORY)
+        image = parse_image(PartView(memory, place, min(_LARGEST_KERNEL_BYTES, memory.size - place)), Layout.MEMORY)
     except InputError:
         return None
+    return image_module(image, _KERNEL_NAME, None, place)
 
 
-def _scan_pages(memory: ByteView, pages: PageMap) -> Module | None:
-    for hits, address in enumerate(_images(memory, pages)):
-        if hits == _MOST_HITS:
-            break
-        view = PartView(memory, address, min(_LARGEST_KERNEL_BYTES, memory.size - address))
-        try:
-            image = parse_image(view, Layout.MEMORY)
-        except InputError:
-            continue
-        module = _kernel_module(image, None)
-        if module is not None:
-            return module
-    return None
+def _names_kernel(module: Module) -> bool:
+    return any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
 
 
-def _images(memory: ByteView, pages: PageMap) -> Iterator[int]:
+def _mapped_places(space: AddressSpace, pointers: tuple[int, ...]) -> Iterator[int]:
+    """Yield addresses of mapped pages at which the kernel may begin, likely ones first."""
+    lowest = space.mode.kernel_start
+    for pointer in sorted({pointer for pointer in pointers if lowest <= pointer < space.size}):
+        start = max(pointer - _LARGEST_KERNEL_BYTES, lowest)
+        yield from takewhile(pointer.__ge__, space.mapped_pages(start, _MOST_TABLES))
+    for start in dict.fromkeys((max(_USUAL_START & (space.size - 1), lowest), lowest)):
+        yield from islice(space.mapped_pages(start, _MOST_TABLES), _MOST_PAGES)
+
+
+def _physical_places(memory: ByteView, pages: PageMap) -> Iterator[int]:
     """Yield physical addresses of pages that begin like an image."""
     left = _SCANNED_BYTES // PAGE_SIZE
     for first, count in pages.runs():
-        for start in range(first, first + min(count, left), _BLOCK_PAGES):
-            block = min(_BLOCK_PAGES, first + count - start)
+        end = first + min(count, left)
+        for start in range(first, end, _BLOCK_PAGES):
+            block = min(_BLOCK_PAGES, end - start)
             try:
                 data = memory.read(start * PAGE_SIZE, block * PAGE_SIZE)
             except InputError:
                 return
-            for page in range(block):
-                if data.startswith(b"MZ", page * PAGE_SIZE):
-                    yield (start + page) * PAGE_SIZE
-        left -= count
-        if left <= 0:
+            yield from ((start + page) * PAGE_SIZE for page in range(block) if data.startswith(b"MZ", page * PAGE_SIZE))
+        left -= end - first
+        if not left:
             return

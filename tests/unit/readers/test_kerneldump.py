@@ -386,7 +386,16 @@ def test_without_page_tables_the_kernel_is_found_in_physical_memory() -> None:
     root = source.kernel.root // 0x1000
     records = dumped(source, dropped=frozenset([root]))
     assert [found(module) for module in loaded(records)] == keys(source.plan)[:1]
+    assert loaded(records)[0].base is None
     assert "page table" in problems(records)[0]
+
+
+def test_another_image_where_the_kernel_should_be_is_not_taken_for_it() -> None:
+    dump = bytearray(dump_bytes(build_machine(replace(kernel_plan(), debugger_data=False)), whole()))
+    for offset in (0x20, 0x80):
+        dump[offset : offset + 8] = (machine().bases[2] + 0x1000).to_bytes(8, "little")
+    records = read(bytes(dump))
+    assert [found(module) for module in loaded(records)] == keys(machine().plan)[:1]
 
 
 def test_the_debugger_data_stands_in_for_a_header_without_the_list() -> None:
