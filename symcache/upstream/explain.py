@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from symcache.errors import StoreError
+from symcache.store.check import check_file
 from symcache.store.tree import Form, Store
 from symcache.upstream.httpstore import HttpStore
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
     from symcache.upstream.chain import Chain, Place
+    from symcache.upstream.folder import PlainFolder
     from symcache.upstream.source import SymbolSource
 
 __all__ = ["Step", "explain"]
@@ -77,12 +79,20 @@ async def _ask(place: Place, key: Key) -> tuple[Form | None, str]:
     if isinstance(place, HttpStore):
         return await place.ask(key)
     try:
-        stored = await to_thread.run_sync(place.find, key)
-    except StoreError as error:
+        return await to_thread.run_sync(_look, place, key)
+    except (StoreError, OSError) as error:
         return None, str(error)
+
+
+def _look(place: Store | PlainFolder, key: Key) -> tuple[Form | None, str]:
+    stored = place.find(key)
     if stored is None:
         return None, "not there"
-    return stored.form, f"there, {stored.form.value}, {stored.size_bytes} bytes"
+    if stored.form is Form.PLAIN:
+        verdict = check_file(stored.path, key)
+        if verdict.problem is not None:
+            return None, f"there, but {verdict.problem}"
+    return stored.form, f"there, {stored.form}, {stored.size_bytes} bytes"
 
 
 def _copies(chain: Chain, at: int, form: Form) -> tuple[tuple[str, str], ...]:

@@ -110,18 +110,14 @@ class HttpStore:
         if known is not None:
             return None, known.attempts[-1].answer
         answers: list[str] = []
-        for name, form in self._names(key):
-            shown = "" if name == key.name else f" ({name})"
-            try:
-                async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
-                    if not reply.is_miss:
-                        return form, f"there, {form.value}" + (
-                            f", {reply.size_bytes} bytes" if reply.size_bytes else ""
-                        )
-                    answers.append(f"{reply.status}{shown}")
-            except UpstreamError as error:
-                answers.append(f"{error.problem}{shown}")
-        return None, ", ".join(answers)
+        asked_tier = self._tier or Tier.ONE
+        try:
+            found = await self._ask_for_one_byte(key, answers)
+            if found is None and await self._learn_tier([]) is not asked_tier:
+                found = await self._ask_for_one_byte(key, answers)
+        except UpstreamError as error:
+            return None, ", ".join([*answers, error.problem])
+        return found or (None, ", ".join(answers))
 
     async def read_headers(self, key: ImageKey) -> Image | Brought | None:
         """Return the headers of *key*'s image; a `Brought` if there is none, None if the whole file has to be brought.
@@ -196,6 +192,15 @@ class HttpStore:
                 continue
             attempts.append(Attempt(self.name, "200", asked))
             return form
+        return None
+
+    async def _ask_for_one_byte(self, key: Key, answers: list[str]) -> tuple[Form, str] | None:
+        for name, form in self._names(key):
+            async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
+                if not reply.is_miss:
+                    size = f", {reply.size_bytes} bytes" if reply.size_bytes else ""
+                    return form, f"there, {form}{size}"
+                answers.append(str(reply.status) if name == key.name else f"{reply.status} ({name})")
         return None
 
     def _names(self, key: Key) -> Iterator[tuple[str, Form]]:
