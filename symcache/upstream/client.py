@@ -7,6 +7,7 @@ import ssl
 import zlib
 from base64 import b64encode
 from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from symcache.upstream.lanes import Lanes
     from symcache.upstream.retry import HostPatience
 
-__all__ = ["USER_AGENT", "Client", "Reply", "UnfitRangeError", "basic"]
+__all__ = ["USER_AGENT", "VIA", "Client", "Reply", "UnfitRangeError", "basic"]
 
 USER_AGENT = f"symcache/{__version__}"
+
+VIA: ContextVar[str | None] = ContextVar("via", default=None)
+"""What the ``Via`` field of every question says; a server that asks on behalf of its clients sets it."""
 
 _MOST_REDIRECTS = 10
 _MISSES = frozenset({404, 410})
@@ -178,6 +182,8 @@ class Client:
         """
         shown = redact(url)
         fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if (via := VIA.get()) is not None:
+            fields["Via"] = via
         if start or end is not None:
             fields["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if validator is not None:
