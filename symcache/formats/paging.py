@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AddressSpace", "PageTables"]
 
-_KEPT_TABLES = 512
+_PIECE_BYTES = 0x400
+_KEPT_PIECES = 2048
 _VALID = 1 << 0
 _PROTOTYPE = 1 << 10
 _TRANSITION = 1 << 11
@@ -26,7 +27,10 @@ _ARM64_IS_TABLE = 1 << 1
 
 
 class PageTables:
-    """Reads entries of page tables and keeps the pages they lie in, at most 512 of them (2 MiB)."""
+    """Reads entries of page tables and keeps the pieces they lie in, at most 2 MiB of them.
+
+    A piece is a quarter of a page: drivers are spread over many tables, of each of which few entries are needed.
+    """
 
     def __init__(self, memory: ByteView) -> None:
         self.memory = memory
@@ -36,18 +40,18 @@ class PageTables:
         """Return the entry at physical *address*.
 
         Raises:
-            NotInDump: The page it lies in is not there.
+            NotInDump: It is not there.
         """
-        page, within = address - address % PAGE_SIZE, address % PAGE_SIZE
-        table = self._kept.get(page)
-        if table is None:
-            table = self.memory.read(page, PAGE_SIZE)
-            if len(self._kept) >= _KEPT_TABLES:
+        start, within = address & -_PIECE_BYTES, address & (_PIECE_BYTES - 1)
+        piece = self._kept.get(start)
+        if piece is None:
+            piece = self.memory.read(start, _PIECE_BYTES)
+            if len(self._kept) >= _KEPT_PIECES:
                 self._kept.popitem(last=False)
-            self._kept[page] = table
+            self._kept[start] = piece
         else:
-            self._kept.move_to_end(page)
-        return int.from_bytes(table[within : within + size], "little")
+            self._kept.move_to_end(start)
+        return int.from_bytes(piece[within : within + size], "little")
 
 
 class AddressSpace:
