@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
@@ -28,6 +28,7 @@ __all__ = ["verify"]
 
 _CHECKPOINT_KEYS = 64
 _CHECKPOINT_BYTES = 256 << 20
+_GLANCE_S = 0.1  # whoever sweeps the locks of dead processes holds each for a moment
 
 
 def verify(
@@ -53,10 +54,11 @@ def verify(
     Raises:
         StoreError: The store cannot be read, or another verification is under way.
     """
-    lock = KeyLock(store.root / OWN_FOLDER / "locks", "verify")
-    if not lock.try_acquire():
-        raise StoreError("another verification is under way", path=store.root)
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(store, "verify").hold(timeout_s=_GLANCE_S))
+        except StoreError as error:
+            raise StoreError("another verification is under way", path=store.root) from error
         checkpoint = Checkpoint(store, resume=resume)
         finished = False
         try:
@@ -67,8 +69,6 @@ def verify(
             finished = True
         finally:
             checkpoint.close(finished=finished)
-    finally:
-        lock.release()
 
 
 def _verify_keys(
@@ -170,15 +170,18 @@ def _in_force(store: Store) -> set[int]:
     return {each.id for each in Admin(store).list_transactions()}
 
 
-def _find_interrupted(store: Store) -> Iterator[Finding]:
-    lock = KeyLock(store.root / OWN_FOLDER / "locks", "000admin")
+def _find_interrupted(store: Store) -> tuple[Finding, ...]:
     marks = {journal_path(store): "a writer of transactions died", store.converting: "a conversion was interrupted"}
-    if not lock.try_acquire():
-        return  # whoever left them is at work
     try:
-        for path, detail in marks.items():
-            if path.exists():
-                where = path.relative_to(store.root).as_posix()
-                yield Finding(where, Problem.INTERRUPTED, detail, Mend.FINISH)
-    finally:
-        lock.release()
+        with _lock(store, "000admin").hold(timeout_s=_GLANCE_S):
+            return tuple(
+                Finding(path.relative_to(store.root).as_posix(), Problem.INTERRUPTED, detail, Mend.FINISH)
+                for path, detail in marks.items()
+                if path.exists()
+            )
+    except StoreError:
+        return ()  # whoever left them is at work
+
+
+def _lock(store: Store, name: str) -> KeyLock:
+    return KeyLock(store.root / OWN_FOLDER / "locks", name)
