@@ -47,11 +47,6 @@ class LoaderLayout:
     base_name: int
     stamp: int
 
-    @property
-    def end(self) -> int:
-        """Bytes of an entry that every version of Windows has."""
-        return self.base_name + 2 * self.pointer_size
-
 
 # Source: public symbols of Windows 10 (15063 x86, 19041 x64) and XP to 10 for the user's; volatility's types.
 KLDR32 = LoaderLayout(pointer_size=4, base=0x18, size_of_image=0x20, full_name=0x24, base_name=0x2C, stamp=0x58)
@@ -223,11 +218,11 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
     """Return the loader entry at *va*; what cannot be an image's entry has a problem.
 
     Raises:
-        NotInDump: The entry's page is not there.
+        NotInDump: Base and size are not there; names that are not are only noted.
 
     Source: KLDR_DATA_TABLE_ENTRY and LDR_DATA_TABLE_ENTRY in public symbols.
     """
-    raw = space.read(va, layout.end)
+    raw = space.read(va, layout.full_name)
 
     def number(offset: int, width: int) -> int:
         return int.from_bytes(raw[offset : offset + width], "little")
@@ -238,7 +233,7 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
     problems: list[str] = []
     for offset in (layout.full_name, layout.base_name):
         try:
-            names.append(_string(space, raw[offset : offset + 2 * layout.pointer_size], layout.pointer_size))
+            names.append(read_unicode_string(space, va + offset, layout.pointer_size))
         except InputError as error:
             names.append(None)
             problems.append(error.problem)
@@ -269,10 +264,7 @@ def read_unicode_string(space: ByteView, address: int, pointer_size: int) -> str
 
     Layout: length in bytes u16, room in bytes u16, pointer (aligned).
     """
-    return _string(space, space.read(address, 2 * pointer_size), pointer_size)
-
-
-def _string(space: ByteView, header: bytes, pointer_size: int) -> str:
+    header = space.read(address, 2 * pointer_size)
     length = min(int.from_bytes(header[:2], "little") & ~1, _LONGEST_NAME_BYTES)
     buffer = int.from_bytes(header[pointer_size : 2 * pointer_size], "little")
     if not length:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.errors import NotInDump
-from symcache.formats.loaderlist import KLDR64, LDR32, read_entry, read_unicode_string, walk_list
+from symcache.formats.loaderlist import KLDR64, read_entry, read_unicode_string, walk_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,8 +171,17 @@ def test_a_name_that_is_not_there_is_told_and_the_other_is_kept() -> None:
     assert (entry.full_name, entry.base_name, entry.name_problem) == (None, "a.sys", "not here")
 
 
-def test_an_entry_needs_no_more_than_what_every_windows_writes() -> None:
-    assert (KLDR64.end, LDR32.end) == (0x68, 0x34)
+def test_an_entry_whose_end_is_on_a_missing_page_keeps_its_base() -> None:
+    memory = entry_memory()
+    for at in range(0x5048, 0x50A0):
+        del memory.bytes[at]
+    entry = read_entry(memory, 0x5000, KLDR64)
+    assert (entry.base, entry.full_name, entry.base_name, entry.name_problem) == (
+        0xFFFFF80000400000,
+        None,
+        None,
+        "not here",
+    )
 
 
 def test_an_odd_length_of_a_string_is_rounded_down() -> None:
