@@ -11,7 +11,6 @@ from symcache.identity import fold
 from symcache.sympath import Chain, HttpPlace, LocalPlace, SymbolPath
 from symcache.upstream.outcome import Cause, Fetched, Present
 from symcache.upstream.source import SymbolSource
-from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Rehearsal:
 async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Observer) -> Report:
     """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
     async with SymbolSource(rehearsal.config, observer=observer) as source:
-        with Warmer(source, Plan(), observer=observer) as warmer:
+        with Warmer(source, observer=observer) as warmer:
             return await warmer.warm(read_inputs([str(path) for path in inputs]))
 
 
