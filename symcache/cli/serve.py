@@ -1,0 +1,68 @@
+"""``symcache serve``."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from symcache.cli.options import Settings, settings_options
+from symcache.cli.output import say, write_line
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--host", metavar="ADDRESS", help="Listen here; 0.0.0.0 for everybody. Otherwise serve.host: 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 for any free one. Otherwise 8080.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer. Otherwise 1.")
+@click.option("--access-log", metavar="FILE", help="Append a line of JSON for each request; - for standard error.")
+@click.option("--hash-password", metavar="NAME", help="Ask for a password, print the line for serve.users, and end.")
+@click.option("--new-token", is_flag=True, help="Print a new token and its hash for serve.tokens, and end.")
+@settings_options
+def command(
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    access_log: str | None,
+    hash_password: str | None,
+    new_token: bool,
+) -> None:
+    """Serve the store and its upstreams over HTTP, one shared cache for a whole team.
+
+    What is not in the store is fetched once, however many ask, checked, and passed on while it arrives. Everything
+    else is set under [serve] in the config file.
+    """
+    if hash_password is not None or new_token:
+        _print_secret(hash_password)
+        return
+    from symcache.server.run import listen, serve  # noqa: PLC0415 - not needed for --help
+
+    said: dict[str, Any] = {"host": host, "port": port, "workers": workers, "access_log": access_log}
+    config = settings.load()
+    config = replace(config, serve=replace(config.serve, **{k: v for k, v in said.items() if v is not None}))
+    level = logging.ERROR if settings.quiet else logging.INFO if settings.verbose else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    listening = listen(config)
+    if not settings.quiet:
+        say(f"serving {config.symbol_path.redacted()} on {listening.url}/")
+        say(f"give this to debuggers: srv*C:\\Symbols*{listening.url}/")
+    serve(config, listening)
+
+
+def _print_secret(user: str | None) -> None:
+    from symcache.server.auth import hash_password, hash_token  # noqa: PLC0415
+
+    if user is not None:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        write_line(f"{user}:{hash_password(password)}")
+    else:
+        token = secrets.token_urlsafe(32)
+        write_line(token)
+        write_line(hash_token(token))

@@ -1,0 +1,192 @@
+"""What is counted: in each worker for itself, told to the others through the store's own folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from bisect import bisect_left
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from symcache.upstream.outcome import Failed, Fetched, Missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from symcache.identity import Key
+    from symcache.server.exchange import Exchange
+    from symcache.upstream.outcome import Outcome
+
+__all__ = ["BUCKETS_S", "Metrics", "Sharing", "Totals", "sum_up"]
+
+BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the classes in which the times of upstreams are counted, in seconds."""
+
+_MOST_MISSED = 10_000
+_TOLD_MISSED = 200
+_ALIVE_FOR_S = 15.0
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of one worker, or of all; what only grows first.
+
+    Attributes:
+        answers: Requests by kind of answer.
+        statuses: Requests by status.
+        sent_bytes: Lengths of bodies sent.
+        fetched_bytes: Lengths of files that came from upstreams.
+        fetches: Questions to upstreams by how they ended.
+        fetch_classes: The same by how long they took; see `BUCKETS_S`, and one class for what took longer.
+        fetch_s: How long they took in all.
+        missed: How often each key without a file was asked for, by index; the most wanted ones alone.
+        requests: Under way now.
+        transfers: Bodies under way now.
+        flights: Files on their way from upstreams now.
+        workers: Processes.
+    """
+
+    answers: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+    fetched_bytes: int = 0
+    fetches: Counter[str] = field(default_factory=Counter)
+    fetch_classes: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
+    fetch_s: float = 0.0
+    missed: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    transfers: int = 0
+    flights: int = 0
+    workers: int = 0
+
+
+class Metrics:
+    """What this worker counts; changed on the event loop's thread alone.
+
+    Attributes:
+        answers: See `Totals`, here and below.
+        statuses: Requests by status.
+        sent_bytes: Lengths of bodies sent.
+        requests: Under way now.
+        transfers: Bodies under way now.
+    """
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.sent_bytes = 0
+        self.requests = 0
+        self.transfers = 0
+        self._fetched_bytes = 0
+        self._fetches: Counter[str] = Counter()
+        self._fetch_classes = [0] * (len(BUCKETS_S) + 1)
+        self._fetch_s = 0.0
+        self._missed: Counter[str] = Counter()
+
+    def count(self, exchange: Exchange) -> None:
+        """Count a request that was answered."""
+        self.answers[exchange.said] += 1
+        self.statuses[exchange.status] += 1
+        self.sent_bytes += exchange.sent_bytes
+
+    def flight_ended(self, outcome: Outcome, took_s: float) -> None:
+        """Count a question to upstreams."""
+        self._fetch_classes[bisect_left(BUCKETS_S, took_s)] += 1
+        self._fetch_s += took_s
+        match outcome:
+            case Fetched():
+                self._fetches["fetched"] += 1
+                self._fetched_bytes += outcome.size_bytes
+            case Missing() | Failed():
+                self._fetches[outcome.cause.value] += 1
+            case _:
+                self._fetches["present"] += 1
+
+    def note_miss(self, key: Key) -> None:
+        """Count that a key without a file was asked for."""
+        if len(self._missed) >= _MOST_MISSED:
+            self._missed = Counter(dict(self._missed.most_common(_MOST_MISSED // 2)))
+        self._missed[key.index] += 1
+
+    def as_json(self, *, flights: int) -> dict[str, Any]:
+        """Return the counts as `sum_up` takes them."""
+        return {
+            "written_s": time.time(),
+            "answers": dict(self.answers),
+            "statuses": {str(status): count for status, count in self.statuses.items()},
+            "sent_bytes": self.sent_bytes,
+            "fetched_bytes": self._fetched_bytes,
+            "fetches": dict(self._fetches),
+            "fetch_classes": list(self._fetch_classes),
+            "fetch_s": self._fetch_s,
+            "missed": dict(self._missed.most_common(_TOLD_MISSED)),
+            "requests": self.requests,
+            "transfers": self.transfers,
+            "flights": flights,
+        }
+
+
+def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
+    """Return what all workers counted; those that are gone count with what they did, not with what they do."""
+    totals = Totals()
+    for counted in documents:
+        with suppress(KeyError, TypeError, ValueError):
+            totals.answers.update(counted["answers"])
+            totals.statuses.update(counted["statuses"])
+            totals.sent_bytes += counted["sent_bytes"]
+            totals.fetched_bytes += counted["fetched_bytes"]
+            totals.fetches.update(counted["fetches"])
+            pairs = zip(totals.fetch_classes, counted["fetch_classes"], strict=True)
+            totals.fetch_classes = [mine + theirs for mine, theirs in pairs]
+            totals.fetch_s += counted["fetch_s"]
+            totals.missed.update(counted["missed"])
+            if now_s - counted["written_s"] < _ALIVE_FOR_S:
+                totals.workers += 1
+                totals.requests += counted["requests"]
+                totals.transfers += counted["transfers"]
+                totals.flights += counted["flights"]
+    return totals
+
+
+class Sharing:
+    """What workers of one server tell each other, each in a file of its own.
+
+    Args:
+        folder: Where; None tells nobody.
+        run: Names the server, so that two on one store do not mix.
+    """
+
+    def __init__(self, folder: Path | None, run: str) -> None:
+        self._folder = folder
+        self._run = run
+        self._own = None if folder is None else folder / f"{run}-{token_hex(4)}.json"
+
+    def tell(self, document: dict[str, Any]) -> None:
+        """Replace what this worker told before; a folder that cannot be written is no error."""
+        if self._own is None or self._folder is None:
+            return
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            scratch = self._own.with_suffix(".new")
+            scratch.write_text(json.dumps(document), encoding="utf-8")
+            scratch.replace(self._own)
+
+    def read_all(self, own: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return what every worker told last; *own* stands for what this one did."""
+        told: list[dict[str, Any]] = [] if own is None else [own]
+        for path in sorted(self._folder.glob(f"{self._run}-*.json")) if self._folder is not None else []:
+            if own is None or path != self._own:
+                with suppress(OSError, ValueError):
+                    told.append(json.loads(path.read_text(encoding="utf-8")))
+        return told
+
+    def sweep(self, *, now_s: float, older_than_s: float) -> None:
+        """Remove what servers of former times left."""
+        for path in self._folder.glob("*-*.*") if self._folder is not None else []:
+            with suppress(OSError):
+                if now_s - path.stat().st_mtime > older_than_s:
+                    path.unlink()

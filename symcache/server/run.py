@@ -1,0 +1,211 @@
+"""Running the application under uvicorn: one process, or several that share a listening socket."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import multiprocessing
+import signal
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+    from types import FrameType
+
+    from symcache.config import Config
+
+__all__ = ["Listening", "listen", "serve"]
+
+_BACKLOG = 2048
+_RESTART_PAUSE_S = 1.0
+
+_log = logging.getLogger("symcache.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A socket that clients can connect to already.
+
+    Attributes:
+        socket: Bound and listening.
+        url: How it is reached, without a trailing slash.
+    """
+
+    socket: socket.socket
+    url: str
+
+
+def listen(config: Config) -> Listening:
+    """Open the socket that ``[serve]`` names.
+
+    Raises:
+        UsageError: What serving needs is not installed.
+        ConfigError: The address cannot be used.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("uvicorn", "httptools")):
+        raise UsageError("serving needs uvicorn; install it with: pip install 'symcache[serve]'")
+    settings = config.serve
+    _check_certificate(config)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        problem = f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}"
+        raise ConfigError(problem, where="serve") from error
+    listening.set_inheritable(True)
+    port = listening.getsockname()[1]
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)  # noqa: S104
+    scheme = "http" if settings.certificate is None else "https"
+    return Listening(listening, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def serve(config: Config, listening: Listening) -> None:
+    """Answer requests until SIGINT or SIGTERM; what is under way then has ``serve.stop_s`` to end."""
+    run = token_hex(6)
+    if config.serve.workers == 1:
+        with _quiet_signals():
+            _work(config, run, listening.socket)
+        return
+    _Supervisor(config, run, listening.socket).run()
+
+
+class _Supervisor:
+    """Starts workers, starts those anew that die, and stops all of them."""
+
+    def __init__(self, config: Config, run: str, listening: socket.socket) -> None:
+        self._config = config
+        self._run = run
+        self._socket = listening
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = threading.Event()
+        self._workers: list[tuple[BaseProcess, Connection]] = []
+
+    def run(self) -> None:
+        with _quiet_signals(self._stopping.set):
+            self._workers = [self._start() for _ in range(self._config.serve.workers)]
+            while not self._stopping.wait(0.2):
+                for at, (process, lifeline) in enumerate(self._workers):
+                    if not process.is_alive():
+                        _log.error(
+                            "worker %s ended with %s; another one takes its place", process.pid, process.exitcode
+                        )
+                        lifeline.close()
+                        self._stopping.wait(_RESTART_PAUSE_S)
+                        if not self._stopping.is_set():
+                            self._workers[at] = self._start()
+            self._stop()
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        # The worker sees this end closed when this process is gone, however it went.
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work_in_process, args=(self._config, self._run, self._socket, theirs), name="symcache serve"
+        )
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def _stop(self) -> None:
+        for _, lifeline in self._workers:
+            lifeline.close()
+        deadline_s = time.monotonic() + self._config.serve.stop_s + 5
+        for process, _ in self._workers:
+            process.join(max(0.0, deadline_s - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _work_in_process(config: Config, run: str, listening: socket.socket, lifeline: Connection) -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+    def stop_with_parent() -> None:
+        try:
+            lifeline.recv()
+        except (EOFError, OSError):
+            signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    with _quiet_signals():
+        _work(config, run, listening)
+
+
+def _work(config: Config, run: str, listening: socket.socket) -> None:
+    import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
+
+    from symcache.server.app import App  # noqa: PLC0415
+    from symcache.server.protocol import ServeProtocol  # noqa: PLC0415
+
+    settings = config.serve
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            App(config, run=run),
+            http=ServeProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            limit_concurrency=2 * settings.connections,
+            timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=settings.stop_s,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.private_key or settings.certificate,
+        )
+    )
+    server.run(sockets=[listening])
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Leave out what uvicorn says of answers that were cut off on purpose, and of every malformed request."""
+    from symcache.server.exchange import CutOffError  # noqa: PLC0415
+
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    expected = isinstance(error, CutOffError) or type(error).__name__ == "CancelledError"
+    return not expected and record.levelno >= logging.ERROR
+
+
+def _check_certificate(config: Config) -> None:
+    settings = config.serve
+    if settings.certificate is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: b"")
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot be used with its key: {error}", where="serve.certificate") from error
+
+
+class _quiet_signals:  # noqa: N801 - a context manager
+    """Lets SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them once more when it has ended."""
+
+    def __init__(self, stop: Callable[[], None] = lambda: None) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop()

@@ -1,0 +1,367 @@
+"""Answers for files: from the store if it is there, else from upstream while it arrives, else a definite no."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from symcache.identity import Tier, relative_parts
+from symcache.server.answers import Facts, header_list, select
+from symcache.server.disk import open_shared, read_at
+from symcache.server.request import FileAsked, read_in_decimal
+from symcache.store.access import AccessLog
+from symcache.store.tree import Form, Store
+from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from symcache.config import Serve
+    from symcache.identity import Key
+    from symcache.server.answers import Selected
+    from symcache.server.exchange import Exchange
+    from symcache.server.flights import Flight, Flights
+    from symcache.server.growth import Growth
+    from symcache.server.metrics import Metrics
+    from symcache.server.rechecks import Rechecks
+    from symcache.upstream.source import SymbolSource
+
+__all__ = ["Symbols"]
+
+_PIECE_BYTES = 256 * 1024
+_SMALL_PIECE_BYTES = 64 * 1024
+_MANY_TRANSFERS = 64
+_MOST_KNOWN = 8192
+_TOUCH_EVERY_S = 60.0
+_ABSENT_FOR_S = 5.0
+_STREAM_AFTER_S = 5.0
+_NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", 10, [(b"cache-control", b"no-store")])
+_RETRY_SOON = (b"retry-after", b"5")
+_RETRY_LATER = (b"retry-after", b"30")
+# ERROR_APP_HANG: how SymProxy tells symsrv to come back, as the file is on its way.
+_STILL_FETCHING = (b"symbol-agent-status", b"0x80070512")
+
+
+@dataclass(slots=True)
+class _Known:
+    """A file that was found right, as long as it is the same on the disk."""
+
+    path: str
+    key: Key
+    facts: Facts
+    modified_ns: int
+    number: int
+    touched_s: float = 0.0
+
+    def is_same(self, status: os.stat_result) -> bool:
+        return (status.st_size, status.st_mtime_ns, status.st_ino) == (
+            self.facts.size_bytes,
+            self.modified_ns,
+            self.number,
+        )
+
+
+class Symbols:
+    """Files by request.
+
+    Args:
+        source: Where they are and come from.
+        flights: Brings what is not there.
+        rechecks: Looks after misses that are old.
+        settings: ``[serve]``.
+        metrics: Counts.
+    """
+
+    def __init__(
+        self, source: SymbolSource, flights: Flights, rechecks: Rechecks, settings: Serve, metrics: Metrics
+    ) -> None:
+        self._source = source
+        self._flights = flights
+        self._rechecks = rechecks
+        self._settings = settings
+        self._metrics = metrics
+        self._known: dict[bytes, _Known] = {}
+        self._absent: dict[bytes, tuple[float, tuple[str, ...]]] = {}
+        stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
+        self._stores: Sequence[Store] = list(dict.fromkeys(stores))
+        self._access = {store: AccessLog(store) for store in self._stores}
+
+    @property
+    def is_two_tier(self) -> bool:
+        """Whether the store that files are served from has two tiers."""
+        return any(store.tier is Tier.TWO for store in self._stores[:1])
+
+    async def answer_known(self, exchange: Exchange) -> bool:
+        """Answer a request that was answered before and whose answer still holds; return whether it was one."""
+        known = self._known.get(exchange.raw_path)
+        if known is not None:
+            try:
+                fd = open_shared(known.path)
+            except OSError:
+                del self._known[exchange.raw_path]
+                return False
+            try:
+                if known.is_same(os.fstat(fd)):
+                    exchange.said = "hit"
+                    self._touch(known)
+                    await self._send_file(exchange, fd, known.facts)
+                    return True
+            finally:
+                os.close(fd)
+            self._known.pop(exchange.raw_path, None)
+            return False
+        absent = self._absent.get(exchange.raw_path)
+        if absent is None:
+            return False
+        if absent[0] < exchange.began_s or any(map(os.path.exists, absent[1])):
+            self._absent.pop(exchange.raw_path, None)
+            return False
+        exchange.said = "miss"
+        await self._say_not_found(exchange)
+        return True
+
+    async def answer(self, exchange: Exchange, asked: FileAsked) -> None:
+        """Answer a request for a file."""
+        if asked.form is not Form.PLAIN:
+            await self._answer_probe(exchange, asked)
+            return
+        known_as = exchange.raw_path
+        if await self._answer_stored(exchange, asked.key, known_as=known_as):
+            return
+        other = read_in_decimal(asked)
+        decimal = None if _speaks_hex(exchange) else other
+        if await self._answer_cold(exchange, asked.key, is_last=decimal is None, known_as=known_as):
+            # What holds for one reading of the id is not remembered for clients that mean the other.
+            if other is None and exchange.said == "miss":
+                self._note_absent(exchange.raw_path, asked.key)
+            return
+        assert decimal is not None
+        if not await self._answer_stored(exchange, decimal, known_as=None):
+            await self._answer_cold(exchange, decimal, is_last=True, known_as=None)
+
+    async def _answer_stored(self, exchange: Exchange, key: Key, *, known_as: bytes | None) -> bool:
+        present = await to_thread.run_sync(self._source.find, key)
+        if present is None:
+            return False
+        exchange.said = "hit"
+        return await self._answer_present(exchange, key, present.path, known_as=known_as)
+
+    async def _answer_present(self, exchange: Exchange, key: Key, path: Path, *, known_as: bytes | None) -> bool:
+        """Answer with the file at *path*, found right just now; return whether it is still there."""
+        try:
+            fd = open_shared(path)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(fd)
+            facts = Facts.of(status.st_size, status.st_mtime_ns)
+            known = _Known(os.fspath(path), key, facts, status.st_mtime_ns, status.st_ino)
+            if known_as is not None:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[known_as] = known
+            self._touch(known)
+            await self._send_file(exchange, fd, facts)
+        finally:
+            os.close(fd)
+        return True
+
+    async def _answer_probe(self, exchange: Exchange, asked: FileAsked) -> None:
+        """Answer for a cabinet or pointer file from the store alone; a pointer is never passed on to a client."""
+        exchange.said = "probe"
+        if asked.form is Form.COMPRESSED:
+            for store in self._stores:
+                stored = await to_thread.run_sync(store.find, asked.key)
+                if stored is not None and stored.form is Form.COMPRESSED:
+                    with suppress(OSError):
+                        fd = open_shared(stored.path)
+                        try:
+                            status = os.fstat(fd)
+                            await self._send_file(exchange, fd, Facts.of(status.st_size, status.st_mtime_ns))
+                        finally:
+                            os.close(fd)
+                        return
+        await self._say_not_found(exchange)
+
+    async def _answer_cold(self, exchange: Exchange, key: Key, *, is_last: bool, known_as: bytes | None) -> bool:
+        """Answer with what upstream has; return False for a definite miss if something else is still to be tried."""
+        if len(self._flights) >= self._settings.downloads:
+            exchange.said = "refused"
+            await exchange.say(503, "too many files are on their way", [_RETRY_SOON])
+            return True
+        flight = self._flights.join(key)
+        flight.readers += 1
+        try:
+            begins = await self._await_answer(exchange, flight)
+            if exchange.is_gone:
+                exchange.said = "left"
+                return True
+            if begins is not None:
+                exchange.said = "cold"
+                await self._pass_on(exchange, flight, begins)
+                return True
+        finally:
+            flight.readers -= 1
+        outcome = flight.outcome
+        match outcome:
+            case None:
+                exchange.said = "late"
+                await exchange.say(504, "still being fetched", [_RETRY_SOON, _STILL_FETCHING])
+            case Missing():
+                self._rechecks.consider(key, outcome)
+                self._metrics.note_miss(key)
+                if not is_last:
+                    return False
+                exchange.said = "miss"
+                await self._say_not_found(exchange)
+            case Failed():
+                exchange.said = "failed"
+                status, retry = _STATUS_OF.get(outcome.cause, (502, _RETRY_LATER))
+                await exchange.say(status, f"not to be had just now: {outcome.cause.value}", [retry])
+            case _:
+                exchange.said = "hit" if isinstance(outcome, Present) else "cold"
+                if not await self._answer_present(exchange, key, outcome.path, known_as=known_as):
+                    exchange.said = "failed"
+                    await exchange.say(503, "gone again", [_RETRY_SOON])
+        return True
+
+    async def _await_answer(self, exchange: Exchange, flight: Flight) -> Growth | None:
+        """Wait until there is something to answer; return what arrives if it is to be passed on while it does."""
+        deadline_s = exchange.began_s + self._settings.patience_s
+        while flight.outcome is None and not exchange.is_gone:
+            now_s = time.monotonic()
+            growth = flight.growth
+            if growth is not None and growth.looks_right:
+                is_long = growth.size_bytes >= self._settings.stream_from_bytes and exchange.method != "HEAD"
+                if is_long or now_s >= min(deadline_s, exchange.began_s + _STREAM_AFTER_S):
+                    return growth
+            if now_s >= deadline_s:
+                return None
+            with anyio.move_on_after(min(1.0, deadline_s - now_s)):
+                await flight.wait()
+        return None
+
+    async def _pass_on(self, exchange: Exchange, flight: Flight, growth: Growth) -> None:
+        """Answer with a file while it arrives; without its last piece until it was found right."""
+        facts = Facts.of(growth.size_bytes)
+        chosen = select(facts, exchange.fields)
+        with growth.reading():
+            await exchange.begin(chosen.status, chosen.headers)
+            if exchange.method == "HEAD" or chosen.start == chosen.stop:
+                await exchange.send(b"")
+                return
+            self._metrics.transfers += 1
+            try:
+                at = await self._send_growing(exchange, flight, growth, chosen)
+                if at < chosen.stop and not exchange.is_gone:
+                    await self._send_rest(exchange, flight, growth, at, chosen)
+            finally:
+                self._metrics.transfers -= 1
+
+    async def _send_growing(self, exchange: Exchange, flight: Flight, growth: Growth, chosen: Selected) -> int:
+        """Send what arrives until the flight has ended; return how far it went."""
+        at = chosen.start
+        while not exchange.is_gone and at < chosen.stop and not growth.is_broken:
+            ready = min(growth.readable_bytes, chosen.stop) - at
+            if ready > 0:
+                piece_bytes = self._piece_bytes()
+                # Cut at the same places for everybody, so that pieces are shared.
+                data = growth.read(at, min(ready, piece_bytes - at % piece_bytes))
+                at += len(data)
+                await exchange.send(data, more=at < chosen.stop)
+            elif flight.outcome is not None:
+                break
+            else:
+                with anyio.move_on_after(5.0):
+                    await flight.wait()
+        return at
+
+    async def _send_rest(self, exchange: Exchange, flight: Flight, growth: Growth, at: int, chosen: Selected) -> None:
+        """Send the rest from the published file, if it is the one that was begun; else cut the client off."""
+        has_begun = at > chosen.start
+        while flight.outcome is None and not (growth.is_broken and has_begun) and not exchange.is_gone:
+            with anyio.move_on_after(5.0):
+                await flight.wait()
+        outcome = flight.outcome
+        if isinstance(outcome, Present | Fetched):
+            with suppress(OSError):
+                fd = open_shared(outcome.path)
+                try:
+                    is_as_long = os.fstat(fd).st_size == growth.size_bytes
+                    if is_as_long and (not has_begun or await to_thread.run_sync(growth.is_beginning_of, fd)):
+                        await self._send_range(exchange, fd, at, chosen.stop)
+                        return
+                finally:
+                    os.close(fd)
+        exchange.said = "cut"
+        await exchange.cut_off()
+
+    async def _send_file(self, exchange: Exchange, fd: int, facts: Facts) -> None:
+        chosen = select(facts, exchange.fields)
+        await exchange.begin(chosen.status, chosen.headers)
+        if exchange.method == "HEAD" or chosen.start == chosen.stop:
+            await exchange.send(b"")
+            return
+        self._metrics.transfers += 1
+        try:
+            await self._send_range(exchange, fd, chosen.start, chosen.stop)
+        finally:
+            self._metrics.transfers -= 1
+
+    async def _send_range(self, exchange: Exchange, fd: int, start: int, stop: int) -> None:
+        """Send a range of a file that is complete, in this thread: from the page cache that beats handing it over."""
+        while start < stop and not exchange.is_gone:
+            data = read_at(fd, min(self._piece_bytes(), stop - start), start)
+            if not data:
+                exchange.said = "cut"  # cut short on the disk, which the announced length gives away
+                await exchange.cut_off()
+                return
+            start += len(data)
+            await exchange.send(data, more=start < stop)
+
+    async def _say_not_found(self, exchange: Exchange) -> None:
+        await exchange.begin(404, _NOT_FOUND_HEADERS)
+        await exchange.send(b"" if exchange.method == "HEAD" else b"not found\n")
+
+    def _piece_bytes(self) -> int:
+        return _PIECE_BYTES if self._metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
+
+    def _touch(self, known: _Known) -> None:
+        now_s = time.monotonic()
+        if now_s - known.touched_s >= _TOUCH_EVERY_S:
+            known.touched_s = now_s
+            for store, access in self._access.items():
+                if known.path.startswith(str(store.root)):
+                    access.touch(known.key)
+                    break
+
+    def _note_absent(self, raw_path: bytes, key: Key) -> None:
+        """Remember for a moment that there is no such file, and where it would turn up if somebody put it there."""
+        places = tuple(
+            os.path.join(store.root, *relative_parts(key, tier), key.name)  # noqa: PTH118 - looked at per request
+            for store in self._stores
+            for tier in Tier
+        )
+        if len(self._absent) >= _MOST_KNOWN:
+            self._absent.clear()
+        self._absent[raw_path] = (time.monotonic() + _ABSENT_FOR_S, places)
+
+
+_STATUS_OF = {
+    Cause.UNAVAILABLE: (503, _RETRY_LATER),
+    Cause.DISK: (503, _RETRY_LATER),
+    Cause.WRONG_CONTENT: (502, _RETRY_LATER),
+    Cause.REFUSED: (502, _RETRY_LATER),
+}
+
+
+def _speaks_hex(exchange: Exchange) -> bool:
+    """Whether the client is known to write ages in hex: then another reading would hand it another file."""
+    return exchange.fields.get(b"user-agent", b"").lower().startswith(b"microsoft-symbol-server/")
