@@ -160,9 +160,9 @@ class Admin:
             UsageError: There is no such transaction in force.
             StoreError: The disk does not take it, or another writer does not end.
         """
+        self._require(id_)  # before the lock, which makes folders where there is no store
         with self.locked():
-            if not any(each is not None and each.id == id_ for _, each in self._folder.server()):
-                raise UsageError(f"{self._store.root}: no transaction {id_:010} is in force; see its server.txt")
+            self._require(id_)
             deleted = Transaction(self._folder.next_id(), deleted_id=id_)
             intent = Intent(Stage.DELETING, deleted.id, format_deleted(deleted.id, id_), id_)
             write_journal(self._store, intent)
@@ -239,6 +239,10 @@ class Admin:
             if left is not None:
                 self._filing.settle(left)
             yield
+
+    def _require(self, id_: int) -> None:
+        if not any(each.id == id_ for each in self.list_transactions()):
+            raise UsageError(f"{self._store.root}: no transaction {id_:010} is in force; see its server.txt")
 
     def _stage(self, addition: Addition, scratch: Path, form: Form) -> None:
         try:

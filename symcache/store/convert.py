@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from symcache.errors import StoreError
 from symcache.identity import Tier, fold, tier_folder
 from symcache.store.admin import Admin
 from symcache.store.merge import merge_key_folder, rename_folder, spelt
@@ -62,6 +63,8 @@ def convert(
     Raises:
         StoreError: The disk does not take it, or (Windows) a file is in use; the store stays usable, a rerun goes on.
     """
+    if not store.root.is_dir():
+        raise StoreError("there is no store here", path=store.root)
     with Admin(store, lock_wait_s=lock_wait_s).locked(to_convert=True):
         mover = _Mover(store, tier, on_moved)
         write_whole(store, store.converting, b"to tier %d\n" % tier)

@@ -106,9 +106,9 @@ def find_leftovers(store: Store, *, older_than_s: float, now_s: float) -> tuple[
         for name in names:
             path = store.root / folder / name
             with suppress(FileNotFoundError):
-                status = path.lstat()
-                if now_s - max(status.st_mtime, status.st_ctime) > older_than_s:
-                    found.append(Leftover(path, status.st_size))
+                # Moving a file changes its folder's time alone.
+                if now_s - path.parent.stat().st_mtime > older_than_s:
+                    found.append(Leftover(path, path.lstat().st_size))
     return tuple(sorted(found, key=lambda each: each.path))
 
 

@@ -54,12 +54,15 @@ def verify(
     Raises:
         StoreError: The store cannot be read, or another verification is under way.
     """
+    if not store.root.is_dir():
+        raise StoreError("there is no store here", path=store.root)
     with ExitStack() as stack:
         try:
             stack.enter_context(_lock(store, "verify").hold(timeout_s=_GLANCE_S))
         except StoreError as error:
             raise StoreError("another verification is under way", path=store.root) from error
-        checkpoint = Checkpoint(store, resume=resume)
+        # The walk over two layouts at once has another order.
+        checkpoint = Checkpoint(store, resume=resume and not store.converting.exists())
         finished = False
         try:
             yield from checkpoint.findings

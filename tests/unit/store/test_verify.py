@@ -13,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.shared import corpus, corpus_files, needs_corpus, truth
 
-from symcache.errors import StoreError
+from symcache.errors import StoreError, UsageError
 from symcache.identity import Key, OtherKey, PdbKey, Tier, parse_index
 from symcache.store.admin import Addition, Admin
 from symcache.store.checkstored import StoredCheck
+from symcache.store.convert import convert
 from symcache.store.findings import Finding, Mend, Problem
+from symcache.store.prune import Limits, carry_out, plan_prune
 from symcache.store.repair import repair
+from symcache.store.stats import collect_stats
+from symcache.store.survey import survey
 from symcache.store.transactions import Kind
 from symcache.store.tree import Form, Store
 from symcache.store.verify import verify
@@ -280,6 +284,20 @@ def test_a_verification_is_not_run_twice_at_once(store: Store) -> None:
     with pytest.raises(StoreError, match="another verification"):
         next(verify(store, check))
     assert list(first) == []
+
+
+def test_where_there_is_no_store_none_is_made(tmp_path: Path) -> None:
+    with Store(tmp_path / "typo") as store:
+        with pytest.raises(StoreError, match="no store here"):
+            next(verify(store, check))
+        with pytest.raises(StoreError, match="no store here"):
+            convert(store, Tier.TWO)
+        with pytest.raises(UsageError):
+            Admin(store).delete(1)
+        carry_out(store, plan_prune(survey(store), Limits(max_bytes=0), now_s=0))
+        assert collect_stats(store).keys == 0
+        assert list(Admin(store).query()) == []
+    assert not (tmp_path / "typo").exists()
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps({"progress": text}).encode()))
