@@ -20,6 +20,7 @@ __all__ = [
     "ListWalk",
     "LoaderEntry",
     "LoaderLayout",
+    "find_place_problem",
     "read_entry",
     "read_pointer",
     "read_unicode_string",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 _MOST_ENTRIES = 10_000
-_LONGEST_NAME_BYTES = 0x7FFE
+_LONGEST_NAME_BYTES = 0x2000
 _LARGEST_IMAGE_BYTES = 1 << 30
 
 
@@ -244,11 +245,12 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
         full_name=names[0] or None,
         base_name=names[1] or None,
         name_problem=problems[0] if problems else None,
-        problem=_entry_problem(base, size, kernel_start),
+        problem=find_place_problem(base, size, kernel_start),
     )
 
 
-def _entry_problem(base: int, size: int, kernel_start: int) -> str | None:
+def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
+    """Say why no image can lie at *base* and take *size* bytes; None if one can."""
     if not base or base % 0x1000 or base < kernel_start:
         return f"no image can be loaded at {base:#x}"
     if not 0 < size < _LARGEST_IMAGE_BYTES:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput, TruncatedInput
 from symcache.formats.debuggerdata import DEBUGGER_DATA_SIZE, parse_debugger_data
+from symcache.formats.loaderlist import find_place_problem
 from symcache.formats.unloaded import parse_unloaded_drivers
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Triage", "TriageDriver", "read_triage"]
 
 _MOST_DRIVERS = 10_000
-_LONGEST_NAME_UNITS = 0x7FFF
+_LONGEST_NAME_UNITS = 0x1000
 _STRIDES = {8: (0x90, 0x98, 0xA0, 0xA8, 0xB0), 4: (0x4C, 0x50, 0x54, 0x58, 0x5C, 0x60)}
 
 
@@ -37,6 +38,7 @@ class TriageDriver:
         size_of_image: Bytes of address space it takes.
         checksum: CheckSum of its header; 0 if the header was not in memory.
         timestamp: TimeDateStamp of its header; 0 if the header was not in memory.
+        problem: Why this cannot be a driver's entry; None for a sound one.
     """
 
     at: int
@@ -46,6 +48,7 @@ class TriageDriver:
     size_of_image: int
     checksum: int
     timestamp: int
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +118,17 @@ class Triage:
             def number(offset: int, width: int, raw: bytes = raw) -> int:
                 return int.from_bytes(raw[offset : offset + width], "little")
 
+            base, size = number(layout.base, self.pointer_size), number(layout.size_of_image, 4)
             path, problem = _read_name(view, number(0, 4))
             yield TriageDriver(
                 at=at,
                 path=path,
                 path_problem=problem,
-                base=number(layout.base, self.pointer_size),
-                size_of_image=number(layout.size_of_image, 4),
+                base=base,
+                size_of_image=size,
                 checksum=number(layout.checksum, 4),
                 timestamp=number(layout.timestamp, 4),
+                problem=find_place_problem(base, size, 1 << (8 * self.pointer_size - 1)),
             )
 
     def unloaded_drivers(self, view: ByteView) -> Iterator[UnloadedDriver]:
@@ -228,7 +233,7 @@ def _is_driver(view: ByteView, header: DumpHeader, at: int, layout: _Entry) -> b
     width = 8 if header.is_64bit else 4
     base = int.from_bytes(raw[layout.base : layout.base + width], "little")
     size = int.from_bytes(raw[layout.size_of_image : layout.size_of_image + 4], "little")
-    return base >> (8 * width - 1) == 1 and base % 0x1000 == 0 and 0 < size < 1 << 30
+    return find_place_problem(base, size, 1 << (8 * width - 1)) is None
 
 
 def _read_name(view: ByteView, offset: int) -> tuple[str | None, str | None]:

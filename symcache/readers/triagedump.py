@@ -57,6 +57,8 @@ def read_triage_dump(view: ByteView, path: str, header: DumpHeader) -> Iterator[
 def _module(driver: TriageDriver, memory: TriageMemory) -> Module:
     name = base_name(driver.path or "") or f"unknown_{driver.base:x}"
     module = Module(name, driver.path, driver.base)
+    if driver.problem is not None:
+        return replace(module, problem=f"its entry in the driver list is damaged: {driver.problem}")
     if driver.path is None:
         return replace(module, problem=f"its name cannot be read ({driver.path_problem or 'it has none'})")
     image, reason = _find_image(driver, memory)
@@ -75,8 +77,6 @@ def _module(driver: TriageDriver, memory: TriageMemory) -> Module:
 
 def _find_image(driver: TriageDriver, memory: TriageMemory) -> tuple[Image | None, str]:
     """Return the image, if its headers are among the pieces of memory and are those of the entry, else why not."""
-    if not driver.size_of_image or driver.base >= memory.size:
-        return None, "it has no place in memory"
     try:
         image = read_loaded_image(memory, driver.base, driver.size_of_image)
     except InputError as error:

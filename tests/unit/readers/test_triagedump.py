@@ -81,6 +81,16 @@ def test_a_cut_dump_gives_the_names_that_are_left() -> None:
     assert any(isinstance(record, Unreadable) and "cut short" in record.problem for record in records)
 
 
+@pytest.mark.parametrize(("at", "value"), [(0x38, 0x400000), (0x38, 0xFFFFF80000400001), (0x48, 0)])
+def test_a_damaged_entry_makes_no_key(at: int, value: int) -> None:
+    dump = bytearray(triage_bytes(machine()))
+    entry = int.from_bytes(dump[0x2030:0x2034], "little") + 2 * 0x90
+    dump[entry + at : entry + at + 8] = value.to_bytes(8, "little")
+    module = modules(read(bytes(dump)))[2]
+    assert (module.name, module.image) == ("FLTMGR.SYS", None)
+    assert "damaged" in str(module.problem)
+
+
 @needs_corpus
 @pytest.mark.parametrize("name", corpus_files("kernel-triage"))
 def test_real_triage_dumps_match_what_other_tools_say(name: str) -> None:
