@@ -1,0 +1,219 @@
+"""`fetch` and `missing`, on a scripted upstream; `check` beside them, as it must not ask one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner
+from support.answers import status
+
+from symcache.cli.app import root
+from symcache.identity import ImageKey, PdbKey
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+    from support.upstream import Upstream
+
+GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
+KEY = PdbKey("crash.pdb", GUID, 2)
+SECDRV = PdbKey("secdrv.pdb", GUID, 3)
+OTHER = PdbKey("other.pdb", GUID, 4)
+
+
+class Shell:
+    """Runs commands on one upstream, store and configuration."""
+
+    def __init__(self, upstream: Upstream, folder: Path) -> None:
+        self.upstream = upstream
+        self.store = folder / "sym"
+        self.config = folder / "symcache.toml"
+        self.config.write_text("network.retries = 0\n")
+        upstream.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
+
+    def __call__(self, command: str, *arguments: str) -> Result:
+        path = f"srv*{self.store}*{self.upstream.url}"
+        return CliRunner().invoke(root, [command, "--config", str(self.config), "-y", path, *arguments])
+
+
+@pytest.fixture
+def shell(upstream: Upstream, tmp_path: Path) -> Shell:
+    return Shell(upstream, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [KEY.index],
+        [f"{KEY.name}/{KEY.id}"],
+        [KEY.name, KEY.id],
+        [f"{KEY.name} {KEY.id}"],
+        [KEY.index.replace("/", "\\")],
+        [KEY.index.lower()],
+    ],
+)
+def test_a_file_is_fetched_however_it_is_named(shell: Shell, arguments: list[str]) -> None:
+    done = shell("fetch", *arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    (path,) = done.stdout.splitlines()
+    assert path.lower() == str(shell.store / KEY.index).lower()
+
+
+def test_what_is_there_is_not_asked_for(shell: Shell) -> None:
+    first = shell("fetch", KEY.index)
+    asked = len(shell.upstream.requests)
+    assert shell("fetch", KEY.index).stdout == first.stdout
+    assert len(shell.upstream.requests) == asked
+
+
+def test_paths_come_in_the_order_asked(shell: Shell) -> None:
+    keys = [PdbKey(f"{number}.pdb", GUID, number) for number in range(1, 9)]
+    shell.upstream.files = {key.index: make_pdb(NativePdbSpec(key.guid, key.age)) for key in keys}
+    done = shell("fetch", *(key.index for key in keys))
+    assert done.stdout.splitlines() == [str(shell.store / key.index) for key in keys]
+
+
+def test_what_is_missing_is_told_and_the_rest_is_fetched(shell: Shell) -> None:
+    done = shell("fetch", SECDRV.index, KEY.index)
+    assert done.exit_code == 3
+    assert done.stdout == f"{shell.store / KEY.index}\n"
+    assert done.stderr == f"symcache: {SECDRV.index}: missing, not-published: {shell.upstream.url}: 404\n"
+
+
+def test_a_server_that_is_down_ends_with_one(shell: Shell) -> None:
+    shell.upstream.always("*", status(503))
+    done = shell("fetch", KEY.index)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "failed, unavailable" in done.stderr
+    assert "503" in done.stderr
+
+
+def test_an_excluded_file_that_is_asked_for_is_wanting(shell: Shell) -> None:
+    shell.config.write_text("exclusions.names = ['crash.*']")
+    done = shell("fetch", KEY.index)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr == f"symcache: {KEY.index}: missing, excluded\n"
+    assert shell.upstream.requests == []
+
+
+def test_fetch_writes_the_report_as_a_document(shell: Shell) -> None:
+    done = shell("fetch", "--json", KEY.index, SECDRV.index)
+    document = json.loads(done.stdout)
+    assert done.exit_code == 3
+    assert document["schema"] == "symcache.report/1"
+    assert [symbol["state"] for symbol in document["symbols"]] == ["fetched", "missing"]
+
+
+def test_a_wrong_index_is_wrong_usage(shell: Shell) -> None:
+    for wrong in (["../x/y"], ["crash.pdb"], ["a.pdb/00/b.pdb"], ["a\x1b.pdb/00"]):
+        done = shell("fetch", *wrong)
+        assert type(done.exception).__name__ == "UsageError"
+    assert shell.upstream.requests == []
+
+
+def miss(shell: Shell, *keys: PdbKey) -> None:
+    shell("fetch", *(key.index for key in keys))
+
+
+def listed(shell: Shell, *patterns: str) -> list[str]:
+    document = json.loads(shell("missing", "--json", *patterns).stdout)
+    assert document["schema"] == "symcache.missing/1"
+    return [row["index"] for row in document["missing"]]
+
+
+def test_misses_are_listed_with_who_said_so_and_when(shell: Shell) -> None:
+    miss(shell, SECDRV, OTHER)
+    done = shell("missing")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0::2] == [OTHER.index, SECDRV.index]
+    assert lines[1].split()[:3] == [shell.upstream.url, "404", "first"]
+    assert lines[1].endswith("1 time")
+    assert done.stderr == "2 files; --retry asks again, --forget forgets\n"
+    assert shell("missing", "-q").stderr == ""
+
+
+def test_the_document_of_misses_has_every_field(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
+    (said,) = row["upstreams"]
+    assert row["index"] == SECDRV.index
+    assert said.pop("first_asked") == said.pop("last_asked")
+    assert said == {"upstream": shell.upstream.url, "answer": "404", "times": 1, "is_believed": True}
+
+
+def test_a_miss_that_is_too_old_is_listed_as_such(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    shell.config.write_text("misses.ttl_s = 0")
+    assert shell("missing").stdout.splitlines()[1].endswith("1 time, will be asked again")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["secdrv.pdb", "SECDRV*", "*drv.p?b", SECDRV.index, SECDRV.index.replace("/", "\\")]
+)
+def test_a_pattern_narrows_the_list(shell: Shell, pattern: str) -> None:
+    miss(shell, SECDRV, OTHER)
+    assert listed(shell, pattern) == [SECDRV.index]
+    assert listed(shell, pattern, "oth*") == [OTHER.index, SECDRV.index]
+    assert listed(shell, "nothing*") == []
+
+
+def test_what_is_forgotten_is_asked_for_again_when_it_is_wanted(shell: Shell) -> None:
+    miss(shell, SECDRV, OTHER)
+    assert shell("missing", "--forget", "sec*").stdout == "forgot 1 answer\n"
+    assert listed(shell) == [OTHER.index]
+    asked = len(shell.upstream.requests)
+    miss(shell, SECDRV, OTHER)
+    names = {request.path.split("/")[1] for request in shell.upstream.requests[asked:]}
+    assert names - {"index2.txt"} == {"secdrv.pdb"}
+
+
+def test_a_retry_fetches_what_has_appeared_and_remembers_the_rest(shell: Shell) -> None:
+    miss(shell, SECDRV, OTHER)
+    shell.upstream.files[OTHER.index] = make_pdb(NativePdbSpec(OTHER.guid, OTHER.age))
+    done = shell("missing", "--retry", "--json")
+    assert done.exit_code == 3
+    states = {symbol["index"]: symbol["state"] for symbol in json.loads(done.stdout)["symbols"]}
+    assert states == {OTHER.index: "fetched", SECDRV.index: "missing"}
+    assert listed(shell) == [SECDRV.index]
+
+
+def test_an_empty_list_is_no_error(shell: Shell) -> None:
+    done = shell("missing")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no miss is remembered\n")
+    assert shell("missing", "--retry").exit_code == 0
+
+
+def test_a_check_makes_no_connection_at_all(shell: Shell, tmp_path: Path) -> None:
+    wanted = tmp_path / "list.txt"
+    wanted.write_text(f"{KEY.index}\n{ImageKey('drv.sys', 0x5F000000, 0x9000).index}\n")
+    calls: list[str] = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in {"socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg"}:
+            calls.append(f"{event} {arguments[1:]}")
+
+    watching = True
+    sys.addaudithook(watch)
+    try:
+        done = shell("check", str(wanted), "--images", "--all-pdbs")
+    finally:
+        watching = False
+    assert done.exit_code == 3
+    assert calls == []
+    assert shell.upstream.connections == 0
+    assert not shell.store.exists()
+
+
+def test_missing_can_be_allowed(shell: Shell, tmp_path: Path) -> None:
+    wanted = tmp_path / "list.txt"
+    wanted.write_text(SECDRV.index)
+    assert shell("warm", str(wanted)).exit_code == 3
+    assert shell("warm", str(wanted), "--allow-missing").exit_code == 0
+    assert shell("check", str(wanted), "--allow-missing").exit_code == 0
