@@ -107,8 +107,8 @@ class AddressSpace:
             length -= take
         return b"".join(parts)
 
-    def mapped_pages(self, start: int, most_tables: int) -> Iterator[int]:
-        """Yield the addresses of pages of 4 KiB that are mapped by valid entries, from *start* upwards.
+    def mapped_pages(self, start: int, most_tables: int) -> Iterator[tuple[int, int]]:
+        """Yield virtual and physical address of pages of 4 KiB that valid entries map, from *start* upwards.
 
         Args:
             start: Where to begin.
@@ -129,7 +129,10 @@ class AddressSpace:
                 continue
             if level.shift == 12 or (level.may_map and self._maps_memory(entry)):
                 base = extension if at >> (mode.translated_bits - 1) or (mode.two_roots and start >= extension) else 0
-                yield from range(base + at, base + following, PAGE_SIZE)
+                within = at & ((1 << level.shift) - 1)
+                frame = entry & mode.frame_mask if level.shift == 12 else self._large_frame(entry, level.shift)
+                for address in range(at, following, PAGE_SIZE):
+                    yield base + address, frame + within + address - at
             elif most_tables and (entry & mode.frame_mask) not in {known for _, known, _ in todo}:
                 # Windows maps its own page tables by an entry of the root that leads to the root.
                 most_tables -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
@@ -30,7 +30,7 @@ _LARGEST_KERNEL_BYTES = 32 << 20
 _USUAL_START = 0xFFFFF80000000000
 _MOST_TABLES = 1024
 _MOST_PAGES = 1 << 16
-_MOST_IMAGES = 512
+_MOST_IMAGES = 1024
 _SCANNED_BYTES = 512 << 20
 _BLOCK_PAGES = 256
 
@@ -55,7 +55,7 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
     if stated is not None and (_names_kernel(stated) or not stated.pdbs):
         return stated
     for space in kernel.spaces:
-        found = _find_kernel(space, _mapped_places(space, pointers))
+        found = _find_kernel(space, _mapped_places(space, memory, pointers))
         if found is not None:
             return found
     found = _find_kernel(memory, _physical_places(memory, pages))
@@ -64,22 +64,16 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
 
 def _find_kernel(memory: ByteView, places: Iterable[int]) -> Module | None:
     """Return the first of the images at *places* that names the kernel's PDB."""
-    images = 0
-    for place in places:
+    for place in islice(places, _MOST_IMAGES):
         module = _read_module(memory, place)
         if module is not None and _names_kernel(module):
             return module
-        images += module is not None
-        if images == _MOST_IMAGES:
-            break
     return None
 
 
 def _read_module(memory: ByteView, place: int) -> Module | None:
     """Return what an image at *place* says of itself, under the kernel's name."""
     try:
-        if memory.read(place, 2) != b"MZ":
-            return None
         image = parse_image(PartView(memory, place, min(_LARGEST_KERNEL_BYTES, memory.size - place)), Layout.MEMORY)
     except InputError:
         return None
@@ -90,12 +84,24 @@ def _names_kernel(module: Module) -> bool:
     return any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
 
 
-def _mapped_places(space: AddressSpace, pointers: tuple[int, ...]) -> Iterator[int]:
-    """Yield addresses of mapped pages at which the kernel may begin, likely ones first."""
+def _mapped_places(space: AddressSpace, memory: ByteView, pointers: tuple[int, ...]) -> Iterator[int]:
+    """Yield addresses of mapped pages that begin like an image, likely ones first."""
+    for address, physical in _mapped_pages(space, pointers):
+        try:
+            if memory.read(physical, 2) == b"MZ":
+                yield address
+        except InputError:
+            continue
+
+
+def _mapped_pages(space: AddressSpace, pointers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     lowest = space.mode.kernel_start
     for pointer in sorted({pointer for pointer in pointers if lowest <= pointer < space.size}):
         start = max(pointer - _LARGEST_KERNEL_BYTES, lowest)
-        yield from takewhile(pointer.__ge__, space.mapped_pages(start, _MOST_TABLES))
+        for page in space.mapped_pages(start, _MOST_TABLES):
+            if page[0] > pointer:
+                break
+            yield page
     for start in dict.fromkeys((max(_USUAL_START & (space.size - 1), lowest), lowest)):
         yield from islice(space.mapped_pages(start, _MOST_TABLES), _MOST_PAGES)
 

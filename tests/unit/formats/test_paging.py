@@ -214,10 +214,10 @@ def test_mapped_pages_are_listed_upwards(paging: Paging) -> None:
     for page in pages:
         virtual.map(page)
     space = space_of(virtual)
-    assert list(space.mapped_pages(pages[3], 1000)) == pages[3:]
+    assert list(space.mapped_pages(pages[3], 1000)) == [(page, space.translate(page)[0]) for page in pages[3:]]
     assert list(space.mapped_pages(pages[0], 0)) == []
     if paging is not Paging.ARM64:
-        assert list(space.mapped_pages(0, 1000)) == [0x70000000, *pages]
+        assert [page for page, _ in space.mapped_pages(0, 1000)] == [0x70000000, *pages]
 
 
 def test_page_tables_that_map_themselves_do_not_hold_up_the_search() -> None:
@@ -225,7 +225,7 @@ def test_page_tables_that_map_themselves_do_not_hold_up_the_search() -> None:
     at = address_in(Paging.X64, 0x3000)
     virtual.map(at)
     virtual.physical.write(virtual.root + 0x1ED * 8, (virtual.root | 0x63).to_bytes(8, "little"))
-    assert list(space_of(virtual).mapped_pages(0, 1000)) == [at]
+    assert [page for page, _ in space_of(virtual).mapped_pages(0, 1000)] == [at]
 
 
 @pytest.mark.parametrize(("paging", "shift"), LARGE)
@@ -233,4 +233,7 @@ def test_a_large_page_is_listed_as_small_ones(paging: Paging, shift: int) -> Non
     virtual = VirtualMemory(PhysicalPages(), paging)
     at = address_in(paging, 3 << shift)
     virtual.map_large(at, shift)
-    assert list(space_of(virtual).mapped_pages(at, 10)) == list(range(at, at + (1 << shift), 0x1000))
+    space = space_of(virtual)
+    listed = list(space.mapped_pages(at + 0x3000, 10))
+    assert [page for page, _ in listed] == list(range(at + 0x3000, at + (1 << shift), 0x1000))
+    assert listed[5] == (at + 0x8000, space.translate(at + 0x8000)[0])
