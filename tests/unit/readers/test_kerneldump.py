@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.kernels import PAGINGS, driver, expected, found, kernel_plan
 from support.mutation import mutants
+from support.shared import corpus, needs_corpus, truth
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
-from symcache.formats.view import BytesView
+from symcache.formats.view import BytesView, FileView
 from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
 from symcache.readers.records import Input, InputKind, Module, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
@@ -561,6 +562,15 @@ def test_a_cut_anywhere_never_makes_a_wrong_key(data: st.DataObject) -> None:
     dump = dump_bytes(source, whole(DumpKind.BITMAP_FULL))
     cut = data.draw(st.integers(0x3000, len(dump)))
     check_against_truth(source, read(dump[:cut], ALL))
+
+
+@needs_corpus
+def test_real_files_of_other_kinds_are_refused() -> None:
+    others = [name for name in truth() if not name.startswith("kernel-")]
+    assert others
+    for name in others:
+        with FileView(corpus / name) as view, pytest.raises(UnknownFormat):
+            list(read_kernel_dump(view, name))
 
 
 SEEDS = [
