@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["run", "run_json", "start"]
 
@@ -18,9 +19,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_S = 120
 
 
-def start(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start ``symcache`` with *arguments*; whoever starts it waits for it."""
-    return subprocess.Popen(
+@contextmanager
+def start(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Lend a running ``symcache`` with *arguments*; it is killed in the end if it still runs."""
+    with subprocess.Popen(
         _command(arguments),
         env=_environment(env),
         stdin=subprocess.DEVNULL,
@@ -28,7 +30,11 @@ def start(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subpr
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(
