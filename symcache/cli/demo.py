@@ -67,6 +67,7 @@ def command(store: Path | None, as_json: bool, quiet: bool, verbose: bool) -> No
 def _say_what_next(*, kept: bool) -> None:
     kept_text = "is kept" if kept else "was temporary and is gone; --store DIR keeps it"
     write_line()
-    write_line("As it must be: secdrv.pdb is published nowhere, everything else is in the store, byte for byte.")
+    missing = ", ".join(module.pdb.name for module in SESSION if not module.is_published)
+    write_line(f"As expected: {missing} is published nowhere, every other PDB is in the store, byte for byte.")
     write_line(f"The store {kept_text}. Now with your own:")
     write_table(("", *step) for step in _NEXT)

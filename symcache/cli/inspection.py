@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DeepWish", "Filed", "Inspection", "inspect_file"]
 
 _CABINET = b"MSCF"
+_MOST_PROBLEMS = 100
 _MOST_EXPANDED_BYTES = 1 << 32  # a cabinet's own field for it has 32 bits
 
 
@@ -81,7 +83,8 @@ class Inspection:
         identified: How many of them have an identity.
         unloaded: How many had been unloaded.
         filed: The place in a store that it lies in; None outside of stores.
-        problems: What is wrong with it: one line, and where in the file, in bytes.
+        problems: What is wrong with it: one line, and where in the file, in bytes; the first hundred.
+        more_problems: How many there are beyond those.
         deep: What a deep look brought.
     """
 
@@ -97,12 +100,20 @@ class Inspection:
     unloaded: int = 0
     filed: Filed | None = None
     problems: list[tuple[str, int | None]] = field(default_factory=list)
+    more_problems: int = 0
     deep: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_healthy(self) -> bool:
         """Nothing is wrong with the file or its place."""
         return not self.problems and (self.filed is None or self.filed.problem is None)
+
+    def add_problem(self, text: str, offset: int | None = None) -> None:
+        """Note that something is wrong; an input can be wrong in any number of places."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append((text, offset))
+        else:
+            self.more_problems += 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the document ``symcache.inspect/1``."""
@@ -119,6 +130,7 @@ class Inspection:
             "modules": {"total": self.modules, "identified": self.identified, "unloaded": self.unloaded},
             "filed": None if filed is None else {"index": filed.index, "problem": filed.problem, "note": filed.note},
             "problems": [{"problem": text, "offset": offset} for text, offset in self.problems],
+            "more_problems": self.more_problems,
             "details": self.details,
             **self.deep,
         }
@@ -132,16 +144,19 @@ def inspect_file(path: str, wish: DeepWish) -> Inspection:
     """
     found = Inspection(path)
     try:
-        found.size_bytes = Path(path).stat().st_size
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnknownFormat("not a regular file")
+        found.size_bytes = status.st_size
         with _plain_file(path, found) as plain:
             _take_in(found, plain)
             found.filed = _check_place(found, plain)
             if wish and found.details:
                 found.deep = dict(_look_deep(found, plain, wish))
     except InputError as error:
-        found.problems.append((error.problem, error.offset))
+        found.add_problem(error.problem, error.offset)
     except OSError as error:
-        found.problems.append((error.strerror or str(error), None))
+        found.add_problem(error.strerror or str(error))
     return found
 
 
@@ -156,7 +171,7 @@ def _plain_file(path: str, found: Inspection) -> Iterator[Path]:
         member = opened.members[0]
         found.cabinet = (member.name, member.size)
         if len(opened.members) > 1:
-            found.problems.append((f"the cabinet holds {len(opened.members)} files; debuggers expect one", None))
+            found.add_problem(f"the cabinet holds {len(opened.members)} files; debuggers expect one")
         with TemporaryDirectory(prefix="symcache-") as folder:
             yield _expand(opened, Path(folder, _content_name(path, member.name)))
 
@@ -193,8 +208,11 @@ def _take_in(found: Inspection, plain: Path) -> None:
                 if found.kind in {InputKind.IMAGE, InputKind.PDB}:
                     _take_in_module(found, record)
             case Unreadable():
-                found.problems.append((record.problem, record.offset))
-    found.problems.extend((text, None) for text in found.details.get("problems", ()))
+                found.add_problem(record.problem, record.offset)
+    said = {text for text, _ in found.problems}
+    for text in found.details.get("problems", ()):
+        if text not in said:
+            found.add_problem(text)
 
 
 def _take_in_module(found: Inspection, module: Module) -> None:
@@ -203,7 +221,7 @@ def _take_in_module(found: Inspection, module: Module) -> None:
     if found.kind is InputKind.PDB:
         found.index, found.names = next(iter(pdbs), None), []
         if module.problem is not None:
-            found.problems.append((module.problem, None))
+            found.add_problem(module.problem)
     elif found.details.get("type") == "DBG":
         found.index, found.names = next(iter(dbg), None), pdbs
     else:

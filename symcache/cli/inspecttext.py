@@ -144,5 +144,7 @@ def _deep_rows(name: str, items: list[Any]) -> Iterator[tuple[str, ...]]:
 def _problem_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     for text, offset in found.problems:
         yield "wrong", text if offset is None else f"{text} (at {offset:#x})"
+    if found.more_problems:
+        yield "", f"and {found.more_problems} more"
     if found.filed is not None and found.filed.problem is not None:
         yield "misfiled", found.filed.problem

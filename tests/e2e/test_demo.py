@@ -67,4 +67,4 @@ def test_a_store_that_cannot_be_written_fails_the_demo(tmp_path: Path) -> None:
     done = run("demo", "--store", in_the_way / "store")
     assert done.returncode == 1
     assert "but it is published" in done.stderr
-    assert "As it must be" not in done.stdout
+    assert "As expected" not in done.stdout

@@ -45,7 +45,7 @@ def test_the_document_has_its_schema(pdb: Path) -> None:
     document = run_json("inspect", pdb)
     assert document.keys() == {
         "schema", "path", "size_bytes", "kind", "healthy", "cabinet", "index", "names", "modules", "filed", "problems",
-        "details",
+        "more_problems", "details",
     }  # fmt: skip
     assert document["schema"] == "symcache.inspect/1"
     assert (document["kind"], document["healthy"], document["index"]) == ("pdb", True, INDEX)

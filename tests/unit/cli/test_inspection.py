@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +111,20 @@ def test_a_damaged_pdb_is_still_known_as_one(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    assert problems(inspect_file(str(tmp_path / "none"), NOTHING)) == ["No such file or directory"]
+    (problem,) = problems(inspect_file(str(tmp_path / "none"), NOTHING))
+    assert problem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert problems(inspect_file(str(tmp_path / "pipe"), NOTHING)) == ["not a regular file"]
+
+
+def test_of_very_many_problems_the_first_are_kept(tmp_path: Path) -> None:
+    good = f"{PDB.index}\n" * 40
+    found = inspect_file(put(tmp_path / "list", (good + "no index at all\n" * 250).encode()), NOTHING)
+    assert (len(found.problems), found.more_problems, found.modules) == (100, 150, 40)
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "cabinet"])
