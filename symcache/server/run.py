@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from types import FrameType
 
+    from uvicorn import Server
+
     from symcache.config import Config
 
-__all__ = ["Listening", "listen", "serve"]
+__all__ = ["Listening", "listen", "make_server", "serve"]
 
 _BACKLOG = 2048
 _RESTART_PAUSE_S = 1.0
@@ -76,7 +78,7 @@ def serve(config: Config, listening: Listening) -> None:
     run = token_hex(6)
     if config.serve.workers == 1:
         with _quiet_signals():
-            _work(config, run, listening.socket)
+            make_server(config, run).run(sockets=[listening.socket])
         return
     _Supervisor(config, run, listening.socket).run()
 
@@ -139,10 +141,16 @@ def _work_in_process(config: Config, run: str, listening: socket.socket, lifelin
 
     threading.Thread(target=stop_with_parent, daemon=True).start()
     with _quiet_signals():
-        _work(config, run, listening)
+        make_server(config, run).run(sockets=[listening])
 
 
-def _work(config: Config, run: str, listening: socket.socket) -> None:
+def make_server(config: Config, run: str) -> Server:
+    """Return one worker, which `uvicorn.Server.run` starts.
+
+    Args:
+        config: Every setting.
+        run: Names the server among those of the store; its workers share it.
+    """
     import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
 
     from symcache.server.app import App  # noqa: PLC0415
@@ -150,7 +158,7 @@ def _work(config: Config, run: str, listening: socket.socket) -> None:
 
     settings = config.serve
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
-    server = uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
             App(config, run=run),
             http=ServeProtocol,
@@ -168,7 +176,6 @@ def _work(config: Config, run: str, listening: socket.socket) -> None:
             ssl_keyfile=settings.private_key or settings.certificate,
         )
     )
-    server.run(sockets=[listening])
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
