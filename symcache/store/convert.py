@@ -80,6 +80,7 @@ def convert(
         except OSError as error:
             raise as_store_error(error, store.root) from error
         take_away(store, store.converting)
+    store.refresh()
     return Converted(tier, mover.moved, mover.merged, mover.quarantined)
 
 

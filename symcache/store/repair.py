@@ -141,6 +141,7 @@ def _merge(store: Store, folder: Path, target: Path) -> str:
         for each in sorted(folder.rglob("*"), reverse=True):
             remove_empty_folders(each, store.root)
         remove_empty_folders(folder, store.root)
+    store.refresh()
     return f"merged, {quarantined} files into quarantine" if quarantined else "merged"
 
 

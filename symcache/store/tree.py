@@ -181,6 +181,10 @@ class Store:
         except OSError as error:
             raise as_store_error(error, self.root) from error
 
+    def refresh(self) -> None:
+        """Trust nothing that was seen of the store's folders so far; for whoever has moved them."""
+        self._listings.forget()
+
     def close(self) -> None:
         """Drop this process's scratch files; safe to call twice."""
         self._staging.close()
@@ -243,6 +247,7 @@ class Store:
             with suppress(FileNotFoundError):
                 path = put_in_place(before, target)
                 remove_empty_folders(before.parent, self.root)
+        self._listings.add(path.parent, self.root)
         return path
 
 
@@ -260,6 +265,19 @@ class _Listings:
     def forget(self) -> None:
         """Trust no listing made so far."""
         self._known.clear()
+
+    def add(self, folder: Path, root: Path) -> None:
+        """Take note that *folder* and those above it, below *root*, are there now.
+
+        Without that a second spelling might come beside one that was made a moment ago.
+        """
+        while folder != root:
+            known = self._known.get(folder.parent)
+            if known is not None:
+                names = known[2].setdefault(fold(folder.name), [])
+                if folder.name not in names:
+                    names.append(folder.name)
+            folder = folder.parent
 
     def spellings(self, parent: Path, name: str) -> Iterator[Path]:
         """Yield the folders in *parent* that are called *name*, exact spelling first."""

@@ -60,6 +60,20 @@ def test_folders_are_found_and_reused_in_any_letter_case(tmp_path: Path, spellin
         assert put(store, other, b"other").parent.parent.name == spelling
 
 
+@pytest.mark.parametrize("tier", Tier)
+def test_a_folder_made_a_moment_ago_is_reused_in_another_letter_case(tmp_path: Path, tier: Tier) -> None:
+    # Each look at the clock takes long, so that a listing once made is trusted as long as can be.
+    with Store(tmp_path, clock_s=iter(range(0, 10**9, 10**3)).__next__) as store:
+        store.create(tier)
+        for number, name in enumerate(("zz.pdb", "NtDll.pdb", "ntdll.PDB", "NTKRNLMP.pdb")):
+            put(store, PdbKey(name, KEY.guid, number), b"pdb")
+        walked = list(store.key_folders())
+        assert {name for name, _, _ in walked} == {"zz.pdb", "NtDll.pdb", "NTKRNLMP.pdb"}
+        assert len(walked) == 4
+        if tier is Tier.TWO:
+            assert {folder.parent.parent.name for _, _, folder in walked} == {"zz", "Nt"}
+
+
 def test_an_empty_file_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         put(store, KEY, b"")
