@@ -116,12 +116,16 @@ class Plan:
         self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs))
 
     def add(self, wants: Iterable[Want]) -> list[Want]:
-        """Take in *wants*; return those that were not wanted before."""
+        """Take in *wants*; return those that were not wanted before.
+
+        A PDB that one image has embedded and another asks for as a file is a file to fetch.
+        """
         fresh: dict[tuple[str, str], Want] = {}
         for want in wants:
-            if (name := _name_of(want)) not in self._wants:
-                fresh.setdefault(name, want)
-        self._wants |= fresh
+            name = _name_of(want)
+            known = self._wants.get(name)
+            if known is None or (isinstance(known, NothingToFetch) and isinstance(want, WantedFile)):
+                self._wants[name] = fresh[name] = want
         return list(fresh.values())
 
     def choose(self, module: str, pdbs: Sequence[PdbReference]) -> Iterator[Want]:
@@ -194,5 +198,7 @@ def _name_of(want: Want) -> tuple[str, str]:
             return "file", key.folded
         case WantedPdbOfImage(_, image):
             return "pdb of", image.folded
+        case NothingToFetch(_, _, Cause.EMBEDDED, key) if key is not None:
+            return "file", key.folded
         case NothingToFetch(module, _, cause, key):
             return cause, fold(module) if key is None else key.folded

@@ -214,7 +214,7 @@ class Warmer:
         """Return what *image* names, and remember it by its *key* where nothing of it was unreadable."""
         module = image_module(image, key.name)
         links = [Link(pdb.key, pdb.format is PdbFormat.EMBEDDED, pdb.checksums) for pdb in module.pdbs]
-        if self._links is not None and not image.problems:
+        if self._links is not None:
             self._links.remember(key, links)
         return links
 

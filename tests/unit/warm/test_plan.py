@@ -166,3 +166,15 @@ def test_a_plan_wants_nothing_twice(modules: list[Module], images: bool, all_pdb
     for wanting in modules:
         plan.add_module(wanting)
     assert plan.wants == wants
+
+
+def test_a_pdb_that_is_embedded_in_one_image_and_asked_for_by_another_is_a_file_to_fetch() -> None:
+    guid = UUID(int=7)
+    key = PortablePdbKey("app.pdb", guid)
+    embedding = Module("a.dll", pdbs=(PdbReference(key, PdbFormat.EMBEDDED),))
+    asking = Module("b.dll", pdbs=(PdbReference(key, PdbFormat.PORTABLE),))
+    for modules in ([embedding, asking], [asking, embedding]):
+        plan = Plan()
+        for module in modules:
+            plan.add_module(module)
+        assert plan.wants == (WantedFile("b.dll", key),)
