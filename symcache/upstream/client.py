@@ -189,7 +189,7 @@ class Client:
             if validator is not None:
                 fields["If-Range"] = validator
         # Waited for before a lane is taken: a host that wants a pause must not keep others from being asked.
-        await self._patience.wait_turn(origin_of(url), url=shown)
+        await self._patience.wait_pause(origin_of(url), url=shown)
         async with self.lanes.lane() as lane:
             response = await self._follow(lane, url, fields, dict(headers or {}))
             try:
@@ -226,7 +226,7 @@ class Client:
         request.extensions["timeout"] = lane.timeout.as_dict()
         try:
             response = await lane.send(request, stream=True, auth=None)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last from names that are none
             known = _translate(error, shown)
             if isinstance(known, UpstreamUnavailable):
                 self._note_failure(origin, asked_s, known)

@@ -114,8 +114,8 @@ class HostPatience:
         self._sleep = sleep
         self._hosts: dict[tuple[str, str, int], _Host] = {}
 
-    async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> float:
-        """Return, when *origin* may be asked, the time of that: what `note_failure` wants to know.
+    async def wait_pause(self, origin: tuple[str, str, int], *, url: str) -> None:
+        """Return when *origin* may be asked, as far as is known now; before it is, `wait_turn` has the last word.
 
         Raises:
             HostLeftAloneError: It is being left alone, or asked for a longer pause than we wait.
@@ -123,15 +123,25 @@ class HostPatience:
         while (host := self._hosts.get(origin)) is not None:
             pause_s = host.not_before_s - self._clock_s()
             if pause_s <= 0:
-                if host.left_alone:
-                    host.not_before_s = self._clock_s() + self._cool_down_s  # for all but this one
-                break
+                return
             if host.left_alone:
                 raise HostLeftAloneError("left alone after repeated failures", url=url, retry_after_s=pause_s)
             if pause_s > self._longest_pause_s:
                 raise HostLeftAloneError(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
             await self._sleep(pause_s)
-        return self._clock_s()
+
+    async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> float:
+        """Return when *origin* is to be asked now; the time of that is what `note_failure` wants to know.
+
+        Raises:
+            HostLeftAloneError: As `wait_pause`, or another request tries whether it is well again.
+        """
+        await self.wait_pause(origin, url=url)
+        now_s = self._clock_s()
+        host = self._hosts.get(origin)
+        if host is not None and host.left_alone:
+            host.not_before_s = now_s + self._cool_down_s  # for all but this one
+        return now_s
 
     def note_success(self, origin: tuple[str, str, int]) -> None:
         """Note that *origin* answered."""

@@ -26,9 +26,10 @@ def parse_url(text: str) -> httpx.URL:
     """
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        is_http = _can_be_asked(url)
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise UpstreamRefused(f"not a URL: {error}", url=redact(text)) from error
-    if url.scheme not in _PORTS or not url.host:
+    if not is_http:
         raise UpstreamRefused("only http and https are asked", url=redact(url))
     return url
 
@@ -66,10 +67,18 @@ def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
     """
     try:
         target = url.join(location)
-    except httpx.InvalidURL as error:
+        is_http = _can_be_asked(target)
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise UpstreamRefused("redirect to something that is not a URL", url=shown) from error
-    if target.scheme not in _PORTS or not target.host:
+    if not is_http:
         raise UpstreamRefused(f"redirect to a {target.scheme or 'nameless'} URL", url=shown)
     if url.scheme == "https" and target.scheme == "http":
         raise UpstreamRefused("redirect from https to http", url=shown)
     return target
+
+
+def _can_be_asked(url: httpx.URL) -> bool:
+    if url.scheme not in _PORTS or not 0 < (url.port or _PORTS[url.scheme]) < 1 << 16:
+        return False
+    # Looking up a name with an empty or overlong label is an error of its own kind on each event loop.
+    return all(0 < len(label) < 64 for label in url.host.removesuffix(".").split("."))

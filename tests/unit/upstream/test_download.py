@@ -58,13 +58,9 @@ async def test_a_cut_body_is_resumed_where_it_broke(upstream: Upstream, rig: Rig
     assert [request.headers.get("if-range") for request in upstream.requests] == [None, *[entity_tag(PDB)] * 2]
     assert sum(request.sent_bytes for request in upstream.requests) == len(PDB)
     assert_transfers_are_paired(rig)
-    assert rig.events[-2] == TransferAdvanced(
-        PATH,
-        len(PDB),
-        len(PDB),
-        rig.events[-2].path,
-        len(PDB),  # type: ignore[union-attr]
-    )
+    last = rig.events[-2]
+    assert isinstance(last, TransferAdvanced)
+    assert (last.received_bytes, last.size_bytes, last.whole_bytes) == (len(PDB), len(PDB), len(PDB))
 
 
 @pytest.mark.parametrize("ranged", [True, False], ids=["ranges", "no ranges"])

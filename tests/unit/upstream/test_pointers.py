@@ -199,7 +199,7 @@ async def test_a_pointer_to_a_share_is_followed_where_it_is_mounted(
     allowed: Path, upstream: Upstream, rig: Rig
 ) -> None:
     share = r"\\server\builds"
-    options = offer("server", rf"PATH:\\SERVER\Builds\1\app.pdb", upstream, rig, (share,))
+    options = offer("server", r"PATH:\\SERVER\Builds\1\app.pdb", upstream, rig, (share,))
     async with rig.source(**options, unc={share: allowed}) as source:  # type: ignore[arg-type]
         assert isinstance(await source.fetch(KEY), Fetched)
 

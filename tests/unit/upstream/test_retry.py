@@ -1,0 +1,244 @@
+"""Patience: pauses, Retry-After, and hosts that are left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.answers import status
+from support.sources import KEY, PDB, Clock, Rig
+from support.wire import closed_port
+
+from symcache.config import values
+from symcache.errors import UpstreamUnavailable
+from symcache.events import Noted
+from symcache.upstream.outcome import Cause, Failed, Fetched
+from symcache.upstream.retry import HostLeftAloneError, HostPatience, RetryPolicy, parse_retry_after
+
+if TYPE_CHECKING:
+    from support.upstream import Upstream
+
+ORIGIN = ("https", "symbols.example", 443)
+OTHER = ("https", "symbols.example", 8443)
+NOW_S = 1_500_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("17", 17.0),
+        (" 0 ", 0.0),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("99999999999999999999", 9999999999.0),
+        ("Fri, 14 Jul 2017 02:41:00 GMT", 60.0),
+        ("Friday, 14-Jul-17 02:41:00 GMT", 60.0),
+        ("Fri, 14 Jul 2017 04:41:00 +0200", 60.0),
+        ("Fri, 14 Jul 2017 02:41:00", 60.0),
+        ("Fri, 14 Jul 2000 02:41:00 GMT", 0.0),
+        ("Fri, 99 Jul 2017 02:41:00 GMT", None),
+        ("Fri, 14 Jul 99999999999999999999 02:41:00 GMT", None),
+    ],
+)
+def test_a_pause_is_asked_for_in_seconds_or_by_date(text: str | None, expected: float | None) -> None:
+    assert parse_retry_after(text, now=lambda: NOW_S) == expected
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_pause_or_none(text: str) -> None:
+    pause_s = parse_retry_after(text)
+    assert pause_s is None or pause_s >= 0
+
+
+@given(st.integers(1, 8), st.floats(0, 1))
+def test_pauses_double_up_to_their_bound_and_are_drawn_below_it(failures: int, drawn: float) -> None:
+    pause_s = RetryPolicy(8, 0.2, 5.0).pause_s(failures, None, lambda: drawn)
+    bound_s = min(0.2 * 2 ** (failures - 1), 5.0)
+    assert pause_s is not None
+    assert bound_s / 2 <= pause_s <= bound_s
+
+
+def test_a_policy_gives_up_after_its_retries_or_when_asked_for_too_much() -> None:
+    policy = RetryPolicy(2, 0.2, 30.0)
+    assert policy.pause_s(2, None) is not None
+    assert policy.pause_s(3, None) is None
+    assert policy.pause_s(1, 30.0) == 30.0
+    assert policy.pause_s(1, 30.1) is None
+
+
+def make_patience(clock: Clock, *, failures: int = 3) -> HostPatience:
+    return HostPatience(
+        failures=failures, cool_down_s=60, longest_pause_s=30, hiccup_s=2, clock_s=clock, sleep=clock.sleep
+    )
+
+
+async def ask(patience: HostPatience, origin: tuple[str, str, int] = ORIGIN) -> float:
+    return await patience.wait_turn(origin, url="https://symbols.example/x")
+
+
+async def test_a_host_that_keeps_failing_is_left_alone_and_then_tried_by_one() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    began = []
+    for _ in range(5):
+        asked_s = await ask(patience)
+        clock.now_s += 1
+        began.append(patience.note_failure(ORIGIN, asked_s=asked_s))
+        if began[-1]:
+            break
+    assert began == [False, False, True]
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    await ask(patience, OTHER)
+    clock.now_s += 60
+    asked_s = await ask(patience)  # the one that tries
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    assert not patience.note_failure(ORIGIN, asked_s=asked_s)  # told already
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    clock.now_s += 60
+    await ask(patience)
+    patience.note_success(ORIGIN)
+    await ask(patience)
+    await ask(patience)
+
+
+async def test_whoever_tries_and_is_cancelled_leaves_the_try_to_the_next() -> None:
+    clock = Clock()
+    patience = make_patience(clock, failures=1)
+    patience.note_failure(ORIGIN, asked_s=clock.now_s - 5)
+    clock.now_s += 60
+    await ask(patience)  # and nothing is ever heard of it
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    clock.now_s += 60
+    await ask(patience)
+
+
+async def test_many_that_break_at_once_are_one_hiccup() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    asked_s = await ask(patience)
+    clock.now_s += 0.5
+    assert not any(patience.note_failure(ORIGIN, asked_s=asked_s) for _ in range(64))
+    await ask(patience)
+    clock.now_s += 1.5
+    assert patience.note_failure(ORIGIN, asked_s=asked_s)
+
+
+async def test_a_success_between_forgets_failures() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    for _ in range(20):
+        asked_s = await ask(patience)
+        clock.now_s += 1
+        assert not patience.note_failure(ORIGIN, asked_s=asked_s)
+        patience.note_failure(ORIGIN, asked_s=asked_s)
+        patience.note_success(ORIGIN)
+
+
+async def test_everybody_keeps_the_pause_that_one_was_asked_for() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=20)
+    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=5)
+    await ask(patience, OTHER)
+    assert clock.slept == []
+    await ask(patience)
+    assert clock.slept == [20]
+    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=31)
+    with pytest.raises(UpstreamUnavailable, match="asked for a pause of 31 s"):
+        await ask(patience)
+
+
+async def fetch_all(rig: Rig, symbol_path: str, count: int, **options: object) -> list[object]:
+    """Fetch as many keys at once as there are lanes."""
+    outcomes: list[object] = []
+    keys = iter([replace(KEY, name=f"app{number}.pdb") for number in range(count)])
+    async with rig.source(symbol_path, **options) as source, anyio.create_task_group() as group:
+
+        async def work() -> None:
+            outcomes.extend([await source.fetch(key) for key in keys])
+
+        for _ in range(16):
+            group.start_soon(work)
+    return outcomes
+
+
+async def test_a_dead_host_costs_seconds_and_not_minutes_and_is_noted_once(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(503))
+    began_s = rig.clock.now_s
+    outcomes = await fetch_all(rig, f"srv*{rig.store}*{upstream.url}", 200)
+    assert {(type(outcome), outcome.cause) for outcome in outcomes} == {(Failed, Cause.UNAVAILABLE)}  # type: ignore[attr-defined]
+    assert len(outcomes) == 200
+    assert rig.clock.now_s - began_s < 60
+    assert len(upstream.requests) <= 16 * 5
+    assert [event.text for event in rig.events if isinstance(event, Noted)] == [
+        "127.0.0.1 is left alone for a while: 503"
+    ]
+    assert rig.misses() == []
+
+
+async def test_a_hiccup_of_all_lanes_costs_no_file(upstream: Upstream, rig: Rig) -> None:
+    keys = [replace(KEY, name=f"app{number}.pdb") for number in range(64)]
+    upstream.files |= {key.index: PDB for key in keys}
+    for key in keys[:16]:
+        upstream.script(key.index, status(503), status(502))
+    outcomes = await fetch_all(rig, f"srv*{rig.store}*{upstream.url}", 64, backoff_s=0.01)
+    assert [type(outcome) for outcome in outcomes] == [Fetched] * 64
+
+
+async def test_a_host_left_alone_is_not_waited_for_and_asked_again_after_the_cool_down(
+    upstream: Upstream, rig: Rig
+) -> None:
+    upstream.files[KEY.index] = PDB
+    upstream.always("*", status(503))
+    # Shorter than the longest back-off, and yet nobody sits it out.
+    breaker = values.Breaker(failures=3, cool_down_s=5.0)
+    async with rig.plain(upstream, breaker=breaker, retries=9) as source:
+        first = await source.fetch(KEY)
+        asked = len(upstream.requests)
+        slept = len(rig.clock.slept)
+        second = await source.fetch(KEY)
+        assert (len(upstream.requests), len(rig.clock.slept)) == (asked, slept)
+        rig.clock.now_s += 5
+        upstream.always("*", status(404))
+        upstream.script(KEY.index, status(200, PDB))
+        third = await source.fetch(KEY)
+    assert asked < 10
+    assert isinstance(first, Failed)
+    assert isinstance(second, Failed)
+    assert second.attempts[0].answer == "left alone after repeated failures"
+    assert isinstance(third, Fetched)
+
+
+async def test_a_dead_host_keeps_no_other_from_being_asked(upstream: Upstream, rig: Rig) -> None:
+    upstream.files |= {replace(KEY, name=f"app{number}.pdb").index: PDB for number in range(40)}
+    with closed_port() as port:
+        outcomes = await fetch_all(rig, f"srv*{rig.store}*http://127.0.0.1:{port}*{upstream.url}", 40)
+    assert [type(outcome) for outcome in outcomes] == [Fetched] * 40
+
+
+async def test_a_pause_holds_no_lane(upstream: Upstream, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream.always("*", status(429, headers=[("Retry-After", "20")]))
+    asleep, wake = anyio.Event(), anyio.Event()
+
+    async def sleep(_: float) -> None:
+        asleep.set()
+        await wake.wait()
+        rig.clock.now_s += 20
+
+    monkeypatch.setattr(rig.clock, "sleep", sleep)
+    async with rig.plain(upstream, connections=2, retries=1) as source, anyio.create_task_group() as group:
+        group.start_soon(source.fetch, KEY)
+        await asleep.wait()
+        assert source._lanes.free == 2
+        wake.set()
