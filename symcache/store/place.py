@@ -61,6 +61,7 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
         scratch.write_bytes(content)
         flush(scratch)
         put_in_place(scratch, lambda: path)
+        store.note(path.parent)
     except OSError as error:
         raise as_store_error(error, path) from error
 

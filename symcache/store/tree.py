@@ -181,6 +181,13 @@ class Store:
         except OSError as error:
             raise as_store_error(error, self.root) from error
 
+    def note(self, folder: Path) -> None:
+        """Take note that *folder*, somewhere below the root, is there now.
+
+        Without that a second spelling might come beside one that was made a moment ago.
+        """
+        self._listings.add(folder, self.root)
+
     def refresh(self) -> None:
         """Trust nothing that was seen of the store's folders so far; for whoever has moved them."""
         self._listings.forget()
@@ -247,7 +254,7 @@ class Store:
             with suppress(FileNotFoundError):
                 path = put_in_place(before, target)
                 remove_empty_folders(before.parent, self.root)
-        self._listings.add(path.parent, self.root)
+        self.note(path.parent)
         return path
 
 
@@ -267,10 +274,7 @@ class _Listings:
         self._known.clear()
 
     def add(self, folder: Path, root: Path) -> None:
-        """Take note that *folder* and those above it, below *root*, are there now.
-
-        Without that a second spelling might come beside one that was made a moment ago.
-        """
+        """Add *folder* and those above it, below *root*, to the listings that should have them."""
         while folder != root:
             known = self._known.get(folder.parent)
             if known is not None:

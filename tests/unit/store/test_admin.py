@@ -166,6 +166,14 @@ def test_a_pointer_that_cannot_be_written_is_refused(tmp_path: Path, store: Stor
     assert not store.root.exists()
 
 
+def test_pointers_to_files_of_many_spellings_share_one_folder(tmp_path: Path) -> None:
+    # Each look at the clock takes long, so that a listing once made is trusted as long as can be.
+    with Store(tmp_path / "store", clock_s=iter(range(0, 10**9, 10**3)).__next__) as store:
+        keys = [PdbKey(name, PDB.guid, number) for number, name in enumerate(("App.pdb", "APP.pdb", "app.PDB"))]
+        Admin(store).add([Addition(key, tmp_path / key.name) for key in keys], product="p", kind=Kind.POINTER)
+        assert {name for name, _, _ in store.key_folders()} == {"App.pdb"}
+
+
 def test_nothing_to_add_and_compressed_pointers_are_mistakes(tmp_path: Path, admin: Admin) -> None:
     with pytest.raises(UsageError):
         admin.add([], product="x")
