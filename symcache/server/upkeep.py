@@ -15,6 +15,7 @@ from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
 from symcache.store.locks import let_go, try_lock
 from symcache.store.prune import Limits, carry_out, plan_prune
+from symcache.store.staging import Staging
 from symcache.store.stats import iter_names
 from symcache.store.survey import survey
 
@@ -119,6 +120,7 @@ class Upkeep:
 
 
 def _measure(store: Store, folder: Path) -> None:
+    Staging(store.root).sweep()
     files = size_bytes = keys = 0
     for each in iter_names(store):
         keys += each.keys

@@ -1,4 +1,4 @@
-"""A shared cache on loopback, in a thread of this process or as the command, and a client that sends bytes as they are."""
+"""A shared cache on loopback, in a thread of this process or as the command; a client that sends bytes as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from symcache.config import load_config
@@ -185,7 +185,7 @@ class Client:
         self.socket.connect(("127.0.0.1", port))
         self._stream = self.socket.makefile("rb")
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
