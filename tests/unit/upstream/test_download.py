@@ -320,7 +320,7 @@ async def test_parts_that_do_not_fit_start_over_in_one_piece(
     async with rig.plain(upstream, parallel=PARTS) as source:
         assert isinstance(await source.fetch(KEY), Fetched)
     assert (rig.store / PATH).read_bytes() == LARGE
-    assert [text for text in ranges(upstream)[-1:]] == [None]
+    assert ranges(upstream).count(None) == 2
     assert_transfers_are_paired(rig)
 
 
@@ -345,7 +345,7 @@ async def test_the_head_of_a_split_file_that_changed_before_its_first_byte_is_se
     async with rig.plain(upstream, parallel=PARTS) as source:
         assert isinstance(await source.fetch(KEY), Fetched)
     assert (rig.store / PATH).read_bytes() == LARGE
-    assert ranges(upstream)[-1] is None
+    assert ranges(upstream).count(None) == 2
 
 
 async def test_a_body_that_falls_silent_is_resumed(upstream: Upstream, rig: Rig) -> None:

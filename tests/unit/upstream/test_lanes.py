@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import httpx
 import pytest
 from support.answers import Stall
-from support.upstream import Upstream
 
 from symcache.upstream.lanes import Lanes
+
+if TYPE_CHECKING:
+    from support.upstream import Upstream
 
 TIMEOUT = httpx.Timeout(20)
 
@@ -14,10 +18,14 @@ TIMEOUT = httpx.Timeout(20)
 async def test_a_lane_is_free_again_however_its_loan_ends() -> None:
     lanes = Lanes(count=2, timeout=TIMEOUT, proxy="")
     assert lanes.free == 2
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with lanes.lane(), lanes.lane():
             assert lanes.free == 0
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert lanes.free == 2
     async with lanes.lane(), lanes.lane():
         with anyio.move_on_after(0):

@@ -74,6 +74,10 @@ class Child:
         return out.split()
 
 
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
 @pytest.fixture
 def children() -> Iterator[list[Child]]:
     made: list[Child] = []
@@ -199,7 +203,7 @@ async def test_files_held_open_do_not_grow_with_the_keys_asked_for(upstream: Ups
         for key in keys:
             group.start_soon(source.fetch, key)
         await upstream.requests_seen(4)
-        locks = os.listdir(rig.store / ".symcache" / "locks")
+        locks = files(rig.store / ".symcache" / "locks")
         assert len(locks) == 4
         group.cancel_scope.cancel()
     assert scratch_files(rig.store) == []
@@ -278,9 +282,9 @@ def test_locks_of_the_dead_are_swept_and_those_of_the_living_kept(tmp_path: Path
     lock = KeyLock(tmp_path, "alive")
     assert lock.try_acquire()
     assert sweep_locks(tmp_path) == 1
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(files(tmp_path)) == 1
     lock.release()
-    assert os.listdir(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 async def test_a_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
@@ -300,7 +304,7 @@ async def test_a_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) ->
         for _ in range(8):
             group.start_soon(take)
     assert (most, turns) == (1, 40)
-    assert os.listdir(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 async def test_a_cancelled_wait_for_a_lock_holds_nothing(tmp_path: Path) -> None:
@@ -309,7 +313,7 @@ async def test_a_cancelled_wait_for_a_lock_holds_nothing(tmp_path: Path) -> None
         with anyio.move_on_after(0.05):
             await waiting.acquire()
         assert (waiting.is_held, waiting.waited) == (False, True)
-    assert os.listdir(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 async def test_a_failure_is_not_shared_with_those_who_ask_later(upstream: Upstream, rig: Rig) -> None:
