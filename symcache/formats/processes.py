@@ -21,6 +21,7 @@ KERNEL_STRUCTURES = ("_EPROCESS", "_KPROCESS")
 """What `KernelLayout.from_structures` wants from the kernel's PDB."""
 
 _NAME_BYTES = 15
+_PROCESS_ID_END = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,13 @@ class Process:
 
 def walk_processes(space: AddressSpace, head: int, pointer_size: int) -> ListWalk:
     """Return the addresses of all processes' ActiveProcessLinks."""
-    return walk_list(space, head, pointer_size, lambda address: address >= space.mode.kernel_start)
+
+    def has_process_id(links_va: int) -> bool:
+        id_ = read_pointer(space, links_va - pointer_size, pointer_size)
+        return 0 < id_ < _PROCESS_ID_END and id_ % 4 == 0
+
+    start = space.mode.kernel_start
+    return walk_list(space, head, pointer_size, lambda address: address >= start, recognises=has_process_id)
 
 
 def read_process(space: AddressSpace, links_va: int, layout: KernelLayout, pointer_size: int) -> Process:

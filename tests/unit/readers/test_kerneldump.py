@@ -351,6 +351,19 @@ def test_an_array_of_unloaded_drivers_may_be_named_itself() -> None:
     assert [module.name for module in modules(dumped(source)) if module.unloaded] == ["dam.sys", "dump_storport"]
 
 
+def test_processes_that_point_back_to_nothing_are_recognised_by_their_ids() -> None:
+    source = build_machine(kernel_plan())
+    at = source.active_processes_va
+    for _ in range(len(source.plan.processes) + 2):
+        physical = source.kernel.translate(at)
+        assert physical is not None
+        source.kernel.write(at + 8, bytes(8))
+        at = int.from_bytes(source.physical.read(physical, 8), "little")
+    records = read(dump_bytes(source, whole()), ALL)
+    assert len([module for module in modules(records) if module.process]) == 7
+    assert "list of processes is damaged" in problems(records)[0]
+
+
 def test_without_a_system_process_a_known_layout_that_makes_sense_is_taken() -> None:
     source = build_machine(kernel_plan())
     first = source.kernel.translate(source.active_processes_va)
