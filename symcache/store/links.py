@@ -1,4 +1,4 @@
-"""Which PDBs an image names, remembered by the image's key, so that its headers are fetched once.
+"""Which PDBs, or which .dbg file, an image names, remembered by the image's key, so that its headers are fetched once.
 
 What a key's image names never changes, so there is no time to live.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
-from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey, parse_index
+from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
 from symcache.store.memory import Memory
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ __all__ = ["ImageLinks", "Link"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One PDB that an image names.
+    """One file that an image names.
 
     Attributes:
-        key: Identity of the PDB.
+        key: Identity of the PDB or ``.dbg`` file.
         is_embedded: It lies in the image itself.
         checksums: ``ALGORITHM:hex`` as the image states them.
     """
 
-    key: PdbKey | Pdb2Key | PortablePdbKey
+    key: PdbKey | Pdb2Key | PortablePdbKey | DbgKey
     is_embedded: bool = False
     checksums: tuple[str, ...] = ()
 
@@ -53,12 +53,12 @@ class ImageLinks:
         self._memory = Memory(folder)
 
     def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
-        """Return the PDBs that *image* names, in file order; empty if it names none, None if it is not known."""
+        """Return what *image* names, in file order; empty if it names none, None if it is not known."""
         text = self._memory.get(image.folded)
         return None if text is None else _parse(text)
 
     def remember(self, image: ImageKey, links: Sequence[Link]) -> None:
-        """Note what *image*, read whole and undamaged, names."""
+        """Note what *image* names."""
         rows = [[link.key.index, link.is_embedded, list(link.checksums)] for link in links]
         self._memory.set(image.folded, json.dumps(rows))
 
@@ -81,7 +81,9 @@ def _parse(text: str) -> tuple[Link, ...] | None:
     try:
         for index, is_embedded, checksums in json.loads(text):
             key = parse_index(index)
-            if not isinstance(key, PdbKey | Pdb2Key | PortablePdbKey) or not all(type(c) is str for c in checksums):
+            if not isinstance(key, PdbKey | Pdb2Key | PortablePdbKey | DbgKey) or not all(
+                type(c) is str for c in checksums
+            ):
                 return None
             links.append(Link(key, bool(is_embedded), tuple(checksums)))
     except (ValueError, TypeError, AttributeError, RecursionError, InputError):

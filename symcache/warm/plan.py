@@ -128,9 +128,9 @@ class Plan:
                 self._wants[name] = fresh[name] = want
         return list(fresh.values())
 
-    def choose(self, module: str, pdbs: Sequence[PdbReference]) -> Iterator[Want]:
-        """Yield what is wanted of the PDBs that *module*'s image turned out to name."""
-        yield from choose_pdbs(module, pdbs, all_pdbs=self._all_pdbs)
+    def add_files_of(self, module: Module) -> list[Want]:
+        """Take in what *module*, whose image is at hand, names; return those wants that were not there before."""
+        return self.add(wants_of(module, images=False, all_pdbs=self._all_pdbs))
 
 
 def wants_of(module: Module, *, images: bool, all_pdbs: bool) -> Iterator[Want]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -11,7 +12,7 @@ from anyio import from_thread, to_thread
 
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
-from symcache.identity import Pdb2Key, PortablePdbKey
+from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.readers.image import image_module
 from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
 from symcache.store.links import ImageLinks, Link
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from symcache.events import Observer
     from symcache.formats.pe import Image
-    from symcache.identity import ImageKey
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -123,11 +123,12 @@ class Warmer:
 
     def _in_order(self) -> Iterator[Want]:
         """Yield every want that has or needs an end, what an image turned out to name in that image's place."""
-        named = dict(self._named)
+        named, wanted = dict(self._named), self._plan.wants
         later = {want for wants in named.values() for want in wants}
-        for want in self._plan.wants:
+        current = set(wanted)
+        for want in wanted:
             if want in named:
-                yield from named[want]
+                yield from (found for found in named[want] if found in current)
             elif want not in later:
                 yield want
 
@@ -160,10 +161,10 @@ class Warmer:
             return [want]
         known = None if self._links is None else self._links.recall(want.image)
         if known is not None:
-            return self._resolve(want, known)
+            return self._resolve(want, _module_of(want, known))
         image = self._source.find_image(want.image)
         if image is not None:
-            return self._resolve(want, self._read_links(want.image, image))
+            return self._resolve_by_image(want, image)
         return [want]
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
@@ -201,7 +202,7 @@ class Warmer:
                 continue
             found = await self._source.read_image(candidate)
             if not isinstance(found, Missing | Failed):
-                named = self._resolve(want, self._read_links(want.image, found))
+                named = self._resolve_by_image(want, found)
                 self._announce()
                 for left in [await to_thread.run_sync(self._settle_at_once, each) for each in named]:
                     if isinstance(left, WantedFile):
@@ -210,23 +211,19 @@ class Warmer:
             ends.append(found)
         self._settle(want, _end_of_hop(ends))
 
-    def _read_links(self, key: ImageKey, image: Image) -> Sequence[Link]:
-        """Return what *image* names, and remember it by its *key* where nothing of it was unreadable."""
-        module = image_module(image, key.name)
-        links = [Link(pdb.key, pdb.format is PdbFormat.EMBEDDED, pdb.checksums) for pdb in module.pdbs]
+    def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
+        """Put what *image* names in the place of *want*, and remember it."""
+        module = replace(image_module(image, want.image.name), name=want.module)
+        if not (module.pdbs or module.dbg):
+            # Damaged debug data names nothing either, and another hop would bring no more.
+            module = replace(module, no_debug_record=True)
         if self._links is not None:
-            self._links.remember(key, links)
-        return links
+            self._links.remember(want.image, list(_links_of(module)))
+        return self._resolve(want, module)
 
-    def _resolve(self, want: WantedPdbOfImage, links: Sequence[Link]) -> Sequence[Want]:
-        """Put what *want*'s image names in its place; return those of them that nobody wanted before."""
-        if links:
-            pdbs = [PdbReference(link.key, _format_of(link), link.checksums) for link in links]
-            wants: Sequence[Want] = tuple(self._plan.choose(want.module, pdbs))
-        else:
-            wants = [NothingToFetch(want.module, FileKind.PDB, Cause.NO_DEBUG_RECORD, want.image)]
-        fresh = self._plan.add(wants)
-        self._named[want] = fresh
+    def _resolve(self, want: WantedPdbOfImage, module: Module) -> Sequence[Want]:
+        """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
+        self._named[want] = fresh = self._plan.add_files_of(module)
         return fresh
 
     def _announce(self) -> None:
@@ -271,13 +268,26 @@ def _end_of_hop(ends: Sequence[Missing | Failed]) -> Missing | Failed:
     return Missing(Cause.IMAGE_NOT_PUBLISHED, attempts)
 
 
-def _format_of(link: Link) -> PdbFormat:
-    match link.key:
-        case _ if link.is_embedded:
-            return PdbFormat.EMBEDDED
-        case PortablePdbKey():
-            return PdbFormat.PORTABLE
-        case Pdb2Key():
-            return PdbFormat.PDB2
-        case _:
-            return PdbFormat.NATIVE
+def _links_of(module: Module) -> Iterator[Link]:
+    for pdb in module.pdbs:
+        yield Link(pdb.key, pdb.format is PdbFormat.EMBEDDED, pdb.checksums)
+    if isinstance(module.dbg, DbgKey):
+        yield Link(module.dbg)
+
+
+def _module_of(want: WantedPdbOfImage, links: Sequence[Link]) -> Module:
+    """Return what is known of *want*'s module by what its image was seen to name."""
+    pdbs: list[PdbReference] = []
+    dbg: DbgKey | None = None
+    for link in links:
+        match link.key:
+            case DbgKey() as dbg:
+                pass
+            case PortablePdbKey() as key:
+                format_ = PdbFormat.EMBEDDED if link.is_embedded else PdbFormat.PORTABLE
+                pdbs.append(PdbReference(key, format_, link.checksums))
+            case Pdb2Key() as key:
+                pdbs.append(PdbReference(key, PdbFormat.PDB2))
+            case PdbKey() as key:
+                pdbs.append(PdbReference(key, PdbFormat.NATIVE))
+    return Module(want.module, image=want.image, pdbs=tuple(pdbs), dbg=dbg, no_debug_record=not links)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from symcache.identity import ImageKey, PdbKey, PortablePdbKey
+from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
 from symcache.store.links import ImageLinks, Link
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
     [
         (),
         (Link(PdbKey("nt.pdb", GUID, 10)),),
+        (Link(DbgKey("nt.dbg", 0x37A8F40E, 0x20000)),),
         (
             Link(PdbKey("a.pdb", GUID, 1)),
             Link(PortablePdbKey("b.pdb", GUID), is_embedded=True, checksums=("SHA256:0",)),

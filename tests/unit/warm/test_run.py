@@ -15,11 +15,11 @@ from support.answers import status
 
 from symcache.config import Config, load_config
 from symcache.events import Planned, Settled
-from symcache.identity import ImageKey, PdbKey, PortablePdbKey
+from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
 from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
 from symcache.store.tree import Store
 from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
 from symcache.upstream.outcome import Cause, Fetched, Missing
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
@@ -160,6 +160,41 @@ async def test_an_image_that_names_no_pdb_ends_there(upstream: Upstream, config:
     asked = len(upstream.requests)
     assert ends(await warm(config, [Module("old.sys", image=image)])) == ends(report)
     assert len(upstream.requests) == asked
+
+
+async def test_an_image_leads_to_its_dbg_file(upstream: Upstream, config: Config) -> None:
+    image = image_key("old.sys")
+    plan = replace(plan_image(image), dbg_name="symbols\\sys\\old.dbg")
+    dbg = DbgKey("old.dbg", image.timestamp, image.size_of_image)
+    upstream.files = {image.index: disk_bytes(plan), dbg.index: dbg_bytes(plan)}
+    for state in ("fetched", "present"):
+        assert ends(await warm(config, [Module("old.sys", image=image)])) == [(dbg.index, state, None)]
+    assert len(upstream.asked(image.index)) == 1
+
+
+async def test_damaged_debug_data_names_nothing_and_says_why(upstream: Upstream, config: Config) -> None:
+    image = image_key("bad.sys")
+    damaged = replace(plan_image(image), code_views=(CodeViewPlan(b"bad.pdb", UUID(int=0)),))
+    upstream.files = {image.index: disk_bytes(damaged)}
+    report = await warm(config, [Module("bad.sys", image=image)])
+    assert ends(report) == [(image.index, "missing", "no-debug-record")]
+    assert report.symbols[0].reason == "its code view record has a nil GUID, which identifies nothing"
+    asked = len(upstream.requests)
+    assert ends(await warm(config, [Module("bad.sys", image=image)])) == ends(report)
+    assert len(upstream.requests) == asked
+
+
+async def test_a_pdb_that_is_embedded_elsewhere_stands_in_the_report_once(upstream: Upstream, config: Config) -> None:
+    content, _ = make_portable_pdb(GUID, 7)
+    key = PortablePdbKey("net.pdb", GUID)
+    image = image_key("net.dll")
+    plan = replace(plan_image(image, key), embedded_pdb=content)
+    upstream.files = {image.index: disk_bytes(plan), key.index: content}
+    asking = Module("other.dll", pdbs=(PdbReference(key, PdbFormat.PORTABLE),))
+    for modules in ([asking, Module("net.dll", image=image)], [Module("net.dll", image=image), asking]):
+        report = await warm(config, modules)
+        assert [symbol.index for symbol in report.symbols] == [key.index]
+        assert report.symbols[0].state in {State.FETCHED, State.PRESENT}
 
 
 async def test_two_images_of_one_pdb_want_it_once(upstream: Upstream, config: Config) -> None:
