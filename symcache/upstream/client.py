@@ -191,7 +191,7 @@ class Client:
         # Waited for before a lane is taken: a host that wants a pause must not keep others from being asked.
         await self._patience.wait_pause(origin_of(url), url=shown)
         async with self.lanes.lane() as lane:
-            response = await self._follow(lane, url, fields, dict(headers or {}))
+            response = await self._follow(lane, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = _read_reply(response, shown, start, end)
                 if reply.is_miss:
@@ -201,9 +201,8 @@ class Client:
                 await response.aclose()
 
     async def _follow(
-        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str]
+        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str], *, shown: str
     ) -> httpx.Response:
-        shown = redact(url)
         first = target = url
         for _ in range(_MOST_REDIRECTS + 1):
             own = fields
@@ -222,7 +221,9 @@ class Client:
     ) -> httpx.Response:
         origin = origin_of(url)
         asked_s = await self._patience.wait_turn(origin, url=shown)
-        request = httpx.Request("GET", url.copy_with(userinfo=b"", fragment=None), headers=fields)
+        if url.userinfo or url.fragment:
+            url = url.copy_with(userinfo=b"", fragment=None)
+        request = httpx.Request("GET", url, headers=fields)
         request.extensions["timeout"] = lane.timeout.as_dict()
         try:
             response = await lane.send(request, stream=True, auth=None)

@@ -15,7 +15,9 @@ import httpx
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
 from symcache.identity import Tier, fold
+from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
+from symcache.store.places import local_path
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 from symcache.upstream.board import Board
@@ -78,6 +80,7 @@ class SymbolSource:
         self.config = config
         self._observer = Board(observer).observe
         self._stores: dict[Path, Store] = {}
+        self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
         network = config.network
         self._lanes = Lanes(
@@ -119,6 +122,7 @@ class SymbolSource:
         for chain in self.chains:
             stored = chain.find(key, checksums)
             if stored is not None:
+                self._note_use(key, stored.path)
                 return Present(stored.path, stored.size_bytes)
         return None
 
@@ -148,6 +152,8 @@ class SymbolSource:
 
     def close(self) -> None:
         """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
+        for access in self._access.values():
+            access.flush()
         for store in self._stores.values():
             store.close()
         if self._misses is not None:
@@ -178,6 +184,7 @@ class SymbolSource:
             for chain in self.chains:
                 found = await chain.fetch(key, checksums)
                 if isinstance(found, Present):
+                    self._note_use(key, found.path)
                     return found
                 if isinstance(found, Fetched):
                     return replace(found, attempts=(*attempts_of(answers), *found.attempts))
@@ -193,6 +200,13 @@ class SymbolSource:
                     return found
                 answers.extend(found)
         return sum_up(answers)
+
+    def _note_use(self, key: Key, path: Path) -> None:
+        """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
+        for root, access in self._access.items():
+            if path.is_relative_to(root):
+                access.touch_later(key)
+                return
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
@@ -234,7 +248,7 @@ class SymbolSource:
             observer=self._observer,
             largest_bytes=self.config.network.largest_file_bytes,
             durable=self.config.store.durable,
-            follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._mapped),
+            follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._local_path),
         )
         return Chain(places, settings)
 
@@ -253,10 +267,11 @@ class SymbolSource:
     def _open_store(self, path: Path) -> Store:
         if path not in self._stores:
             self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
+            self._access[path] = AccessLog(self._stores[path])
         return self._stores[path]
 
     def _path(self, place: LocalPlace | UncPlace) -> Path | None:
-        path = self._mapped(place.path)
+        path = self._local_path(place.path)
         if path is not None:
             return path
         if isinstance(place, UncPlace):
@@ -268,19 +283,8 @@ class SymbolSource:
             where="symbol path",
         )
 
-    def _mapped(self, path: str) -> Path | None:
-        r"""Return *path* as one of this system; None for a share or drive that it does not have.
-
-        A prefix in ``[unc]`` comes first, whole parts compared without regard to letter case.
-        """
-        parts = path.replace("/", "\\").rstrip("\\").split("\\")
-        folded = [fold(part) for part in parts]
-        for prefix, folder in self.config.unc.map.items():
-            wanted = [fold(part) for part in prefix.replace("/", "\\").rstrip("\\").split("\\")]
-            if folded[: len(wanted)] == wanted:
-                return folder.joinpath(*parts[len(wanted) :])
-        is_of_windows = path.startswith(("\\\\", "//")) or path[1:2] == ":"
-        return None if is_of_windows and os.name != "nt" else Path(path).absolute()
+    def _local_path(self, path: str) -> Path | None:
+        return local_path(path, self.config.unc.map)
 
     def _open_misses(self) -> Misses | None:
         settings = self.config.misses

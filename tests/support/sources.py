@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.upstream import Upstream
-
     from symcache.events import Event
 
 __all__ = ["CAB", "IMAGE", "IMAGE_KEY", "KEY", "PATH", "PDB", "Clock", "Rig", "cabinet", "scratch_files", "visible"]
