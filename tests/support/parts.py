@@ -23,6 +23,7 @@ PARTS = {
     "llvm": "llvm-pdbutil",
     "nginx": "nginx",
     "openssl": "openssl",
+    "wrk": "wrk",
 }
 """The program of each part; a part that is not listed is a Python package of that name."""
 
