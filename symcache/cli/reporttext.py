@@ -21,7 +21,6 @@ _ADVICE = {
     Cause.REFUSED: "the server wants credentials, or forbids it: see [[server]] in the config file, or a proxy's rules",
     Cause.WRONG_CONTENT: "what is published under this key is another file; tell its publisher, or try another server",
     Cause.DISK: "make room or mend the rights, then run it again",
-    Cause.BAD_INPUT: "make the input anew",
     Cause.NOT_PUBLISHED: "no server of the symbol path has it; ask its maker, or add a server that does",
     Cause.REMEMBERED_MISS: "it was not published when last asked; `symcache missing --retry` asks again",
     Cause.NO_IDENTITY: "the input does not hold enough to name it; a fuller dump or the image itself would",

@@ -28,7 +28,6 @@ class Cause(StrEnum):
     REFUSED = "refused"
     WRONG_CONTENT = "wrong-content"
     DISK = "disk"
-    BAD_INPUT = "bad-input"
 
 
 @dataclass(frozen=True, slots=True)

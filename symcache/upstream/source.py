@@ -279,7 +279,7 @@ class SymbolSource:
             self._observer(Noted(f"{share}; name the folder where it is mounted under [unc] in the config file"))
             return None
         raise ConfigError(
-            f"{place.path} is a path of Windows; give a folder of this system, or map it under [unc]",
+            f"{place.path} is a path of Windows; give a folder of this system, with -y or --store",
             where="symbol path",
         )
 
