@@ -8,6 +8,7 @@ a file pruned earlier than it might have been.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from contextlib import suppress
 from secrets import token_hex
@@ -31,10 +32,15 @@ __all__ = ["AccessLog"]
 _LINE = re.compile(rb"([0-9]{1,11}) ([^\n]{1,1200})")
 _AT_MOST_EVERY_S = 60.0
 _RECENTLY_TOUCHED_KEYS = 4096
+_PENDING_KEYS = 256
+_PENDING_S = 5.0
 
 
 class AccessLog:
     """When the keys of one store were last used, by any process.
+
+    Whoever serves or finds a file says so with `touch`, or with `touch_later` where many come at once. Neither fails or
+    waits for anybody; a store that cannot be written keeps no record.
 
     Args:
         store: The store.
@@ -57,22 +63,48 @@ class AccessLog:
         self._recent_bytes = recent_bytes
         self._summary_keys = summary_keys
         self._touched: dict[str, float] = {}
+        self._pending: dict[str, float] = {}
+        self._pending_since_s = 0.0
+        self._lock = threading.Lock()
 
     def touch(self, key: Key) -> None:
         """Note that *key* is used now; once a minute is enough, and a store that cannot be written is no error."""
+        self.touch_later(key)
+        self.flush()
+
+    def touch_later(self, key: Key) -> None:
+        """Note that *key* is used now, to be written with others: by the hundred, after seconds, or by `flush`.
+
+        May be called from any thread.
+        """
         folded, now_s = key.folded, self._clock_s()
-        if 0 <= now_s - self._touched.get(folded, -_AT_MOST_EVERY_S) < _AT_MOST_EVERY_S:
+        with self._lock:
+            if 0 <= now_s - self._touched.get(folded, -_AT_MOST_EVERY_S) < _AT_MOST_EVERY_S:
+                return
+            if len(self._touched) >= _RECENTLY_TOUCHED_KEYS:
+                self._touched.clear()
+            self._touched[folded] = now_s
+            if not self._pending:
+                self._pending_since_s = now_s
+            self._pending[folded] = now_s
+            is_due = len(self._pending) >= _PENDING_KEYS or not 0 <= now_s - self._pending_since_s < _PENDING_S
+        if is_due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was noted; what cannot be written is forgotten."""
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        if not pending:
             return
-        if len(self._touched) >= _RECENTLY_TOUCHED_KEYS:
-            self._touched.clear()
-        self._touched[folded] = now_s
+        lines = b"".join(b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in pending.items())
         recent = self._folder / "recent"
         with suppress(OSError, StoreError):
             try:
-                size = _append(recent, b"%d %s\n" % (now_s, folded.encode()))
+                size = _append(recent, lines)
             except FileNotFoundError:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                size = _append(recent, b"%d %s\n" % (now_s, folded.encode()))
+                size = _append(recent, lines)
             if size > self._recent_bytes:
                 self.compact()
 
@@ -131,9 +163,9 @@ class AccessLog:
         yield self._folder / "summary"
 
 
-def _append(path: Path, line: bytes) -> int:
+def _append(path: Path, lines: bytes) -> int:
     with path.open("ab", buffering=0) as file:
-        file.write(line)
+        file.write(lines)
         return file.tell()
 
 

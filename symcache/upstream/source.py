@@ -18,6 +18,7 @@ from symcache.identity import Tier, fold
 from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
 from symcache.store.places import local_path
+from symcache.store.staging import OWN_FOLDER
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 from symcache.upstream.board import Board
@@ -244,6 +245,10 @@ class SymbolSource:
         if element.folder is not None and (path := self._path(element.folder)) is not None:
             folder = PlainFolder(path)
             places.append(self._open_store(path) if folder.is_store else folder)
+        for store in places:
+            # One that stands alone, as a share of others, is read and left as it is.
+            if isinstance(store, Store) and (len(places) > 1 or (store.root / OWN_FOLDER).is_dir()):
+                self._access.setdefault(store.root, AccessLog(store))
         settings = ChainSettings(
             observer=self._observer,
             largest_bytes=self.config.network.largest_file_bytes,
@@ -267,7 +272,6 @@ class SymbolSource:
     def _open_store(self, path: Path) -> Store:
         if path not in self._stores:
             self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
-            self._access[path] = AccessLog(self._stores[path])
         return self._stores[path]
 
     def _path(self, place: LocalPlace | UncPlace) -> Path | None:

@@ -135,5 +135,6 @@ def visible(root: Path) -> list[str]:
 
 
 def scratch_files(root: Path) -> list[str]:
-    """Return what lies below *root* out of debuggers' sight."""
-    return sorted(path.name for path in root.rglob(".symcache/**/*") if path.is_file())
+    """Return what lies below *root* out of debuggers' sight, the record of uses left out."""
+    files = (path for path in root.rglob(".symcache/**/*") if path.is_file())
+    return sorted(path.name for path in files if path.parent.name != "access")

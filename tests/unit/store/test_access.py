@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -156,3 +157,38 @@ def test_processes_at_once_lose_nothing_that_they_append(tmp_path: Path) -> None
         assert writer.returncode == 0
     with Store(root) as store:
         assert len(AccessLog(store).last_used_by_key()) == 900
+
+
+def test_what_is_touched_later_is_written_with_others(store: Store) -> None:
+    clock = Clock()
+    log = AccessLog(store, clock_s=clock)
+    recent = store.root / ".symcache" / "access" / "recent"
+    log.touch_later(KEYS[0])
+    log.touch_later(KEYS[1])
+    assert not recent.exists()
+    log.flush()
+    assert recent.read_bytes().count(b"\n") == 2
+    log.flush()
+    log.touch_later(KEYS[2])
+    clock.now_s += 5
+    log.touch_later(KEYS[3])  # seconds have gone by
+    assert recent.read_bytes().count(b"\n") == 4
+    for number in range(1000):
+        log.touch_later(PdbKey("many.pdb", UUID(int=number), 1))
+    assert recent.read_bytes().count(b"\n") == 4 + 256 * 3
+
+
+def test_threads_lose_nothing_that_they_touch(store: Store) -> None:
+    log = AccessLog(store)
+
+    def touch(first: int) -> None:
+        for number in range(first, first + 500):
+            log.touch_later(PdbKey("many.pdb", UUID(int=number), 1))
+
+    threads = [threading.Thread(target=touch, args=(500 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.flush()
+    assert len(AccessLog(store).last_used_by_key()) == 2000
