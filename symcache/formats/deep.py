@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Self
 
-__all__ = ["DeepIdentity", "DeepPdb", "DeepSymbol", "available", "check_blocks", "check_identity"]
+__all__ = ["DeepIdentity", "DeepPdb", "DeepSymbol", "available", "check_available", "check_blocks", "check_identity"]
 
 _HOW_TO_INSTALL = (
     "pdbparse is not installed; deep checks need it: pip install 'symcache[pdbparse]' (Python 3.11 and a C compiler)"
@@ -96,6 +96,16 @@ def available() -> bool:
     return find_spec("pdbparse") is not None
 
 
+def check_available() -> None:
+    """Do nothing if pdbparse is installed.
+
+    Raises:
+        UsageError: It is not; the text says how to get it.
+    """
+    if not available():
+        raise UsageError(_HOW_TO_INSTALL)
+
+
 def _load() -> _Library:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # construct 2.9 imports a module that is on its way out
@@ -121,8 +131,8 @@ class DeepPdb:
     Raises:
         UsageError: pdbparse is not installed; the text says how to get it.
         OSError: The file cannot be opened.
-        UnknownFormat: Not an MSF 7 file.
-        InputError: The file is damaged, or its directory is larger than 4 MiB.
+        UnknownFormat: Not an MSF 7 file, or one with a directory larger than 4 MiB.
+        InputError: The file is damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -161,7 +171,7 @@ class DeepPdb:
         """
         with self._translated():
             # The names behind the GUID are left away: they are parsed letter by letter, however many there are.
-            head = self._library.info.Info.parse(self._read(_INFO)[:_HEAD_BYTES] + bytes(4))
+            head = self._library.info.Info.parse(self._read(_INFO, first_bytes=_HEAD_BYTES) + bytes(4))
             parts = head.GUID
             guid = UUID(bytes_le=struct.pack("<IHH", parts.Data1, parts.Data2, parts.Data3) + parts.Data4)
             header = self._debug_header()
@@ -232,9 +242,9 @@ class DeepPdb:
                     owners[page] = 1
 
     def _debug_header(self) -> Any | None:
-        data = self._read(_DEBUG)
         header = self._library.dbi.DBIHeader
-        return header.parse(data[: header.sizeof()]) if data else None
+        data = self._read(_DEBUG, first_bytes=header.sizeof())
+        return header.parse(data) if data else None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -255,13 +265,15 @@ class DeepPdb:
         ) as error:
             raise MalformedInput(f"pdbparse cannot read it: {type(error).__name__}: {str(error)[:200]}") from error
 
-    def _read(self, number: int) -> bytes:
+    def _read(self, number: int, *, first_bytes: int | None = None) -> bytes:
         stream = self._pdb.streams[number]
-        if stream.size > _STREAM_LIMIT_BYTES:
+        size = stream.size if first_bytes is None else min(first_bytes, stream.size)
+        if size > _STREAM_LIMIT_BYTES:
             raise MalformedInput(f"stream {number} has {stream.size} bytes, more than are read in a deep check")
-        parts = (stream.pages[at : at + _PAGES_AT_A_TIME] for at in range(0, len(stream.pages), _PAGES_AT_A_TIME))
-        whole: bytes = b"".join(self._pdb.read(part) for part in parts)[: stream.size]
-        return whole
+        pages = stream.pages[: -(-size // self._pdb.page_size)]
+        parts = (pages[at : at + _PAGES_AT_A_TIME] for at in range(0, len(pages), _PAGES_AT_A_TIME))
+        data: bytes = b"".join(self._pdb.read(part) for part in parts)[:size]
+        return data
 
 
 def check_identity(path: Path | str, guid: UUID, info_age: int, dbi_age: int | None) -> list[str]:
@@ -300,7 +312,7 @@ def _check_before_pdbparse(view: FileView) -> None:
             f"{msf.block_count * msf.block_size}"
         )
     if msf.directory_size > _DIRECTORY_LIMIT_BYTES:
-        raise MalformedInput(f"a stream directory of {msf.directory_size} bytes is more than is read in a deep check")
+        raise UnknownFormat(f"a stream directory of {msf.directory_size} bytes is more than is read in a deep check")
     if msf.stream_count <= _DEBUG:
         raise MalformedInput(f"{msf.stream_count} streams are too few for a PDB")
     if msf.stream_count > _MOST_STREAMS:

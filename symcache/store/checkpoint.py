@@ -11,13 +11,14 @@ from symcache.store.place import as_store_error
 from symcache.store.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import BinaryIO
 
     from symcache.store.tree import Store
 
 __all__ = ["Checkpoint", "Progress"]
 
-_SCHEMA = "symcache.verify/1"
+_SCHEMA = "symcache.checkpoint/1"
 _LONGEST_LINE = 1 << 16
 
 
@@ -48,12 +49,14 @@ class Checkpoint:
     Args:
         store: The store.
         resume: Whether to go on from what is there; else it is started anew.
+        scope: What is looked for; one of another scope is not gone on from.
 
     Raises:
         StoreError: It cannot be read or written.
     """
 
-    def __init__(self, store: Store, *, resume: bool) -> None:
+    def __init__(self, store: Store, *, resume: bool, scope: str = "") -> None:
+        self._head = {"schema": _SCHEMA, "scope": scope}
         self._path = store.root / OWN_FOLDER / "verify.jsonl"
         self.progress = Progress()
         self.findings: tuple[Finding, ...] = ()
@@ -65,7 +68,7 @@ class Checkpoint:
                 self._file.truncate(end)
                 self._file.seek(end)
             else:
-                self._write({"schema": _SCHEMA})
+                self._write(self._head)
         except OSError as error:
             raise as_store_error(error, self._path) from error
 
@@ -84,7 +87,7 @@ class Checkpoint:
         if finished:
             self._path.unlink(missing_ok=True)
 
-    def _write(self, line: dict[str, object]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         try:
             self._file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
@@ -96,7 +99,7 @@ class Checkpoint:
         findings: list[Finding] = []
         try:
             with self._path.open("rb") as file:
-                if json.loads(file.readline(_LONGEST_LINE))["schema"] != _SCHEMA:
+                if json.loads(file.readline(_LONGEST_LINE)) != self._head:
                     return 0
                 while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
                     fields = json.loads(line)

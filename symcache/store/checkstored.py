@@ -1,4 +1,4 @@
-"""`check_file` for files as a store holds them: cabinets too."""
+"""Looks into files as a store holds them: cabinets too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from symcache.formats.view import FileView
 from symcache.store.check import check_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from symcache.identity import Key
@@ -23,15 +24,23 @@ class StoredCheck:
 
     Args:
         store: Whose scratch files it uses.
+        look: Looks into a plain file and returns why it is not right, None if it is.
         largest_bytes: The most that a cabinet may expand to.
     """
 
-    def __init__(self, store: Store, *, largest_bytes: int = 8 << 30) -> None:
+    def __init__(
+        self,
+        store: Store,
+        look: Callable[[Path, Key], str | None] = lambda path, key: check_file(path, key).problem,
+        *,
+        largest_bytes: int = 8 << 30,
+    ) -> None:
         self._store = store
+        self._look = look
         self._largest_bytes = largest_bytes
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return the reason, see `check_view`; None if the file is right.
+        """Return what the look at the file brought.
 
         Raises:
             OSError: The file cannot be read.
@@ -39,7 +48,7 @@ class StoredCheck:
         """
         with path.open("rb") as file:
             is_cabinet = file.read(4) == b"MSCF"
-        return self._check_cabinet(path, key) if is_cabinet else check_file(path, key).problem
+        return self._check_cabinet(path, key) if is_cabinet else self._look(path, key)
 
     def _check_cabinet(self, path: Path, key: Key) -> str | None:
         scratch = self._store.scratch()
@@ -47,7 +56,7 @@ class StoredCheck:
             with FileView(path) as view, scratch.open("wb") as plain:
                 cabinet = open_cabinet(view)
                 plain.writelines(expand(cabinet, cabinet.members[0], limit_bytes=self._largest_bytes))
-            return check_file(scratch, key).problem
+            return self._look(scratch, key)
         except InputError as error:
             return f"a damaged cabinet: {error}"
         finally:

@@ -38,6 +38,7 @@ class Problem(StrEnum):
     MISFILED = "misfiled"  # whole, and the file of another key
     BAD_NAME = "bad-name"  # a folder that no key can have
     TWO_SPELLINGS = "two-spellings"  # folders that differ in letter case alone
+    UNWANTED = "unwanted"  # the right file, of a kind that this store is not to hold
     STRAY = "stray"  # a file that nobody looks for: another tool's scratch, as a rule
     POINTER = "pointer"  # file.ptr and refs.ptr contradict each other
     REFERENCES = "references"  # lines of refs.ptr that cannot be read

@@ -29,7 +29,13 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 def inspect_folder(
-    root: Path, folder: Path, name: str, check: Check, *, clock_s: Callable[[], float] = time.time
+    root: Path,
+    folder: Path,
+    name: str,
+    check: Check,
+    *,
+    policy: Check | None = None,
+    clock_s: Callable[[], float] = time.time,
 ) -> Iterator[Finding]:
     """Yield what is wrong in *folder*, which is filed as a key of the file *name*.
 
@@ -40,6 +46,7 @@ def inspect_folder(
         folder: A key's folder below it.
         name: The name of its parent.
         check: Looks into files.
+        policy: Says why a file that is right should not be in this store; None where every kind may be.
         clock_s: Seconds since 1970.
     """
     where = folder.relative_to(root).as_posix()
@@ -50,7 +57,7 @@ def inspect_folder(
         return
     try:
         for path in sorted(folder.iterdir()):
-            yield from _inspect_entry(root, path, key, check, clock_s)
+            yield from _inspect_entry(root, path, key, check, policy, clock_s)
         yield from _inspect_refs(root, folder, key)
     except FileNotFoundError:
         return  # pruned, or moved, since
@@ -60,16 +67,18 @@ def inspect_folder(
         yield Finding(where, Problem.UNREADABLE, error.strerror or str(error), index=key.index)
 
 
-def _inspect_entry(root: Path, path: Path, key: Key, check: Check, clock_s: Callable[[], float]) -> Iterator[Finding]:
+def _inspect_entry(
+    root: Path, path: Path, key: Key, check: Check, policy: Check | None, clock_s: Callable[[], float]
+) -> Iterator[Finding]:
     folded = fold(path.name)
     if path.is_dir():
         if folded == MSFZ_FOLDER:
             for inner in sorted(path.iterdir()):
-                yield from _inspect_file(root, inner, key, _check_msfz)
+                yield from _inspect_file(root, inner, key, _check_msfz, policy)
         else:
             yield Finding(path.relative_to(root).as_posix(), Problem.STRAY, "a folder that nobody looks into")
     elif folded in {fold(key.name), fold(compressed_name(key.name))}:
-        yield from _inspect_file(root, path, key, check)
+        yield from _inspect_file(root, path, key, check, policy)
     elif folded == POINTER:
         if not path.stat().st_size:
             yield _finding(root, path, Problem.EMPTY, "no target", Mend.POINTER)
@@ -80,7 +89,7 @@ def _inspect_entry(root: Path, path: Path, key: Key, check: Check, clock_s: Call
             yield _finding(root, path, Problem.STRAY, "a file that nobody looks for", mend)
 
 
-def _inspect_file(root: Path, path: Path, key: Key, check: Check) -> Iterator[Finding]:
+def _inspect_file(root: Path, path: Path, key: Key, check: Check, policy: Check | None) -> Iterator[Finding]:
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -90,6 +99,8 @@ def _inspect_file(root: Path, path: Path, key: Key, check: Check) -> Iterator[Fi
     elif (reason := check(path, key)) is not None:
         problem = Problem.MISFILED if reason.startswith("another") else Problem.DAMAGED
         yield _finding(root, path, problem, reason, Mend.QUARANTINE, key)
+    elif policy is not None and (reason := policy(path, key)) is not None:
+        yield _finding(root, path, Problem.UNWANTED, reason, Mend.NONE, key)
 
 
 def _inspect_refs(root: Path, folder: Path, key: Key) -> Iterator[Finding]:

@@ -35,6 +35,8 @@ def verify(
     store: Store,
     check: Check,
     *,
+    policy: Check | None = None,
+    scope: str = "",
     resume: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     clock_s: Callable[[], float] = time.time,
@@ -47,6 +49,8 @@ def verify(
     Args:
         store: The store.
         check: Looks into files.
+        policy: Says why a file that is right should not be in this store; None where every kind may be.
+        scope: Names what *check* and *policy* look for: a run goes on from one of the same scope alone.
         resume: Whether to go on where the last run was interrupted.
         on_progress: Told after each key.
         clock_s: Seconds since 1970.
@@ -62,11 +66,11 @@ def verify(
         except StoreError as error:
             raise StoreError("another verification is under way", path=store.root) from error
         # The walk over two layouts at once has another order.
-        checkpoint = Checkpoint(store, resume=resume and not store.converting.exists())
+        checkpoint = Checkpoint(store, resume=resume and not store.converting.exists(), scope=scope)
         finished = False
         try:
             yield from checkpoint.findings
-            yield from _verify_keys(store, check, checkpoint, on_progress, clock_s)
+            yield from _verify_keys(store, (check, policy), checkpoint, on_progress, clock_s)
             yield from _verify_account(store)
             yield from _find_interrupted(store)
             finished = True
@@ -76,7 +80,7 @@ def verify(
 
 def _verify_keys(
     store: Store,
-    check: Check,
+    looks: tuple[Check, Check | None],
     checkpoint: Checkpoint,
     on_progress: Callable[[Progress], None] | None,
     clock_s: Callable[[], float],
@@ -90,7 +94,7 @@ def _verify_keys(
         if skipping and at.split("/") <= progress.at.split("/"):
             continue
         skipping = False
-        findings = [*twins, *inspect_folder(store.root, folder, name, check, clock_s=clock_s)]
+        findings = [*twins, *inspect_folder(store.root, folder, name, looks[0], policy=looks[1], clock_s=clock_s)]
         size = sum(size for _, size, _ in list_files(folder, name))
         progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.findings + len(findings))
         for finding in findings:

@@ -305,7 +305,7 @@ def test_a_damaged_checkpoint_only_costs_time(tmp_path_factory: pytest.TempPathF
     with Store(tmp_path_factory.mktemp("s")) as store:
         put(store, KEYS[0], "")
         own = store.root / ".symcache"
-        (own / "verify.jsonl").write_bytes(b'{"schema": "symcache.verify/1"}\n' + garbage + b"\n")
+        (own / "verify.jsonl").write_bytes(b'{"schema": "symcache.checkpoint/1", "scope": ""}\n' + garbage + b"\n")
         assert [each.problem for each in verify(store, check)] == [Problem.EMPTY]
 
 
