@@ -12,7 +12,7 @@ import click
 from symcache._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from symcache.config import Config
 
@@ -39,8 +39,8 @@ class Settings:
     quiet: bool = False
     verbose: bool = False
 
-    def load(self) -> Config:
-        """Read the config file and the environment; the options win.
+    def load(self, *, upstreams: Sequence[str] = ()) -> Config:
+        """Read the config file and the environment; the options win, and *upstreams* are asked first.
 
         Raises:
             ConfigError: A setting that cannot be used.
@@ -48,7 +48,7 @@ class Settings:
         """
         from symcache.config import load_config  # noqa: PLC0415 - not needed for --help
 
-        return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store)
+        return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store, upstreams=upstreams)
 
 
 def settings_options(command: F) -> F:

@@ -33,18 +33,27 @@ __all__ = ["command", "finish", "run_warm"]
 @inputs_argument
 @click.option("--images", is_flag=True, help="Fetch the images themselves, too.")
 @click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
+@click.option(
+    "--upstream", "upstreams", metavar="URL", multiple=True, help="Ask URL first; may be given several times."
+)
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
 @json_option
 @settings_options
 def command(
-    settings: Settings, inputs: tuple[str, ...], images: bool, all_pdbs: bool, allow_missing: bool, as_json: bool
+    settings: Settings,
+    inputs: tuple[str, ...],
+    images: bool,
+    all_pdbs: bool,
+    upstreams: tuple[str, ...],
+    allow_missing: bool,
+    as_json: bool,
 ) -> None:
     """Fill the store with every symbol that the inputs need, and report what is missing and why.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
-    report = run_warm(settings, read_inputs(inputs), images=images, all_pdbs=all_pdbs)
+    report = run_warm(settings, read_inputs(inputs), images=images, all_pdbs=all_pdbs, upstreams=upstreams)
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)
 
 
@@ -55,9 +64,10 @@ def run_warm(
     wants: Sequence[Want] = (),
     images: bool = False,
     all_pdbs: bool = False,
+    upstreams: Sequence[str] = (),
 ) -> Report:
     """Fetch what *records* need and what *wants* name, with progress on a terminal; Ctrl-C gives what was done."""
-    config = settings.load()
+    config = settings.load(upstreams=upstreams)
     plan = Plan(images=images, all_pdbs=all_pdbs)
     plan.add(wants)
     with show_progress(quiet=settings.quiet) as observer:

@@ -10,13 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from symcache.config.checks import read_header_text, read_path, read_proxy, read_symbol_path, read_table, read_text
+from symcache.config.checks import (
+    read_header_text,
+    read_path,
+    read_proxy,
+    read_server_url,
+    read_symbol_path,
+    read_table,
+    read_text,
+)
 from symcache.config.values import Config, ServerEntry
 from symcache.errors import ConfigError
-from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath, parse_symbol_path, with_store
+from symcache.sympath import (
+    MICROSOFT,
+    Chain,
+    HttpPlace,
+    LocalPlace,
+    SymbolPath,
+    parse_symbol_path,
+    redact_url,
+    with_store,
+    with_upstreams,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["load_config"]
 
@@ -27,6 +45,7 @@ def load_config(
     *,
     symbol_path: str | None = None,
     store: Path | None = None,
+    upstreams: Sequence[str] = (),
 ) -> Config:
     """Read the settings.
 
@@ -40,9 +59,10 @@ def load_config(
         environ: Environment; None for this process's own.
         symbol_path: Symbol path named on the command line.
         store: Folder named on the command line.
+        upstreams: URLs named on the command line; they are asked before all that the symbol path names.
 
     Raises:
-        ConfigError: A file or variable that cannot be used.
+        ConfigError: A file, a variable or an upstream that cannot be used.
         SymbolPathError: *symbol_path* is not a symbol path.
     """
     variables = os.environ if environ is None else environ
@@ -59,7 +79,9 @@ def load_config(
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
         chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
-    return replace(config, symbol_path=chosen if store is None else with_store(chosen, store))
+    chosen = chosen if store is None else with_store(chosen, store)
+    urls = [read_server_url(url, f"upstream {redact_url(url)}") for url in upstreams]
+    return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
 
 
 def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:

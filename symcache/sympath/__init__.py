@@ -9,7 +9,7 @@ Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-s
 """
 
 from symcache.sympath.parse import parse_symbol_path
-from symcache.sympath.resolve import ResolvedElement, chains, with_store
+from symcache.sympath.resolve import ResolvedElement, chains, with_store, with_upstreams
 from symcache.sympath.values import (
     MICROSOFT,
     Cache,
@@ -44,4 +44,5 @@ __all__ = [
     "parse_symbol_path",
     "redact_url",
     "with_store",
+    "with_upstreams",
 ]

@@ -21,9 +21,10 @@ from symcache.sympath.values import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["ResolvedElement", "chains", "with_store"]
+__all__ = ["ResolvedElement", "chains", "with_store", "with_upstreams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,18 @@ def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
             case Chain(stores):
                 elements.append(replace(element, stores=(place, *stores)))
     return SymbolPath(tuple(elements))
+
+
+def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: Path) -> SymbolPath:
+    """Return *symbol_path* with a chain in front that asks *urls*, in that order, and fills the bottom-most store.
+
+    That is the one that *symbol_path* fills first; *default_store* if it fills none.
+    """
+    if not urls:
+        return symbol_path
+    first = next((element.stores[0] for element in chains(symbol_path, default_store) if element.stores), None)
+    store = LocalPlace(str(default_store)) if first is None or isinstance(first, HttpPlace) else first
+    return SymbolPath((Chain((store, *map(HttpPlace, urls))), *symbol_path.elements))
 
 
 def _walk_order(
