@@ -83,7 +83,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """``[network.breaker]``: after *failures* in a row a server is left alone for *cool_down_s*."""
+    """``[network.breaker]``: after *failures* in a row, over seconds, a server is left alone for *cool_down_s*."""
 
     failures: int = field(default=5, metadata=whole(1, 1000))
     cool_down_s: float = field(default=60.0, metadata=number(0, _DAY_S))
@@ -189,7 +189,7 @@ class Serve:
         users: Who may ask, as ``name:hash``; empty for everybody, unless there are tokens.
         tokens: Hashes of bearer tokens that may ask.
         upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for nobody.
-        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
+        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` is believed.
         warm_from_page: Whether the page takes inputs to warm from.
         largest_input_bytes: Longest such input.
         largest_store_bytes: Above it the least recently used files go; 0 for no limit.

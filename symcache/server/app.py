@@ -19,10 +19,12 @@ from symcache.server.pages import Pages
 from symcache.server.proxies import Proxies
 from symcache.server.rechecks import Rechecks
 from symcache.server.request import FileAsked, MalformedPath, Mark, parse_path
+from symcache.server.status import Status
 from symcache.server.symbols import Symbols
 from symcache.server.upkeep import Upkeep
 from symcache.server.upload import Uploads
 from symcache.server.via import Loops
+from symcache.server.warming import Warming
 from symcache.store.staging import OWN_FOLDER
 from symcache.upstream.source import SymbolSource
 
@@ -100,7 +102,9 @@ class App:
         self._source = source
         upkeep = Upkeep(source, settings, self._sharing, own)
         self._uploads = Uploads(source, self._config, self._gate)
-        self._pages = Pages(self._config, source, self._flights, metrics, self._sharing, upkeep, self._proxies)
+        can_warm = settings.warm_from_page
+        self._status = Status(source, self._flights, metrics, self._sharing, upkeep, can_warm=can_warm)
+        self._pages = Pages(source, self._status, Warming(source, settings))
         stack.callback(self._lines.close)
         self._group.start_soon(self._tell)
         self._group.start_soon(self._lines.run)
@@ -115,7 +119,7 @@ class App:
     async def _tell(self) -> None:
         """Tell the other workers what this one has counted."""
         while True:
-            self._sharing.tell(self._metrics.as_json(flights=len(self._flights)))
+            self._sharing.tell(self._status.own())
             await anyio.sleep(_TELL_EVERY_S)
 
     async def _answer(self, exchange: Exchange) -> None:

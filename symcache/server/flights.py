@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -120,9 +120,18 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def list(self) -> list[Flight]:
-        """Return the flights under way, oldest first."""
-        return list(self._flights.values())
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return what is on its way, oldest first."""
+        return [
+            {
+                "index": flight.key.index,
+                "upstream": flight.upstream,
+                "size_bytes": None if flight.growth is None else flight.growth.size_bytes,
+                "whole_bytes": 0 if flight.growth is None else flight.growth.whole_bytes,
+                "readers": flight.readers,
+            }
+            for flight in self._flights.values()
+        ]
 
     def join(self, key: Key) -> Flight:
         """Return the flight for *key*, and let it begin if there is none."""

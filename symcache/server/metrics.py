@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 _MOST_MISSED = 10_000
 _TOLD_MISSED = 200
+_TOLD_FLIGHTS = 50
 _ALIVE_FOR_S = 15.0
 
 
@@ -47,7 +49,9 @@ class Totals:
         requests: Under way now.
         transfers: Bodies under way now.
         flights: Files on their way from upstreams now.
+        downloads: The oldest of them.
         workers: Processes.
+        began_s: When the first of them began, in seconds since 1970.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -61,7 +65,9 @@ class Totals:
     requests: int = 0
     transfers: int = 0
     flights: int = 0
+    downloads: list[dict[str, Any]] = field(default_factory=list)
     workers: int = 0
+    began_s: float = inf
 
 
 class Metrics:
@@ -112,9 +118,15 @@ class Metrics:
             self._missed = Counter(dict(self._missed.most_common(_MOST_MISSED // 2)))
         self._missed[key.index] += 1
 
-    def as_json(self, *, flights: int) -> dict[str, Any]:
-        """Return the counts as `sum_up` takes them."""
+    def as_json(self, flights: list[dict[str, Any]], *, began_s: float) -> dict[str, Any]:
+        """Return the counts as `sum_up` takes them.
+
+        Args:
+            flights: What is on its way, oldest first.
+            began_s: When this worker began, in seconds since 1970.
+        """
         return {
+            "began_s": began_s,
             "written_s": time.time(),
             "answers": dict(self.answers),
             "statuses": {str(status): count for status, count in self.statuses.items()},
@@ -126,7 +138,8 @@ class Metrics:
             "missed": dict(self._missed.most_common(_TOLD_MISSED)),
             "requests": self.requests,
             "transfers": self.transfers,
-            "flights": flights,
+            "flights": len(flights),
+            "downloads": flights[:_TOLD_FLIGHTS],
         }
 
 
@@ -149,6 +162,8 @@ def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
                 totals.requests += counted["requests"]
                 totals.transfers += counted["transfers"]
                 totals.flights += counted["flights"]
+                totals.downloads += counted["downloads"]
+                totals.began_s = min(totals.began_s, counted["began_s"])
     return totals
 
 
@@ -158,11 +173,14 @@ class Sharing:
     Args:
         folder: Where; None tells nobody.
         run: Names the server, so that two on one store do not mix.
+
+    Attributes:
+        run: The same.
     """
 
     def __init__(self, folder: Path | None, run: str) -> None:
         self._folder = folder
-        self._run = run
+        self.run = run
         self._own = None if folder is None else folder / f"{run}-{token_hex(4)}.json"
 
     def tell(self, document: dict[str, Any]) -> None:
@@ -178,7 +196,7 @@ class Sharing:
     def read_all(self, own: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return what every worker told last; *own* stands for what this one did."""
         told: list[dict[str, Any]] = [] if own is None else [own]
-        for path in sorted(self._folder.glob(f"{self._run}-*.json")) if self._folder is not None else []:
+        for path in sorted(self._folder.glob(f"{self.run}-*.json")) if self._folder is not None else []:
             if own is None or path != self._own:
                 with suppress(OSError, ValueError):
                     told.append(json.loads(path.read_text(encoding="utf-8")))

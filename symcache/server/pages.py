@@ -1,58 +1,94 @@
-"""The page for people and what it shows, and the counts for machines."""
+"""The page for people with what it asks for, and the counts for machines."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from anyio import to_thread
 
 from symcache.server.answers import header_list
-from symcache.server.metrics import sum_up
 from symcache.server.prometheus import format_metrics
+from symcache.server.search import search
 
 if TYPE_CHECKING:
-    from symcache.config import Config
     from symcache.server.exchange import Exchange
-    from symcache.server.flights import Flights
-    from symcache.server.metrics import Metrics, Sharing, Totals
-    from symcache.server.proxies import Proxies
-    from symcache.server.upkeep import Upkeep
+    from symcache.server.status import Status
+    from symcache.server.warming import Warming
     from symcache.upstream.source import SymbolSource
 
 __all__ = ["Pages"]
 
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SAFE = (
+    (b"content-security-policy", _POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-cache"),
+)
+_STATIC = {
+    b"/": ("page.html", b"text/html; charset=utf-8"),
+    b"/-/page.css": ("page.css", b"text/css; charset=utf-8"),
+    b"/-/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+}
+
 
 class Pages:
-    """Everything that is no file of a store."""
+    """Everything that is no file of a store.
 
-    def __init__(
-        self,
-        config: Config,
-        source: SymbolSource,
-        flights: Flights,
-        metrics: Metrics,
-        sharing: Sharing,
-        upkeep: Upkeep,
-        proxies: Proxies,
-    ) -> None:
-        self._config = config
+    Args:
+        source: Whose files are searched.
+        status: What is going on.
+        warming: Fetches what an input needs.
+    """
+
+    def __init__(self, source: SymbolSource, status: Status, warming: Warming) -> None:
         self._source = source
-        self._flights = flights
-        self._metrics = metrics
-        self._sharing = sharing
-        self._upkeep = upkeep
-        self._proxies = proxies
+        self._status = status
+        self._warming = warming
+        folder = resources.files("symcache.server") / "static"
+        self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
     async def answer(self, exchange: Exchange) -> bool:
         """Answer *exchange* if it asks for one of these; return whether it did."""
-        if exchange.raw_path == b"/metrics":
+        path = exchange.raw_path
+        if path == b"/-/warm" and exchange.method == "POST":
             exchange.said = "page"
-            totals = self._totals()
-            body = format_metrics(totals, self._upkeep.history["store"]).encode()
-            await exchange.begin(200, header_list(b"text/plain; version=0.0.4; charset=utf-8", len(body)))
-            await exchange.send(b"" if exchange.method == "HEAD" else body)
+            await self._warming.answer(exchange)
             return True
-        return False
+        if exchange.method not in {"GET", "HEAD"}:
+            return False
+        if path in self._static:
+            await self._send(exchange, *self._static[path])
+        elif path == b"/metrics":
+            totals, store = self._status.totals(), self._status.store()
+            text = format_metrics(totals, store)
+            await self._send(exchange, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+        elif path == b"/-/status":
+            await self._send_json(exchange, await self._status.document())
+        elif path == b"/-/search":
+            await self._search(exchange)
+        else:
+            return False
+        return True
 
-    def _totals(self) -> Totals:
-        own = self._metrics.as_json(flights=len(self._flights))
-        return sum_up(self._sharing.read_all(own), now_s=time.time())
+    async def _search(self, exchange: Exchange) -> None:
+        query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
+        text = query.get("q", [""])[0][:300]
+        missed = await self._status.missed()
+        found = await to_thread.run_sync(search, self._source.store, text, missed)
+        await self._send_json(exchange, found)
+
+    async def _send_json(self, exchange: Exchange, document: dict[str, Any]) -> None:
+        await self._send(exchange, json.dumps(document).encode(), b"application/json")
+
+    async def _send(self, exchange: Exchange, body: bytes, kind: bytes) -> None:
+        exchange.said = "page"
+        await exchange.begin(200, header_list(kind, len(body), _SAFE))
+        await exchange.send(b"" if exchange.method == "HEAD" else body)

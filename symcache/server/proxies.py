@@ -38,17 +38,6 @@ class Proxies:
                 break
         return address
 
-    def origin_of(self, exchange: Exchange) -> str:
-        """Return scheme and host under which the client reached this server; its own word, so only to show it back."""
-        scheme = str(exchange.scope.get("scheme", "http"))
-        client = exchange.scope.get("client")
-        if client and self._is_trusted(str(client[0])):
-            said = exchange.fields.get(b"x-forwarded-proto", b"").decode("latin-1").strip().lower()
-            scheme = said if said in {"http", "https"} else scheme
-        host = exchange.fields.get(b"host", b"localhost").decode("latin-1")
-        is_plain = all(char.isalnum() or char in ".-:[]_" for char in host)
-        return f"{scheme}://{host if is_plain and host else 'localhost'}"
-
     def _is_trusted(self, address: str) -> bool:
         if not self._networks or not _is_address(address):
             return False

@@ -20,7 +20,7 @@ from symcache.store.stats import iter_names
 from symcache.store.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from symcache.config import Serve
@@ -57,14 +57,19 @@ class Upkeep:
         self._folder = folder
 
     @property
-    def history(self) -> dict[str, Any]:
-        """The account: ``samples`` of five minutes each, oldest first, and the ``store`` as last measured."""
-        if self._folder is not None:
-            with suppress(OSError, ValueError):
-                account: dict[str, Any] = json.loads((self._folder / "account").read_text(encoding="utf-8"))
-                if isinstance(account.get("samples"), list) and isinstance(account.get("store"), dict):
-                    return account
-        return {"samples": [], "store": {}}
+    def store(self) -> Mapping[str, Any]:
+        """The store as last measured: ``files``, ``keys``, ``bytes``; empty if nobody has measured it yet."""
+        measured = _read(self._folder, "store")
+        return measured if isinstance(measured, dict) else {}
+
+    def samples(self, totals: Totals) -> list[dict[str, Any]]:
+        """Return how it went, in spans of five minutes, oldest first; the last one goes up to *totals*, to now."""
+        samples = _samples(self._folder)
+        counted = _read(self._folder, "counted")
+        # What another server counted is no beginning for this one.
+        before = counted if isinstance(counted, dict) and counted.get("run") == self._sharing.run else {}
+        _add_up(samples, before, totals, self.store)
+        return samples
 
     async def run(self) -> None:
         """Lead as soon as nobody else does, until cancelled."""
@@ -101,14 +106,14 @@ class Upkeep:
             await anyio.sleep(seconds)
 
     async def _record(self, folder: Path) -> None:
+        """Keep the account: how it went so far, and which counts that covers."""
         self._sharing.sweep(now_s=time.time(), older_than_s=_SWEPT_AFTER_S)
-        before = sum_up(self._sharing.read_all(), now_s=time.time())
         while True:
-            await anyio.sleep(_SAMPLE_EVERY_S)
             totals = sum_up(self._sharing.read_all(), now_s=time.time())
             with suppress(OSError):
-                await to_thread.run_sync(_add_sample, folder, self.history, before, totals)
-            before = totals
+                _write(folder / "samples", self.samples(totals))
+                _write(folder / "counted", {"run": self._sharing.run, **_told(totals)})
+            await anyio.sleep(_SAMPLE_EVERY_S)
 
     def _prune(self, store: Store) -> None:
         settings = self._settings
@@ -134,24 +139,39 @@ def _verify(store: Store) -> None:
     """Check every file and put aside what is wrong; the next request for it brings it anew."""
 
 
-def _add_sample(folder: Path, account: dict[str, Any], before: Totals, totals: Totals) -> None:
-    with suppress(OSError, ValueError):
-        account["store"] = json.loads((folder / "store").read_text(encoding="utf-8"))
-    now_s = time.time()
-    samples: list[dict[str, Any]] = account["samples"]
-    began_s = now_s // _SAMPLE_SPAN_S * _SAMPLE_SPAN_S
+_KINDS = ("hit", "cold", "miss", "failed")
+
+
+def _samples(folder: Path | None) -> list[dict[str, Any]]:
+    samples = _read(folder, "samples")
+    return [each for each in samples if isinstance(each, dict)] if isinstance(samples, list) else []
+
+
+def _told(totals: Totals) -> dict[str, int]:
+    return {kind: totals.answers[kind] for kind in _KINDS}
+
+
+def _add_up(samples: list[dict[str, Any]], before: Mapping[str, int], totals: Totals, store: Mapping[str, Any]) -> None:
+    """Add to the last of *samples*, or a new one, what was counted since *before*."""
+    began_s = time.time() // _SAMPLE_SPAN_S * _SAMPLE_SPAN_S
     if not samples or samples[-1].get("t") != began_s:
-        samples.append({"t": began_s, "hit": 0, "cold": 0, "miss": 0, "failed": 0, "sent": 0})
+        samples.append({"t": began_s})
     sample = samples[-1]
-    for kind in ("hit", "cold", "miss", "failed"):
-        sample[kind] += max(0, totals.answers[kind] - before.answers[kind])
-    sample["sent"] += max(0, totals.sent_bytes - before.sent_bytes)
-    sample["bytes"] = account["store"].get("bytes", 0)
+    for kind, count in _told(totals).items():
+        sample[kind] = sample.get(kind, 0) + max(0, count - before.get(kind, 0))
+    if "bytes" in store:
+        sample["bytes"] = store["bytes"]
     del samples[:-_KEPT_SAMPLES]
-    _write(folder / "account", account)
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _read(folder: Path | None, name: str) -> Any:
+    if folder is not None:
+        with suppress(OSError, ValueError):
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    return None
+
+
+def _write(path: Path, document: object) -> None:
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(document), encoding="utf-8")
     scratch.replace(path)
