@@ -28,6 +28,7 @@ class PlainFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._listings: dict[Path, tuple[int, dict[str, list[Path]]]] = {}
 
     @property
     def name(self) -> str:
@@ -47,7 +48,7 @@ class PlainFolder:
         """
         try:
             for folder in self._folders(key):
-                for path in _called(folder, key.name):
+                for path in self._called(folder, key.name):
                     if path.is_file() and check_file(path, key).is_right:
                         return Stored(path, Form.PLAIN, path.stat().st_size)
         except OSError as error:
@@ -58,16 +59,27 @@ class PlainFolder:
         own = fold(key.name).rpartition(".")[2]
         yield self.root
         for extension in dict.fromkeys((own, *_IMAGE_EXTENSIONS)):
-            yield from _called(self.root, extension)
-            for symbols in _called(self.root, "symbols"):
-                yield from _called(symbols, extension)
+            yield from self._called(self.root, extension)
+            for symbols in self._called(self.root, "symbols"):
+                yield from self._called(symbols, extension)
 
+    def _called(self, folder: Path, name: str) -> Iterator[Path]:
+        exact = folder / name
+        if exact.exists():
+            yield exact
+        yield from (path for path in self._listing(folder).get(fold(name), ()) if path != exact)
 
-def _called(folder: Path, name: str) -> list[Path]:
-    exact = folder / name
-    if exact.exists():
-        return [exact]
-    try:
-        return sorted(path for path in folder.iterdir() if fold(path.name) == fold(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    def _listing(self, folder: Path) -> dict[str, list[Path]]:
+        """Return what lies in *folder* by folded name; read again only when it has changed."""
+        try:
+            changed_ns = folder.stat().st_mtime_ns
+            known = self._listings.get(folder)
+            if known is not None and known[0] == changed_ns:
+                return known[1]
+            listing: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()):
+                listing.setdefault(fold(path.name), []).append(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        self._listings[folder] = (changed_ns, listing)
+        return listing
