@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from symcache.identity import Key
     from symcache.server.exchange import Exchange
     from symcache.upstream.outcome import Outcome
 
@@ -112,11 +111,11 @@ class Metrics:
             case _:
                 self._fetches["present"] += 1
 
-    def note_miss(self, key: Key) -> None:
-        """Count that a key without a file was asked for."""
+    def note_miss(self, index: str) -> None:
+        """Count that a file was asked for that no upstream has."""
         if len(self._missed) >= _MOST_MISSED:
             self._missed = Counter(dict(self._missed.most_common(_MOST_MISSED // 2)))
-        self._missed[key.index] += 1
+        self._missed[index] += 1
 
     def as_json(self, flights: list[dict[str, Any]], *, began_s: float) -> dict[str, Any]:
         """Return the counts as `sum_up` takes them.

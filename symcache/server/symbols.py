@@ -68,6 +68,15 @@ class _Known:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Absent:
+    """A file that was not there a moment ago, and where it would turn up."""
+
+    index: str
+    until_s: float
+    places: tuple[str, ...]
+
+
 class Symbols:
     """Files by request.
 
@@ -88,7 +97,7 @@ class Symbols:
         self._settings = settings
         self._metrics = metrics
         self._known: dict[bytes, _Known] = {}
-        self._absent: dict[bytes, tuple[float, tuple[str, ...]]] = {}
+        self._absent: dict[bytes, _Absent] = {}
         stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
         self._stores: Sequence[Store] = list(dict.fromkeys(stores))
         self._access = {store: AccessLog(store) for store in self._stores}
@@ -120,10 +129,11 @@ class Symbols:
         absent = self._absent.get(exchange.raw_path)
         if absent is None:
             return False
-        if absent[0] < exchange.began_s or any(map(os.path.exists, absent[1])):
+        if absent.until_s < exchange.began_s or any(map(os.path.exists, absent.places)):
             self._absent.pop(exchange.raw_path, None)
             return False
         exchange.said = "miss"
+        self._metrics.note_miss(absent.index)
         await self._say_not_found(exchange)
         return True
 
@@ -216,7 +226,7 @@ class Symbols:
                 await exchange.say(504, "still being fetched", [_RETRY_SOON, _STILL_FETCHING])
             case Missing():
                 self._rechecks.consider(key, outcome)
-                self._metrics.note_miss(key)
+                self._metrics.note_miss(key.index)
                 if not is_last:
                     return False
                 exchange.said = "miss"
@@ -351,7 +361,7 @@ class Symbols:
         )
         if len(self._absent) >= _MOST_KNOWN:
             self._absent.clear()
-        self._absent[raw_path] = (time.monotonic() + _ABSENT_FOR_S, places)
+        self._absent[raw_path] = _Absent(key.index, time.monotonic() + _ABSENT_FOR_S, places)
 
 
 _STATUS_OF = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,15 @@ from anyio import to_thread
 
 from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
+from symcache.store.checkstored import StoredCheck
+from symcache.store.findings import Mend
 from symcache.store.locks import let_go, try_lock
 from symcache.store.prune import Limits, carry_out, plan_prune
+from symcache.store.repair import repair
 from symcache.store.staging import Staging
 from symcache.store.stats import iter_names
 from symcache.store.survey import survey
+from symcache.store.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Upkeep"]
 
 _SAMPLE_EVERY_S = 60.0
-_MEASURE_EVERY_S = 600.0
+_MEASURE_EVERY_S = 30.0
 _KEPT_SAMPLES = 7 * 24 * 60 // 5
 _SAMPLE_SPAN_S = 300.0
 _LEAD_AGAIN_S = 5.0
@@ -55,6 +60,7 @@ class Upkeep:
         self._settings = settings
         self._sharing = sharing
         self._folder = folder
+        self._stopping = threading.Event()
 
     @property
     def store(self) -> Mapping[str, Any]:
@@ -85,25 +91,38 @@ class Upkeep:
                 await anyio.sleep(_LEAD_AGAIN_S)
                 continue
             try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._record, folder)
-                    group.start_soon(self._every, _MEASURE_EVERY_S, lambda: _measure(store, folder), True)
-                    if self._settings.largest_store_bytes or self._settings.unused_for_s:
-                        group.start_soon(self._every, self._settings.prune_every_s, lambda: self._prune(store), True)
-                    if self._settings.verify_every_s:
-                        group.start_soon(self._every, self._settings.verify_every_s, lambda: _verify(store), False)
+                await self._lead(store, folder)
             finally:
+                self._stopping.set()  # what runs in threads looks at this now and then
                 let_go(lock)
 
-    async def _every(self, seconds: float, work: Callable[[], None], at_once: bool) -> None:
-        if not at_once:
-            await anyio.sleep(seconds)
+    async def _lead(self, store: Store, folder: Path) -> None:
+        settings = self._settings
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._record, folder)
+            group.start_soon(self._measure_repeatedly, store, folder)
+            if settings.largest_store_bytes or settings.unused_for_s:
+                group.start_soon(self._repeat, settings.prune_every_s, self._prune, store)
+            if settings.verify_every_s:
+                group.start_soon(self._repeat, settings.verify_every_s, self._verify, store)
+
+    async def _repeat(self, seconds: float, work: Callable[[Store], None], store: Store) -> None:
         while True:
-            try:
-                await to_thread.run_sync(work)
-            except (SymcacheError, OSError) as error:
-                _log.warning("looking after the store: %s", error)
             await anyio.sleep(seconds)
+            try:
+                await to_thread.run_sync(work, store, abandon_on_cancel=True)
+            except (SymcacheError, OSError, _StoppedError) as error:
+                _log.warning("looking after the store: %s", error)
+
+    async def _measure_repeatedly(self, store: Store, folder: Path) -> None:
+        """Measure the store, the seldomer the longer it takes."""
+        while True:
+            began_s = time.monotonic()
+            try:
+                await to_thread.run_sync(self._measure, store, folder, abandon_on_cancel=True)
+            except (SymcacheError, OSError, _StoppedError) as error:
+                _log.warning("measuring the store: %s", error)
+            await anyio.sleep(max(_MEASURE_EVERY_S, 50 * (time.monotonic() - began_s)))
 
     async def _record(self, folder: Path) -> None:
         """Keep the account: how it went so far, and which counts that covers."""
@@ -115,28 +134,38 @@ class Upkeep:
                 _write(folder / "counted", {"run": self._sharing.run, **_told(totals)})
             await anyio.sleep(_SAMPLE_EVERY_S)
 
+    def _measure(self, store: Store, folder: Path) -> None:
+        Staging(store.root).sweep()
+        files = size_bytes = keys = 0
+        for each in iter_names(store):
+            self._stop_if_wanted()
+            keys += each.keys
+            files += each.total.files
+            size_bytes += each.total.size_bytes
+        _write(folder / "store", {"files": files, "keys": keys, "bytes": size_bytes, "measured_s": time.time()})
+
     def _prune(self, store: Store) -> None:
         settings = self._settings
         limits = Limits(max_bytes=settings.largest_store_bytes or None, unused_for_s=settings.unused_for_s or None)
         plan = plan_prune(survey(store), limits, now_s=time.time())
         if plan.evictions:
-            pruned = carry_out(store, plan)
+            pruned = carry_out(store, plan, on_removed=self._stop_if_wanted)
             _log.info("pruned %d keys, %d bytes", pruned.removed_keys, pruned.freed_bytes)
 
+    def _verify(self, store: Store) -> None:
+        """Check every file and put aside what is wrong; the next request for it brings it anew."""
+        found = verify(store, StoredCheck(store), on_progress=self._stop_if_wanted)
+        wrong = [finding for finding in found if finding.mend is Mend.QUARANTINE]
+        for repaired in repair(store, wrong):
+            _log.warning("verifying the store: %s", repaired)
 
-def _measure(store: Store, folder: Path) -> None:
-    Staging(store.root).sweep()
-    files = size_bytes = keys = 0
-    for each in iter_names(store):
-        keys += each.keys
-        files += each.total.files
-        size_bytes += each.total.size_bytes
-    account = {"files": files, "keys": keys, "bytes": size_bytes, "measured_s": time.time()}
-    _write(folder / "store", account)
+    def _stop_if_wanted(self, _event: object = None) -> None:
+        if self._stopping.is_set():
+            raise _StoppedError
 
 
-def _verify(store: Store) -> None:
-    """Check every file and put aside what is wrong; the next request for it brings it anew."""
+class _StoppedError(Exception):
+    """The server stops, and what runs in a thread is to end, too."""
 
 
 _KINDS = ("hit", "cold", "miss", "failed")

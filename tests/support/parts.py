@@ -18,6 +18,7 @@ PARTS = {
     "7z": "7z",
     "aria2": "aria2c",
     "cabextract": "cabextract",
+    "chromium": "chromium",
     "compiler": "cc",
     "curl": "curl",
     "llvm": "llvm-pdbutil",

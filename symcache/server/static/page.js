@@ -150,7 +150,8 @@ function drawGrowth(samples) {
 function show(status) {
   $("version").textContent = status.version;
   $("host").textContent = location.host;
-  $("state").textContent = `Up for ${duration(status.up_s)}, ${count(status.workers)} ${status.workers === 1 ? "worker" : "workers"}, ${count(status.requests)} requests under way`;
+  const many = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
+  $("state").textContent = `Up for ${duration(status.up_s)} · ${many(status.workers, "worker")} · ${many(status.transfers, "transfer")} now`;
   $("warm-section").hidden = !status.can_warm;
   const store = status.store;
   tiles($("store-tiles"), [
@@ -298,7 +299,7 @@ function take(said, state, seen, body) {
     }));
     const unreadable = said.report.unreadable.map((each) => ` ${each.path || "input"}: ${each.problem}.`).join("");
     $("run-state").textContent = `${count(sum.wanted)} wanted: ${count(sum.present)} present, ${count(sum.fetched)} fetched (${size(sum.bytes)}), ${count(sum.missing)} missing, ${count(sum.failed)} failed.${unreadable}`;
-    $("run-bar").value = 1;
+    $("run-bar").max = $("run-bar").value = 1;
     return;
   }
   $("run-bar").max = Math.max(1, state.wanted);
