@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
 
-from symcache.errors import StoreError, UpstreamError, UpstreamRefused, UpstreamUnavailable, WrongContent
+from symcache.errors import StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted
 from symcache.formats.pe import Image, Layout, parse_image
 from symcache.formats.view import FileView
 from symcache.store.check import check_file
 from symcache.store.tree import Form, Store, as_store_error
+from symcache.upstream.answers import Brought, attempts_of
 from symcache.upstream.arrival import NotHereError, examine
-from symcache.upstream.httpstore import Brought, HttpStore
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.httpstore import HttpStore
+from symcache.upstream.outcome import Attempt, Fetched, Present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     Place: TypeAlias = Store | PlainFolder | HttpStore
 
-__all__ = ["Chain", "ChainSettings", "attempts_of", "read_image_file", "sum_up"]
+__all__ = ["Chain", "ChainSettings", "read_image_file"]
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ class Chain:
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
 
         Returns:
-            The file, or what each place answered; see `sum_up`.
+            The file, or what each place answered; see `symcache.upstream.answers.sum_up`.
         """
         turn = _Turn()
         try:
@@ -327,34 +328,6 @@ class _Turn:
     target: Store | None = None
     lock: KeyLock | None = None
     is_packed: bool = False
-
-
-def sum_up(answers: Sequence[Brought]) -> Missing | Failed:
-    """Return what it means that no place delivered.
-
-    One place that said neither yes nor no leaves the question open: then the key failed, as another try may help.
-    """
-    attempts = attempts_of(answers)
-    for kind, cause in _CAUSES.items():
-        for answer in answers:
-            if isinstance(answer.error, kind):
-                return Failed(cause, attempts, str(answer.error))
-    only_memory = any(answer.remembered for answer in answers) and not any(answer.asked for answer in answers)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
-
-
-# What the user can mend comes first, then what may mend itself.
-_CAUSES: dict[type[StoreError | UpstreamError], Cause] = {
-    StoreError: Cause.DISK,
-    UpstreamUnavailable: Cause.UNAVAILABLE,
-    WrongContent: Cause.WRONG_CONTENT,
-    UpstreamRefused: Cause.REFUSED,
-}
-
-
-def attempts_of(answers: Sequence[Brought]) -> tuple[Attempt, ...]:
-    """Return every question that was asked, in order."""
-    return tuple(attempt for answer in answers for attempt in answer.attempts)
 
 
 def read_image_file(path: Path) -> Image:

@@ -12,8 +12,8 @@ import anyio
 from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.store.tree import as_store_error
-from symcache.upstream.client import UnfitRangeError
 from symcache.upstream.imagehead import read_remote_image
+from symcache.upstream.reply import UnfitRangeError
 from symcache.upstream.retry import HostLeftAloneError
 from symcache.upstream.urls import redact
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from symcache.events import Observer
     from symcache.formats.pe import Image
-    from symcache.upstream.client import Client, Reply
+    from symcache.upstream.client import Client
+    from symcache.upstream.reply import Reply
     from symcache.upstream.retry import RetryPolicy
 
 __all__ = ["Downloader", "NotHere", "Received"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,6 +9,7 @@ import anyio
 from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
 from symcache.store.tree import Form
+from symcache.upstream.answers import Brought
 from symcache.upstream.download import NotHere
 from symcache.upstream.imagehead import RangesRefusedError
 from symcache.upstream.outcome import Attempt
@@ -21,42 +21,16 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from symcache.errors import StoreError
     from symcache.formats.pe import Image
     from symcache.identity import ImageKey, Key
     from symcache.store.misses import Misses
     from symcache.upstream.download import Downloader
     from symcache.upstream.servers import Hints
 
-__all__ = ["Brought", "HttpStore"]
+__all__ = ["HttpStore"]
 
 _POINTER = "file.ptr"
 _TWO_TIER_MARK = "index2.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """What a place answered.
-
-    Attributes:
-        form: How the file came; None if it did not.
-        attempts: What was asked and answered, in order.
-        error: Why the place said neither yes nor no; None if it did.
-        asked: The network was asked.
-        remembered: The no is one from an earlier run.
-    """
-
-    form: Form | None = None
-    attempts: tuple[Attempt, ...] = ()
-    error: UpstreamError | StoreError | None = None
-    asked: bool = False
-    remembered: bool = False
-
-    def but(self, answer: str, error: UpstreamError | None = None) -> Brought:
-        """Return the same with a last answer that turned out to be no file."""
-        *earlier, last = self.attempts
-        said = f"{last.answer}, but {answer}" if error is not None else answer
-        return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
 
 
 class HttpStore:

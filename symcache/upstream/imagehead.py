@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, TruncatedInput, WrongContent
 from symcache.formats.pe import Layout, parse_image
-from symcache.upstream.client import UnfitRangeError
+from symcache.upstream.reply import UnfitRangeError
 from symcache.upstream.urls import redact
 
 if TYPE_CHECKING:
     import httpx
 
     from symcache.formats.pe import Image
-    from symcache.upstream.client import Client, Reply
+    from symcache.upstream.client import Client
+    from symcache.upstream.reply import Reply
 
 __all__ = ["RangesRefusedError", "read_remote_image"]
 

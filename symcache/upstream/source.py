@@ -21,8 +21,9 @@ from symcache.store.places import local_path
 from symcache.store.staging import OWN_FOLDER
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
+from symcache.upstream.answers import attempts_of, sum_up
 from symcache.upstream.board import Board
-from symcache.upstream.chain import Chain, ChainSettings, attempts_of, read_image_file, sum_up
+from symcache.upstream.chain import Chain, ChainSettings, read_image_file
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
 from symcache.upstream.download import Downloader
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from symcache.formats.pe import Image
     from symcache.identity import ImageKey, Key
     from symcache.sympath import ResolvedElement, ResolvedPlace
+    from symcache.upstream.answers import Brought
     from symcache.upstream.chain import Place
-    from symcache.upstream.httpstore import Brought
     from symcache.upstream.outcome import Outcome
 
 __all__ = ["SymbolSource"]

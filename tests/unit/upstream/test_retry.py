@@ -202,14 +202,14 @@ async def test_a_host_left_alone_is_not_waited_for_and_asked_again_after_the_coo
     upstream.files[KEY.index] = PDB
     upstream.always("*", status(503))
     # Shorter than the longest back-off, and yet nobody sits it out.
-    breaker = values.Breaker(failures=3, cool_down_s=5.0)
+    breaker = values.Breaker(failures=3, cool_down_s=20.0)
     async with rig.plain(upstream, breaker=breaker, retries=9) as source:
         first = await source.fetch(KEY)
         asked = len(upstream.requests)
         slept = len(rig.clock.slept)
         second = await source.fetch(KEY)
         assert (len(upstream.requests), len(rig.clock.slept)) == (asked, slept)
-        rig.clock.now_s += 5
+        rig.clock.now_s += 20
         upstream.always("*", status(404))
         upstream.script(KEY.index, status(200, PDB))
         third = await source.fetch(KEY)
