@@ -152,3 +152,27 @@ async def test_a_drip_ends_with_the_total_time(upstream: Upstream, rig: Rig) -> 
         outcome = await source.read_image(IMAGE_KEY)
     assert isinstance(outcome, Failed)
     assert (outcome.cause, outcome.attempts[-1].answer) == (Cause.UNAVAILABLE, "not whole after 0.2 s")
+
+
+async def test_where_nothing_can_be_written_headers_are_read_in_ranges_all_the_same(
+    upstream: Upstream, rig: Rig
+) -> None:
+    rig.store.write_bytes(b"")  # nobody makes a folder there
+    upstream.files[INDEX] = IMAGE
+    async with rig.plain(upstream) as source:
+        assert pdb_of(await source.read_image(IMAGE_KEY)) == KEY.name
+        upstream.always(INDEX, file(ranges=False))
+        outcome = await source.read_image(IMAGE_KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.DISK
+
+
+async def test_headers_that_lie_all_over_the_file_are_not_gathered_bit_by_bit(upstream: Upstream, rig: Rig) -> None:
+    # A debug directory whose many records lie blocks apart: more requests than the whole file is worth.
+    plan = replace(plan_image(IMAGE_KEY, *[replace(KEY, age=age) for age in range(1, 30)]), payload_bytes=200_000)
+    upstream.files[INDEX] = disk_bytes(plan)
+    async with rig.plain(upstream) as source:
+        image = await source.read_image(IMAGE_KEY)
+    assert isinstance(image, Image)
+    assert len(image.code_views) == 29
+    assert len(upstream.requests) <= 14

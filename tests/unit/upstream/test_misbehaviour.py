@@ -260,3 +260,16 @@ async def test_misses_keep_their_connection(upstream: Upstream, rig: Rig) -> Non
             assert isinstance(outcome, Missing)
     assert len(upstream.requests) == 11  # two names each, and index2.txt once
     assert upstream.connections == 1
+
+
+async def test_a_range_longer_than_it_says_is_refused(upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    head = f"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 10000-{len(PDB) - 1}/{len(PDB)}\r\n"
+    body = PDB[10_000:] + b"more"
+    chunk = f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    upstream.script(PATH, cut(10_000), raw(head.encode() + chunk))
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert (outcome.cause, outcome.attempts[0].answer) == (Cause.WRONG_CONTENT, "a body longer than announced")
+    assert visible(rig.store) == scratch_files(rig.store) == []

@@ -173,3 +173,16 @@ async def test_a_redirect_that_was_followed_once_may_lead_elsewhere_the_next_tim
     async with rig.plain(upstream) as source:
         assert isinstance(await source.fetch(KEY), Fetched)
     assert (rig.store / PATH).read_bytes() == PDB
+
+
+@pytest.mark.parametrize("text", ["machine", "machine h login", "\udcff\x00"], ids=["cut", "no password", "binary"])
+async def test_a_broken_netrc_counts_as_none(text: str, upstream: Upstream, rig: Rig) -> None:
+    home = rig.folder / "home"
+    home.mkdir()
+    for name in (".netrc", "_netrc"):
+        (home / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+        (home / name).chmod(0o600)
+    upstream.files[PATH] = PDB
+    async with rig.plain(upstream, netrc=True) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert "authorization" not in upstream.requests[0].headers
