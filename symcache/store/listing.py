@@ -16,7 +16,7 @@ from symcache.store.survey import list_files
 from symcache.store.transactions import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from symcache.store.tree import Store
@@ -59,8 +59,8 @@ class StoredFile:
         }
 
 
-def iter_files(store: Store, pattern: str = "*") -> Iterator[StoredFile]:
-    """Yield the files whose name or index fits *pattern*, in the order of their folders.
+def iter_files(store: Store, wants: Callable[[str, str], bool] | None = None) -> Iterator[StoredFile]:
+    """Yield the files of every key, or of those whose name and id *wants* says yes to, in the order of their folders.
 
     A plain PDB tells itself how much it holds; of a cabinet ``refs.ptr`` does, if there is one.
 
@@ -68,7 +68,7 @@ def iter_files(store: Store, pattern: str = "*") -> Iterator[StoredFile]:
         StoreError: The store cannot be read.
     """
     for name, id_, folder in store.key_folders():
-        if fits_index(name, id_, pattern):
+        if wants is None or wants(name, id_):
             for path, size, _ in list_files(folder, name):
                 form = kind_of(path, name)
                 yield StoredFile(path, f"{name}/{id_}/{name}", form, size, _symbols(path, form, folder))

@@ -12,11 +12,11 @@ from symcache.store.place import as_store_error, write_whole
 from symcache.store.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from symcache.store.tree import Store
 
-__all__ = ["Pins", "matches_pin"]
+__all__ = ["Pins", "match_pins"]
 
 _LONGEST = 600
 # What a debugger calls nt and hal has had many file names.
@@ -26,18 +26,28 @@ _MODULES = {
 }
 
 
-def matches_pin(pin: str, name: str, id_: str) -> bool:
-    """Return whether the file *name*, filed under *id_*, is meant by *pin*; letter case does not count.
+def match_pins(pins: Iterable[str]) -> Callable[[str, str], bool]:
+    """Return what tells whether a file of a name, filed under an id, is meant by one of *pins*.
 
     A pin is an index (``name/id/name``), a file name with ``*``, ``?`` or ``[…]`` as in a shell, or a module's name
-    without extension: ``ntdll``, ``win32*``, and ``nt`` and ``hal`` as debuggers use them.
+    without extension: ``ntdll``, ``win32*``, and ``nt`` and ``hal`` as debuggers use them. Letter case does not count.
     """
-    folded, pin = fold(name), fold(pin)
-    if "/" in pin:
-        return pin == f"{folded}/{fold(id_)}/{folded}"
-    stem = folded.rpartition(".")[0] or folded
-    patterns = (pin, *_MODULES.get(pin, ()))
-    return any(fnmatchcase(folded if "." in pattern else stem, pattern) for pattern in patterns)
+    indexes: set[str] = set()
+    patterns: list[str] = []
+    for pin in map(fold, pins):
+        if "/" in pin:
+            indexes.add(pin)
+        else:
+            patterns += [pin, *_MODULES.get(pin, ())]
+
+    def is_pinned(name: str, id_: str) -> bool:
+        folded = fold(name)
+        if f"{folded}/{fold(id_)}/{folded}" in indexes:
+            return True
+        stem = folded.rpartition(".")[0] or folded
+        return any(fnmatchcase(folded if "." in pattern else stem, pattern) for pattern in patterns)
+
+    return is_pinned
 
 
 class Pins:
@@ -62,15 +72,24 @@ class Pins:
         return tuple(line for line in map(str.strip, lines) if _is_pin(line))
 
     def add(self, pin: str) -> str:
-        """Keep what *pin* means, see `matches_pin`; return it as it is kept: an index in its canonical form.
+        """Keep what *pin* means, see `match_pins`; return it as it is kept: an index in its canonical form.
 
         Raises:
             UsageError: It is no pin.
             StoreError: The store cannot be written.
         """
-        pin = _normalize(pin)
-        self._change(lambda pins: pins if pin in pins else (*pins, pin))
-        return pin
+        return self.add_all([pin])[0]
+
+    def add_all(self, pins: Iterable[str]) -> tuple[str, ...]:
+        """Keep what each of *pins* means, all or none; return them as they are kept.
+
+        Raises:
+            UsageError: One of them is no pin.
+            StoreError: The store cannot be written.
+        """
+        wanted = tuple(map(_normalize, pins))
+        self._change(lambda before: tuple(dict.fromkeys((*before, *wanted))))
+        return wanted
 
     def remove(self, pin: str) -> bool:
         """Keep it no longer; return whether it was pinned.
@@ -79,9 +98,18 @@ class Pins:
             UsageError: It is no pin.
             StoreError: The store cannot be written.
         """
-        pin = _normalize(pin)
-        before = self._change(lambda pins: tuple(each for each in pins if each != pin))
-        return pin in before
+        return self.remove_all([pin]) > 0
+
+    def remove_all(self, pins: Iterable[str]) -> int:
+        """Keep none of *pins* any longer; return how many were pinned.
+
+        Raises:
+            UsageError: One of them is no pin.
+            StoreError: The store cannot be written.
+        """
+        gone = {_normalize(pin) for pin in pins}
+        before = self._change(lambda before: tuple(each for each in before if each not in gone))
+        return len(gone.intersection(before))
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> tuple[str, ...]:
         with KeyLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):

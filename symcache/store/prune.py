@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.store.access import AccessLog
-from symcache.store.pins import Pins, matches_pin
+from symcache.store.pins import Pins, match_pins
 from symcache.store.place import remove_empty_folders, take_away
 from symcache.store.refs import REFS
 from symcache.store.staging import OWN_FOLDER, Staging
@@ -214,14 +214,14 @@ def carry_out(
     """
     swept = Staging(store.root).sweep()  # before the first scratch file of our own, which would sweep unseen
     used = AccessLog(store, clock_s=clock_s).last_used_by_key()
-    pins = Pins(store).list()
+    is_pinned = match_pins(Pins(store).list())
     skipped: list[Skipped] = []
     removed = freed = folders = 0
     for eviction in plan.evictions:
         candidate = eviction.candidate
         key = candidate.key
         why = None
-        if any(matches_pin(pin, key.name, key.id) for pin in pins):
+        if is_pinned(key.name, key.id):
             why = "pinned since"
         elif used.get(key.folded, 0.0) > candidate.used_s:
             why = "used since"

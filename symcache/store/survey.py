@@ -11,7 +11,7 @@ from symcache.errors import InputError
 from symcache.identity import fold, parse_id
 from symcache.store.access import AccessLog
 from symcache.store.admin import Admin
-from symcache.store.pins import Pins, matches_pin
+from symcache.store.pins import Pins, match_pins
 from symcache.store.place import as_store_error
 from symcache.store.refs import REFS
 from symcache.store.staging import OWN_FOLDER
@@ -77,7 +77,7 @@ def survey(store: Store, access: AccessLog | None = None) -> Iterator[Candidate]
         StoreError: The store cannot be read.
     """
     used = (access or AccessLog(store)).last_used_by_key()
-    pins = Pins(store).list()
+    is_pinned = match_pins(Pins(store).list())
     admin = Admin(store)
     named = {filed.key.folded for each in admin.list_transactions() for filed in admin.files_of(each.id)}
     for name, id_, folder in store.key_folders():
@@ -94,7 +94,7 @@ def survey(store: Store, access: AccessLog | None = None) -> Iterator[Candidate]
                 files,
                 used_s=max(published_s, used.get(key.folded, 0.0)),
                 published_s=published_s,
-                pinned=any(matches_pin(pin, name, id_) for pin in pins),
+                pinned=is_pinned(name, id_),
                 in_transaction=key.folded in named or (folder / REFS).exists(),
             )
 

@@ -12,7 +12,7 @@ from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey, Tier
 from symcache.store.access import AccessLog
 from symcache.store.admin import Addition, Admin
-from symcache.store.pins import Pins, matches_pin
+from symcache.store.pins import Pins, match_pins
 from symcache.store.prune import Limits, carry_out, plan_prune
 from symcache.store.survey import Candidate, find_leftovers, survey
 from symcache.store.tree import Form, Store
@@ -191,7 +191,7 @@ def test_a_plan_frees_enough_and_no_key_too_many(rows: list[tuple[int, int, bool
     ],
 )
 def test_a_pin_means(pin: str, name: str, means: bool) -> None:
-    assert matches_pin(pin, name, KEYS[0].id) == means
+    assert match_pins([pin])(name, KEYS[0].id) == means
 
 
 def test_pins_are_kept_in_the_store(store: Store) -> None:
