@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from symcache._version import __version__
+from symcache.cli.lazygroup import LazyGroup
 from symcache.cli.output import say_error
 from symcache.errors import InputError, SymcacheError, UsageError
 
@@ -39,29 +38,12 @@ _COMMANDS = {
 }
 
 
-class _Root(click.Group):
-    """Commands are imported when they are called: httpx and rich cost more than most commands take."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return [name for name in _COMMANDS if importlib.util.find_spec(_module(name)) is not None]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command: click.Command = importlib.import_module(_module(cmd_name)).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
-
-
-def _module(name: str) -> str:
-    return f"symcache.cli.{'import_' if name == 'import' else name}"
-
-
-@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    package="symcache.cli",
+    summaries=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, message="symcache %(version)s")
 def root() -> None:
     """Fill, check and serve local stores of Windows symbol files.

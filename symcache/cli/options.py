@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
 
-__all__ = ["Settings", "inputs_argument", "json_option", "settings_options"]
+__all__ = ["Settings", "inputs_argument", "json_option", "settings_options", "settings_options_but_version"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -53,6 +53,11 @@ class Settings:
 
 def settings_options(command: F) -> F:
     """Give *command* the common options; it gets them as its first argument, `Settings`."""
+    return click.version_option(__version__, message="symcache %(version)s")(settings_options_but_version(command))
+
+
+def settings_options_but_version(command: F) -> F:
+    """Do the same for a *command* to which ``--version`` means something else."""
 
     @click.option(
         "--config",
@@ -71,7 +76,6 @@ def settings_options(command: F) -> F:
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
     @click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")
-    @click.version_option(__version__, message="symcache %(version)s")
     @functools.wraps(command)
     def wrapped(
         config_file: Path | None, symbol_path: str | None, store: Path | None, quiet: bool, verbose: bool, **more: Any

@@ -9,15 +9,36 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["count_text", "plain", "say", "say_error", "size_text", "write_json", "write_line", "write_table"]
+__all__ = [
+    "count_text",
+    "plain",
+    "say",
+    "say_error",
+    "size_text",
+    "write_json",
+    "write_json_list",
+    "write_line",
+    "write_table",
+]
 
 
 def write_json(document: Any) -> None:
     """Write one JSON document to stdout."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=True)
     sys.stdout.write("\n")
+
+
+def write_json_list(head: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
+    """Write one JSON document to stdout: the fields of *head*, then *items*, each as it comes, as the field *name*."""
+    write = sys.stdout.write
+    for number, (field, value) in enumerate(head.items()):
+        write(f"{',' if number else '{'}\n  {json.dumps(field)}: {json.dumps(value)}")
+    write(f",\n  {json.dumps(name)}: [")
+    for number, item in enumerate(items):
+        write(f"{',' if number else ''}\n    {json.dumps(item)}")
+    write("\n  ]\n}\n")
 
 
 def write_line(text: str = "") -> None:

@@ -1,0 +1,97 @@
+"""``symcache export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from symcache.cli.needs import Needs, find_needs
+from symcache.cli.openstore import open_store
+from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line
+from symcache.cli.ticker import show_ticker
+from symcache.store.bundle import export_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.identity import Key
+    from symcache.store.bundle import Exported
+    from symcache.store.manifest import Carried
+    from symcache.store.tree import Store
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The bundle to write; a zip archive.",
+)
+@click.option("--images", is_flag=True, help="Take the images themselves, too.")
+@click.option("--all-pdbs", is_flag=True, help="Take every PDB an image names, not only the one debuggers ask for.")
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@json_option
+@settings_options
+def command(
+    settings: Settings,
+    inputs: tuple[str, ...],
+    output: Path,
+    images: bool,
+    all_pdbs: bool,
+    allow_missing: bool,
+    as_json: bool,
+) -> None:
+    """Pack what the inputs need and the store has into FILE, or the whole store; say what is missing.
+
+    INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
+    """
+    config = settings.load()
+    needs = find_needs(config, inputs, images=images, all_pdbs=all_pdbs) if inputs else Needs((), (), (), ())
+    with open_store(config) as store:
+        exported = _export(store, output, needs.keys if inputs else None, settings)
+    missing = list(_missing(needs, exported))
+    if as_json:
+        document = {"schema": "symcache.export/1", "store": str(store.root), **exported.as_json()}
+        document["missing"] = [{"index": index, "why": why} for index, why in missing]
+        document["unreadable"] = [
+            {"path": item.path, "problem": item.problem, "offset": item.offset} for item in needs.unreadable
+        ]
+        del document["not_carried"]
+        write_json(document)
+    else:
+        for index, why in missing:
+            write_line(plain(f"missing: {index or '-'}: {why}"))
+        if not settings.quiet:
+            write_line(plain(f"{output}: {count_text(exported.files, 'file')}, {size_text(exported.size_bytes)}"))
+    for item in needs.unreadable:
+        say_error(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
+    raise click.exceptions.Exit(4 if needs.unreadable else 3 if missing and not allow_missing else 0)
+
+
+def _export(store: Store, output: Path, keys: tuple[Key, ...] | None, settings: Settings) -> Exported:
+    count = size = 0
+    with show_ticker(quiet=settings.quiet) as show:
+
+        def tell(carried: Carried) -> None:
+            nonlocal count, size
+            count, size = count + 1, size + carried.size_bytes
+            show(f"{count_text(count, 'file')}, {size_text(size)}  {carried.key.name}")
+
+        return export_bundle(store, output, keys, on_carried=tell)
+
+
+def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str]]:
+    for each in exported.not_carried:
+        yield each.index, each.why
+    for key in needs.images:
+        yield key.index, "its PDB is not known: nobody has looked into the image yet"
+    for text in needs.nameless:
+        yield None, text

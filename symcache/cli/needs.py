@@ -1,0 +1,75 @@
+"""What inputs need, as far as it can be told without a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from symcache.cli.inputs import read_inputs
+from symcache.identity import ImageKey, parse_index
+from symcache.upstream.outcome import Cause, Missing, Present
+from symcache.upstream.source import SymbolSource
+from symcache.warm.plan import FileKind, Plan
+from symcache.warm.run import Warmer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from symcache.config import Config
+    from symcache.identity import Key
+    from symcache.readers.records import Unreadable
+    from symcache.warm.report import Symbol
+
+__all__ = ["Needs", "find_needs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What inputs need.
+
+    Attributes:
+        keys: Files that are known by their keys, once each.
+        images: Images that are known while their PDBs are not, because nobody has looked into them yet.
+        nameless: What cannot be named at all, each in one line.
+        unreadable: Inputs, and files of folders, that could not be read.
+    """
+
+    keys: tuple[Key, ...]
+    images: tuple[Key, ...]
+    nameless: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
+def find_needs(config: Config, inputs: Sequence[str], *, images: bool = False, all_pdbs: bool = False) -> Needs:
+    """Return what `symcache warm` would fetch for *inputs*; the arguments are those of `Plan`.
+
+    Raises:
+        ConfigError: A place of the symbol path that cannot be reached from this system.
+    """
+    source = SymbolSource(config)
+    try:
+        with Warmer(source, Plan(images=images, all_pdbs=all_pdbs)) as warmer:
+            report = anyio.run(warmer.check, read_inputs(inputs))
+    finally:
+        source.close()
+    keys: list[Key] = []
+    unknown: list[Key] = []
+    nameless: list[str] = []
+    for symbol in report.symbols:
+        key = None if symbol.index is None else parse_index(symbol.index)
+        if key is None:
+            nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
+        elif symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
+            unknown += [key] if symbol.is_wanting else []
+        elif _is_file(symbol):
+            keys.append(key)
+    return Needs(tuple(keys), tuple(unknown), tuple(nameless), tuple(report.unreadable))
+
+
+def _is_file(symbol: Symbol) -> bool:
+    match symbol.outcome:
+        case Present() | Missing(Cause.NOT_CACHED):
+            return True
+    return False

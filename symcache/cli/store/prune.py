@@ -1,0 +1,101 @@
+"""``symcache store prune``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from symcache.cli.openstore import open_store
+from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.output import count_text, plain, say, size_text, write_json, write_line, write_table
+from symcache.cli.quantities import parse_age, parse_size
+from symcache.cli.ticker import show_ticker
+from symcache.errors import UsageError
+from symcache.store.prune import Limits, carry_out, plan_prune
+from symcache.store.survey import find_leftovers, survey
+
+if TYPE_CHECKING:
+    from symcache.store.prune import Eviction, Plan, Pruned
+    from symcache.store.tree import Store
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option(
+    "--max-size", type=parse_size, metavar="SIZE", help="What files may take (20GB); least recently used go first."
+)
+@click.option("--max-age", type=parse_age, metavar="TIME", help="What was published longer ago goes (90d).")
+@click.option("--unused-for", type=parse_age, metavar="TIME", help="What nobody has used for so long goes (30d).")
+@click.option(
+    "--quarantined-for", type=parse_age, metavar="TIME", help="What has been in quarantine for so long goes (30d)."
+)
+@click.option("--include-transactions", is_flag=True, help="Let go also what transactions name.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+@settings_options
+def command(
+    settings: Settings,
+    max_size: int | None,
+    max_age: float | None,
+    unused_for: float | None,
+    quarantined_for: float | None,
+    include_transactions: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take files away until the store is within the limits; what is pinned, or named by a transaction, stays.
+
+    Others may read and fill the store meanwhile. Exit code 3: the store is still larger than --max-size, because
+    the rest may not go.
+    """
+    if max_size is max_age is unused_for is quarantined_for is None:
+        raise UsageError("say what may go: --max-size, --max-age, --unused-for or --quarantined-for")
+    limits = Limits(max_size, max_age, unused_for, include_transactions)
+    with open_store(settings.load()) as store:
+        plan = _decide(store, limits, quarantined_for)
+        pruned = None if dry_run else _carry_out(store, plan, settings)
+    if as_json:
+        done = None if pruned is None else pruned.as_json()
+        write_json({"schema": "symcache.prune/1", "store": str(store.root), "plan": plan.as_json(), "pruned": done})
+    else:
+        _write_text(plan, pruned, quiet=settings.quiet)
+    if plan.over_bytes and not settings.quiet:
+        say(f"the store stays {size_text(plan.over_bytes)} above --max-size: the rest is pinned or in transactions")
+    raise click.exceptions.Exit(3 if plan.over_bytes else 0)
+
+
+def _decide(store: Store, limits: Limits, quarantined_for: float | None) -> Plan:
+    now_s = time.time()
+    leftovers = () if quarantined_for is None else find_leftovers(store, older_than_s=quarantined_for, now_s=now_s)
+    return plan_prune(survey(store), limits, now_s=now_s, leftovers=leftovers)
+
+
+def _carry_out(store: Store, plan: Plan, settings: Settings) -> Pruned:
+    removed = 0
+    with show_ticker(quiet=settings.quiet) as show:
+
+        def count(eviction: Eviction) -> None:
+            nonlocal removed
+            removed += 1
+            show(f"{removed} of {count_text(len(plan.evictions), 'key')}  {eviction.candidate.key.name}")
+
+        return carry_out(store, plan, on_removed=count)
+
+
+def _write_text(plan: Plan, pruned: Pruned | None, *, quiet: bool) -> None:
+    if pruned is None:
+        evictions = plan.evictions
+        write_table([each.candidate.key.index, size_text(each.candidate.size_bytes), each.reason] for each in evictions)
+        write_table([str(each.path), size_text(each.size_bytes), "in quarantine"] for each in plan.leftovers)
+        gone = f"would go: {count_text(len(evictions), 'key')}, {size_text(plan.freed_bytes)}"
+    else:
+        for each in pruned.skipped:
+            write_line(plain(f"{each.index}: stays: {each.why}"))
+        gone = f"gone: {count_text(pruned.removed_keys, 'key')}, {size_text(pruned.freed_bytes)}"
+    if not quiet:
+        protected = f", {size_text(plan.protected_bytes)} of it protected" if plan.protected_bytes else ""
+        stays = f"{count_text(plan.kept_keys, 'key')}, {size_text(plan.kept_bytes)}{protected}"
+        write_line(f"{gone}; {'stay' if pruned is None else 'left'}: {stays}")
