@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Listening", "listen", "make_server", "serve"]
 
 _BACKLOG = 2048
+_IDLE_CONNECTIONS = 64
 _RESTART_PAUSE_S = 1.0
 
 _log = logging.getLogger("symcache.serve")
@@ -169,7 +170,7 @@ def make_server(config: Config, run: str) -> Server:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            limit_concurrency=2 * settings.connections,
+            limit_concurrency=2 * settings.connections + _IDLE_CONNECTIONS,
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.stop_s,
             ssl_certfile=settings.certificate,

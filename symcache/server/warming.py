@@ -142,9 +142,10 @@ class Warming:
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
     """Leave out where things lie on this machine, which is nobody's business elsewhere."""
-    report["store"] = None
+    report["store"] = report["symbol_path"] = None
     for symbol in report["symbols"]:
         symbol["path"] = None
+        symbol["attempts"] = [each for each in symbol["attempts"] if "://" in each["upstream"]]
     for item in report["unreadable"]:
         item["path"] = "input"
     return report

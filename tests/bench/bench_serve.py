@@ -1,4 +1,4 @@
-"""The server beside nginx, on the same files, in one run: ``python tests/bench/bench_serve.py [--seconds N] [--workers N]``.
+"""The server beside nginx, on the same files, in one run: ``python tests/bench/bench_serve.py [--workers N]``.
 
 Three loads, each on both, by turns: hits of 64 KiB, hits of 50 MiB, and files that do not exist (for the server:
 remembered misses). The figures are medians of the rounds. Needs nginx and wrk; everything stays on loopback.
@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.answers import not_found
 from support.nginx import Nginx

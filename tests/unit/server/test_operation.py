@@ -1,0 +1,349 @@
+"""What an operator sees and sets: counts, log, limits, who may ask and publish, certificates, upkeep."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support.answers import Stall, not_found
+from support.serving import Client, fetch, publish, serving
+
+from symcache.config import load_config
+from symcache.errors import ConfigError, UsageError
+from symcache.server import hash_password, hash_token, listen
+from symcache.store.admin import Admin
+from symcache.store.tree import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.serving import Published, Served
+    from support.upstream import Upstream
+
+TOKEN = "a-long-random-token"
+CHEAP = 4  # rounds of scrypt, as a power of two: tests need no strong hash
+
+
+def put(store: Path, wanted: Published) -> Path:
+    with Store(store) as opened:
+        scratch = opened.scratch()
+        scratch.write_bytes(wanted.content)
+        return opened.publish(scratch, wanted.key, durable=False)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def counts(served: Served) -> dict[str, float]:
+    text = fetch(served.port, "metrics").body.decode()
+    return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)}
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_everything_is_counted(tmp_path: Path, upstream: Upstream, small: Published, old: Published) -> None:
+    upstream.files[small.index] = small.content
+    with serving(tmp_path, upstream=upstream.url) as served:
+        for _ in range(3):
+            fetch(served.port, small.index)
+            fetch(served.port, old.index)
+        fetch(served.port, "index2.txt")
+        fetch(served.port, "healthz")
+        counted = counts(served)
+    assert counted['symcache_requests_total{answer="cold"}'] == 1
+    assert counted['symcache_requests_total{answer="hit"}'] == 2
+    assert counted['symcache_requests_total{answer="miss"}'] == 3
+    assert counted['symcache_requests_total{answer="probe"}'] == 1
+    assert counted['symcache_responses_total{code="404"}'] == 4
+    assert counted["symcache_sent_bytes_total"] == 3 * len(small.content) + 4 * len(b"not found\n") + len(b"ok\n")
+    assert counted["symcache_upstream_bytes_total"] == len(small.content)
+    assert counted["symcache_upstream_seconds_count"] == counted['symcache_upstream_seconds_bucket{le="+Inf"}'] == 2
+    assert counted["symcache_upstream_in_flight"] == 0
+    assert counted["symcache_workers"] == 1
+
+
+def test_what_is_on_its_way_is_told(tmp_path: Path, upstream: Upstream, large: Published) -> None:
+    upstream.files[large.index] = large.content
+    stall = Stall(1 << 20)
+    upstream.script(large.index, stall)
+    with serving(tmp_path, upstream=upstream.url) as served, Client(served.port) as client:
+        client.send(f"GET /{large.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        stall.reached.wait()
+
+        def downloads() -> list[dict[str, object]]:
+            told: list[dict[str, object]] = json.loads(fetch(served.port, "-/status").body)["downloads"]
+            return told
+
+        wait_for(lambda: bool(downloads() and downloads()[0]["whole_bytes"]))
+        (download,) = downloads()
+        assert (download["index"], download["size_bytes"], download["readers"]) == (large.index, len(large.content), 1)
+        assert counts(served)["symcache_upstream_in_flight"] == 1
+        stall.release()
+        assert client.read().body == large.content
+
+
+def test_the_access_log_has_a_line_of_json_for_each_request_and_no_secret(tmp_path: Path, small: Published) -> None:
+    put(tmp_path / "store", small)
+    log = tmp_path / "access.log"
+    tokens = (hash_token(TOKEN),)
+    with serving(tmp_path, access_log=str(log), tokens=tokens, trusted_proxies=("127.0.0.0/8",)) as served:
+        fields = {**bearer(TOKEN), "User-Agent": 'x"\n y'.replace("\n", ""), "X-Forwarded-For": "10.9.9.9, 10.1.2.3"}
+        fetch(served.port, f"{small.index}?token=secret", fields)
+        fetch(served.port, small.index, {"X-Forwarded-For": "nonsense"})
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    kinds = [(entry["client"], entry["status"], entry["bytes"], entry["answer"]) for entry in entries]
+    assert kinds == [
+        ("10.1.2.3", 200, len(small.content), "hit"),
+        ("127.0.0.1", 401, len(b"who are you?\n"), "unauthorized"),
+    ]
+    assert TOKEN not in log.read_text()
+    assert "secret" not in log.read_text()
+
+
+def test_without_trusted_proxies_nobody_names_another_client(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    with serving(tmp_path, access_log=str(log)) as served:
+        fetch(served.port, "x", {"X-Forwarded-For": "10.1.2.3"})
+    assert json.loads(log.read_text())["client"] == "127.0.0.1"
+
+
+def test_only_who_is_known_gets_an_answer(tmp_path: Path, small: Published) -> None:
+    put(tmp_path / "store", small)
+    users = (f"alice:{hash_password('wonder:land', cost=CHEAP)}",)
+    with serving(tmp_path, users=users, tokens=(hash_token(TOKEN),)) as served:
+        for right in (basic("alice", "wonder:land"), bearer(TOKEN), basic("alice", "wonder:land")):
+            assert fetch(served.port, small.index, right).body == small.content
+        wrong = [{}, basic("alice", "x"), basic("bob", "wonder:land"), bearer("x"), {"Authorization": "Basic !"}]
+        for fields in wrong:
+            answer = fetch(served.port, small.index, fields)
+            assert answer.status == 401
+            assert answer.fields["www-authenticate"].startswith("Basic ")
+        for path in ("", "metrics", "-/status", "index2.txt"):
+            assert fetch(served.port, path).status == 401
+        assert fetch(served.port, "healthz").status == 200
+
+
+def test_publishing_is_off_unless_there_are_tokens(tmp_path: Path, small: Published) -> None:
+    with serving(tmp_path, tokens=(hash_token(TOKEN),)) as served:
+        assert upload(served, small.index, small.content).status == 405
+
+
+def upload(served: Served, path: str, content: bytes, token: str = TOKEN) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    try:
+        connection.request("PUT", f"/{path}", content, bearer(token))
+        answer = connection.getresponse()
+        answer.body = answer.read()  # type: ignore[attr-defined]
+        return answer
+    finally:
+        connection.close()
+
+
+def test_what_is_published_is_filed_as_a_transaction_and_served(
+    tmp_path: Path, upstream: Upstream, small: Published
+) -> None:
+    upstream.always("*", not_found())
+    with serving(tmp_path, upstream=upstream.url, upload_tokens=(hash_token(TOKEN),)) as served:
+        assert fetch(served.port, small.index).status == 404
+        answer = upload(served, f"{small.index}?product=app&version=1.2&comment=nightly", small.content)
+        assert answer.status == 201
+        assert fetch(served.port, small.index).body == small.content
+        (transaction,) = Admin(Store(served.store)).list_transactions()
+        assert (transaction.product, transaction.version, transaction.comment) == ("app", "1.2", "nightly")
+        assert list((served.store / ".symcache").rglob("*.part")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("old.pdb/{id}/old.pdb", TOKEN, 422),
+        ("{index}", "wrong", 401),
+        ("small.pdb/{id}/small.pd_", TOKEN, 400),
+        ("index2.txt", TOKEN, 400),
+        ("..%2f/x/y", TOKEN, 400),
+    ],
+    ids=["wrong file", "wrong token", "cabinet", "mark", "hostile"],
+)
+def test_what_may_not_be_published_is_not(
+    tmp_path: Path, small: Published, old: Published, path: str, token: str, status: int
+) -> None:
+    with serving(tmp_path, upload_tokens=(hash_token(TOKEN),)) as served:
+        where = path.format(index=small.index, id=old.key.id)
+        assert upload(served, where, small.content, token).status == status
+    assert list((tmp_path / "store").glob("*/*/*.pdb")) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path, small: Published) -> None:
+    with serving(tmp_path, upload_tokens=(hash_token(TOKEN),)) as served:
+        with Client(served.port) as client:
+            head = f"PUT /{small.index} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            client.send(f"{head}Content-Length: {len(small.content)}\r\n\r\n".encode() + small.content[:5000])
+        wait_for(lambda: counts(served).get('symcache_requests_total{answer="left"}') == 1)
+        assert [path for path in served.store.rglob("*") if path.suffix in {".part", ".pdb"}] == []
+
+
+def test_an_upload_that_is_too_long_is_refused(tmp_path: Path, small: Published) -> None:
+    tokens, largest = (hash_token(TOKEN),), 1 << 20
+    with (
+        serving(tmp_path, upload_tokens=tokens, network__largest_file_bytes=largest) as served,
+        Client(served.port) as client,
+    ):
+        head = f"PUT /{small.index} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        assert client.ask(f"{head}Content-Length: {2 << 20}\r\n\r\n".encode()).status == 413
+
+
+def test_more_requests_than_allowed_are_told_to_come_back(tmp_path: Path, upstream: Upstream, small: Published) -> None:
+    upstream.files[small.index] = small.content
+    stall = Stall()
+    upstream.script(small.index, stall)
+    with serving(tmp_path, upstream=upstream.url, connections=1) as served, Client(served.port) as client:
+        client.send(f"GET /{small.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        upstream.await_requests(1)
+        answer = fetch(served.port, "index2.txt")
+        assert (answer.status, answer.fields["retry-after"]) == (503, "2")
+        stall.release()
+        assert client.read().body == small.content
+
+
+def test_https_by_certificate_files(tmp_path: Path, small: Published) -> None:
+    pytest.importorskip("trustme", reason="trustme is not installed")
+    import ssl  # noqa: PLC0415
+
+    import trustme  # noqa: PLC0415
+
+    put(tmp_path / "store", small)
+    authority = trustme.CA()
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with serving(tmp_path, certificate=pem) as served:
+        connection = http.client.HTTPSConnection("127.0.0.1", served.port, context=context, timeout=30)
+        connection.request("GET", f"/{small.index}")
+        assert connection.getresponse().read() == small.content
+        connection.close()
+
+
+def test_a_certificate_that_cannot_be_used_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("no certificate")
+    file = tmp_path / "symcache.toml"
+    file.write_text(f"[serve]\nport = 0\ncertificate = '{tmp_path / 'x.pem'}'\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="certificate"):
+        listen(load_config(file, {}))
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        file = tmp_path / "symcache.toml"
+        file.write_text(f"[serve]\nport = {served.port}\n", encoding="utf-8")
+        with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1, port {served.port}"):
+            listen(load_config(file, {}))
+
+
+def test_warming_wants_a_field_that_other_sites_cannot_send(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        assert post(served, b"x", {}).status == 400
+    with serving(tmp_path, warm_from_page=False) as served:
+        assert post(served, b"x", {"X-Symcache": "warm"}).status == 404
+    with serving(tmp_path, largest_input_bytes=10) as served:
+        assert post(served, b"x" * 11, {"X-Symcache": "warm"}).status == 413
+
+
+def post(served: Served, body: bytes, fields: dict[str, str]) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    try:
+        connection.request("POST", "/-/warm", body, fields)
+        answer = connection.getresponse()
+        answer.body = answer.read()  # type: ignore[attr-defined]
+        return answer
+    finally:
+        connection.close()
+
+
+def test_warming_reports_line_by_line_and_names_no_place_of_this_machine(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.files[small.index] = small.content
+    with serving(tmp_path, upstream=upstream.url) as served:
+        manifest = f"{small.key.name},{small.key.id},1\n{old.key.name},{old.key.id},1\n".encode()
+        answer = post(served, manifest, {"X-Symcache": "warm"})
+        body: bytes = answer.body  # type: ignore[attr-defined]
+    events = [json.loads(line) for line in body.splitlines()]
+    assert {event["event"] for event in events} == {"planned", "settled", "report"}
+    summary = events[-1]["report"]["summary"]
+    assert (summary["fetched"], summary["missing"]) == (1, 1)
+    assert str(tmp_path).encode() not in body
+
+
+def test_an_input_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        answer = post(served, bytes(range(256)) * 8, {"X-Symcache": "warm"})
+        body: bytes = answer.body  # type: ignore[attr-defined]
+    said = json.loads(body.splitlines()[-1])
+    assert said["event"] in {"failed", "report"}
+    assert "symcache-" not in body.decode()
+
+
+def test_search_by_name_id_and_guid(tmp_path: Path, small: Published, old: Published) -> None:
+    put(tmp_path / "store", small)
+    with serving(tmp_path) as served:
+        for text in ("small", "SMALL.pdb", small.key.guid.hex, f"%7B{small.key.guid}%7D", f"small%20{small.key.id}"):
+            found = json.loads(fetch(served.port, f"-/search?q={text}").body)
+            assert [file["index"] for file in found["files"]] == [small.index], text
+        assert json.loads(fetch(served.port, "-/search?q=nothing").body)["files"] == []
+        assert json.loads(fetch(served.port, "-/search?q=").body)["files"] == []
+
+
+def test_the_least_recently_used_files_go_when_the_store_is_too_large(tmp_path: Path) -> None:
+    published = [publish(f"{number}.pdb", number, payload_bytes=100_000) for number in range(5)]
+    for each in published:
+        put(tmp_path / "store", each)
+    limit = len(published[0].content) * 2
+    with serving(tmp_path, largest_store_bytes=limit, prune_every_s=0.1) as served:
+        wait_for(lambda: len(list(served.store.glob("*.pdb/*/*.pdb"))) == 2)
+
+
+def test_a_damaged_file_is_found_and_put_aside(tmp_path: Path, small: Published, old: Published) -> None:
+    put(tmp_path / "store", small)
+    damaged = put(tmp_path / "store", old)
+    damaged.write_bytes(b"damaged")
+    with serving(tmp_path, verify_every_s=0.1) as served:
+        wait_for(lambda: not damaged.exists())
+        assert fetch(served.port, small.index).body == small.content
+
+
+def test_the_store_is_measured(tmp_path: Path, small: Published) -> None:
+    put(tmp_path / "store", small)
+    with serving(tmp_path) as served:
+        wait_for(lambda: "symcache_store_bytes" in counts(served))
+        assert counts(served)["symcache_store_bytes"] == len(small.content)
+        assert json.loads(fetch(served.port, "-/status").body)["store"]["keys"] == 1
+
+
+def test_what_is_missing_most_comes_first_with_since_when(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.always("*", not_found())
+    with serving(tmp_path, upstream=upstream.url) as served:
+        before_s = time.time()
+        for index in (small.index, old.index, old.index):
+            fetch(served.port, index)
+        missing = json.loads(fetch(served.port, "-/status").body)["missing"]
+    assert [(row["index"], row["times"]) for row in missing] == [(old.index, 2), (small.index, 1)]
+    assert all(before_s - 1 <= row["since_s"] <= time.time() for row in missing)
