@@ -77,5 +77,5 @@ def _write_text(store: Store, results: Sequence[Imported], settings: Settings) -
         size = size_text(sum(each.carried.size_bytes for each in taken))
         kept = sum(each.outcome is Outcome.KEPT for each in results)
         left = len(results) - len(taken) - kept
-        there = f", {kept} there already" if kept else ""
-        write_line(plain(f"{count_text(len(taken), 'file')} imported ({size}){there}, {left} not; store: {store.root}"))
+        rest = (f", {kept} there already" if kept else "") + (f", {left} not" if left else "")
+        write_line(plain(f"{count_text(len(taken), 'file')} imported ({size}){rest}; store: {store.root}"))

@@ -122,6 +122,7 @@ class Session:
         output = re.sub(r"at character \d+", "at character 18", output)  # it counts from the real folder's name
         output = re.sub(r"in \d+\.\d s$", "in 0.3 s", output, flags=re.MULTILINE)
         output = re.sub(r"\d+ ms\b", "9 ms", output)
+        output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-03-02 09:14:05", output)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "2026-03-02T09:14:05+00:00", output)
 
 
