@@ -10,11 +10,12 @@ import codecs
 import re
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
 from symcache.formats.view import PartView
-from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, parse_id, parse_index
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold, parse_id, parse_index
 from symcache.identity import printable as cut
 from symcache.readers.logtext import text_encoding
 from symcache.readers.records import Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
@@ -35,6 +36,7 @@ _LOOKED_AT_LINES = 32
 # Ids of files from other systems (elf-buildid-…, mach-uuid-…, sha1-…); without this any two words would be an index.
 _OTHER_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{8,}", re.IGNORECASE)
 _COMMENT = (";", "#")
+_RENAMED = (re.compile(r"ntoskrnl|ntkr\w+"), re.compile(r"hal\w*"))
 _WITH_PDB = "1"
 
 
@@ -59,8 +61,10 @@ def read_manifest(view: ByteView, path: str) -> Iterator[Record]:
     """Yield the list, then a module for each file in it.
 
     In a symchk manifest a PDB's line stands before its image's, and both have type 1: they make one module, whatever
-    their names, as the PDB of ``hal.dll`` may be ``halmacpi.pdb``. An image without a PDB before it, or of type 2, is
-    a module whose PDB has to be read from the image. Lines that cannot be read are reported with number and offset.
+    their names, as the PDB of ``hal.dll`` may be ``halmacpi.pdb``. In a list made by hand they may have nothing to do
+    with each other, so a pair whose names differ is marked as presumed. An image without a PDB before it, or of
+    type 2, is a module whose PDB has to be read from the image. Lines that cannot be read are reported with number
+    and offset.
 
     Source: manifests written by ``symchk /om``; the meaning of type 2 is inferred from them.
     """
@@ -76,7 +80,7 @@ def read_manifest(view: ByteView, path: str) -> Iterator[Record]:
             continue
         image = _image_of(wanted.key)
         if pdb is not None and image is not None and wanted.type == _WITH_PDB:
-            yield Module(image.name, image=image, pdbs=(pdb,))
+            yield Module(image.name, image=image, pdbs=(pdb,), is_presumed=not _are_namesakes(pdb.key, image))
             pdb = None
             continue
         yield from _alone(pdb)
@@ -160,6 +164,17 @@ def _reference(key: Key) -> PdbReference | None:
             return PdbReference(key, PdbFormat.PDB2)
         case _:
             return None
+
+
+def _are_namesakes(pdb: Key, image: ImageKey) -> bool:
+    """Tell whether the names say that *pdb* is *image*'s.
+
+    They are the same but for the end, the w of 32-bit Windows and the renaming of kernels and HALs.
+    """
+    stem, of_image = (PurePosixPath(fold(key.name)).stem for key in (pdb, image))
+    return stem in {of_image, f"w{of_image}"} or any(
+        family.fullmatch(stem) and family.fullmatch(of_image) for family in _RENAMED
+    )
 
 
 def _alone(pdb: PdbReference | None) -> Iterator[Module]:

@@ -81,6 +81,7 @@ class Module:
         problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
         process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
         no_debug_record: The image was read to its end and names no PDB at all.
+        is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Module:
     problem: str | None = None
     process: str | None = None
     no_debug_record: bool = False
+    is_presumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,12 @@ class WantedPdbOfImage:
     Attributes:
         module: Name of the module.
         image: Identity of the image whose headers name the PDB.
+        is_presumed: A PDB that may be this one is wanted by its own key already; the headers are only to settle it.
     """
 
     module: str
     image: ImageKey
+    is_presumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,9 @@ class Plan:
         self._all_pdbs = all_pdbs
         self._wants: dict[tuple[str, str], Want] = {}
 
+    def __len__(self) -> int:
+        return len(self._wants)
+
     @property
     def wants(self) -> Sequence[Want]:
         """Every want once."""
@@ -118,13 +123,14 @@ class Plan:
     def add(self, wants: Iterable[Want]) -> list[Want]:
         """Take in *wants*; return those that were not wanted before.
 
-        A PDB that one image has embedded and another asks for as a file is a file to fetch.
+        A PDB that one image has embedded and another asks for as a file is a file to fetch, and what is presumed of
+        one image is not of another that says nothing of its PDB.
         """
         fresh: dict[tuple[str, str], Want] = {}
         for want in wants:
             name = _name_of(want)
             known = self._wants.get(name)
-            if known is None or (isinstance(known, NothingToFetch) and isinstance(want, WantedFile)):
+            if known is None or _outdoes(want, known):
                 self._wants[name] = fresh[name] = want
         return list(fresh.values())
 
@@ -141,6 +147,8 @@ def wants_of(module: Module, *, images: bool, all_pdbs: bool) -> Iterator[Want]:
         yield WantedFile(module.name, module.dbg)
     if module.pdbs:
         yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
+        if module.is_presumed and module.image is not None:
+            yield WantedPdbOfImage(module.name, module.image, is_presumed=True)
     elif module.no_debug_record:
         yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
     elif module.dbg is not None:
@@ -192,11 +200,17 @@ def kind_of(key: Key) -> FileKind:
             return FileKind.OTHER
 
 
+def _outdoes(want: Want, known: Want) -> bool:
+    if isinstance(known, WantedPdbOfImage):
+        return known.is_presumed and isinstance(want, WantedPdbOfImage) and not want.is_presumed
+    return isinstance(known, NothingToFetch) and isinstance(want, WantedFile)
+
+
 def _name_of(want: Want) -> tuple[str, str]:
     match want:
         case WantedFile(_, key):
             return "file", key.folded
-        case WantedPdbOfImage(_, image):
+        case WantedPdbOfImage(_, image, _):
             return "pdb of", image.folded
         case NothingToFetch(_, _, Cause.EMBEDDED, key) if key is not None:
             return "file", key.folded

@@ -65,12 +65,14 @@ class Warmer:
         self._unreadable: list[Unreadable] = []
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
+        self._may_fetch = False
 
     async def warm(self, records: Iterable[Record]) -> Report:
         """Fetch what *records* need; return what became of it.
 
         Cancelling the scope it runs in ends the work; `report` then tells what was done so far.
         """
+        self._may_fetch = True
         await self._read(records)
         todo = await to_thread.run_sync(self._settle_locally, self._plan.wants)
         self._announce()
@@ -106,6 +108,22 @@ class Warmer:
             unreadable=tuple(self._unreadable),
             is_interrupted=is_interrupted,
         )
+
+    def find_kernel_layout(self, kernel: Module) -> KernelLayout | None:
+        """Return where *kernel* keeps its processes, from its PDB, which is fetched at once if that may be.
+
+        For readers of kernel dumps, whose records are taken in by `warm` and `check`; called in their thread.
+        """
+        for want in self._plan.add_module(kernel):
+            left = [want for named in self._resolve_locally(want) if (want := self._settle_at_once(named)) is not None]
+            for open_want in left if self._may_fetch else ():
+                from_thread.run(self._fulfil, open_want)
+        for symbol in self._ends_of(kernel):
+            if isinstance(symbol.outcome, Present | Fetched):
+                layout = read_kernel_layout(symbol.outcome.path)
+                if layout is not None:
+                    return layout
+        return None
 
     def close(self) -> None:
         """Close what is remembered; safe to call twice."""
@@ -227,9 +245,14 @@ class Warmer:
         return fresh
 
     def _announce(self) -> None:
-        self._observer(Planned(len(self._plan.wants) - len(self._named)))
+        self._observer(Planned(len(self._plan) - len(self._named)))
 
     def _settle(self, want: Want, outcome: Outcome) -> None:
+        if isinstance(want, WantedPdbOfImage) and want.is_presumed and isinstance(outcome, Missing):
+            # Nothing speaks against the PDB that is wanted already.
+            self._named[want] = ()
+            self._announce()
+            return
         symbol = _symbol(want, outcome)
         self._ends[want] = symbol
         self._observer(Settled(symbol.index or symbol.module, symbol.state))
@@ -246,7 +269,7 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
     match want:
         case WantedFile(module, key):
             return Symbol(key.index, kind_of(key), module, outcome)
-        case WantedPdbOfImage(module, image):
+        case WantedPdbOfImage(module, image, _):
             return Symbol(image.index, FileKind.PDB, module, outcome)
         case NothingToFetch(module, kind, _, known, detail):
             return Symbol(None if known is None else known.index, kind, module, outcome, detail)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -38,14 +39,36 @@ def image_alone(key: ImageKey) -> Module:
     return Module(key.name, image=key, problem="the list names the image alone, not its PDB")
 
 
-def keys(records: list[Record]) -> list[object]:
+def keep_modules(records: list[Record]) -> list[Module]:
     modules = [record for record in records if isinstance(record, Module)]
     assert len(modules) == len(records)
-    return [module.pdbs[0].key if module.pdbs else module.image or module.dbg for module in modules]
+    return modules
+
+
+def keys(records: list[Record]) -> list[object]:
+    return [module.pdbs[0].key if module.pdbs else module.image or module.dbg for module in keep_modules(records)]
 
 
 def test_an_image_belongs_to_the_pdb_before_it_even_if_their_names_differ() -> None:
     assert read(f"{HAL_LINE}\n{DLL_LINE}\n{NTDLL_LINE}\n") == [HAL, image_alone(NTDLL)]
+
+
+@pytest.mark.parametrize(
+    ("pdb", "image", "is_presumed"),
+    [
+        ("ntdll.pdb", "NTDLL.dll", False),
+        ("wntdll.pdb", "ntdll.dll", False),
+        ("ntkrnlmp.pdb", "ntoskrnl.exe", False),
+        ("halmacpi.pdb", "hal.dll", False),
+        ("ntdll.pdb", "ntoskrnl.exe", True),
+        ("ClassLibrary1.pdb", "dummylib.dll", True),
+        ("noend", "x", True),
+    ],
+)
+def test_a_pair_of_different_names_is_only_presumed(pdb: str, image: str, is_presumed: bool) -> None:
+    (module,) = read(f"{pdb},D762CB61214342FCAE6EB9BC098AB5571,1\n{image},559f3a8f5e000,1\n")
+    assert isinstance(module, Module)
+    assert (module.image is not None, len(module.pdbs), module.is_presumed) == (True, 1, is_presumed)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +227,8 @@ def test_a_written_list_reads_back_as_the_same_modules(
         else:
             assert pdb is not None
             modules.append(Module(pdb.name, pdbs=pdbs))
-    assert read("".join(f"{line}\n" for line in manifest_lines(modules))) == modules
+    read_back = keep_modules(read("".join(f"{line}\n" for line in manifest_lines(modules))))
+    assert [replace(module, is_presumed=False) for module in read_back] == modules
 
 
 def damaged(count: int) -> None:

@@ -63,6 +63,11 @@ CASES: dict[str, tuple[Module, dict[str, bool], list[Want]]] = {
     ),
     "the PDB of a module without an image": (module(LAST, image=None), {}, [file(LAST)]),
     "two hops where the image alone is known": (module(), {}, [WantedPdbOfImage("a.sys", IMAGE)]),
+    "two hops beside a PDB that is presumed to be its own": (
+        module(LAST, is_presumed=True),
+        {},
+        [file(LAST), WantedPdbOfImage("a.sys", IMAGE, is_presumed=True)],
+    ),
     "two hops for an unloaded module with an image": (
         module(unloaded=True),
         {},
@@ -178,3 +183,12 @@ def test_a_pdb_that_is_embedded_in_one_image_and_asked_for_by_another_is_a_file_
         for module in modules:
             plan.add_module(module)
         assert plan.wants == (WantedFile("b.dll", key),)
+
+
+@pytest.mark.parametrize("presumed_first", [True, False])
+def test_what_is_presumed_of_an_image_gives_way_to_what_is_wanted_of_it(presumed_first: bool) -> None:
+    plan = Plan()
+    for presumed in (presumed_first, not presumed_first):
+        plan.add_module(module(LAST, is_presumed=True) if presumed else module())
+    assert set(plan.wants) == {file(LAST), WantedPdbOfImage("a.sys", IMAGE)}
+    assert len(plan) == 2

@@ -145,6 +145,30 @@ async def test_an_image_that_is_not_published_says_so(upstream: Upstream, config
     assert "404" in {attempt.answer for attempt in symbol.outcome.attempts if attempt.upstream == upstream.url}
 
 
+async def test_an_image_beside_another_ones_pdb_leads_to_its_own(upstream: Upstream, config: Config) -> None:
+    image, own, other = image_key("drv.sys"), pdb_key("drv.pdb"), pdb_key("other.pdb", 2)
+    upstream.files = {image.index: disk_bytes(plan_image(image, own))}
+    upstream.files |= {key.index: pdb_bytes(key) for key in (own, other)}
+    pair = Module("drv.sys", image=image, pdbs=native(other), is_presumed=True)
+    assert ends(await warm(config, [pair])) == [(other.index, "fetched", None), (own.index, "fetched", None)]
+    assert ends(await check(config, [pair])) == [(other.index, "present", None), (own.index, "present", None)]
+
+
+async def test_a_pdb_presumed_to_be_an_images_is_enough_where_the_image_is_unknown(
+    upstream: Upstream, config: Config
+) -> None:
+    pdb = pdb_key("other.pdb")
+    upstream.files = {pdb.index: pdb_bytes(pdb)}
+    pair = Module("drv.sys", image=image_key("drv.sys"), pdbs=native(pdb), is_presumed=True)
+    heard: list[object] = []
+    assert ends(await warm(config, [pair], observer=heard.append)) == [(pdb.index, "fetched", None)]
+    assert [event.wanted for event in heard if isinstance(event, Planned)][-1] == 1
+    asked = len(upstream.requests)
+    assert ends(await warm(config, [pair])) == [(pdb.index, "present", None)]
+    assert ends(await check(config, [pair])) == [(pdb.index, "present", None)]
+    assert len(upstream.requests) == asked
+
+
 async def test_a_hop_that_fails_leaves_the_pdb_failed(upstream: Upstream, config: Config) -> None:
     upstream.always("*", status(503))
     (symbol,) = (await warm(config, [image_alone("drv.sys")])).symbols
@@ -411,6 +435,7 @@ def modules(draw: st.DrawFn) -> Module:
         pdbs=references,
         unloaded=draw(st.booleans()),
         no_debug_record=not references and draw(st.booleans()),
+        is_presumed=bool(references) and draw(st.booleans()),
     )
 
 
