@@ -44,16 +44,16 @@ def command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: 
     PATTERN narrows it to names or indexes, with * and ?: `symcache missing 'secdrv*'`.
     """
     if retry and forget:
-        raise UsageError("--retry and --forget exclude each other: --retry forgets, too")
+        raise UsageError("--retry and --forget exclude each other")
     config = settings.load()
     with Misses(config.misses.folder, ttl_s=config.misses.ttl_s) as misses:
         rows = [_Row(miss, misses.counts(miss)) for miss in misses.list() if _matches(miss.index, patterns)]
-        if retry or forget:
+        if forget:
             for row in rows:
                 misses.forget(row.miss.upstream, parse_index(row.miss.index))
     if retry:
         keys = [parse_index(index) for index in dict.fromkeys(row.miss.index for row in rows)]
-        report = run_warm(settings, [], wants=[WantedFile(key.name, key) for key in keys])
+        report = run_warm(settings, wants=[WantedFile(key.name, key) for key in keys], believe_misses=False)
         finish(report, settings, as_json=as_json, allow_missing=False)
     elif as_json:
         write_json({"schema": "symcache.missing/1", "missing": [*_as_json(rows)]})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 import click
 
-from symcache.cli.inputs import read_inputs
+from symcache.cli.inputs import process_options, read_inputs, select_processes
 from symcache.cli.interrupt import cancelled_by_interrupt
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import write_json
@@ -18,10 +20,11 @@ from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from symcache.config import Config
     from symcache.events import Observer
+    from symcache.readers.kerneldump import FindLayout
     from symcache.readers.records import Record
     from symcache.warm.plan import Want
     from symcache.warm.report import Report
@@ -31,6 +34,7 @@ __all__ = ["command", "finish", "run_warm"]
 
 @click.command()
 @inputs_argument
+@process_options
 @click.option("--images", is_flag=True, help="Fetch the images themselves, too.")
 @click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
 @click.option(
@@ -47,39 +51,56 @@ def command(
     upstreams: tuple[str, ...],
     allow_missing: bool,
     as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
 ) -> None:
     """Fill the store with every symbol that the inputs need, and report what is missing and why.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
-    report = run_warm(settings, read_inputs(inputs), images=images, all_pdbs=all_pdbs, upstreams=upstreams)
+    read = partial(read_inputs, inputs, select_processes(processes, user))
+    report = run_warm(settings, read, images=images, all_pdbs=all_pdbs, upstreams=upstreams)
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)
 
 
 def run_warm(
     settings: Settings,
-    records: Iterable[Record],
+    read: Callable[[FindLayout], Iterable[Record]] = lambda _: (),
     *,
     wants: Sequence[Want] = (),
     images: bool = False,
     all_pdbs: bool = False,
     upstreams: Sequence[str] = (),
+    believe_misses: bool = True,
 ) -> Report:
-    """Fetch what *records* need and what *wants* name, with progress on a terminal; Ctrl-C gives what was done."""
+    """Fetch what the records of *read* need and what *wants* name; Ctrl-C gives what was done.
+
+    Args:
+        settings: The common options.
+        read: Returns the records; it gets what finds the layout of a dump's kernel.
+        wants: Files wanted anyway.
+        images: Want the images themselves, too.
+        all_pdbs: Want every PDB an image names.
+        upstreams: URLs that are asked before those of the symbol path.
+    """
     config = settings.load(upstreams=upstreams)
+    if not believe_misses:
+        config = replace(config, misses=replace(config.misses, ttl_s=0))
     plan = Plan(images=images, all_pdbs=all_pdbs)
     plan.add(wants)
     with show_progress(quiet=settings.quiet) as observer:
-        return anyio.run(_warm, config, records, plan, observer)
+        return anyio.run(_warm, config, read, plan, observer)
 
 
-async def _warm(config: Config, records: Iterable[Record], plan: Plan, observer: Observer) -> Report:
+async def _warm(
+    config: Config, read: Callable[[FindLayout], Iterable[Record]], plan: Plan, observer: Observer
+) -> Report:
     report: Report | None = None
     async with SymbolSource(config, observer=observer) as source:
         with Warmer(source, plan, observer=observer) as warmer:
             with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
-                report = await warmer.warm(records)
+                report = await warmer.warm(read(warmer.find_kernel_layout))
             return report or warmer.report(is_interrupted=True)
 
 

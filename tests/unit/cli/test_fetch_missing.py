@@ -184,6 +184,26 @@ def test_a_retry_fetches_what_has_appeared_and_remembers_the_rest(shell: Shell) 
     assert listed(shell) == [SECDRV.index]
 
 
+def test_a_retry_keeps_when_a_miss_was_first_asked_for(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    (before,) = said_of_misses(shell)
+    assert shell("missing", "--retry").exit_code == 3
+    (after,) = said_of_misses(shell)
+    assert (after["first_asked"], after["times"], after["is_believed"]) == (before["first_asked"], 2, True)
+
+
+def test_a_retry_that_reaches_nobody_forgets_nothing(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    before = said_of_misses(shell)
+    shell.upstream.always("*", status(503))
+    assert shell("missing", "--retry").exit_code == 1
+    assert said_of_misses(shell) == before
+
+
+def said_of_misses(shell: Shell) -> list[dict[str, object]]:
+    return [said for row in json.loads(shell("missing", "--json").stdout)["missing"] for said in row["upstreams"]]
+
+
 def test_an_empty_list_is_no_error(shell: Shell) -> None:
     done = shell("missing")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no miss is remembered\n")
