@@ -61,9 +61,13 @@ def _row(symbol: Symbol) -> list[str]:
 
 
 def evidence(symbol: Symbol) -> str:
-    """Return what every upstream said of a symbol that is missing or failed, else the reason in words."""
+    """Return what every upstream said of a symbol that is missing or failed, else the reason in words.
+
+    Where the disk is to blame, what the places of the symbol path said explains nothing.
+    """
     outcome = symbol.outcome
-    parts = list(_answers(outcome.attempts)) if isinstance(outcome, Missing | Failed) else []
+    attempts = outcome.attempts if isinstance(outcome, Missing | Failed) and outcome.cause is not Cause.DISK else ()
+    parts = list(_answers(attempts))
     if not parts and symbol.reason is not None:
         parts.append(symbol.reason)
     return "; ".join(parts)
