@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import anyio
 import click
 
-from symcache.cli.options import json_option
+from symcache.cli.options import color_option, json_option
 from symcache.cli.output import say, say_error, write_json, write_line, write_table
 from symcache.cli.progress import show_progress
 from symcache.cli.rehearsal import Rehearsal, find_deviations, rehearse
@@ -35,6 +35,7 @@ _NEXT = (
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
+@color_option
 def command(store: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Rehearse the whole job on this machine alone: no internet, no Windows, no setting of yours.
 

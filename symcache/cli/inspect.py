@@ -8,7 +8,7 @@ import click
 
 from symcache.cli.inspection import DeepWish, inspect_file
 from symcache.cli.inspecttext import write_inspection
-from symcache.cli.options import json_option
+from symcache.cli.options import color_option, json_option
 from symcache.cli.output import write_json
 from symcache.errors import UsageError
 
@@ -39,6 +39,7 @@ _SHOWN = 20
     help=f"List N structures that a PDB defines, {_SHOWN} if N is left out; needs pdbparse.",
 )
 @json_option
+@color_option
 def command(file: str, streams: bool, publics: int | None, types: int | None, as_json: bool) -> None:
     """Show what FILE is, which key it has, and whether it is whole and where it belongs.
 

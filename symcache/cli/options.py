@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
 
-__all__ = ["Settings", "inputs_argument", "json_option", "settings_options", "settings_options_but_version"]
+__all__ = [
+    "Settings",
+    "color_option",
+    "inputs_argument",
+    "json_option",
+    "settings_options",
+    "settings_options_but_version",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -75,7 +82,7 @@ def settings_options_but_version(command: F) -> F:
     )
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
-    @click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")
+    @color_option
     @functools.wraps(command)
     def wrapped(
         config_file: Path | None, symbol_path: str | None, store: Path | None, quiet: bool, verbose: bool, **more: Any
@@ -88,6 +95,13 @@ def settings_options_but_version(command: F) -> F:
 def json_option(command: F) -> F:
     """Give *command* ``--json``, passed on as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(command)
+
+
+def color_option(command: F) -> F:
+    """Give *command* ``--no-color``."""
+    return click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")(
+        command
+    )
 
 
 def inputs_argument(command: F) -> F:

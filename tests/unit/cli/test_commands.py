@@ -66,6 +66,12 @@ def test_a_command_and_its_options_have_help(name: str) -> None:
             assert parameter.help.endswith("."), parameter.help
 
 
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not isinstance(command, click.Group)])
+def test_every_command_takes_no_color_and_h(name: str) -> None:
+    done = CliRunner().invoke(root, [*name.split(), "--no-color", "-h"])
+    assert (done.exit_code, done.stdout[:6]) == (0, "Usage:")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_stands_in_the_reference_with_every_option_of_its_own(name: str) -> None:
     text = section(name)
