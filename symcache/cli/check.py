@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import click
 
-from symcache.cli.inputs import read_inputs
+from symcache.cli.inputs import process_options, read_inputs, select_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
@@ -18,13 +18,21 @@ __all__ = ["command"]
 
 @click.command()
 @inputs_argument
+@process_options
 @click.option("--images", is_flag=True, help="Ask for the images themselves, too.")
 @click.option("--all-pdbs", is_flag=True, help="Ask for every PDB an image names, not only the one debuggers want.")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
 @json_option
 @settings_options
 def command(
-    settings: Settings, inputs: tuple[str, ...], images: bool, all_pdbs: bool, allow_missing: bool, as_json: bool
+    settings: Settings,
+    inputs: tuple[str, ...],
+    images: bool,
+    all_pdbs: bool,
+    allow_missing: bool,
+    as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
 ) -> None:
     """Report what the inputs need and whether the store has it, right and whole; no network.
 
@@ -34,6 +42,7 @@ def command(
     with show_progress(quiet=settings.quiet) as observer:
         source = SymbolSource(config, observer=observer)
         with Warmer(source, Plan(images=images, all_pdbs=all_pdbs), observer=observer) as warmer:
-            report = anyio.run(warmer.check, read_inputs(inputs))
+            records = read_inputs(inputs, select_processes(processes, user), warmer.find_kernel_layout)
+            report = anyio.run(warmer.check, records)
         source.close()
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)

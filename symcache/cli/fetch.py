@@ -33,7 +33,7 @@ def command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None
     INDEX is name/id/name or name/id; `symcache fetch NAME ID` names one file. What the store has is not asked for.
     """
     keys = list(_parse_all(indexes))
-    report = run_warm(settings, [], wants=[WantedFile(key.name, key) for key in keys])
+    report = run_warm(settings, wants=[WantedFile(key.name, key) for key in keys])
     if as_json:
         write_json(report.as_json())
     else:

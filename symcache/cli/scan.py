@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from symcache.cli.inputs import read_inputs
+from symcache.cli.inputs import process_options, read_inputs, select_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import say, write_table
 from symcache.errors import StoreError
@@ -29,6 +29,7 @@ __all__ = ["command"]
 
 @click.command()
 @inputs_argument
+@process_options
 @click.option(
     "-o",
     "--output",
@@ -38,14 +39,21 @@ __all__ = ["command"]
 )
 @json_option
 @settings_options
-def command(settings: Settings, inputs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+def command(
+    settings: Settings,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
+) -> None:
     """List the modules of the inputs and the keys of their files; no network, no store.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
     scan = _Scan()
-    modules = scan.watch(read_inputs(inputs))
+    modules = scan.watch(read_inputs(inputs, select_processes(processes, user)))
     if output is not None:
         modules = _write_manifest(modules, output)
     if as_json:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -83,6 +83,7 @@ def run_warm(
         images: Want the images themselves, too.
         all_pdbs: Want every PDB an image names.
         upstreams: URLs that are asked before those of the symbol path.
+        believe_misses: Do not ask again what upstreams said not long ago that they lack.
     """
     config = settings.load(upstreams=upstreams)
     if not believe_misses:

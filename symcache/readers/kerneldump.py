@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from symcache.errors import UnknownFormat
 from symcache.formats.dumpmemory import PhysicalMemory, Storage, read_dump_body
@@ -17,7 +17,7 @@ from symcache.readers.triagedump import read_triage_dump
 from symcache.readers.usermodules import DumpProcesses, ProcessSelection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from symcache.formats.dumpmemory import DumpBody
     from symcache.formats.kerneldump import DumpHeader
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.readers.records import Record
 
-__all__ = ["ProcessSelection", "read_kernel_dump"]
+__all__ = ["FindLayout", "ProcessSelection", "read_kernel_dump"]
+
+FindLayout: TypeAlias = "Callable[[Module], KernelLayout | None]"
+
+# Full, bitmap full, and what .dump /ka and /f of the debugger write: they claim to hold the memory of processes.
+_COMPLETE = frozenset({1, 5, 9, 0xA})
 
 
 def read_kernel_dump(
-    view: ByteView, path: str, *, user: ProcessSelection | None = None, layout: KernelLayout | None = None
+    view: ByteView, path: str, *, user: ProcessSelection | None = None, find_layout: FindLayout | None = None
 ) -> Iterator[Record]:
     """Yield the dump, the kernel's modules in list order, those unloaded, and those of the processes asked for.
 
@@ -42,7 +47,8 @@ def read_kernel_dump(
         view: The dump.
         path: As the user named it.
         user: Processes whose modules are wanted; None for the kernel's alone.
-        layout: Where the kernel's structures keep what, from its PDB; None to find out from the dump's memory.
+        find_layout: Asked, with the kernel's own module, where its structures keep what, as its PDB says; where there
+            is no answer, the dump's memory is searched for it.
 
     Raises:
         UnknownFormat: Not a kernel dump, encrypted, or of a machine whose page tables are not read here.
@@ -61,7 +67,7 @@ def read_kernel_dump(
         yield Input(path, InputKind.KERNEL_DUMP, header_details(header, body.storage, view.size))
         yield Unreadable(path, "the dump is a header alone: it tells the bug check, but no modules", header.size)
     else:
-        yield from _read_memory_dump(view, path, header, body, body.pages, user, layout)
+        yield from _read_memory_dump(view, path, header, body, body.pages, user, find_layout)
 
 
 def _read_memory_dump(
@@ -71,26 +77,31 @@ def _read_memory_dump(
     body: DumpBody,
     pages: PageMap,
     user: ProcessSelection | None,
-    layout: KernelLayout | None,
+    find_layout: FindLayout | None,
 ) -> Iterator[Record]:
     memory = PhysicalMemory(view, pages)
     kernel = open_kernel_space(memory, header)
     yield Input(path, InputKind.KERNEL_DUMP, _details(view, header, body, pages, kernel))
-    processes = DumpProcesses(kernel, layout)
 
     @cache
     def sessions() -> tuple[AddressSpace, ...]:
-        return tuple(processes.session_spaces())
+        return tuple(DumpProcesses(kernel, None).session_spaces())
 
     listed = 0
+    nt: Module | None = None
     if kernel.list_found:
         for record in kernel_modules(kernel, header.build, path, sessions):
             listed += isinstance(record, Module) and not record.unloaded
+            if nt is None and isinstance(record, Module):
+                nt = record
             yield record
     if not listed:
         yield from _scan(kernel, memory, pages, header, path)
-    if user is not None:
-        yield from processes.modules(user, path)
+    if user is not None and (not user.if_complete or header.dump_type in _COMPLETE):
+        layout = find_layout(nt) if find_layout is not None and nt is not None else None
+        for record in DumpProcesses(kernel, layout).modules(user, path):
+            if isinstance(record, Module) or not user.if_complete:
+                yield record
     if pages.end_offset > view.size:
         missing = pages.end_offset - view.size
         yield Unreadable(path, f"the dump is cut short: {missing} of {pages.end_offset} bytes are missing", view.size)

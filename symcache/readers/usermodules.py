@@ -38,9 +38,11 @@ class ProcessSelection:
 
     Attributes:
         wanted: Names (``lsass.exe``) or ids (``664``); empty for all processes.
+        if_complete: Take them only from a dump that claims to hold all memory, and say nothing of what it lacks.
     """
 
     wanted: tuple[str, ...] = ()
+    if_complete: bool = False
 
     def takes(self, process: Process) -> bool:
         """Say whether the process was asked for."""

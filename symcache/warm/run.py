@@ -16,7 +16,8 @@ from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.readers.image import image_module
 from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
 from symcache.store.links import ImageLinks, Link
-from symcache.upstream.outcome import Cause, Failed, Missing
+from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.plan import (
     FileKind,
     NothingToFetch,
@@ -25,6 +26,7 @@ from symcache.warm.plan import (
     WantedPdbOfImage,
     image_candidates,
     kind_of,
+    wants_of,
 )
 from symcache.warm.report import Report, Symbol
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from symcache.events import Observer
     from symcache.formats.pe import Image
+    from symcache.formats.processes import KernelLayout
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -110,17 +113,19 @@ class Warmer:
         )
 
     def find_kernel_layout(self, kernel: Module) -> KernelLayout | None:
-        """Return where *kernel* keeps its processes, from its PDB, which is fetched at once if that may be.
+        """Return where *kernel* keeps its processes, as its PDB says, which is fetched for that where it may be.
 
-        For readers of kernel dumps, whose records are taken in by `warm` and `check`; called in their thread.
+        For a reader of kernel dumps whose records `warm` or `check` takes in; called in its thread.
         """
-        for want in self._plan.add_module(kernel):
-            left = [want for named in self._resolve_locally(want) if (want := self._settle_at_once(named)) is not None]
-            for open_want in left if self._may_fetch else ():
-                from_thread.run(self._fulfil, open_want)
-        for symbol in self._ends_of(kernel):
-            if isinstance(symbol.outcome, Present | Fetched):
-                layout = read_kernel_layout(symbol.outcome.path)
+        wants = list(wants_of(kernel, images=False, all_pdbs=False))
+        self._plan.add(wants)
+        todo = self._settle_locally(wants)
+        if self._may_fetch:
+            from_thread.run(self._work, iter(todo))
+        for want in wants:
+            for named in self._named.get(want, [want]):
+                outcome = self._ends[named].outcome if named in self._ends else None
+                layout = read_kernel_layout(outcome.path) if isinstance(outcome, Present | Fetched) else None
                 if layout is not None:
                     return layout
         return None
@@ -170,6 +175,8 @@ class Warmer:
         todo: list[OpenWant] = []
         for want in wants:
             from_thread.check_cancelled()
+            if want in self._ends or want in self._named:
+                continue  # the PDB of a kernel whose dump could not be read without it
             left = (self._settle_at_once(resolved) for resolved in self._resolve_locally(want))
             todo.extend(want for want in left if want is not None)
         return todo

@@ -164,7 +164,7 @@ def test_an_interrupted_report_says_so(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("cause", list(Cause))
 def test_every_cause_is_told_with_what_to_do(cause: Cause, capsys: pytest.CaptureFixture[str]) -> None:
-    failed = {Cause.UNAVAILABLE, Cause.REFUSED, Cause.WRONG_CONTENT, Cause.DISK, Cause.BAD_INPUT}
+    failed = {Cause.UNAVAILABLE, Cause.REFUSED, Cause.WRONG_CONTENT, Cause.DISK}
     outcome = Failed(cause) if cause in failed else Missing(cause)
     out = text(capsys, Report("srv*", None, 0.0, [Symbol(NAME, FileKind.PDB, "a.sys", outcome)]), verbose=True)
     assert f"{cause.value} (1) - " in out

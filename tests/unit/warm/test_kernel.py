@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from support.kernels import kernel_plan
+
+from symcache.config import Config, load_config
+from symcache.identity import PdbKey, parse_index
+from symcache.readers.detect import read_input
+from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
+from symcache.readers.records import Module, Unreadable
+from symcache.synth.codeview import StructureLayout
+from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from symcache.synth.kernelmemory import build_machine
+from symcache.synth.kernelplans import EprocessPlan
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.upstream.source import SymbolSource
+from symcache.warm.kernel import read_kernel_layout
+from symcache.warm.report import State
+from symcache.warm.run import Warmer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.upstream import Upstream
+
+    from symcache.readers.kerneldump import FindLayout
+    from symcache.readers.records import Record
+
+# As no build has them, so that only the kernel's PDB can tell.
+OFFSETS = EprocessPlan(links=0x768, image_file_name=0x8C8, peb=0x870, wow64_process=0x8A0, size=0xB00)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    path = tmp_path / "MEMORY.DMP"
+    machine = build_machine(replace(kernel_plan(), eprocess=OFFSETS))
+    path.write_bytes(dump_bytes(machine, DumpPlan(DumpKind.BITMAP_FULL)))
+    return path
+
+
+def kernel_pdb(dump: Path) -> PdbKey:
+    kernel = next(
+        record for record in read_input(str(dump), kernel=partial(read_kernel_dump)) if isinstance(record, Module)
+    )
+    (pdb,) = kernel.pdbs
+    assert isinstance(pdb.key, PdbKey)
+    return pdb.key
+
+
+def with_types(key: PdbKey) -> bytes:
+    process = {
+        "Pcb": 0,
+        "UniqueProcessId": OFFSETS.links - 8,
+        "ActiveProcessLinks": OFFSETS.links,
+        "Peb": OFFSETS.peb,
+        "ImageFileName": OFFSETS.image_file_name,
+        "WoW64Process": OFFSETS.wow64_process,
+    }
+    structures = {
+        "_EPROCESS": StructureLayout(OFFSETS.size, process),
+        "_KPROCESS": StructureLayout(0x438, {"DirectoryTableBase": 0x28}),
+    }
+    return make_pdb(NativePdbSpec(key.guid, key.age, structures=structures))
+
+
+def config_for(tmp_path: Path, upstream: Upstream) -> Config:
+    return load_config(environ={}, symbol_path=f"srv*{tmp_path / 'sym'}*{upstream.url}")
+
+
+def records_of(dump: Path, processes: ProcessSelection, find_layout: FindLayout) -> Iterator[Record]:
+    return read_input(str(dump), kernel=partial(read_kernel_dump, user=processes, find_layout=find_layout))
+
+
+@pytest.fixture
+def _nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symcache.readers.usermodules.find_kernel_layout", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_nothing_is_guessed")
+async def test_processes_are_read_by_the_kernels_own_pdb_which_is_fetched_first(
+    tmp_path: Path, upstream: Upstream, dump: Path
+) -> None:
+    nt = kernel_pdb(dump)
+    upstream.files[f"/{nt.index}"] = with_types(nt)
+    async with SymbolSource(config_for(tmp_path, upstream)) as source:
+        with Warmer(source) as warmer:
+            report = await warmer.warm(records_of(dump, ProcessSelection(("lsass.exe",)), warmer.find_kernel_layout))
+    by_name = {symbol.index.partition("/")[0]: symbol for symbol in report.symbols if symbol.index}
+    assert by_name["ntkrnlmp.pdb"].state is State.FETCHED
+    assert {"lsass.pdb", "ntdll.pdb"} <= by_name.keys()
+    assert "wntdll.pdb" not in by_name
+    assert report.unreadable == ()
+    assert len(upstream.asked(f"/{nt.index}")) == 1
+    assert sum(report.count().values()) == len(report.symbols) == len({symbol.index for symbol in report.symbols})
+
+
+@pytest.mark.usefixtures("_nothing_is_guessed")
+async def test_without_the_pdb_the_processes_are_reported_as_unreadable(
+    tmp_path: Path, upstream: Upstream, dump: Path
+) -> None:
+    async with SymbolSource(config_for(tmp_path, upstream)) as source:
+        with Warmer(source) as warmer:
+            report = await warmer.warm(records_of(dump, ProcessSelection(), warmer.find_kernel_layout))
+    assert [item.problem for item in report.unreadable if "processes cannot be read" in item.problem]
+    assert any(symbol.index and symbol.index.startswith("hal.pdb/") for symbol in report.symbols)
+
+
+@pytest.mark.usefixtures("_nothing_is_guessed")
+async def test_a_check_reads_processes_by_the_pdb_in_the_store_and_asks_nobody(
+    tmp_path: Path, upstream: Upstream, dump: Path
+) -> None:
+    nt = kernel_pdb(dump)
+    source = SymbolSource(config_for(tmp_path, upstream))
+    assert source.store is not None
+    scratch = source.store.scratch()
+    scratch.write_bytes(with_types(nt))
+    source.store.publish(scratch, parse_index(nt.index))
+    with Warmer(source) as warmer:
+        report = await warmer.check(records_of(dump, ProcessSelection(), warmer.find_kernel_layout))
+    source.close()
+    assert "wntdll.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(("kind", "listed"), [(DumpKind.BITMAP_FULL, True), (DumpKind.BITMAP_KERNEL, False)])
+def test_complete_dumps_are_searched_for_processes_unasked(tmp_path: Path, kind: DumpKind, listed: bool) -> None:
+    path = tmp_path / "MEMORY.DMP"
+    path.write_bytes(dump_bytes(build_machine(kernel_plan()), DumpPlan(kind)))
+    reader = partial(read_kernel_dump, user=ProcessSelection(if_complete=True))
+    records = list(read_input(str(path), kernel=reader))
+    assert any(isinstance(record, Module) and record.process for record in records) is listed
+    assert not [record for record in records if isinstance(record, Unreadable)]
+
+
+def test_a_complete_dump_without_processes_says_nothing_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "MEMORY.DMP"
+    machine = build_machine(replace(kernel_plan(), eprocess=OFFSETS, processes=()))
+    path.write_bytes(dump_bytes(machine, DumpPlan(DumpKind.FULL)))
+    reader = partial(read_kernel_dump, user=ProcessSelection(if_complete=True))
+    assert not [record for record in read_input(str(path), kernel=reader) if isinstance(record, Unreadable)]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a PDB", make_pdb(NativePdbSpec(UUID(int=1), 1))])
+def test_a_pdb_without_the_structures_tells_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pdb"
+    path.write_bytes(content)
+    assert read_kernel_layout(path) is None
+
+
+def test_a_pdb_that_is_gone_tells_nothing(tmp_path: Path) -> None:
+    assert read_kernel_layout(tmp_path / "gone.pdb") is None
