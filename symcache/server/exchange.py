@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import anyio
+
 from symcache.server.answers import header_list
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 
     from symcache.server.answers import Fields, Headers
 
-__all__ = ["CONNECTION", "Connection", "CutOffError", "Exchange", "Receive", "Scope", "Send"]
+__all__ = ["CONNECTION", "ClientLeft", "Connection", "CutOffError", "Exchange", "Receive", "Scope", "Send"]
 
 Scope: TypeAlias = "MutableMapping[str, Any]"
 Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
@@ -21,6 +23,7 @@ Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
 CONNECTION = "symcache.connection"
 """The scope's extension under which our own protocol puts a `Connection`."""
 
+_PATIENCE_S = 120.0
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -33,6 +36,10 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """End the connection with a reset, so that no client takes what it has for the whole."""
+
+
+class ClientLeft(Exception):
+    """The client went away, or sent nothing for a long time, before its request was whole."""
 
 
 class CutOffError(Exception):
@@ -92,9 +99,36 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes, *, more: bool = False) -> None:
-        """Send a piece of the body; the last one ends the answer."""
+        """Send a piece of the body; the last one ends the answer.
+
+        A client that takes nothing for two minutes is cut off.
+        """
         self.sent_bytes += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        message = {"type": "http.response.body", "body": data, "more_body": more}
+        if not more:
+            await self._send(message)  # put into the connection's buffer, whoever takes it
+            return
+        with anyio.move_on_after(_PATIENCE_S) as scope:
+            await self._send(message)
+        if scope.cancelled_caught:
+            await self.cut_off()
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the request's body as it arrives.
+
+        Raises:
+            ClientLeft: It does not come.
+        """
+        more = True
+        while more:
+            message: MutableMapping[str, Any] = {"type": "http.disconnect"}
+            with anyio.move_on_after(_PATIENCE_S):
+                message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.said = "left"
+                raise ClientLeft
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
 
     async def say(self, status: int, text: str = "", extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Answer with a short plain text; some clients keep what they get, whatever the status says."""

@@ -24,6 +24,46 @@ _TOO_LARGE = (
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
 
 
+class _JoiningTransport:
+    """A transport that sends the head of an answer together with the first piece of its body.
+
+    uvicorn writes them one after the other, which costs a system call and wakes the client for the head alone.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_protocol = transport.set_protocol
+
+    def write(self, data: bytes) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self.flush)  # a body that is still to be waited for does not hold it back
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._head = None
+        self._transport.abort()
+
+
 class ServeProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -32,7 +72,8 @@ class ServeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
-        super().connection_made(transport)
+        joining: Any = _JoiningTransport(transport, self.loop)
+        super().connection_made(joining)
         self._head_bytes = 0
         self._extensions = {CONNECTION: self}
         self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
@@ -58,6 +99,8 @@ class ServeProtocol(HttpToolsProtocol):
         """Begin with a request."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._waiting.cancel()
+        self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
         scope: Any = self.scope
         scope["extensions"] = self._extensions
 

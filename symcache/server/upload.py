@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from symcache.errors import StoreError, SymcacheError
 from symcache.server.answers import header_list
+from symcache.server.exchange import ClientLeft
 from symcache.server.request import FileAsked
 from symcache.store.admin import Addition, Admin
 from symcache.store.check import check_file
@@ -94,26 +95,15 @@ class Uploads:
             await exchange.say(413, "longer than network.largest_file_bytes", [_CLOSE])
             return False
         received = 0
-        pieces: list[bytes] = []
-        waiting = 0
-        more = True
-        with scratch.open("xb", buffering=0) as file:
-            while more:
-                message = await exchange.receive()
-                if message["type"] == "http.disconnect":
-                    exchange.said = "left"
-                    return False
-                more = message.get("more_body", False)
-                pieces.append(message.get("body", b""))
-                waiting += len(pieces[-1])
-                received += len(pieces[-1])
-                if received > largest:
-                    await exchange.say(413, "longer than network.largest_file_bytes", [_CLOSE])
-                    return False
-                if waiting >= _BLOCK_BYTES or not more:
-                    await to_thread.run_sync(file.write, b"".join(pieces))
-                    pieces.clear()
-                    waiting = 0
+        with scratch.open("xb", buffering=_BLOCK_BYTES) as file:
+            try:
+                async for piece in exchange.body():
+                    received += file.write(piece)
+                    if received > largest:
+                        await exchange.say(413, "longer than network.largest_file_bytes", [_CLOSE])
+                        return False
+            except ClientLeft:
+                return False
         return True
 
     def _publish(self, exchange: Exchange, key: Key, scratch: Path, store: Store) -> bytes:

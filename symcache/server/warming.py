@@ -15,6 +15,7 @@ import anyio
 from symcache.errors import SymcacheError
 from symcache.events import Planned, Settled
 from symcache.readers.detect import read_input
+from symcache.server.exchange import ClientLeft
 from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
@@ -80,14 +81,15 @@ class Warming:
         announced = exchange.fields.get(b"content-length", b"0")
         received = int(announced) if announced.isdigit() else 0
         if received <= largest:
-            received, more = 0, True
+            received = 0
             with path.open("xb", buffering=_BLOCK_BYTES) as file:
-                while more and received <= largest:
-                    message = await exchange.receive()
-                    if message["type"] == "http.disconnect":
-                        return False
-                    more = message.get("more_body", False)
-                    received += file.write(message.get("body", b""))
+                try:
+                    async for piece in exchange.body():
+                        received += file.write(piece)
+                        if received > largest:
+                            break
+                except ClientLeft:
+                    return False
         if received > largest:
             await exchange.say(413, f"longer than {largest} bytes; run symcache warm where the file is", [_CLOSE])
             return False
