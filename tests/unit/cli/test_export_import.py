@@ -1,0 +1,120 @@
+"""`export` and `import`."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+from support.stores import APP, IMAGE, PUBLIC, StoreShell, write_build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> StoreShell:
+    """A store with a build in it, the driver's files as cabinets."""
+    shell = StoreShell(tmp_path / "store")
+    build = write_build(tmp_path / "build")
+    shell("add", build / APP.name, build / IMAGE.name, "--product", "app")
+    shell("add", build / PUBLIC.name, "--product", "drv", "--compress")
+    return shell
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> StoreShell:
+    return StoreShell(tmp_path / "inside")
+
+
+def test_what_an_input_needs_goes_into_a_bundle_and_comes_out_of_it(
+    shell: StoreShell, inside: StoreShell, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "wanted.txt"
+    manifest.write_text(f"{PUBLIC.index}\n{IMAGE.index}\n")
+    bundle = tmp_path / "b.zip"
+    document = shell.json("export", manifest, "-o", bundle, group=None)
+    assert document["schema"] == "symcache.export/1"
+    assert (document["path"], document["files"], document["missing"]) == (str(bundle), 2, [])
+    document = inside.json("import", bundle, group=None)
+    assert document["schema"] == "symcache.import/1"
+    assert {each["index"]: each["state"] for each in document["files"]} == {
+        PUBLIC.index: "imported",
+        APP.index: "imported",  # the image names it
+    }
+    assert document["summary"] == {"imported": 2, "kept": 0, "refused": 0, "failed": 0}
+    assert (inside.store / APP.index).read_bytes() == (shell.store / APP.index).read_bytes()
+    assert (inside.store / PUBLIC.index).with_name("drv.pd_").exists()
+    assert inside("check", manifest, group=None).exit_code == 3  # a cabinet is not what a debugger opens
+    assert inside("verify").exit_code == 0
+
+
+def test_images_come_along_when_asked_for(shell: StoreShell, tmp_path: Path) -> None:
+    bundle = tmp_path / "b.zip"
+    shell.json("export", tmp_path / "build" / IMAGE.name, "--images", "-o", bundle, group=None)
+    with zipfile.ZipFile(bundle) as archive:
+        assert set(archive.namelist()) == {APP.index, IMAGE.index, "manifest.json"}
+
+
+def test_without_inputs_all_of_the_store_is_packed(shell: StoreShell, inside: StoreShell, tmp_path: Path) -> None:
+    done = shell("export", "-o", tmp_path / "b.zip", group=None)
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"{tmp_path / 'b.zip'}: 3 files, ")
+    done = inside("import", tmp_path / "b.zip", group=None)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 files imported (")
+    again = inside("import", tmp_path / "b.zip", group=None).stdout
+    assert again.startswith("0 files imported (0 bytes), 3 there already; store: ")
+    assert inside("import", tmp_path / "b.zip", "-v", group=None).stdout.splitlines()[0].endswith(": kept")
+
+
+def test_what_is_missing_is_told(shell: StoreShell, tmp_path: Path) -> None:
+    manifest = tmp_path / "wanted.txt"
+    other = "other.pdb/7578144C39C4468394EF84F01549113A1/other.pdb"
+    later = "later.dll/5E0B123621000/later.dll"
+    manifest.write_text(f"{PUBLIC.index}\n{other}\n{later}\n")
+    bundle = tmp_path / "b.zip"
+    document = shell.json("export", manifest, "-o", bundle, group=None, code=3)
+    assert {each["index"]: each["why"] for each in document["missing"]} == {
+        other: "absent",
+        later: "its PDB is not known: nobody has looked into the image yet",
+    }
+    done = shell("export", manifest, "-o", bundle, "--allow-missing", group=None)
+    assert done.exit_code == 0
+    assert f"missing: {other}: absent" in done.stdout
+    document = shell.json("export", manifest, tmp_path / "nothing", "-o", bundle, group=None, code=4)
+    assert [each["path"] for each in document["unreadable"]] == [str(tmp_path / "nothing")]
+
+
+def test_a_bundle_that_cannot_be_written_is_an_error_and_leaves_nothing(shell: StoreShell, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"No such file|cannot find"):
+        shell("export", "-o", tmp_path / "none" / "b.zip", group=None)
+    assert not (tmp_path / "none").exists()
+    assert shell("export", group=None).exit_code == 2
+
+
+def test_a_bundle_that_was_tampered_with_is_refused_file_by_file(
+    shell: StoreShell, inside: StoreShell, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "b.zip"
+    shell("export", "-o", bundle, group=None)
+    content = bytearray(bundle.read_bytes())
+    with zipfile.ZipFile(bundle) as archive:
+        at = archive.getinfo(APP.index).header_offset
+    content[at + 200] ^= 0xFF
+    bundle.write_bytes(content)
+    document = inside.json("import", bundle, group=None, code=4)
+    assert document["summary"] == {"imported": 2, "kept": 0, "refused": 1, "failed": 0}
+    assert not (inside.store / APP.index).exists()
+
+
+def test_what_is_no_bundle_is_told_and_the_others_are_taken(
+    shell: StoreShell, inside: StoreShell, tmp_path: Path
+) -> None:
+    bundle, other = tmp_path / "b.zip", tmp_path / "build" / APP.name
+    shell("export", "-o", bundle, group=None)
+    document = inside.json("import", other, bundle, group=None, code=4)
+    assert document["summary"]["imported"] == 3
+    assert [each["path"] for each in document["unreadable"]] == [str(other)]
+    done = inside("import", other, group=None)
+    assert done.stderr.startswith(f"symcache: {other}: not a bundle")
