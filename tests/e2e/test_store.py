@@ -10,6 +10,7 @@ import pytest
 from support.command import run, run_json
 from support.shared import corpus, corpus_files, needs_corpus
 from support.sources import cabinet, visible
+from support.stores import StoreShell
 
 from symcache.identity import compressed_name, parse_index
 from symcache.store.tree import Store
@@ -53,7 +54,7 @@ def test_every_file_is_found_by_its_key_and_listed(name: str, tmp_path: Path) ->
         assert found is not None, index
         assert found.path == root / member
         assert Store(root).find(parse_index(index.lower())) is not None
-    listed = run_json("store", "list", "--files", "--store", root)["files"]
+    listed = StoreShell(root).json("list", "--files")["files"]
     assert {each["index"]: each["path"] for each in listed} == {
         index: str(root / member) for index, member in wanted.items()
     }
@@ -65,13 +66,13 @@ def test_every_file_is_found_by_its_key_and_listed(name: str, tmp_path: Path) ->
 def test_their_transactions_are_listed(name: str, tmp_path: Path) -> None:
     root = unpack(name, tmp_path / "store")
     lines = (root / "000Admin" / "server.txt").read_text().splitlines()
-    listed = run_json("store", "list", "--store", root)["transactions"]
+    listed = StoreShell(root).json("list")["transactions"]
     assert [f"{each['id']:010}" for each in listed] == [line.split(",")[0] for line in lines if line]
     for each, line in zip(listed, filter(None, lines), strict=True):
         assert (each["action"], each["kind"]) == ("add", "file")
         fields = [field.strip('"') for field in line.split(",")]
         assert (each["product"], each["version"], each["comment"]) == tuple(fields[5:8])
-    queried = run_json("store", "query", "*", "--product", "*", "--id", "1", "--store", root)["files"]
+    queried = StoreShell(root).json("query", "*", "--product", "*", "--id", "1")["files"]
     assert {each["index"] for each in queried} <= set(keys_in(name))
     assert queried
 
@@ -81,8 +82,8 @@ def test_their_transactions_are_listed(name: str, tmp_path: Path) -> None:
 def test_they_verify_but_for_what_their_makers_left_out(name: str, tmp_path: Path) -> None:
     root = unpack(name, tmp_path / "store")
     before = visible(root)
-    done = run("store", "verify", "--store", root, "--json")
-    assert done.returncode in {0, 4}
+    done = StoreShell(root)("verify", "--json")
+    assert done.exit_code in {0, 4}
     assert '"problem": "damaged"' not in done.stdout
     assert '"problem": "misfiled"' not in done.stdout
     assert visible(root) == before
@@ -141,12 +142,12 @@ def test_a_file_that_another_transaction_names_survives_a_del(name: str, tmp_pat
         shutil.copy(corpus / "pdb" / "dummyprog.pdb", plain)
     else:
         plain.write_bytes(content)
-    added = run_json("store", "add", plain, "--product", "again", "--store", root, *(["--compress"] if packed else []))[
-        "transaction"
-    ]["id"]
-    assert run("store", "del", "1", "--store", root).returncode == 0
+    shell = StoreShell(root)
+    options = ["--compress"] if packed else []
+    added = shell.json("add", plain, "--product", "again", *options)["transaction"]["id"]
+    assert shell("del", "1").exit_code == 0
     assert Store(root).find(parse_index(index)) is not None
-    assert run("store", "del", added, "--store", root).returncode == 0
+    assert shell("del", str(added)).exit_code == 0
     assert Store(root).find(parse_index(index)) is None
 
 
@@ -180,11 +181,12 @@ def test_a_cabinet_is_a_file_too(tmp_path: Path) -> None:
     root = unpack("store/new_store_compressed.zip", tmp_path / "store")
     ((index, member),) = keys_in("store/new_store_compressed.zip").items()
     assert member.endswith(compressed_name(index.split("/")[0]))
-    (listed,) = run_json("store", "list", "--files", "--store", root)["files"]
+    shell = StoreShell(root)
+    (listed,) = shell.json("list", "--files")["files"]
     assert listed["form"] == "compressed"
-    assert run_json("store", "verify", "--store", root)["findings"] == []
+    assert shell.json("verify")["findings"] == []
     (root / member).write_bytes(cabinet(b"something else"))
-    (finding,) = run_json("store", "verify", "--store", root, code=4)["findings"]
+    (finding,) = shell.json("verify", code=4)["findings"]
     assert finding["index"] == index
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.needs import find_needs
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, say, say_error, write_json, write_line
@@ -50,8 +49,12 @@ def pins_of(config: Config, pins: tuple[str, ...], inputs: tuple[str, ...]) -> t
     """Return all that is named and that *inputs* need, and what is known of their needs."""
     if not pins and not inputs:
         raise UsageError("name what is meant: PIN, or --for INPUT")
-    needs = find_needs(config, inputs, images=True, all_pdbs=True) if inputs else None
-    return [*pins, *(() if needs is None else needed_pins(needs))], needs
+    if not inputs:
+        return list(pins), None
+    from symcache.cli.needs import find_needs  # noqa: PLC0415 - the readers, and httpx, cost more than all else here
+
+    needs = find_needs(config, inputs, images=True, all_pdbs=True)
+    return [*pins, *needed_pins(needs)], needs
 
 
 def needed_pins(needs: Needs) -> list[str]:

@@ -9,7 +9,6 @@ import click
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, say, size_text, write_json, write_line
-from symcache.cli.refetch import refetching
 from symcache.cli.ticker import show_ticker
 from symcache.store.checkpoint import Progress
 from symcache.store.checkstored import StoredCheck
@@ -118,6 +117,8 @@ def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[F
     """Repair what was found; return the exit code and what came of each finding."""
     if not findings:
         return 0, []
+    from symcache.cli.refetch import refetching  # noqa: PLC0415 - httpx costs more than many a verification
+
     results: list[Repaired] = []
     with refetching(config, store, quiet=settings.quiet) as refetch, show_ticker(quiet=settings.quiet) as show:
         for each in repair(store, findings, fetch=refetch):
