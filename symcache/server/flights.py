@@ -120,6 +120,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Key) -> bool:
+        return key.folded in self._flights
+
     def as_json(self) -> list[dict[str, Any]]:
         """Return what is on its way, oldest first."""
         return [

@@ -6,26 +6,26 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
 from symcache.identity import Tier, relative_parts
-from symcache.server.answers import Facts, header_list, select
-from symcache.server.disk import open_shared, read_at
+from symcache.server.answers import Facts, header_list
+from symcache.server.disk import open_shared
 from symcache.server.request import FileAsked, read_in_decimal
+from symcache.server.transfers import Transfers
 from symcache.store.access import AccessLog
 from symcache.store.tree import Form, Store
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from symcache.config import Serve
     from symcache.identity import Key
-    from symcache.server.answers import Selected
     from symcache.server.exchange import Exchange
     from symcache.server.flights import Flight, Flights
     from symcache.server.growth import Growth
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Symbols"]
 
-_PIECE_BYTES = 256 * 1024
-_SMALL_PIECE_BYTES = 64 * 1024
-_MANY_TRANSFERS = 64
 _MOST_KNOWN = 8192
 _TOUCH_EVERY_S = 60.0
 _ABSENT_FOR_S = 5.0
@@ -96,6 +93,7 @@ class Symbols:
         self._rechecks = rechecks
         self._settings = settings
         self._metrics = metrics
+        self._transfers = Transfers(metrics)
         self._known: dict[bytes, _Known] = {}
         self._absent: dict[bytes, _Absent] = {}
         stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
@@ -120,7 +118,7 @@ class Symbols:
                 if known.is_same(os.fstat(fd)):
                     exchange.said = "hit"
                     self._touch(known)
-                    await self._send_file(exchange, fd, known.facts)
+                    await self._transfers.send_file(exchange, fd, known.facts)
                     return True
             finally:
                 os.close(fd)
@@ -178,7 +176,7 @@ class Symbols:
                     self._known.clear()
                 self._known[known_as] = known
             self._touch(known)
-            await self._send_file(exchange, fd, facts)
+            await self._transfers.send_file(exchange, fd, facts)
         finally:
             os.close(fd)
         return True
@@ -194,7 +192,7 @@ class Symbols:
                         fd = open_shared(stored.path)
                         try:
                             status = os.fstat(fd)
-                            await self._send_file(exchange, fd, Facts.of(status.st_size, status.st_mtime_ns))
+                            await self._transfers.send_file(exchange, fd, Facts.of(status.st_size, status.st_mtime_ns))
                         finally:
                             os.close(fd)
                         return
@@ -202,7 +200,7 @@ class Symbols:
 
     async def _answer_cold(self, exchange: Exchange, key: Key, *, is_last: bool, known_as: bytes | None) -> bool:
         """Answer with what upstream has; return False for a definite miss if something else is still to be tried."""
-        if len(self._flights) >= self._settings.downloads:
+        if len(self._flights) >= self._settings.downloads and key not in self._flights:
             exchange.said = "refused"
             await exchange.say(503, "too many files are on their way", [_RETRY_SOON])
             return True
@@ -215,7 +213,7 @@ class Symbols:
                 return True
             if begins is not None:
                 exchange.said = "cold"
-                await self._pass_on(exchange, flight, begins)
+                await self._transfers.pass_on(exchange, flight, begins)
                 return True
         finally:
             flight.readers -= 1
@@ -258,97 +256,16 @@ class Symbols:
                 await flight.wait()
         return None
 
-    async def _pass_on(self, exchange: Exchange, flight: Flight, growth: Growth) -> None:
-        """Answer with a file while it arrives; without its last piece until it was found right."""
-        facts = Facts.of(growth.size_bytes)
-        chosen = select(facts, exchange.fields)
-        with growth.reading():
-            await exchange.begin(chosen.status, chosen.headers)
-            if exchange.method == "HEAD" or chosen.start == chosen.stop:
-                await exchange.send(b"")
-                return
-            self._metrics.transfers += 1
-            try:
-                at = await self._send_growing(exchange, flight, growth, chosen)
-                if at < chosen.stop and not exchange.is_gone:
-                    await self._send_rest(exchange, flight, growth, at, chosen)
-            finally:
-                self._metrics.transfers -= 1
-
-    async def _send_growing(self, exchange: Exchange, flight: Flight, growth: Growth, chosen: Selected) -> int:
-        """Send what arrives until the flight has ended; return how far it went."""
-        at = chosen.start
-        while not exchange.is_gone and at < chosen.stop and not growth.is_broken:
-            ready = min(growth.readable_bytes, chosen.stop) - at
-            if ready > 0:
-                piece_bytes = self._piece_bytes()
-                # Cut at the same places for everybody, so that pieces are shared.
-                data = growth.read(at, min(ready, piece_bytes - at % piece_bytes))
-                at += len(data)
-                await exchange.send(data, more=at < chosen.stop)
-            elif flight.outcome is not None:
-                break
-            else:
-                with anyio.move_on_after(5.0):
-                    await flight.wait()
-        return at
-
-    async def _send_rest(self, exchange: Exchange, flight: Flight, growth: Growth, at: int, chosen: Selected) -> None:
-        """Send the rest from the published file, if it is the one that was begun; else cut the client off."""
-        has_begun = at > chosen.start
-        while flight.outcome is None and not (growth.is_broken and has_begun) and not exchange.is_gone:
-            with anyio.move_on_after(5.0):
-                await flight.wait()
-        outcome = flight.outcome
-        if isinstance(outcome, Present | Fetched):
-            with suppress(OSError):
-                fd = open_shared(outcome.path)
-                try:
-                    is_as_long = os.fstat(fd).st_size == growth.size_bytes
-                    if is_as_long and (not has_begun or await to_thread.run_sync(growth.is_beginning_of, fd)):
-                        await self._send_range(exchange, fd, at, chosen.stop)
-                        return
-                finally:
-                    os.close(fd)
-        exchange.said = "cut"
-        await exchange.cut_off()
-
-    async def _send_file(self, exchange: Exchange, fd: int, facts: Facts) -> None:
-        chosen = select(facts, exchange.fields)
-        await exchange.begin(chosen.status, chosen.headers)
-        if exchange.method == "HEAD" or chosen.start == chosen.stop:
-            await exchange.send(b"")
-            return
-        self._metrics.transfers += 1
-        try:
-            await self._send_range(exchange, fd, chosen.start, chosen.stop)
-        finally:
-            self._metrics.transfers -= 1
-
-    async def _send_range(self, exchange: Exchange, fd: int, start: int, stop: int) -> None:
-        """Send a range of a file that is complete, in this thread: from the page cache that beats handing it over."""
-        while start < stop and not exchange.is_gone:
-            data = read_at(fd, min(self._piece_bytes(), stop - start), start)
-            if not data:
-                exchange.said = "cut"  # cut short on the disk, which the announced length gives away
-                await exchange.cut_off()
-                return
-            start += len(data)
-            await exchange.send(data, more=start < stop)
-
     async def _say_not_found(self, exchange: Exchange) -> None:
         await exchange.begin(404, _NOT_FOUND_HEADERS)
         await exchange.send(b"" if exchange.method == "HEAD" else b"not found\n")
-
-    def _piece_bytes(self) -> int:
-        return _PIECE_BYTES if self._metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
 
     def _touch(self, known: _Known) -> None:
         now_s = time.monotonic()
         if now_s - known.touched_s >= _TOUCH_EVERY_S:
             known.touched_s = now_s
             for store, access in self._access.items():
-                if known.path.startswith(str(store.root)):
+                if Path(known.path).is_relative_to(store.root):
                     access.touch(known.key)
                     break
 
