@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from support.answers import Answer
     from support.serving import Published, Served
 
-FEW, SMALL_BYTES = 40, 8 << 20
+FEW, SMALL_BYTES = 24, 6 << 20
 MANY, LARGE_BYTES = 500, 50 << 20
 PEAK_BYTES = 200 << 20
 

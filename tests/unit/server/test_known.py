@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from support.answers import not_found, status
 from support.serving import Client, fetch, serving
 
@@ -27,19 +27,16 @@ def put(store: Path, wanted: Published, content: bytes | None = None, form: Form
         return opened.publish(scratch, wanted.key, form=form, durable=False)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("prefix", ["", "download/symbols/", "sm/"])
-def test_a_stored_file_is_answered_without_upstream(
-    tmp_path: Path, upstream: Upstream, small: Published, prefix: str, method: str
-) -> None:
+def test_a_stored_file_is_answered_without_upstream(tmp_path: Path, upstream: Upstream, small: Published) -> None:
     put(tmp_path / "store", small)
     with serving(tmp_path, upstream=upstream.url) as served, Client(served.port) as client:
-        for _ in range(2):  # found on the disk, then known
-            answer = client.get(prefix + small.index.lower(), method=method)
-            assert (answer.status, answer.body) == (200, small.content if method == "GET" else b"")
-            assert answer.fields["content-length"] == str(len(small.content))
-            assert answer.fields["content-type"] == "application/octet-stream"
-            assert "content-encoding" not in answer.fields
+        for prefix, method in product(["", "download/symbols/", "sm/"], ["GET", "HEAD"]):
+            for _ in range(2):  # found on the disk, then known
+                answer = client.get(prefix + small.index.lower(), method=method)
+                assert (answer.status, answer.body) == (200, small.content if method == "GET" else b"")
+                assert answer.fields["content-length"] == str(len(small.content))
+                assert answer.fields["content-type"] == "application/octet-stream"
+                assert "content-encoding" not in answer.fields
     assert upstream.requests == []
 
 
@@ -188,9 +185,8 @@ def test_requests_one_after_the_other_on_one_connection(tmp_path: Path, small: P
         assert [client.read().body for _ in range(3)] == [small.content] * 3
 
 
-@pytest.mark.parametrize(
-    "request_line",
-    [
+def test_hostile_requests_are_refused_without_a_look_at_the_disk(tmp_path: Path) -> None:
+    lines = [
         "GET /../../etc/passwd HTTP/1.1",
         "GET /x/%2e%2e%2f%2e%2e/x HTTP/1.1",
         "GET /con/AB/con HTTP/1.1",
@@ -198,15 +194,14 @@ def test_requests_one_after_the_other_on_one_connection(tmp_path: Path, small: P
         "GET /a.pdb/" + "0" * 5000 + "/a.pdb HTTP/1.1",
         "GET /" + "a" * 100_000 + " HTTP/1.1",
         "NONSENSE",
-    ],
-    ids=["dots", "encoded", "device", "bytes", "long id", "long target", "no request"],
-)
-def test_hostile_requests_are_refused_without_a_look_at_the_disk(tmp_path: Path, request_line: str) -> None:
-    with serving(tmp_path) as served, Client(served.port) as client:
-        client.send(request_line.encode("latin-1") + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert client.read_head()[0] in {400, 431, 0}
+    ]
+    with serving(tmp_path) as served:
+        for line in lines:
+            with Client(served.port) as client:
+                client.send(line.encode("latin-1") + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert client.read_head()[0] in {400, 431, 0}
         assert fetch(served.port, "healthz").body == b"ok\n"
-    assert not (tmp_path / "store/con").exists()
+    assert list((tmp_path / "store").glob("[!.]*")) in ([], [tmp_path / "store/pingme.txt"])
 
 
 def test_fields_without_end_are_refused(tmp_path: Path) -> None:
