@@ -95,6 +95,9 @@ _KERNELS = ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe")
 _HALS = ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll")
 
 
+_PDB_OF = "pdb of"
+
+
 class Plan:
     """The unique wants of any number of modules, in the order they came up.
 
@@ -117,8 +120,10 @@ class Plan:
         return tuple(self._wants.values())
 
     def add_module(self, module: Module) -> None:
-        """Take in what *module* needs."""
-        self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs))
+        """Take in what *module* needs; one whose image was read says more than one that only names that image."""
+        for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):
+            if isinstance(want, NothingToFetch) and want.key is not None:
+                self._wants.pop((_PDB_OF, want.key.folded), None)
 
     def add(self, wants: Iterable[Want]) -> list[Want]:
         """Take in *wants*; return those that were not wanted before.
@@ -129,6 +134,8 @@ class Plan:
         fresh: dict[tuple[str, str], Want] = {}
         for want in wants:
             name = _name_of(want)
+            if name[0] == _PDB_OF and (Cause.NO_DEBUG_RECORD, name[1]) in self._wants:
+                continue
             known = self._wants.get(name)
             if known is None or _outdoes(want, known):
                 self._wants[name] = fresh[name] = want
@@ -211,7 +218,7 @@ def _name_of(want: Want) -> tuple[str, str]:
         case WantedFile(_, key):
             return "file", key.folded
         case WantedPdbOfImage(_, image, _):
-            return "pdb of", image.folded
+            return _PDB_OF, image.folded
         case NothingToFetch(_, _, Cause.EMBEDDED, key) if key is not None:
             return "file", key.folded
         case NothingToFetch(module, _, cause, key):

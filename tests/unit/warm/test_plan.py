@@ -192,3 +192,12 @@ def test_what_is_presumed_of_an_image_gives_way_to_what_is_wanted_of_it(presumed
         plan.add_module(module(LAST, is_presumed=True) if presumed else module())
     assert set(plan.wants) == {file(LAST), WantedPdbOfImage("a.sys", IMAGE)}
     assert len(plan) == 2
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_an_image_that_was_read_and_names_nothing_is_not_asked_for_its_pdb(read_first: bool) -> None:
+    read, named = module(no_debug_record=True), module()
+    plan = Plan()
+    for each in (read, named) if read_first else (named, read):
+        plan.add_module(each)
+    assert plan.wants == (NothingToFetch("a.sys", FileKind.PDB, Cause.NO_DEBUG_RECORD, IMAGE),)
