@@ -21,6 +21,7 @@ from symcache.store.check import check_file
 from symcache.store.tree import Form, Store, as_store_error
 from symcache.upstream.answers import Brought, attempts_of
 from symcache.upstream.arrival import NotHereError, examine
+from symcache.upstream.download import NotHere
 from symcache.upstream.httpstore import HttpStore
 from symcache.upstream.outcome import Attempt, Fetched, Present
 
@@ -118,9 +119,12 @@ class Chain:
         return tuple(answers)
 
     async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
+        no_plain: NotHere | None = None
         if isinstance(place, HttpStore):
             headers = await place.read_headers(key)
-            if headers is not None:
+            if isinstance(headers, NotHere):
+                no_plain = headers
+            elif headers is not None:
                 return headers
         else:
             stored = await to_thread.run_sync(self._look_for_right, place, key, ())
@@ -131,7 +135,9 @@ class Chain:
         target = await to_thread.run_sync(self._writable_store)
         if target is None:
             return self._cannot_bring()
-        brought, image = await self._try(place, key, (), target, lambda arrival, _: read_image_file(arrival.plain))
+        brought, image = await self._try(
+            place, key, (), target, lambda arrival, _: read_image_file(arrival.plain), no_plain
+        )
         return brought if image is None else image
 
     def _begin(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...] | None:
@@ -179,12 +185,16 @@ class Chain:
         checksums: Sequence[str],
         target: Store,
         finish: Callable[[Arrival, str], T],
+        no_plain: NotHere | None = None,
     ) -> tuple[Brought, T | None]:
-        """Ask *place*, and let *finish* have what arrived if it is right; return the answer and what came of it."""
+        """Ask *place*, and let *finish* have what arrived if it is right; return the answer and what came of it.
+
+        *no_plain* is its answer to who asked for the plain file a moment ago.
+        """
         scratch = target.scratch()
         try:
             if isinstance(place, HttpStore):
-                brought = await place.bring(key, scratch, checksums=checksums)
+                brought = await place.bring(key, scratch, checksums=checksums, no_plain=no_plain)
             else:
                 brought = await to_thread.run_sync(self._copy_from, place, key, scratch)
             if brought.form is None:

@@ -55,10 +55,13 @@ class HttpStore:
         self._tier = {None: None, True: Tier.TWO, False: Tier.ONE}[hints.two_tier]
         self._tier_lock = anyio.Lock()
 
-    async def bring(self, key: Key, scratch: Path, *, checksums: Sequence[str] = ()) -> Brought:
+    async def bring(
+        self, key: Key, scratch: Path, *, checksums: Sequence[str] = (), no_plain: NotHere | None = None
+    ) -> Brought:
         """Bring *key*'s file to *scratch*, under whichever of its names the upstream has it.
 
-        Only a definite "no such file" is remembered.
+        Only a definite "no such file" is remembered. With *no_plain*, its answer to `read_headers`, the plain file is
+        not asked for again.
 
         Raises:
             StoreError: The disk does not take it.
@@ -69,7 +72,7 @@ class HttpStore:
         attempts: list[Attempt] = []
         asked_tier = self._tier or Tier.ONE
         try:
-            form = await self._ask_names(key, scratch, checksums, attempts)
+            form = await self._ask_names(key, scratch, checksums, attempts, no_plain)
             if form is None and await self._learn_tier(attempts) is not asked_tier:
                 form = await self._ask_names(key, scratch, checksums, attempts)
         except UpstreamError as error:
@@ -93,10 +96,12 @@ class HttpStore:
             return None, ", ".join([*answers, error.problem])
         return found or (None, ", ".join(answers))
 
-    async def read_headers(self, key: ImageKey) -> Image | Brought | None:
-        """Return the headers of *key*'s image; a `Brought` if there is none, None if the whole file has to be brought.
+    async def read_headers(self, key: ImageKey) -> Image | Brought | NotHere | None:
+        """Return the headers of *key*'s image, by ranged requests of a few KiB each.
 
-        Ranged requests, a few KiB each, where the upstream serves plain files in ranges.
+        Returns:
+            A `Brought` if there is no such image; None if the whole file has to be brought, as the upstream has no
+            plain files or sends no ranges; a `NotHere` if that file can only be one of another form.
         """
         known = self._answer_unasked(key)
         if known is not None:
@@ -104,14 +109,17 @@ class HttpStore:
         if not (self.hints.plain and self.hints.ranges):
             return None
         try:
+            asked_tier = self._tier or Tier.ONE
             found = await self._downloader.read_image(self.url_of(key))
+            if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
+                found = await self._downloader.read_image(self.url_of(key))
         except RangesRefusedError:
             return None
         except UpstreamError as error:
             return Brought(attempts=(Attempt(self.name, error.problem),), error=error, asked=True)
         if isinstance(found, NotHere):
-            if self.hints.compressed or self.hints.pointers or self._tier is None:
-                return None
+            if self.hints.compressed or self.hints.pointers:
+                return found
             self.remember_miss(key, str(found.status))
             return Brought(attempts=(Attempt(self.name, str(found.status)),), asked=True)
         if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
@@ -150,10 +158,18 @@ class HttpStore:
         return None
 
     async def _ask_names(
-        self, key: Key, scratch: Path, checksums: Sequence[str], attempts: list[Attempt]
+        self,
+        key: Key,
+        scratch: Path,
+        checksums: Sequence[str],
+        attempts: list[Attempt],
+        no_plain: NotHere | None = None,
     ) -> Form | None:
         for name, form in self._names(key):
             asked = None if name == key.name else name
+            if form is Form.PLAIN and no_plain is not None:
+                attempts.append(Attempt(self.name, str(no_plain.status), asked))
+                continue
             try:
                 answer = await self._downloader.download(
                     self.url_of(key, name), scratch, index=key.index, headers=self.fields_for(checksums)

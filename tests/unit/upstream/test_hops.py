@@ -176,3 +176,21 @@ async def test_headers_that_lie_all_over_the_file_are_not_gathered_bit_by_bit(up
     assert isinstance(image, Image)
     assert len(image.code_views) == 29
     assert len(upstream.requests) <= 14
+
+
+async def test_no_name_of_an_image_that_is_nowhere_is_asked_for_twice(upstream: Upstream, rig: Rig) -> None:
+    async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:
+        outcome = await source.read_image(IMAGE_KEY)
+    assert [request.path for request in upstream.requests] == [f"/{INDEX}", "/index2.txt", f"/{PACKED}"]
+    assert isinstance(outcome, Missing)
+    assert [(said.asked, said.answer) for said in outcome.attempts if said.upstream == upstream.url] == [
+        (None, "404"),
+        (PACKED.rpartition("/")[2], "404"),
+    ]
+
+
+async def test_headers_are_read_in_ranges_from_a_store_of_two_tiers(upstream: Upstream, rig: Rig) -> None:
+    upstream.files = {"index2.txt": b"", f"{IMAGE_KEY.name[:2]}/{INDEX}": IMAGE}
+    async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:
+        assert pdb_of(await source.read_image(IMAGE_KEY)) == KEY.name
+    assert sum(request.sent_bytes for request in upstream.requests) <= 16 * 1024 < len(IMAGE)
