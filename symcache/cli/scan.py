@@ -6,25 +6,29 @@ import json
 import os
 import sys
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from symcache.cli.inputs import process_options, read_inputs, select_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import say, write_table
-from symcache.errors import StoreError
+from symcache.errors import StoreError, UsageError
 from symcache.readers.manifest import manifest_lines
 from symcache.readers.records import Input, Module, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from symcache.identity import ImageKey
     from symcache.readers.records import PdbReference, Record
 
 __all__ = ["command"]
+
+_STANDARD_OUTPUT = Path("-")
 
 
 @click.command()
@@ -35,7 +39,7 @@ __all__ = ["command"]
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write a manifest for symchk /im to FILE.",
+    help="Write a manifest for symchk /im to FILE, or to standard output (-).",
 )
 @json_option
 @settings_options
@@ -52,6 +56,8 @@ def command(
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
+    if as_json and output == _STANDARD_OUTPUT:
+        raise UsageError("--json and -o - exclude each other: standard output takes one of them")
     scan = _Scan()
     modules = scan.watch(read_inputs(inputs, select_processes(processes, user)))
     if output is not None:
@@ -119,17 +125,26 @@ def _write_text(modules: Iterator[Module]) -> None:
     write_table(batch)
 
 
+def _opened(output: Path) -> AbstractContextManager[TextIO]:
+    return (
+        nullcontext(sys.stdout)
+        if output == _STANDARD_OUTPUT
+        else output.open("w", encoding="utf-8", newline="\r\n" if os.name == "nt" else "\n")
+    )
+
+
 def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]:
     """Yield *modules*, each with its lines written to *output*."""
     try:
         # symchk reads the console's code page; a key is ASCII, and names nearly always are.
-        with output.open("w", encoding="utf-8", newline="\r\n" if os.name == "nt" else "\n") as file:
-            seen: set[str] = set()
+        with _opened(output) as file:
+            seen: set[tuple[str, ...]] = set()
             for module in modules:
-                for line in manifest_lines([module]):
-                    if line not in seen:
-                        seen.add(line)
-                        file.write(f"{line}\n")
+                # All of a module's lines or none: an image is read as that of the PDB right before it.
+                lines = tuple(manifest_lines([module]))
+                if lines not in seen:
+                    seen.add(lines)
+                    file.writelines(f"{line}\n" for line in lines)
                 yield module
     except OSError as error:
         raise StoreError(error.strerror or str(error), path=output) from error

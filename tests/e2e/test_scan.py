@@ -194,6 +194,25 @@ def test_a_manifest_is_what_symchk_writes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_manifest_goes_to_standard_output_too(tmp_path: Path) -> None:
+    (tmp_path / "a.dll").write_bytes(disk_bytes(plan_image(ImageKey("a.dll", 1, 0x3000), PdbKey("a.pdb", GUID, 10))))
+    done = run("scan", tmp_path / "a.dll", "-o", "-", cwd=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dll"]
+    assert done.stdout.splitlines() == ["a.pdb,2DCFE7E3D09648B94C4C44205044422EA,1", "a.dll,000000013000,1"]
+    assert run("scan", tmp_path / "a.dll", "-o", "-", "--json").returncode == 2
+
+
+def test_images_of_one_pdb_keep_it_in_a_manifest(tmp_path: Path) -> None:
+    content = disk_bytes(plan_image(ImageKey("a.dll", 1, 0x3000), PdbKey("a.pdb", GUID, 10)))
+    for name in ("a.dll", "copy of a.dll", "again/a.dll"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    run("scan", tmp_path / "in", "-o", tmp_path / "manifest")
+    assert len((tmp_path / "manifest").read_text().splitlines()) == 4
+    modules = scan(tmp_path / "manifest")["modules"]
+    assert sorted((module["name"], len(module["pdbs"])) for module in modules) == [("a.dll", 1), ("copy of a.dll", 1)]
+
+
 def test_standard_input_is_an_input(tmp_path: Path) -> None:
     text = b"a.pdb/2DCFE7E3D09648B94C4C44205044422EA/a.pdb\n"
     done = run("scan", "-", "--json", stdin=text)
