@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,14 @@ from symcache.store.survey import MSFZ_FOLDER, Candidate, Leftover, list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from symcache.store.tree import Store
 
 __all__ = ["Eviction", "Limits", "Plan", "Pruned", "Skipped", "carry_out", "plan_prune"]
+
+# Removing a folder is mostly waiting: ext4 takes 0.5 ms for each, and several at once in the time of one.
+_FOLDERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,26 +221,27 @@ def carry_out(
     used = AccessLog(store, clock_s=clock_s).last_used_by_key()
     is_pinned = match_pins(Pins(store).list())
     skipped: list[Skipped] = []
-    removed = freed = folders = 0
-    for eviction in plan.evictions:
-        candidate = eviction.candidate
-        key = candidate.key
-        why = None
-        if is_pinned(key.name, key.id):
-            why = "pinned since"
-        elif used.get(key.folded, 0.0) > candidate.used_s:
-            why = "used since"
-        else:
-            why = _remove(store, candidate, plan.limits)
-        if why is not None:
-            skipped.append(Skipped(key.index, why))
-            continue
-        removed += 1
-        freed += candidate.size_bytes
-        for path, _, _ in candidate.files:
-            folders += remove_empty_folders(path.parent, store.root)
-        if on_removed is not None:
-            on_removed(eviction)
+    removed = freed = 0
+    with ThreadPoolExecutor(_FOLDERS_AT_ONCE, thread_name_prefix="symcache-prune") as threads:
+        emptied: list[Future[int]] = []
+        for eviction in plan.evictions:
+            candidate = eviction.candidate
+            key = candidate.key
+            if is_pinned(key.name, key.id):
+                why: str | None = "pinned since"
+            elif used.get(key.folded, 0.0) > candidate.used_s:
+                why = "used since"
+            else:
+                why = _remove(store, candidate, plan.limits)
+            if why is not None:
+                skipped.append(Skipped(key.index, why))
+                continue
+            removed += 1
+            freed += candidate.size_bytes
+            emptied.append(threads.submit(_remove_folders, store, candidate))
+            if on_removed is not None:
+                on_removed(eviction)
+        folders = sum(each.result() for each in emptied)
     for leftover in plan.leftovers:
         if take_away(store, leftover.path):
             freed += leftover.size_bytes
@@ -262,6 +268,11 @@ def _remove(store: Store, candidate: Candidate, limits: Limits) -> str | None:
     finally:
         lock.release()
     return None
+
+
+def _remove_folders(store: Store, candidate: Candidate) -> int:
+    folders = dict.fromkeys(path.parent for path, _, _ in candidate.files)
+    return sum(remove_empty_folders(folder, store.root) for folder in folders)
 
 
 def _days(seconds: float) -> str:
