@@ -97,11 +97,18 @@ class _Scan:
                     yield record
 
     def write_json(self, modules: Iterator[Module]) -> None:
+        """Write the document; it is whole even if an interrupt or a full disk ends *modules* early."""
         write = sys.stdout.write
         write('{\n  "schema": "symcache.modules/1",\n  "modules": [')
-        for number, module in enumerate(modules):
-            write(",\n    " if number else "\n    ")
-            write(json.dumps(_module_json(module, len(self.inputs) - 1)))
+        try:
+            for number, module in enumerate(modules):
+                fields = json.dumps(_module_json(module, len(self.inputs) - 1))
+                write(f",\n    {fields}" if number else f"\n    {fields}")
+        finally:
+            self._write_json_end()
+
+    def _write_json_end(self) -> None:
+        write = sys.stdout.write
         write("\n  ],\n")
         inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
         unreadable = [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable]
