@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from symcache.errors import SymcacheError
 from symcache.events import Noted
 from symcache.server.accesslog import AccessLines
 from symcache.server.auth import Gate
@@ -29,6 +30,8 @@ from symcache.store.staging import OWN_FOLDER
 from symcache.upstream.source import SymbolSource
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import httpx
 
     from symcache.config import Config
@@ -38,10 +41,23 @@ if TYPE_CHECKING:
 __all__ = ["App"]
 
 _TELL_EVERY_S = 1.0
+_BEGIN_ANEW_S = 60.0
 _BUSY = (b"retry-after", b"2")
 _METHODS = (b"allow", b"GET, HEAD")
 
 _log = logging.getLogger("symcache.serve")
+
+
+async def _keep_doing(duty: Callable[[], Awaitable[None]]) -> None:
+    """Do what goes on behind the requests; a mistake in it is logged, and never ends the server."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            _log.exception("a duty of the server failed, and begins anew")
+            await anyio.sleep(_BEGIN_ANEW_S)
+        else:
+            return
 
 
 class App:
@@ -81,11 +97,11 @@ class App:
                 await self._start(stack)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                stack.callback(self._group.cancel_scope.cancel)
-        except Exception as error:
-            _log.exception("the server cannot start or stop: %s", error)
+                self._group.cancel_scope.cancel()
+        except SymcacheError as error:
+            _log.error("%s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -106,9 +122,8 @@ class App:
         self._status = Status(source, self._flights, metrics, self._sharing, upkeep, can_warm=can_warm)
         self._pages = Pages(source, self._status, Warming(source, settings))
         stack.callback(self._lines.close)
-        self._group.start_soon(self._tell)
-        self._group.start_soon(self._lines.run)
-        self._group.start_soon(upkeep.run)
+        for duty in (self._tell, self._lines.run, upkeep.run):
+            self._group.start_soon(_keep_doing, duty)
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Noted):

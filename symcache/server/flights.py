@@ -170,6 +170,10 @@ class Flights:
                 except (SymcacheError, OSError) as error:
                     _log.warning("%s: %s", flight.key.index, error)
                     outcome = Failed(Cause.DISK, detail=str(error))
+                except Exception as error:
+                    # The edge: other flights live in the same group, and must not end with this one.
+                    _log.exception("%s", flight.key.index)
+                    outcome = Failed(Cause.UNAVAILABLE, detail=str(error))
                 group.cancel_scope.cancel()
         finally:
             del self._flights[flight.key.folded]

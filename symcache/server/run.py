@@ -31,6 +31,8 @@ __all__ = ["Listening", "listen", "make_server", "serve"]
 _BACKLOG = 2048
 _IDLE_CONNECTIONS = 64
 _RESTART_PAUSE_S = 1.0
+_START_FAILED = 3  # uvicorn's exit status
+_NOT_STARTED = "the server did not start; see above"
 
 _log = logging.getLogger("symcache.serve")
 
@@ -75,13 +77,20 @@ def listen(config: Config) -> Listening:
 
 
 def serve(config: Config, listening: Listening) -> None:
-    """Answer requests until SIGINT or SIGTERM; what is under way then has ``serve.stop_s`` to end."""
+    """Answer requests until SIGINT or SIGTERM; what is under way then has ``serve.stop_s`` to end.
+
+    Raises:
+        UsageError: It cannot start with this configuration; why has been logged.
+    """
     run = token_hex(6)
-    if config.serve.workers == 1:
+    if config.serve.workers > 1:
+        _Supervisor(config, run, listening.socket).run()
+        return
+    try:
         with _quiet_signals():
             make_server(config, run).run(sockets=[listening.socket])
-        return
-    _Supervisor(config, run, listening.socket).run()
+    except SystemExit as error:  # so says uvicorn that the application did not start up
+        raise UsageError(_NOT_STARTED) from error
 
 
 class _Supervisor:
@@ -100,6 +109,9 @@ class _Supervisor:
             self._workers = [self._start() for _ in range(self._config.serve.workers)]
             while not self._stopping.wait(0.2):
                 for at, (process, lifeline) in enumerate(self._workers):
+                    if process.exitcode == _START_FAILED:
+                        self._stop()
+                        raise UsageError(_NOT_STARTED)
                     if not process.is_alive():
                         _log.error(
                             "worker %s ended with %s; another one takes its place", process.pid, process.exitcode

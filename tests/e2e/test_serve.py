@@ -306,3 +306,24 @@ def test_cut_halfway_upstream_is_resumed_for_everybody(tmp_path: Path, upstream:
             reader.join()
     assert bodies == [LARGE.content] * 8
     assert len(upstream.requests) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a path of Windows is one there")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_cannot_start_ends_with_one_line(workers: str) -> None:
+    command = [sys.executable, "-m", "symcache", "serve", "--port", "0", "--workers", workers]
+    ran = subprocess.run(
+        [*command, "-y", r"srv*C:\symbols*http://127.0.0.1:9"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ran.returncode == 2
+    assert "is a path of Windows" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_plain_folder_can_be_served(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / PDB.key.name).write_bytes(PDB.content)
+    with serving(tmp_path, str(tmp_path / "plain")) as served:
+        assert fetch(served.port, PDB.index).body == PDB.content
+        assert fetch(served.port, LARGE.index).status == 404
+        assert fetch(served.port, "-/status").status == 200
