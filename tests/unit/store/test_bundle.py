@@ -309,7 +309,7 @@ def check_mutants(root: Path, count: int) -> None:
 
 
 def test_damaged_bundles_raise_nothing_but_input_errors(tmp_path: Path) -> None:
-    check_mutants(tmp_path, 1000)
+    check_mutants(tmp_path, 250)
 
 
 @pytest.mark.slow

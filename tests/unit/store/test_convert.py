@@ -118,11 +118,13 @@ def test_transactions_wait_until_a_conversion_that_was_interrupted_has_ended(tmp
         Admin(store).delete(1)
 
 
-def test_who_looks_up_meanwhile_misses_nothing_and_what_is_published_meanwhile_is_found(tmp_path: Path) -> None:
+def check_company(tmp_path: Path, conversions: int) -> None:
+    """Convert to and fro while one thread looks up and another publishes, a few files for each conversion."""
     fill(tmp_path, Tier.ONE)
     problems: list[str] = []
     published: list[PdbKey] = []
     looked, published_some, done = threading.Event(), threading.Event(), threading.Event()
+    to_publish = threading.Semaphore(8)
 
     def look_up() -> None:
         with Store(tmp_path) as store:
@@ -132,7 +134,7 @@ def test_who_looks_up_meanwhile_misses_nothing_and_what_is_published_meanwhile_i
 
     def publish() -> None:
         with Store(tmp_path) as store:
-            while not done.is_set():
+            while to_publish.acquire() and not done.is_set():
                 key = PdbKey(NAMES[len(published) % len(NAMES)], UUID(int=len(published)), 2)
                 put(store, key)
                 published.append(key)
@@ -145,18 +147,29 @@ def test_who_looks_up_meanwhile_misses_nothing_and_what_is_published_meanwhile_i
         assert looked.wait(30)
         assert published_some.wait(30)
         with Store(tmp_path) as store:
-            for tier in (Tier.TWO, Tier.ONE) * 4:
-                convert(store, tier)
+            for number in range(conversions):
+                to_publish.release(8)
+                convert(store, Tier.ONE if number % 2 else Tier.TWO)
                 looked.clear()
                 assert looked.wait(30)
     finally:
         done.set()
+        to_publish.release()
         for thread in threads:
             thread.join()
     assert problems == []
     with Store(tmp_path) as store:
         assert [key.index for key in published if store.find(key) is None] == []
         assert len(list(store.key_folders())) == len(KEYS) + len(published)
+
+
+def test_who_looks_up_meanwhile_misses_nothing_and_what_is_published_meanwhile_is_found(tmp_path: Path) -> None:
+    check_company(tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_who_looks_up_during_many_conversions_misses_nothing(tmp_path: Path) -> None:
+    check_company(tmp_path, 60)
 
 
 @settings(max_examples=30)
@@ -210,7 +223,7 @@ def check_deaths(tmp_path: Path, tier: Tier, steps: list[int]) -> None:
 
 @pytest.mark.parametrize("tier", Tier)
 def test_a_conversion_that_dies_loses_nothing_and_a_rerun_ends_it(tmp_path: Path, tier: Tier) -> None:
-    check_deaths(tmp_path, tier, random.Random(int(tier)).sample(range(3, 40), 4))
+    check_deaths(tmp_path, tier, random.Random(int(tier)).sample(range(3, 40), 2))
 
 
 @pytest.mark.slow
