@@ -53,7 +53,7 @@ async def _keep_doing(duty: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await duty()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the outermost edge of what nobody waits for
             _log.exception("a duty of the server failed, and begins anew")
             await anyio.sleep(_BEGIN_ANEW_S)
         else:

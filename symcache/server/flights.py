@@ -170,7 +170,7 @@ class Flights:
                 except (SymcacheError, OSError) as error:
                     _log.warning("%s: %s", flight.key.index, error)
                     outcome = Failed(Cause.DISK, detail=str(error))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - an edge, see below
                     # The edge: other flights live in the same group, and must not end with this one.
                     _log.exception("%s", flight.key.index)
                     outcome = Failed(Cause.UNAVAILABLE, detail=str(error))
