@@ -71,7 +71,8 @@ class Pages:
             text = format_metrics(totals, store)
             await self._send(exchange, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif path == b"/-/status":
-            await self._send_json(exchange, await self._status.document())
+            brief = exchange.scope.get("query_string") == b"brief"
+            await self._send_json(exchange, await self._status.document(brief=brief))
         elif path == b"/-/search":
             await self._search(exchange)
         else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Status"]
 
 _SHOWN_MISSING = 50
-_READ_MISSES = 20_000
+_READ_MISSES = 5_000
 _MISSES_FRESH_S = 60.0
 
 
@@ -80,12 +80,15 @@ class Status:
             row["times"] = max(times, row["times"])
         return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
 
-    async def document(self) -> dict[str, Any]:
-        """Return everything."""
+    async def document(self, *, brief: bool = False) -> dict[str, Any]:
+        """Return everything; *brief* leaves out what changes slowly and is long: ``samples`` and ``missing``."""
         totals = self.totals()
-        missing = await self.missed()
         now_s = time.time()
+        past: dict[str, Any] = {}
+        if not brief:
+            past = {"samples": self._upkeep.samples(totals), "missing": (await self.missed())[:_SHOWN_MISSING]}
         return {
+            **past,
             "version": __version__,
             "up_s": now_s - min(totals.began_s, self._began_s),
             "workers": totals.workers,
@@ -95,9 +98,7 @@ class Status:
             "sent_bytes": totals.sent_bytes,
             "fetched_bytes": totals.fetched_bytes,
             "store": self.store(),
-            "samples": self._upkeep.samples(totals),
             "downloads": totals.downloads,
-            "missing": missing[:_SHOWN_MISSING],
             "can_warm": self._can_warm,
         }
 

@@ -39,6 +39,7 @@ _MOST_KNOWN = 8192
 _TOUCH_EVERY_S = 60.0
 _ABSENT_FOR_S = 5.0
 _STREAM_AFTER_S = 5.0
+_OF_THEIR_PATIENCE = 0.8
 _NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", 10, [(b"cache-control", b"no-store")])
 _RETRY_SOON = (b"retry-after", b"5")
 _RETRY_LATER = (b"retry-after", b"30")
@@ -242,7 +243,7 @@ class Symbols:
 
     async def _await_answer(self, exchange: Exchange, flight: Flight) -> Growth | None:
         """Wait until there is something to answer; return what arrives if it is to be passed on while it does."""
-        deadline_s = exchange.began_s + self._settings.patience_s
+        deadline_s = exchange.began_s + self._patience_s(exchange)
         while flight.outcome is None and not exchange.is_gone:
             now_s = time.monotonic()
             growth = flight.growth
@@ -255,6 +256,15 @@ class Symbols:
             with anyio.move_on_after(min(1.0, deadline_s - now_s)):
                 await flight.wait()
         return None
+
+    def _patience_s(self, exchange: Exchange) -> float:
+        """Return how long the client may be kept waiting.
+
+        Source: symsrv may announce its own patience, in milliseconds (windows-driver-docs, configuring-the-registry).
+        """
+        announced = exchange.fields.get(b"symbol-agent-receive-timeout", b"")
+        own_s = self._settings.patience_s
+        return min(own_s, int(announced) / 1000 * _OF_THEIR_PATIENCE) if announced.isdigit() else own_s
 
     async def _say_not_found(self, exchange: Exchange) -> None:
         await exchange.begin(404, _NOT_FOUND_HEADERS)

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const REFRESH_MS = 2000;
+const FULL_EVERY = 15;
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_BARS = 96;
 
@@ -167,8 +168,10 @@ function show(status) {
     ["Misses", count(answers.miss), "miss"],
     ["Failed", count((answers.failed || 0) + (answers.late || 0) + (answers.cut || 0)), "failed"],
   ]);
-  drawGrowth(status.samples);
-  drawAnswers(status.samples);
+  if (status.samples) {
+    drawGrowth(status.samples);
+    drawAnswers(status.samples);
+  }
   $("now-state").textContent = status.downloads.length ? "" : "Nothing is on its way.";
   fill($("now-table"), status.downloads.map((each) => [
     each.index,
@@ -176,6 +179,7 @@ function show(status) {
     each.size_bytes ? `${size(each.whole_bytes)} of ${size(each.size_bytes)}` : "…",
     count(each.readers),
   ]));
+  if (!status.missing) return;
   $("missing-state").textContent = status.missing.length ? "What was asked for and no upstream has." : "Nothing is missing.";
   fill($("missing-table"), status.missing.map((each) => [each.index, `${count(each.times)}×`, when(each.since_s)]));
 }
@@ -187,9 +191,11 @@ function duration(seconds) {
   return minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} days`;
 }
 
+let refreshed = 0;
+
 async function refresh() {
   try {
-    const answer = await fetch("-/status", { cache: "no-store" });
+    const answer = await fetch(refreshed++ % FULL_EVERY ? "-/status?brief" : "-/status", { cache: "no-store" });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
     document.body.dataset.ready = "yes";

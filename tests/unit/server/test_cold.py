@@ -153,6 +153,16 @@ def test_what_takes_too_long_is_answered_in_time_and_goes_on(
     assert len(upstream.requests) == 1
 
 
+def test_a_client_that_says_how_patient_it_is_is_answered_in_that_time(
+    tmp_path: Path, upstream: Upstream, small: Published
+) -> None:
+    stall = Stall(then=not_found())
+    upstream.script(small.index, stall)
+    with serving(tmp_path, upstream=upstream.url) as served:
+        assert fetch(served.port, small.index, {"Symbol-Agent-Receive-Timeout": "300"}).status == 504
+        stall.release()
+
+
 def test_a_cabinet_upstream_is_answered_under_the_plain_name(
     tmp_path: Path, upstream: Upstream, small: Published
 ) -> None:
