@@ -18,7 +18,8 @@ Fields: TypeAlias = "Mapping[bytes, bytes]"
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
 
 _RANGE = re.compile(rb"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
-_TAGS = re.compile(rb'[ \t]*(?:W/)?("[^"]*")[ \t]*(?:,|$)')
+_TAGS = re.compile(rb'"[^"]*"')
+_LONGEST_DATE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,9 @@ def _range_applies(facts: Facts, fields: Fields) -> bool:
 
 
 def _date(text: bytes | None) -> float | None:
-    if text is None:
+    if text is None or len(text) > _LONGEST_DATE:
         return None
     try:
         return parsedate_to_datetime(text.decode("latin-1")).timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None

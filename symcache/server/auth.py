@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "hash_password", "hash_token"]
 
 _COST = 14  # 2**14 rounds of scrypt: 16 MiB and some 50 ms, once for each client that shows a new password
+_NOBODY = f"scrypt:{_COST}:{'0' * 32}:{'0' * 64}"
 _MOST_REMEMBERED = 4096
 _CHALLENGE = (b"www-authenticate", b'Basic realm="symcache", charset="UTF-8"')
 
@@ -83,7 +84,7 @@ class Gate:
         kept = self._users.get(user)
         async with self._limiter:
             # Worked out for names that do not exist too, so that the time does not tell which do.
-            _, cost, salt, digest = (kept or hash_password("", salt=bytes(16), cost=_COST)).split(":")
+            _, cost, salt, digest = (kept or _NOBODY).split(":")
             said = await to_thread.run_sync(lambda: hash_password(password, salt=bytes.fromhex(salt), cost=int(cost)))
         is_right = kept is not None and hmac.compare_digest(said.rpartition(":")[2], digest)
         if is_right:

@@ -264,7 +264,7 @@ class Symbols:
         """
         announced = exchange.fields.get(b"symbol-agent-receive-timeout", b"")
         own_s = self._settings.patience_s
-        return min(own_s, int(announced) / 1000 * _OF_THEIR_PATIENCE) if announced.isdigit() else own_s
+        return min(own_s, int(announced[:9]) / 1000 * _OF_THEIR_PATIENCE) if announced.isdigit() else own_s
 
     async def _say_not_found(self, exchange: Exchange) -> None:
         await exchange.begin(404, _NOT_FOUND_HEADERS)
