@@ -18,7 +18,7 @@ __all__ = ["evidence", "write_report"]
 
 _ADVICE = {
     Cause.UNAVAILABLE: "try again later; symcache goes on where it was",
-    Cause.REFUSED: "credentials ([[server]] in the config file), certificates (network.ca_file) or a proxy's rules forbid it",
+    Cause.REFUSED: "see credentials ([[server]]) and certificates (network.ca_file) in the config file, or a proxy",
     Cause.WRONG_CONTENT: "what is published under this key is another file; tell its publisher, or try another server",
     Cause.DISK: "make room or mend the rights, then run it again",
     Cause.NOT_PUBLISHED: "no server of the symbol path has it; ask its maker, or add a server that does",
