@@ -70,6 +70,8 @@ def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
         is_http = _can_be_asked(target)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise UpstreamRefused("redirect to something that is not a URL", url=shown) from error
+    if not is_http and target.scheme in _PORTS:
+        raise UpstreamRefused("redirect to something that is not a URL", url=shown)
     if not is_http:
         raise UpstreamRefused(f"redirect to a {target.scheme or 'nameless'} URL", url=shown)
     if url.scheme == "https" and target.scheme == "http":
