@@ -16,6 +16,7 @@ from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
 from symcache.store.checkstored import StoredCheck
 from symcache.store.findings import Mend
+from symcache.store.growing import sweep_growing
 from symcache.store.locks import let_go, try_lock
 from symcache.store.prune import Limits, carry_out, plan_prune
 from symcache.store.repair import repair
@@ -136,6 +137,7 @@ class Upkeep:
 
     def _measure(self, store: Store, folder: Path) -> None:
         Staging(store.root).sweep()
+        sweep_growing(store.root)
         files = size_bytes = keys = 0
         for each in iter_names(store):
             self._stop_if_wanted()

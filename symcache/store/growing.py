@@ -19,7 +19,7 @@ from symcache.store.staging import OWN_FOLDER
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Growing", "GrowingNote", "read_growing"]
+__all__ = ["Growing", "GrowingNote", "read_growing", "sweep_growing"]
 
 # Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
 _HEAD = Struct("<8sQQQ")
@@ -105,8 +105,25 @@ def read_growing(root: Path, folded: str) -> Growing | None:
         root: The store's root.
         folded: The key's folded index.
     """
+    return _read(_note_path(root, folded), root)
+
+
+def sweep_growing(root: Path) -> int:
+    """Remove the notes of files that are gone, as a killed process leaves them; return how many."""
+    swept = 0
+    folder = root / OWN_FOLDER / "growing"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        growing = _read(path, root)
+        with suppress(OSError):
+            if growing is None or not growing.scratch.exists():
+                path.unlink()
+                swept += 1
+    return swept
+
+
+def _read(path: Path, root: Path) -> Growing | None:
     try:
-        with _note_path(root, folded).open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file:
             data = file.read(_HEAD.size + 64) or b""
     except OSError:
         return None

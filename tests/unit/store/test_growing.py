@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.store.growing import GrowingNote, read_growing
+from symcache.store.growing import GrowingNote, read_growing, sweep_growing
 from symcache.store.tree import Store
 
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ def test_a_store_that_cannot_be_written_goes_without(tmp_path: Path) -> None:
     with GrowingNote(scratch, FOLDED, 1000) as note:
         note.advance(5)
     assert read_growing(tmp_path / "store", FOLDED) is None
+
+
+def test_notes_of_files_that_are_gone_are_swept_and_others_stay(tmp_path: Path) -> None:
+    write_note(tmp_path)
+    with Store(tmp_path) as store:
+        scratch = store.scratch()
+        scratch.touch()
+        with GrowingNote(scratch, "other.pdb/abc1/other.pdb", 1000):
+            assert sweep_growing(tmp_path) == 1
+            assert read_growing(tmp_path, "other.pdb/abc1/other.pdb") is not None
+            assert sweep_growing(tmp_path) == 0
+    assert sweep_growing(tmp_path / "absent") == 0
 
 
 @pytest.mark.parametrize(
