@@ -119,6 +119,10 @@ class Plan:
         """Every want once."""
         return tuple(self._wants.values())
 
+    def wants_file(self, key: Key) -> bool:
+        """Whether *key*'s file is wanted for itself."""
+        return isinstance(self._wants.get(("file", key.folded)), WantedFile)
+
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs; one whose image was read says more than one that only names that image."""
         for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe import Image
     from symcache.formats.processes import KernelLayout
+    from symcache.identity import ImageKey
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -225,7 +226,7 @@ class Warmer:
         for candidate in image_candidates(want.image):
             if self._source.is_excluded(candidate):
                 continue
-            found = await self._source.read_image(candidate)
+            found = await self._read_image(candidate)
             if not isinstance(found, Missing | Failed):
                 named = self._resolve_by_image(want, found)
                 self._announce()
@@ -235,6 +236,15 @@ class Warmer:
                 return
             ends.append(found)
         self._settle(want, _end_of_hop(ends))
+
+    async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
+        if self._plan.wants_file(key):
+            # It comes whole in any case; whoever else fetches it just now shares that.
+            await self._source.fetch(key)
+            image = await to_thread.run_sync(self._source.find_image, key)
+            if image is not None:
+                return image
+        return await self._source.read_image(key)
 
     def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
         """Put what *image* names in the place of *want*, and remember it."""

@@ -239,6 +239,14 @@ async def test_images_are_kept_when_they_are_asked_for(upstream: Upstream, confi
     assert [symbol.kind.value for symbol in report.symbols] == ["image", "pdb"]
 
 
+async def test_an_image_that_is_kept_is_asked_for_once(upstream: Upstream, config: Config) -> None:
+    image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
+    upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
+    report = await warm(config, [image_alone("drv.sys")], images=True)
+    assert ends(report) == [(image.index, "fetched", None), (pdb.index, "fetched", None)]
+    assert [request.path for request in upstream.requests] == [f"/{image.index}", f"/{pdb.index}"]
+
+
 async def test_a_portable_pdb_is_held_to_the_checksum_of_its_image(upstream: Upstream, config: Config) -> None:
     content, checksum = make_portable_pdb(GUID, 7)
     key = PortablePdbKey("net.pdb", GUID)
