@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import UsageError
 from symcache.identity import Tier
-from symcache.store.places import local_path
+from symcache.store.shares import local_path
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, chains
 

@@ -17,7 +17,7 @@ from symcache.events import Noted, ignore
 from symcache.identity import Tier, fold
 from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
-from symcache.store.places import local_path
+from symcache.store.shares import local_path
 from symcache.store.staging import OWN_FOLDER
 from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
