@@ -18,6 +18,7 @@ from symcache.identity import Key, OtherKey, PdbKey, Tier, parse_index
 from symcache.store.admin import Addition, Admin
 from symcache.store.checkstored import StoredCheck
 from symcache.store.convert import convert
+from symcache.store.deepcheck import DeepCheck
 from symcache.store.findings import Finding, Mend, Problem
 from symcache.store.prune import Limits, carry_out, plan_prune
 from symcache.store.repair import repair
@@ -26,6 +27,7 @@ from symcache.store.survey import survey
 from symcache.store.transactions import Kind
 from symcache.store.tree import Form, Store
 from symcache.store.verify import verify
+from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -346,3 +348,15 @@ def test_real_stores_are_sound_and_a_damaged_file_in_them_is_not(tmp_path: Path,
                 assert [finding.problem for finding in findings] == [Problem.DAMAGED]
                 path.write_bytes(whole)
         assert store.find(parse_index(facts["symbols"][0])) is not None
+
+
+def test_what_a_deep_check_does_not_look_into_is_counted(tmp_path: Path) -> None:
+    pytest.importorskip("pdbparse", reason="pdbparse is not installed")
+    key = PdbKey("a.pdb", UUID(int=1), 1)
+    path = tmp_path / key.name
+    check = DeepCheck()
+    path.write_bytes(make_pdb(NativePdbSpec(key.guid, key.age)))
+    assert (check(path, key), check.passed_over) == (None, 0)
+    path.write_bytes(make_pdb(NativePdbSpec(key.guid, key.age, extra_streams=1_100_000)))
+    assert (check(path, key), check.passed_over) == (None, 1)
+    assert "another PDB" in str(check(path, PdbKey("a.pdb", UUID(int=2), 1)))
