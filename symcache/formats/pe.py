@@ -119,7 +119,7 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
     header = parse_image_header(view)
     problems: list[Problem] = []
     sections = _read_sections(view, header, problems) if layout is Layout.DISK else []
-    has_directory, debug = _read_debug_data(view, header, _Places(header, sections, layout))
+    has_directory, debug = _read_debug_data(view, header, _Places(header, sections, layout), is_sure=not problems)
     return Image(
         **{name: getattr(header, name) for name in _HEADER_FIELDS},
         debug=debug,
@@ -129,8 +129,12 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
     )
 
 
-def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places) -> tuple[bool, DebugData]:
-    """Return whether the header names a debug directory, and what it holds."""
+def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places, *, is_sure: bool) -> tuple[bool, DebugData]:
+    """Return whether the header names a debug directory, and what it holds.
+
+    One that lies in no section is none (corkami's foldedhdr.exe; pefile and dbghelp see it so, too), if *is_sure*: all
+    sections are known.
+    """
     try:
         directory = parse_data_directory(view, header, _DEBUG_DIRECTORY)
     except InputError as error:
@@ -141,6 +145,8 @@ def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places) -> tu
     try:
         offset = places.of_rva(rva)
     except InputError as error:
+        if is_sure and isinstance(error, MalformedInput):
+            return False, DebugData()
         return True, DebugData(problems=(Problem(f"debug directory: {error.problem}", error.offset),))
     return True, parse_debug_directory(view, offset, size_bytes, places.of_data)
 

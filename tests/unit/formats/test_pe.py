@@ -291,9 +291,16 @@ def test_a_debug_directory_in_front_of_all_sections_is_found_there() -> None:
 
 
 @pytest.mark.parametrize("rva", [0x7FFFFFFF, 0x2200])
-def test_a_directory_that_lies_nowhere_is_a_problem(rva: int) -> None:
+def test_a_directory_that_lies_in_no_section_is_none(rva: int) -> None:
     image = parse_disk(patched(disk_bytes(PLAN), OPTIONAL + 112 + 48, rva))
-    assert (image.code_views, len(image.problems)) == ((), 1)
+    assert (image.code_views, image.has_debug_directory, image.problems) == ((), False, ())
+
+
+def test_a_directory_that_lies_nowhere_is_a_problem_if_not_all_sections_are_known() -> None:
+    data = disk_bytes(PLAN)[: OPTIONAL + 240 + 40]
+    image = parse_disk(patched(data, OPTIONAL + 112 + 48, 0x7FFFFFFF))
+    assert (image.code_views, image.has_debug_directory) == ((), True)
+    assert any(problem.text.startswith("debug directory") for problem in image.problems)
 
 
 RDATA = OPTIONAL + 240 + 40
