@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,36 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
         """Do nothing: a row that names a file was not written here, and its file is not ours to remove."""
 
 
+class _OneConnection(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """A cache that has one connection for all threads, for who lets them in one at a time.
+
+    diskcache opens one for each thread, and nobody can close that of a thread that is gone.
+    """
+
+    _only: sqlite3.Connection | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        try:
+            super().__init__(*args, **settings)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._only is None:
+            path = os.path.join(self.directory, diskcache.core.DBNAME)  # noqa: PTH118 - a text, as diskcache keeps it
+            self._only = sqlite3.connect(path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+            # Enough with a write-ahead log: what a power cut takes away is asked for again.
+            self._only.execute("PRAGMA synchronous = NORMAL")
+        return self._only
+
+    def close(self) -> None:
+        if self._only is not None:
+            self._only.close()
+            self._only = None
+
+
 class Memory:
     """Short texts by name, kept for this user alone; a text that cannot be read or written is as good as absent.
 
@@ -88,36 +119,38 @@ class Memory:
 
     def __init__(self, folder: Path) -> None:
         _make_private(folder)
-        self._cache = _open(folder)
+        self._one_at_a_time = threading.Lock()
+        self._cache: Any = _open(folder)
 
     def get(self, name: str) -> str | None:
         """Return the text kept under *name*."""
-        with suppress(diskcache.Timeout, sqlite3.Error):
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
             return self._cache.get(name, default="") or None
         return None
 
     def set(self, name: str, text: str, *, kept_s: float | None = None) -> None:
         """Keep *text* under *name*, for *kept_s* seconds if that is given."""
-        with suppress(diskcache.Timeout, sqlite3.Error, TypeError):
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error, TypeError):
             self._cache.set(name, text, expire=kept_s)
 
     def delete(self, name: str) -> bool:
         """Drop the text kept under *name*; return whether there was one."""
         # Most names are not there, and a look costs a hundredth of a write.
-        with suppress(diskcache.Timeout, sqlite3.Error):
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
             return name in self._cache and bool(self._cache.delete(name))
         return False
 
     def names(self) -> Iterator[str]:
         """Yield every name, sorted."""
         names: list[str] = []
-        with suppress(diskcache.Timeout, sqlite3.Error):
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
             names = sorted(name for name in self._cache.iterkeys() if name)
         yield from names
 
     def close(self) -> None:
         """Close the database; safe to call twice."""
-        self._cache.close()
+        with self._one_at_a_time:
+            self._cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +176,7 @@ def _open(folder: Path) -> Any:
     for left in (1, 0):
         try:
             _check_settings(folder / "cache.db")
-            return diskcache.Cache(
+            return _OneConnection(
                 str(folder), timeout=2, disk=StrictDisk, eviction_policy="none", cull_limit=16, statistics=0
             )
         except (sqlite3.OperationalError, diskcache.Timeout) as error:

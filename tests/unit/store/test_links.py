@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -51,3 +55,18 @@ def test_a_text_that_was_not_written_here_is_not_known(tmp_path: Path, text: str
     with ImageLinks(tmp_path) as memory:
         memory._memory.set(IMAGE.folded, text)
         assert memory.recall(IMAGE) is None
+
+
+def test_threads_that_are_gone_leave_no_connection_open(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ImageLinks(tmp_path) as memory:
+            for _ in range(4):
+                thread = Thread(target=memory.recall, args=[IMAGE])
+                thread.start()
+                thread.join()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda _: memory.remember(IMAGE, ()), range(64)))
+            assert memory.recall(IMAGE) == ()
+        assert memory._memory._cache._only is None
+        gc.collect()
