@@ -17,6 +17,7 @@ __all__ = ["ServeProtocol"]
 
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_WITHIN_S = 30.0
+_JOINED_BYTES = 128 * 1024
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
     b"connection: close\r\n\r\n"
@@ -42,8 +43,13 @@ class _JoiningTransport:
 
     def write(self, data: bytes) -> None:
         if self._head is not None:
+            # Joined by copying: asyncio's writelines stalls or loses track in several versions of Python.
             head, self._head = self._head, None
-            self._transport.writelines((head, data))
+            if len(data) > _JOINED_BYTES:
+                self._transport.write(head)
+            else:
+                data = head + data
+            self._transport.write(data)
         elif data.startswith(b"HTTP/1.1 "):
             self._head = data
             self._loop.call_soon(self.flush)  # a body that is still to be waited for does not hold it back

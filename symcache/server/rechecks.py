@@ -69,18 +69,22 @@ class Rechecks:
     def _doubt_old_ones(self, key: Key) -> list[Miss]:
         misses = self._source.misses
         found: list[Miss] = []
-        for server in self._source.servers if misses is not None else ():
-            assert misses is not None
-            miss = misses.recall(server.name, key)
-            if miss is not None and time.time() - miss.last_asked_s >= self._after_s:
-                misses.keep(replace(miss, last_asked_s=0.0))
-                found.append(miss)
+        if misses is None:
+            return found
+        with misses:  # closes this thread's connection, which nobody else would
+            for server in self._source.servers:
+                miss = misses.recall(server.name, key)
+                if miss is not None and time.time() - miss.last_asked_s >= self._after_s:
+                    misses.keep(replace(miss, last_asked_s=0.0))
+                    found.append(miss)
         return found
 
     def _keep(self, key: Key, old: list[Miss]) -> None:
         """Believe those again that no answer came to, so that a server that is down brings no errors instead."""
         misses = self._source.misses
-        for miss in old if misses is not None else ():
-            assert misses is not None
-            if misses.recall(miss.upstream, key) is None:
-                misses.keep(miss)
+        if misses is None:
+            return
+        with misses:
+            for miss in old:
+                if misses.recall(miss.upstream, key) is None:
+                    misses.keep(miss)

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,7 @@ def serve(config: Config, listening: Listening) -> None:
         _Supervisor(config, run, listening.socket).run()
         return
     try:
-        with _quiet_signals():
-            make_server(config, run).run(sockets=[listening.socket])
+        _run(make_server(config, run), listening.socket)
     except SystemExit as error:  # so says uvicorn that the application did not start up
         raise UsageError(_NOT_STARTED) from error
 
@@ -125,8 +125,9 @@ class _Supervisor:
     def _start(self) -> tuple[BaseProcess, Connection]:
         # The worker sees this end closed when this process is gone, however it went.
         ours, theirs = self._context.Pipe()
+        level = logging.getLogger().getEffectiveLevel()
         process = self._context.Process(
-            target=_work_in_process, args=(self._config, self._run, self._socket, theirs), name="symcache serve"
+            target=_work_in_process, args=(self._config, self._run, self._socket, theirs, level), name="symcache serve"
         )
         process.start()
         theirs.close()
@@ -143,18 +144,26 @@ class _Supervisor:
                 process.join()
 
 
-def _work_in_process(config: Config, run: str, listening: socket.socket, lifeline: Connection) -> None:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+def _work_in_process(config: Config, run: str, listening: socket.socket, lifeline: Connection, log_level: int) -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    server = make_server(config, run)
 
     def stop_with_parent() -> None:
-        try:
+        with suppress(EOFError, OSError):
             lifeline.recv()
-        except (EOFError, OSError):
-            signal.raise_signal(signal.SIGINT)
+        server.should_exit = True
 
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    with _quiet_signals():
-        make_server(config, run).run(sockets=[listening])
+    _run(server, listening)
+
+
+def _run(server: Server, listening: socket.socket) -> None:
+    def stop() -> None:
+        server.should_exit = True  # also before it has begun, when its own handlers are not in place yet
+
+    with _quiet_signals(stop):
+        server.run(sockets=[listening])
 
 
 def make_server(config: Config, run: str) -> Server:
@@ -214,7 +223,7 @@ def _check_certificate(config: Config) -> None:
 class _quiet_signals:  # noqa: N801 - a context manager
     """Lets SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them once more when it has ended."""
 
-    def __init__(self, stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         self._before: dict[int, Any] = {}
 

@@ -109,10 +109,13 @@ class Status:
         if misses is None or (rows and time.monotonic() - read_s < _MISSES_FRESH_S):
             return rows
         rows = {}
-        for miss in islice(misses.list(), _READ_MISSES):
-            row = rows.setdefault(fold(miss.index), {"index": miss.index, "times": 0, "since_s": miss.first_asked_s})
-            row["times"] = max(row["times"], miss.times)
-            row["since_s"] = min(row["since_s"], miss.first_asked_s)
+        with misses:  # closes this thread's connection, which nobody else would
+            for miss in islice(misses.list(), _READ_MISSES):
+                row = rows.setdefault(
+                    fold(miss.index), {"index": miss.index, "times": 0, "since_s": miss.first_asked_s}
+                )
+                row["times"] = max(row["times"], miss.times)
+                row["since_s"] = min(row["since_s"], miss.first_asked_s)
         self._remembered = (time.monotonic(), rows)
         return rows
 

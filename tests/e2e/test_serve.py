@@ -327,3 +327,16 @@ def test_a_plain_folder_can_be_served(tmp_path: Path) -> None:
         assert fetch(served.port, PDB.index).body == PDB.content
         assert fetch(served.port, LARGE.index).status == 404
         assert fetch(served.port, "-/status").status == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX signal")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_that_comes_while_it_starts_is_heard(tmp_path: Path, workers: str) -> None:
+    command = [sys.executable, "-m", "symcache", "serve", "--port", "0", "--workers", workers]
+    with subprocess.Popen([*command, "--store", str(tmp_path)], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        assert "serving" in process.stderr.readline()
+        assert "debuggers" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        # Before its own handlers are in place it may end by the signal as any process does; it must end.
+        assert process.wait(30) in {0, -signal.SIGTERM}
