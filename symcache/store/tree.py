@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from symcache.identity import Key
+    from symcache.identity import ImageKey, Key
 
 __all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
 
@@ -125,6 +125,10 @@ class Store:
     def lock(self, key: Key) -> KeyLock:
         """Return the lock that every process takes before it fills in *key*'s files."""
         return KeyLock(self._locks, key.folded)
+
+    def headers_lock(self, image: ImageKey) -> KeyLock:
+        """Return the lock that every process takes before it asks anybody which PDB *image* names."""
+        return KeyLock(self._locks, f"headers of {image.folded}")
 
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,7 +38,7 @@ from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -127,6 +128,22 @@ class SymbolSource:
                 self._note_use(key, stored.path)
                 return Present(stored.path, stored.size_bytes)
         return None
+
+    @asynccontextmanager
+    async def turn(self, image: ImageKey) -> AsyncIterator[bool]:
+        """Wait until no other process reads the headers of *image*; lend whether one did, and may have remembered."""
+        store = self.store
+        lock = None if store is None else store.headers_lock(image)
+        try:
+            if lock is not None:
+                await lock.acquire()
+        except StoreError:
+            lock = None  # nothing can be written there, so that nobody takes turns
+        try:
+            yield lock is not None and lock.waited
+        finally:
+            if lock is not None:
+                lock.release()
 
     def find_image(self, key: ImageKey) -> Image | None:
         """Return the headers and debug data of the image that *key* names, if a debugger would find it here."""

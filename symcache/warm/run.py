@@ -185,13 +185,18 @@ class Warmer:
     def _resolve_locally(self, want: Want) -> Sequence[Want]:
         if not isinstance(want, WantedPdbOfImage):
             return [want]
-        known = None if self._links is None else self._links.recall(want.image)
-        if known is not None:
-            return self._resolve(want, _module_of(want, known))
+        remembered = self._resolve_remembered(want)
+        if remembered is not None:
+            return remembered
         image = self._source.find_image(want.image)
         if image is not None:
             return self._resolve_by_image(want, image)
         return [want]
+
+    def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
+        """Put what *want*'s image was seen to name in its place; None if it never was seen."""
+        known = None if self._links is None else self._links.recall(want.image)
+        return None if known is None else self._resolve(want, _module_of(want, known))
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
@@ -222,20 +227,28 @@ class Warmer:
 
     async def _hop(self, want: WantedPdbOfImage) -> None:
         """Make two hops: read the image's headers where it is published, then fetch what they name."""
+        async with self._source.turn(want.image) as had_to_wait:
+            # Whoever had the turn before has noted what the headers say.
+            named = self._resolve_remembered(want) if had_to_wait else None
+            if named is None:
+                named = await self._resolve_published(want)
+        self._announce()
+        for left in [await to_thread.run_sync(self._settle_at_once, each) for each in named]:
+            if isinstance(left, WantedFile):
+                await self._fetch(left)
+
+    async def _resolve_published(self, want: WantedPdbOfImage) -> Sequence[Want]:
+        """Put what the published image names in the place of *want*; settle it if none of its names is published."""
         ends: list[Missing | Failed] = []
         for candidate in image_candidates(want.image):
             if self._source.is_excluded(candidate):
                 continue
             found = await self._read_image(candidate)
             if not isinstance(found, Missing | Failed):
-                named = self._resolve_by_image(want, found)
-                self._announce()
-                for left in [await to_thread.run_sync(self._settle_at_once, each) for each in named]:
-                    if isinstance(left, WantedFile):
-                        await self._fetch(left)
-                return
+                return self._resolve_by_image(want, found)
             ends.append(found)
         self._settle(want, _end_of_hop(ends))
+        return ()
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
         if self._plan.wants_file(key):

@@ -515,3 +515,24 @@ def is_right(symbol: Symbol) -> bool:
     """Tell whether a symbol that was fetched lies where it is said to lie."""
     outcome = symbol.outcome
     return not isinstance(outcome, Fetched) or (symbol.index or "") in outcome.path.as_posix()
+
+
+async def test_of_two_that_need_an_image_s_headers_one_asks_for_them(tmp_path: Path, upstream: Upstream) -> None:
+    pdb, image = pdb_key("a.pdb"), image_key("a.exe")
+    upstream.files[f"/{pdb.index}"] = pdb_bytes(pdb)
+    upstream.files[f"/{image.index}"] = disk_bytes(plan_image(image, pdb))
+    config = configure(upstream.url, tmp_path)
+
+    async def run() -> None:
+        # A source of its own, as another process has.
+        async with SymbolSource(config) as source:
+            with Warmer(source) as warmer:
+                report = await warmer.warm([image_alone("a.exe")])
+        assert [symbol.index for symbol in report.symbols] == [pdb.index]
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(run)
+    asked = [request.headers["range"] for request in upstream.asked(f"/{image.index}")]
+    assert len(asked) == len(set(asked)) > 0
+    assert len(upstream.asked(f"/{pdb.index}")) == 1
