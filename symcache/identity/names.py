@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
 from symcache.errors import MalformedInput
 
 __all__ = ["base_name", "check_name", "check_path_part", "fold", "printable"]
 
 _LONGEST_BYTES = 255
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
@@ -69,7 +70,7 @@ def _find_problem(part: str) -> str | None:
         return "it names a folder"
     if len(part) > _LONGEST_BYTES:  # before a look at each character, of which an input may give 64 KiB
         return f"it is longer than {_LONGEST_BYTES} bytes"
-    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in part):
+    if _CONTROL.search(part):
         return "it has a control character"
     if bad := _FORBIDDEN.intersection(part):
         return f"it has {min(bad)!r}"
