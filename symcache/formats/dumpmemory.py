@@ -70,9 +70,11 @@ class PhysicalMemory:
         Raises:
             NotInDump: A page is not in the dump, or the file ends before it.
         """
-        parts = []
+        parts: list[bytes] = []
         while length > 0:
             part = self._read_run(offset, length)
+            if len(part) == length and not parts:
+                return part
             parts.append(part)
             offset += len(part)
             length -= len(part)

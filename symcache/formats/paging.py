@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ __all__ = ["AddressSpace", "PageTables"]
 
 _PIECE_BYTES = 0x400
 _KEPT_PIECES = 2048
+_KEPT_FRAMES = 1024
 _VALID = 1 << 0
 _PROTOTYPE = 1 << 10
 _TRANSITION = 1 << 11
@@ -69,6 +71,7 @@ class AddressSpace:
         self.mode = mode
         self.root = root & mode.root_mask
         self._kernel_root = self.root if kernel_root is None or not mode.two_roots else kernel_root & mode.root_mask
+        self._frames: dict[int, int] = {}
 
     @property
     def size(self) -> int:
@@ -94,15 +97,18 @@ class AddressSpace:
         Raises:
             NotInDump: A byte of it is not there; *absence* says why, *address* is virtual.
         """
-        parts = []
+        parts: list[bytes] = []
         while length > 0:
             physical, left = self.translate(offset)
             take = min(length, left)
             try:
-                parts.append(self._tables.memory.read(physical, take))
+                part = self._tables.memory.read(physical, take)
             except NotInDump as error:
                 missing = offset + max(error.address - physical, 0)
                 raise NotInDump(error.problem, address=missing, absence=error.absence) from error
+            if take == length and not parts:
+                return part
+            parts.append(part)
             offset += take
             length -= take
         return b"".join(parts)
@@ -116,33 +122,47 @@ class AddressSpace:
         """
         mode = self.mode
         extension = mode.space_size - (1 << mode.translated_bits)
-        todo = [(0, self.root, start & ((1 << mode.translated_bits) - 1) & -PAGE_SIZE)]
-        while todo:
-            depth, table, at = todo.pop()
-            level = mode.levels[depth]
-            index = at >> level.shift & ((1 << level.bits) - 1)
-            following = (at >> level.shift) + 1 << level.shift
-            if following >> level.shift & ((1 << level.bits) - 1):
-                todo.append((depth, table, following))
-            entry = self._find_entry(table + index * mode.entry_size)
-            if not entry & _VALID:
+        lowest = start & ((1 << mode.translated_bits) - 1) & -PAGE_SIZE
+        tables, walks = [self.root], [self._valid_entries(self.root, 0, 0, lowest)]
+        while walks:
+            at, entry = next(walks[-1], (0, 0))
+            if not entry:
+                tables.pop()
+                walks.pop()
                 continue
-            if level.shift == 12 or (level.may_map and self._maps_memory(entry)):
+            level = mode.levels[len(walks) - 1]
+            shift = level.shift
+            if shift == 12 or (level.may_map and self._maps_memory(entry)):
                 base = extension if at >> (mode.translated_bits - 1) or (mode.two_roots and start >= extension) else 0
-                within = at & ((1 << level.shift) - 1)
-                frame = entry & mode.frame_mask if level.shift == 12 else self._large_frame(entry, level.shift)
-                for address in range(at, following, PAGE_SIZE):
+                within = at & ((1 << shift) - 1)
+                frame = entry & mode.frame_mask if shift == 12 else self._large_frame(entry, shift)
+                for address in range(at, at - within + (1 << shift), PAGE_SIZE):
                     yield base + address, frame + within + address - at
-            elif most_tables and (entry & mode.frame_mask) not in {known for _, known, _ in todo}:
+            elif most_tables and entry & mode.frame_mask not in tables:
                 # Windows maps its own page tables by an entry of the root that leads to the root.
                 most_tables -= 1
-                todo.append((depth + 1, entry & mode.frame_mask, at))
+                tables.append(entry & mode.frame_mask)
+                walks.append(self._valid_entries(tables[-1], len(walks), at & -(1 << shift), lowest))
 
-    def _find_entry(self, at: int) -> int:
+    def _valid_entries(self, table: int, depth: int, base: int, lowest: int) -> Iterator[tuple[int, int]]:
+        """Yield the first address from *lowest* on that each valid entry covers, and the entry.
+
+        Args:
+            table: Physical address of a page table.
+            depth: Its level, 0 for the root.
+            base: First address it covers.
+            lowest: Where to begin.
+        """
+        level = self.mode.levels[depth]
+        count = 1 << level.bits
+        layout = struct.Struct(f"<{count}{'Q' if self.mode.entry_size == 8 else 'L'}")
         try:
-            return self._tables.read_entry(at, self.mode.entry_size)
+            entries = layout.unpack(self._tables.memory.read(table, layout.size))
         except NotInDump:
-            return 0
+            return
+        for index in range(max(lowest - base, 0) >> level.shift, count):
+            if entries[index] & _VALID:
+                yield max(base + (index << level.shift), lowest), entries[index]
 
     def translate(self, address: int) -> tuple[int, int]:
         """Return the physical address of *address* and how many bytes follow it in the same page.
@@ -153,7 +173,17 @@ class AddressSpace:
         An entry of the last table that is not valid may still lead to a page: one in transition between working set
         and disk is intact, and a prototype entry names the entry that the sharers of a page have in common.
         """
-        return self._translate(address, follow_prototype=True)
+        # Loader entries, names and headers are read field by field: most addresses lie in a page of those before.
+        within = address & (PAGE_SIZE - 1)
+        frame = self._frames.get(address - within)
+        if frame is not None:
+            return frame | within, PAGE_SIZE - within
+        physical, left = self._translate(address, follow_prototype=True)
+        if left <= PAGE_SIZE:
+            if len(self._frames) >= _KEPT_FRAMES:
+                self._frames.clear()
+            self._frames[address - within] = physical - within
+        return physical, left
 
     def _translate(self, address: int, *, follow_prototype: bool) -> tuple[int, int]:
         try:

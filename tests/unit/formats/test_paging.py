@@ -204,6 +204,31 @@ def test_arm64_processes_share_the_kernel_without_mapping_it() -> None:
         space_of(kernel).read(session, 7)
 
 
+def test_the_page_tables_of_a_page_are_read_once() -> None:
+    virtual = VirtualMemory(PhysicalPages(), Paging.X64)
+    at = address_in(Paging.X64, 0x3000)
+    virtual.write(at, bytes(range(256)))
+    pages = Pages(virtual.physical)
+    tables = PageTables(pages)
+    space = AddressSpace(tables, MODES[Paging.X64], virtual.root)
+    space.read(at, 1)
+    tables.memory = Pages(PhysicalPages())
+    assert [space.translate(at + within)[1] for within in (0, 1, 0xFFF)] == [0x1000, 0xFFF, 1]
+    assert space.translate(at + 8)[0] == virtual.translate(at + 8)
+
+
+@pytest.mark.parametrize("paging", Paging)
+def test_a_search_reads_each_page_table_once(paging: Paging) -> None:
+    virtual = VirtualMemory(PhysicalPages(), paging)
+    at = address_in(paging, 0x40000000)
+    for page in range(at, at + 64 * 0x1000, 0x1000):
+        virtual.map(page)
+    pages = Pages(virtual.physical)
+    space = AddressSpace(PageTables(pages), MODES[paging], virtual.root)
+    assert len(list(space.mapped_pages(at, 1000))) == 64
+    assert pages.reads == len(paging.value.levels)
+
+
 @pytest.mark.parametrize("paging", Paging)
 def test_mapped_pages_are_listed_upwards(paging: Paging) -> None:
     virtual = VirtualMemory(PhysicalPages(), paging)
