@@ -290,8 +290,16 @@ def find_module_tables(view: ByteView, dump: Minidump) -> tuple[list[ModuleTable
     return tables, errors
 
 
-def parse_module_entry(view: ByteView, table: ModuleTable, offset: int) -> ModuleEntry:
+def parse_module_entry(
+    view: ByteView, table: ModuleTable, offset: int, *, longest_name_bytes: int = _LONGEST_NAME_BYTES
+) -> ModuleEntry:
     """Return the entry at *offset*, one of ``table.offsets()``, with what it points to.
+
+    Args:
+        view: The dump.
+        table: One of its lists.
+        offset: The entry's, in bytes.
+        longest_name_bytes: A longer name is not read; no name of 64 KiB or more is.
 
     Layout of a module: base u64, SizeOfImage u32, checksum u32, stamp u32, offset of the name u32, version
     information (52 bytes), size and offset of the code view record, size and offset of the miscellaneous record.
@@ -302,7 +310,7 @@ def parse_module_entry(view: ByteView, table: ModuleTable, offset: int) -> Modul
     record_bytes, record_at = (0, 0) if table.unloaded else struct.unpack_from("<II", data, _LOCATION_AT)
     path = record = problem = None
     try:
-        path = _parse_name(view, name_at)
+        path = _parse_name(view, name_at, min(longest_name_bytes, _LONGEST_NAME_BYTES))
     except InputError as error:
         problem = str(error)
     try:
@@ -312,10 +320,10 @@ def parse_module_entry(view: ByteView, table: ModuleTable, offset: int) -> Modul
     return ModuleEntry(base, size, checksum, timestamp, path, record, record_at, problem)
 
 
-def _parse_name(view: ByteView, offset: int) -> str:
+def _parse_name(view: ByteView, offset: int, longest_bytes: int) -> str:
     """Return the text at *offset*: length in bytes u32, then UTF-16; a NUL may follow or be counted."""
     length = int.from_bytes(view.read(offset, 4), "little")
-    if length > _LONGEST_NAME_BYTES:
+    if length > longest_bytes:
         raise MalformedInput(f"a name of {length} bytes", offset=offset)
     try:
         data = view.read(offset + 4, length & ~1)

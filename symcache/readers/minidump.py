@@ -46,8 +46,9 @@ _WINDOWS_PLATFORMS = range(4)
 _ADDRESS_END = 1 << 64
 
 # Processes have hundreds of modules. The limits hold for files made to be slow to read.
-_MOST_MODULES = 1 << 16
+_MOST_MODULES = 1 << 14
 _MOST_IMAGES_IN_MEMORY = 4096
+_MOST_NAME_BYTES = 16 << 20
 
 
 def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
@@ -68,12 +69,13 @@ def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
     yield Input(path, InputKind.MINIDUMP, _details(view, dump, system, tables, memory))
     for error in errors:
         yield Unreadable(path, error.problem, error.offset)
+    told = bool(errors)
     foreign = None if system is None else _foreign_system(system.platform)
-    modules = _Modules(memory, foreign)
+    modules = _Modules(view, memory, foreign)
     left = _MOST_MODULES
     for table in tables:
         for offset in table.offsets()[:left]:
-            yield modules.module(parse_module_entry(view, table, offset), unloaded=table.unloaded)
+            yield modules.module(table, offset)
         if table.count > left:
             yield Unreadable(path, f"the dump lists more than {_MOST_MODULES} modules", table.first)
             return
@@ -82,38 +84,47 @@ def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
             what = "unloaded modules" if table.unloaded else "modules"
             problem = f"the dump holds {table.count} of the {table.stated} {what} that it lists"
             yield Unreadable(path, problem, table.first + table.count * table.entry_bytes)
+            told = True
+    if not told and (dump.truncated or memory.truncated):
+        yield Unreadable(path, "the dump is cut short: it does not hold all that its streams promise", view.size)
 
 
 class _Modules:
     """Turns entries of one dump into modules."""
 
-    def __init__(self, memory: CapturedMemory, foreign: str | None) -> None:
+    def __init__(self, view: ByteView, memory: CapturedMemory, foreign: str | None) -> None:
+        self._view = view
         self._memory = memory
         self._foreign = foreign
         self._images_left = _MOST_IMAGES_IN_MEMORY
+        self._name_bytes_left = _MOST_NAME_BYTES
 
-    def module(self, entry: ModuleEntry, *, unloaded: bool) -> Module:
+    def module(self, table: ModuleTable, offset: int) -> Module:
+        entry = parse_module_entry(self._view, table, offset, longest_name_bytes=self._name_bytes_left)
+        self._name_bytes_left -= 2 * len(entry.path or "")
         # Debuggers call a module without a name after its address, too.
         name = base_name(entry.path or "") or f"image{entry.base_va:08x}"
-        known = Module(name, path=entry.path, base=entry.base_va, unloaded=unloaded)
+        known = Module(name, path=entry.path, base=entry.base_va, unloaded=table.unloaded)
         if self._foreign is not None:
             return replace(known, problem=f"no PDBs here: {self._foreign}")
         image, problem = _image_key(name, entry)
         reference, record_problem = _named_pdb(entry)
-        problem = problem or record_problem
         if reference is not None:
             return replace(known, image=image, pdbs=(reference,), problem=problem)
-        captured = None if unloaded else self._captured_image(name, entry)
-        if captured is not None and (captured.pdbs or captured.no_debug_record):
-            return replace(
-                known, image=image, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record, problem=problem
-            )
+        captured = None if table.unloaded else self._captured_image(name, entry)
+        if captured is not None:
+            if image is None and captured.image is not None:
+                image, problem = captured.image, None
+            if captured.pdbs or captured.no_debug_record:
+                found = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
+                return replace(found, image=image, problem=problem or record_problem)
+        problem = problem or record_problem
         if image is not None:
             problem = problem or "the dump holds no code view record of it; its image names the PDB"
         return replace(known, image=image, problem=problem)
 
     def _captured_image(self, name: str, entry: ModuleEntry) -> Module | None:
-        """Return what the image itself says, if the dump holds its headers."""
+        """Return what the image itself says, if the dump holds its headers and they are those of the entry."""
         if not self._images_left or entry.base_va + entry.size_of_image > self._memory.size:
             return None
         self._images_left -= 1
@@ -121,7 +132,9 @@ class _Modules:
             image = parse_image(PartView(self._memory, entry.base_va, entry.size_of_image), Layout.MEMORY)
         except InputError:
             return None
-        return image_module(image, name)
+        # An entry without a stamp does not say which image it is, but how large.
+        is_same = image.timestamp == entry.timestamp if entry.timestamp else image.size_of_image == entry.size_of_image
+        return image_module(image, name) if is_same else None
 
 
 def _image_key(name: str, entry: ModuleEntry) -> tuple[ImageKey | None, str | None]:

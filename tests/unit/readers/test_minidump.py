@@ -265,10 +265,13 @@ def test_modules_before_a_cut_are_listed_and_the_loss_is_told() -> None:
 
 
 def test_cut_memory_is_told_and_costs_no_module() -> None:
-    first, module = read(build_minidump(MinidumpPlan(modules=[APP], memory64=[(0x1000, bytes(64))]))[:-1])
+    data = build_minidump(MinidumpPlan(modules=[APP], memory64=[(0x1000, bytes(64))]))
+    first, module, loss = read(data[:-1])
     assert isinstance(first, Input)
     assert first.details["truncated"]
     assert isinstance(module, Module)
+    text = "the dump is cut short: it does not hold all that its streams promise"
+    assert loss == Unreadable("x.dmp", text, len(data) - 1)
 
 
 @pytest.mark.parametrize(
@@ -286,11 +289,47 @@ def test_an_input_without_modules_is_refused_before_anything_is_yielded(
         next(read_minidump(BytesView(data), "x.dmp"))
 
 
+def test_names_that_overlap_are_read_up_to_a_bound_in_all() -> None:
+    name = struct.pack("<I", 0xFFFE) + "C:\\x".encode("utf-16-le").ljust(0xFFFE, b"y")
+    name_at = len(build_minidump(MinidumpPlan(more_streams=[(0x10000, b"")])))
+    entry = struct.pack("<QIIII84x", 0x1000, 0x1000, 0, 1, name_at)
+    table = struct.pack("<I", 1000) + entry * 1000
+    plan = MinidumpPlan(more_streams=[(0x10000, name), (4, table)])
+    shift = build_minidump(plan).index(name) - name_at
+    entry = struct.pack("<QIIII84x", 0x1000, 0x1000, 0, 1, name_at + shift)
+    table = struct.pack("<I", 1000) + entry * 1000
+    modules = modules_of(replace(plan, more_streams=[(0x10000, name), (4, table)]))
+    named = [module for module in modules if module.path is not None]
+    assert len(modules) == 1000
+    assert len(named) == (16 << 20) // 0xFFFE
+    assert "a name of 65534 bytes" in (modules[-1].problem or "")
+
+
+def test_memory_that_holds_another_image_names_no_pdb() -> None:
+    other = memory_bytes(ImagePlan(timestamp=BARE.timestamp + 1, code_views=(CodeViewPlan("other.pdb", GUID, 3),)))
+    module = only_module(MinidumpPlan(modules=[BARE], memory=[(BARE.base_va, other)]))
+    assert module.image == ImageKey("bare.dll", BARE.timestamp, BARE.size_of_image)
+    assert module.pdbs == ()
+    assert module.problem is not None
+
+
+def test_an_entry_without_a_stamp_gets_it_from_the_image_in_memory() -> None:
+    plan = ImagePlan(timestamp=0x499602D2, size_of_image=0x5000, code_views=(CodeViewPlan("bare.pdb", GUID, 3),))
+    entry = replace(BARE, timestamp=0)
+    module = only_module(MinidumpPlan(modules=[entry], memory=[(BARE.base_va, memory_bytes(plan))]))
+    assert module.image == ImageKey("bare.dll", 0x499602D2, 0x5000)
+    assert module.pdbs == (PdbReference(PdbKey("bare.pdb", GUID, 3), PdbFormat.NATIVE),)
+    assert module.problem is None
+    other = memory_bytes(replace(plan, size_of_image=0x6000))
+    module = only_module(MinidumpPlan(modules=[entry], memory=[(BARE.base_va, other)]))
+    assert (module.image, module.pdbs) == (None, ())
+
+
 def test_a_table_of_more_modules_than_any_process_has_is_cut() -> None:
     entry = struct.pack("<QIIII84x", 0x1000, 0x1000, 0, 1, 0)
     table = struct.pack("<I", 70_000) + entry * 70_000
     records = read(build_minidump(MinidumpPlan(more_streams=[(4, table)], platform=0x8201)))
-    assert sum(isinstance(record, Module) for record in records) == 65_536
+    assert sum(isinstance(record, Module) for record in records) == 16_384
     assert isinstance(records[-1], Unreadable)
 
 
