@@ -27,6 +27,8 @@ __all__ = ["kernel_modules", "unloaded_module"]
 _FIRST_BUILD_WITH_STAMPS = 10240
 _STAMPS_COMPARED = 4
 _ENTRIES_COMPARED = 48
+# Windows loads some hundreds of drivers.
+_MOST_DRIVERS = 4096
 
 
 def kernel_modules(
@@ -47,6 +49,7 @@ def kernel_modules(
         kernel.pointer_size,
         lambda address: address >= start,
         recognises=lambda va: read_entry(kernel.space, va, kernel.layout, kernel_start=start).problem is None,
+        most=_MOST_DRIVERS,
     )
     lister = _Lister(kernel, build, walk, sessions)
     for va in walk.entries:

@@ -31,6 +31,7 @@ _USUAL_START = 0xFFFFF80000000000
 _MOST_TABLES = 1024
 _MOST_PAGES = 1 << 16
 _MOST_IMAGES = 1024
+_MOST_TRIES = 4  # a header may be mapped a second time, without the rest of its image
 _SCANNED_BYTES = 512 << 20
 _BLOCK_PAGES = 256
 
@@ -54,8 +55,9 @@ def scan_for_kernel(kernel: KernelSpace, memory: ByteView, pages: PageMap, point
     stated = _read_module(kernel.space, base) if base >= kernel.space.mode.kernel_start else None
     if stated is not None and (_names_kernel(stated) or not stated.pdbs):
         return stated
+    first_bytes = _FirstBytes(memory)
     for space in kernel.spaces:
-        found = _find_kernel(space, _mapped_places(space, memory, pointers))
+        found = _find_kernel(space, _mapped_places(space, first_bytes, pointers))
         if found is not None:
             return found
     found = _find_kernel(memory, _physical_places(memory, pages))
@@ -84,14 +86,28 @@ def _names_kernel(module: Module) -> bool:
     return any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
 
 
-def _mapped_places(space: AddressSpace, memory: ByteView, pointers: tuple[int, ...]) -> Iterator[int]:
+class _FirstBytes:
+    """Knows which physical pages may begin an image, however often page tables map them."""
+
+    def __init__(self, memory: ByteView) -> None:
+        self._memory = memory
+        self._tries_left: dict[int, int] = {}
+
+    def take(self, physical: int) -> bool:
+        """Say whether the page at *physical* begins like an image and has not been tried too often."""
+        left = self._tries_left.get(physical)
+        if left is None:
+            try:
+                left = _MOST_TRIES if self._memory.read(physical, 2) == b"MZ" else 0
+            except InputError:
+                left = 0
+        self._tries_left[physical] = max(left - 1, 0)
+        return left > 0
+
+
+def _mapped_places(space: AddressSpace, first_bytes: _FirstBytes, pointers: tuple[int, ...]) -> Iterator[int]:
     """Yield addresses of mapped pages that begin like an image, likely ones first."""
-    for address, physical in _mapped_pages(space, pointers):
-        try:
-            if memory.read(physical, 2) == b"MZ":
-                yield address
-        except InputError:
-            continue
+    return (address for address, physical in _mapped_pages(space, pointers) if first_bytes.take(physical))
 
 
 def _mapped_pages(space: AddressSpace, pointers: tuple[int, ...]) -> Iterator[tuple[int, int]]:

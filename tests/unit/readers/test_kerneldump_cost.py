@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support.kernels import expected, found, kernel_plan
 from support.mutation import mutants
+from support.views import CountingView as CountedView
 
 from symcache.errors import InputError
 from symcache.formats.view import BytesView, FileView
 from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.readers.records import Module
+from symcache.readers.records import Module, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pagetables import Paging
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 PAGES_PER_GIB = GIB >> 12
+PLACE = (0xFFFFF80000100000, 0, 0x9000)  # base, entry point and size
 
 LIST_IN_A_PROCESS = """
 import json, resource, sys, time
@@ -144,6 +148,33 @@ def test_a_bitmap_of_single_pages_takes_no_object_for_each(tmp_path: Path) -> No
         records = list(read_kernel_dump(view, "x"))
     modules = [record for record in records if isinstance(record, Module) and not record.unloaded]
     assert [found(module) for module in modules] == [expected(each) for each in source.plan.drivers]
+
+
+def test_page_tables_that_lead_everywhere_to_the_same_pages_cost_few_reads() -> None:
+    source = build_machine(kernel_plan())
+    physical = source.kernel.physical
+    tables = [source.kernel.root >> 12, *(physical.allocate() for _ in range(3)), physical.allocate()]
+    for table, following in pairwise(tables):
+        physical.write(table << 12, (following << 12 | 0x63).to_bytes(8, "little") * 512)
+    physical.write(tables[-1] << 12, b"MZ")
+    view = CountedView(BytesView(dump_bytes(source, DumpPlan(DumpKind.BITMAP_KERNEL))))
+    _, *rest = read_kernel_dump(view, "x")
+    assert [record.problem for record in rest if isinstance(record, Unreadable)]
+    assert len(view.reads) < 10_000
+
+
+def test_a_list_longer_than_any_of_windows_is_cut_and_told() -> None:
+    source = build_machine(kernel_plan())
+    at, size = source.pool(0xA0 * 5000), 0xA0
+    body = source.kernel
+    links = [source.loaded_modules_va, *range(at, at + size * 5000, size), source.loaded_modules_va]
+    for before, here, after in zip(links, links[1:], links[2:], strict=False):
+        body.write(here, struct.pack("<QQ", after, before) + bytes(0x20) + struct.pack("<QQI", *PLACE))
+    body.write(links[0], struct.pack("<QQ", links[1], links[-2]))
+    records = list(read_kernel_dump(BytesView(dump_bytes(source, DumpPlan(DumpKind.BITMAP_KERNEL))), "x"))
+    problems = [record.problem for record in records if isinstance(record, Unreadable)]
+    assert sum(isinstance(record, Module) and not record.unloaded for record in records) == 4096
+    assert ["more than 4096 entries" in problem for problem in problems] == [True]
 
 
 SEEDS = [
