@@ -23,6 +23,11 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x7fELF", "an ELF file (a hypervisor's core dump or a Linux core)", _CONVERT),
     (b"KDUMP   ", "a compressed Linux kernel dump", "it is not from Windows; use the crash utility"),
     (b"DISKDUMP", "a Linux disk dump", "it is not from Windows; use the crash utility"),
+    (
+        b"makedumpfile",
+        "a Linux kernel dump in makedumpfile's flattened form",
+        "it is not from Windows; use the crash utility",
+    ),
     (b"EMiL", "a memory image in LiME format", _CONVERT),
     (b"AVML", "a memory image in AVML format", _CONVERT),
     (b"QEVM", "a saved state of a QEMU machine", "let QEMU write a Windows dump (dump-guest-memory -w)"),

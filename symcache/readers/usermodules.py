@@ -184,6 +184,7 @@ class _Lister:
             yield self._unreadable(process, f"its {bits}environment block cannot be read: {error.problem}")
             return
         if not loader:
+            yield self._unreadable(process, f"it has no {bits}list of modules: it was starting, or had ended")
             return
         end = _USER32_END if width == _POINTER32 else space.mode.kernel_start
         walk = walk_list(space, loader + (0x10 if width == 8 else 0x0C), width, lambda address: 0 < address < end)

@@ -475,6 +475,15 @@ def test_a_paged_out_environment_block_is_reported() -> None:
     assert problems(records) == ["lsass.exe (664): its environment block cannot be read: the page is paged out"]
 
 
+@pytest.mark.parametrize("paging", [Paging.X64, Paging.X86])
+def test_a_process_without_a_loader_list_is_named(paging: Paging) -> None:
+    source = build_machine(kernel_plan(paging))
+    width = source.pointer_size
+    source.spaces[664].write((0x7FFDE000 if width == 4 else 0x7FF7FFFDE000) + 3 * width, bytes(width))
+    records = read(dump_bytes(source, whole()), ProcessSelection(("lsass.exe",)))
+    assert problems(records) == ["lsass.exe (664): it has no list of modules: it was starting, or had ended"]
+
+
 def test_a_paged_out_library_keeps_the_loaders_key() -> None:
     source = build_machine(kernel_plan())
     source.spaces[664].page_out(0x7FFA00020000)
@@ -492,6 +501,7 @@ def test_a_paged_out_library_keeps_the_loaders_key() -> None:
         (b"hibr", "hibernation"),
         (b"\x7fELF", "ELF"),
         (b"KDUMP   ", "Linux"),
+        (b"makedumpfile\0\0\0\0", "Linux"),
         (b"\xd2\xbe\xd2\xbe", "VMware"),
         (b"MDMP", "process"),
         (b"MSCF", "cabinet"),
