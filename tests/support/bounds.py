@@ -1,0 +1,74 @@
+"""What hostile inputs cost a reader: the slowest one's time and how far memory grew."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from symcache.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Cost", "measure"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a row of inputs cost.
+
+    Attributes:
+        refused: How many ended in an `InputError`.
+        slowest_s: Processor time of the slowest.
+        grown_bytes: How far the process's memory grew at most.
+    """
+
+    refused: int
+    slowest_s: float
+    grown_bytes: int
+
+    def check(self, record_property: Callable[[str, object], None]) -> None:
+        """Hold the bounds of one input, a second and 256 MiB, and note what was measured."""
+        record_property("refused", self.refused)
+        record_property("slowest_ms", round(self.slowest_s * 1000, 1))
+        record_property("grown_mib", round(self.grown_bytes / (1 << 20), 1))
+        assert self.slowest_s < 1
+        assert self.grown_bytes < 256 << 20
+
+
+def measure(inputs: Iterable[bytes], read: Callable[[bytes], object]) -> Cost:
+    """Let *read* take each of *inputs*; an `InputError` is an answer, any other error ends the test."""
+    refused, slowest_s = 0, 0.0
+    before = _reset_peak()
+    for data in inputs:
+        started_s = time.process_time()
+        try:
+            read(data)
+        except InputError:
+            refused += 1
+        slowest_s = max(slowest_s, time.process_time() - started_s)
+    return Cost(refused, slowest_s, _peak_bytes() - before)
+
+
+def _reset_peak() -> int:
+    """Return the memory the process has now, from where its peak is counted; the old peak where it cannot be reset."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")
+    return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    if _STATUS.exists():
+        lines = _STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    resource = pytest.importorskip("resource", reason="peak memory is asked for another way on Windows")
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
