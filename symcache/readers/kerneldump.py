@@ -85,7 +85,7 @@ def _read_memory_dump(
 
     @cache
     def sessions() -> tuple[AddressSpace, ...]:
-        return tuple(DumpProcesses(kernel, None).session_spaces())
+        return tuple(DumpProcesses(kernel, None, pages.page_count).session_spaces())
 
     listed = 0
     nt: Module | None = None
@@ -99,7 +99,7 @@ def _read_memory_dump(
         yield from _scan(kernel, memory, pages, header, path)
     if user is not None and (not user.if_complete or header.dump_type in _COMPLETE):
         layout = find_layout(nt) if find_layout is not None and nt is not None else None
-        for record in DumpProcesses(kernel, layout).modules(user, path):
+        for record in DumpProcesses(kernel, layout, pages.page_count).modules(user, path):
             if isinstance(record, Module) or not user.if_complete:
                 yield record
     if pages.end_offset > view.size:

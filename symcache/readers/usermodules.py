@@ -28,6 +28,8 @@ _SESSION_NAMES = ("csrss.exe", "winlogon.exe", "explorer.exe", "dwm.exe")
 _MOST_SESSIONS = 8
 _MOST_KNOWN = 8192
 _MOST_MODULES = 1 << 17
+# A loader entry and its names take some 300 bytes that no other process has.
+_MOST_MODULES_PER_PAGE = 16
 _POINTER32 = 4
 _USER32_END = 1 << 32
 
@@ -55,11 +57,13 @@ class DumpProcesses:
     Args:
         kernel: The kernel's address space.
         layout: Layout of the kernel's structures; None to find it in memory.
+        page_count: Pages the dump has; more modules than they can hold are not listed.
     """
 
-    def __init__(self, kernel: KernelSpace, layout: KernelLayout | None) -> None:
+    def __init__(self, kernel: KernelSpace, layout: KernelLayout | None, page_count: int) -> None:
         self._kernel = kernel
         self._layout = layout
+        self._most_modules = min(page_count * _MOST_MODULES_PER_PAGE, _MOST_MODULES)
         self._walk: ListWalk | None = None
 
     def session_spaces(self) -> Iterator[AddressSpace]:
@@ -81,13 +85,15 @@ class DumpProcesses:
                 yield Unreadable(path, process)
             elif selection.takes(process):
                 missed.difference_update(name for name in selection.wanted if process.is_named(name))
-                lister = lister or _Lister(self._kernel, path, guessed=self._layout is None or self._layout.guessed)
+                if lister is None:
+                    guessed = self._layout is None or self._layout.guessed
+                    lister = _Lister(self._kernel, path, self._most_modules, guessed=guessed)
                 if process.peb:
                     yield from lister.modules(process)
                 elif selection.wanted:
                     yield Unreadable(path, f"{process.label} has no user memory")
         if lister is not None and lister.full:
-            yield Unreadable(path, f"the processes have more than {_MOST_MODULES} modules, the rest is left out")
+            yield Unreadable(path, f"the processes have more than {self._most_modules} modules, the rest is left out")
         for name in sorted(missed):
             yield Unreadable(path, f"no process {name} is in the dump")
 
@@ -120,12 +126,12 @@ class DumpProcesses:
 class _Lister:
     """Lists the modules of one process after the other, and knows again what several have in common."""
 
-    def __init__(self, kernel: KernelSpace, path: str, *, guessed: bool) -> None:
+    def __init__(self, kernel: KernelSpace, path: str, most_modules: int, *, guessed: bool) -> None:
         self._kernel = kernel
         self._path = path
         self._guessed = guessed
         self._known: dict[tuple[str, int, int, int], Module] = {}
-        self._left = _MOST_MODULES
+        self._left = most_modules
 
     @property
     def full(self) -> bool:
@@ -189,6 +195,9 @@ class _Lister:
         end = _USER32_END if width == _POINTER32 else space.mode.kernel_start
         walk = walk_list(space, loader + (0x10 if width == 8 else 0x0C), width, lambda address: 0 < address < end)
         for va in walk.entries:
+            if not self._left:
+                return
+            self._left -= 1
             try:
                 entry = read_entry(space, va, layout)
             except InputError as error:
@@ -196,9 +205,8 @@ class _Lister:
                 continue
             if entry.problem is not None:
                 yield self._unreadable(process, f"a {bits}loader entry is damaged: {entry.problem}")
-            elif entry.base not in seen and self._left:
+            elif entry.base not in seen:
                 seen.add(entry.base)
-                self._left -= 1
                 yield replace(self._module(space, entry, layout), process=process.label)
         if not walk.complete:
             text = f"its {bits}list of modules is damaged, {len(walk.entries)} were reached: {walk.problem}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.bounds import measure
-from support.kernels import expected, found, kernel_plan
+from support.kernels import expected, found, kernel_plan, library
 from support.mutation import mutants
 from support.views import CountingView as CountedView
 
@@ -22,6 +22,7 @@ from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
 from symcache.readers.records import Module, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
 from symcache.synth.kernelmemory import build_machine
+from symcache.synth.kernelplans import ProcessPlan
 from symcache.synth.pagetables import Paging
 from symcache.synth.triagedump import TriagePlan, triage_bytes
 
@@ -176,6 +177,26 @@ def test_a_list_longer_than_any_of_windows_is_cut_and_told() -> None:
     problems = [record.problem for record in records if isinstance(record, Unreadable)]
     assert sum(isinstance(record, Module) and not record.unloaded for record in records) == 4096
     assert ["more than 4096 entries" in problem for problem in problems] == [True]
+
+
+def test_a_process_lists_no_more_modules_than_the_dump_can_hold() -> None:
+    program = library("a.exe", "a.pdb")
+    source = build_machine(replace(kernel_plan(), processes=(ProcessPlan(4711, "a.exe", (program,)),)))
+    space = source.spaces[4711]
+    loader_at = space.translate(0x7FF7FFFDE000 + 0x18)
+    assert loader_at is not None
+    head = int.from_bytes(source.physical.read(loader_at, 8), "little") + 0x10
+    count, at, size = 9000, 0x10000000, 0x60
+    links = [head, *range(at, at + size * count, size), head]
+    for number, (before, here, after) in enumerate(zip(links, links[1:], links[2:], strict=False)):
+        place = struct.pack("<QQI", 0x20000000 + number * 0x1000, 0, 0x1000)
+        space.write(here, struct.pack("<QQ", after, before) + bytes(0x20) + place)
+    space.write(head, struct.pack("<QQ", links[1], links[-2]))
+    dump = dump_bytes(source, DumpPlan(DumpKind.BITMAP_FULL))
+    records = [*read_kernel_dump(BytesView(dump), "x", user=ProcessSelection())]
+    listed = [record for record in records if isinstance(record, Module) and record.process]
+    assert len(source.physical.pages) * 8 < len(listed) <= len(source.physical.pages) * 16 < count
+    assert any("the rest is left out" in record.problem for record in records if isinstance(record, Unreadable))
 
 
 SEEDS = [
