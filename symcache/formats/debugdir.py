@@ -27,7 +27,7 @@ _MISC_NAME = 1
 # Real images have fewer than ten entries and a few hundred bytes of data that is read here. With the limits of the
 # header reader these keep what is read of one file below 64 KiB, whatever it claims.
 _MOST_ENTRIES = 32
-_MOST_CODE_VIEWS = 8  # images with two are rare, ones with more not known
+_MOST_CODE_VIEWS = 32  # images with two are rare, ones with more not known
 _MOST_BYTES = 0x8000
 _LONGEST_RECORD = 0x1000
 
@@ -111,8 +111,10 @@ class _Collector:
         )
 
     def _read_code_view(self, entry: DebugEntry) -> None:
-        at = self._locate(entry)
         self._code_view_entries += 1
+        if self._code_view_entries > _MOST_CODE_VIEWS + 1:
+            return
+        at = self._locate(entry)
         if self._code_view_entries > _MOST_CODE_VIEWS:
             raise MalformedInput(f"only the first {_MOST_CODE_VIEWS} are read", offset=at)
         record = parse_code_view(self._read_record(at, entry.size_bytes, fixed_bytes=24), at=at)

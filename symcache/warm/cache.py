@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
 from symcache.readers.detect import read_input
+from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.identity import Key
+    from symcache.readers.kerneldump import FindLayout
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.warm.report import Report
@@ -40,14 +43,12 @@ class SymbolCache:
     Args:
         config: Every setting, as `symcache.load_config` reads them.
         observer: Told about transfers and files that are settled.
-
-    Raises:
-        ConfigError: A place of the symbol path that cannot be reached from this system.
     """
 
     def __init__(self, config: Config, *, observer: Observer = ignore) -> None:
+        self._config = config
         self._observer = observer
-        self._source = SymbolSource(config, observer=observer)
+        self._opened: SymbolSource | None = None
 
     @classmethod
     def open(
@@ -89,26 +90,39 @@ class SymbolCache:
             all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
         """
         with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
-            return await warmer.warm(_read_all(inputs))
+            return await warmer.warm(_read_all(inputs, warmer.find_kernel_layout))
 
     async def check(
         self, inputs: Iterable[Path | str] | Path | str, *, images: bool = False, all_pdbs: bool = False
     ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
         with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
-            return await warmer.check(_read_all(inputs))
+            return await warmer.check(_read_all(inputs, warmer.find_kernel_layout))
 
     async def __aenter__(self) -> Self:
-        await self._source.__aenter__()
+        """Open the symbol path.
+
+        Raises:
+            ConfigError: A place of it cannot be reached from this system.
+        """
+        self._opened = await SymbolSource(self._config, observer=self._observer).__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._source.__aexit__(kind, error, traceback)
+        source, self._opened = self._source, None
+        await source.__aexit__(kind, error, traceback)
+
+    @property
+    def _source(self) -> SymbolSource:
+        if self._opened is None:
+            raise RuntimeError("a SymbolCache is opened by `async with`")
+        return self._opened
 
 
-def _read_all(inputs: Iterable[Path | str] | Path | str) -> Iterator[Record]:
+def _read_all(inputs: Iterable[Path | str] | Path | str, find_layout: FindLayout) -> Iterator[Record]:
+    kernel = partial(read_kernel_dump, user=ProcessSelection(if_complete=True), find_layout=find_layout)
     # A text is an iterable of texts, too, so that no type checker warns of one path given as it is.
     for path in [inputs] if isinstance(inputs, Path | str) else inputs:
-        yield from read_input(str(path))
+        yield from read_input(str(path), kernel=kernel)
