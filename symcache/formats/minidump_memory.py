@@ -21,8 +21,8 @@ __all__ = ["CapturedMemory", "read_memory_ranges"]
 _ADDRESS_END = 1 << 64
 _RANGE_BYTES = 16
 _CHUNK_BYTES = 4096 * _RANGE_BYTES
-# One range per region of the process: tens of thousands in a large server. A million take 24 MiB.
-_MOST_RANGES = 1 << 20
+# One range per region of the process: tens of thousands in a large server. Half a million take 12 MiB.
+_MOST_RANGES = 1 << 19
 
 
 class CapturedMemory:

@@ -35,9 +35,11 @@ class TriageMemory:
         Raises:
             NotInDump: No piece holds them.
         """
-        parts = []
+        parts: list[bytes] = []
         while length > 0:
             part = self._read_block(offset, length)
+            if len(part) == length and not parts:
+                return part
             parts.append(part)
             offset += len(part)
             length -= len(part)
@@ -46,7 +48,8 @@ class TriageMemory:
     def _read_block(self, address: int, length: int) -> bytes:
         """Read up to the end of a block; a long block may enclose short ones that begin later."""
         index = bisect_right(self._starts, address)
-        for start, at, size in self._blocks[max(0, index - _MOST_OVERLAPS) : index][::-1]:
+        for number in range(index - 1, max(0, index - _MOST_OVERLAPS) - 1, -1):
+            start, at, size = self._blocks[number]
             within = address - start
             if within < size:
                 return self._view.read(at + within, min(length, size - within))

@@ -28,7 +28,7 @@ _FIRST_BUILD_WITH_STAMPS = 10240
 _STAMPS_COMPARED = 4
 _ENTRIES_COMPARED = 48
 # Windows loads some hundreds of drivers.
-_MOST_DRIVERS = 4096
+_MOST_DRIVERS = 2048
 
 
 def kernel_modules(

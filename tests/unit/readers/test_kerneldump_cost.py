@@ -175,8 +175,8 @@ def test_a_list_longer_than_any_of_windows_is_cut_and_told() -> None:
     body.write(links[0], struct.pack("<QQ", links[1], links[-2]))
     records = list(read_kernel_dump(BytesView(dump_bytes(source, DumpPlan(DumpKind.BITMAP_KERNEL))), "x"))
     problems = [record.problem for record in records if isinstance(record, Unreadable)]
-    assert sum(isinstance(record, Module) and not record.unloaded for record in records) == 4096
-    assert ["more than 4096 entries" in problem for problem in problems] == [True]
+    assert sum(isinstance(record, Module) and not record.unloaded for record in records) == 2048
+    assert ["more than 2048 entries" in problem for problem in problems] == [True]
 
 
 def test_a_process_lists_no_more_modules_than_the_dump_can_hold() -> None:
