@@ -6,6 +6,7 @@ What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, u
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from symcache.upstream.httpstore import HttpStore
 from symcache.upstream.outcome import Attempt, Fetched, Present
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import TypeAlias
 
     from symcache.events import Observer
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "ChainSettings", "read_image_file"]
 
 T = TypeVar("T")
+
+# Long beside a run from the command line; a server finds a share again that was away.
+_PASSED_OVER_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ class Chain:
     def __init__(self, places: Sequence[Place], settings: ChainSettings) -> None:
         self.places = tuple(places)
         self._settings = settings
-        self._unreadable: set[Path] = set()
-        self._unwritable: set[Path] = set()
+        # Until when, by the clock of time.monotonic, a store is passed over.
+        self._unreadable: dict[Path, float] = {}
+        self._unwritable: dict[Path, float] = {}
 
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
         """Return the plain file that the chain's first place holds for *key*; no network.
@@ -234,7 +239,7 @@ class Chain:
         """
         source, form = (arrival.plain, Form.PLAIN) if arrival.cabinet is None else (arrival.cabinet, Form.COMPRESSED)
         for store in reversed(self.places[:at]):
-            if not isinstance(store, Store) or store is target or store.root in self._unwritable:
+            if not isinstance(store, Store) or store is target or _is_passed_over(store, self._unwritable):
                 continue
             try:
                 _copy_in(store, source, key, form, durable=self._settings.durable)
@@ -274,7 +279,7 @@ class Chain:
         return Brought(error=StoreError("no store of this chain can be written, so nothing is brought", path=root))
 
     def _look(self, place: Store | PlainFolder, key: Key) -> Stored | None:
-        if place.root in self._unreadable:
+        if _is_passed_over(place, self._unreadable):
             return None
         try:
             return place.find(key)
@@ -304,7 +309,7 @@ class Chain:
     def _writable_store(self) -> Store | None:
         """Return the store that files are opened from: the first that can be written."""
         for store in self.places:
-            if isinstance(store, Store) and store.root not in self._unwritable:
+            if isinstance(store, Store) and not _is_passed_over(store, self._unwritable):
                 try:
                     store.scratch()
                 except StoreError as error:
@@ -313,11 +318,12 @@ class Chain:
                 return store
         return None
 
-    def _pass_over(self, place: Store | PlainFolder, why: set[Path], error: StoreError) -> None:
+    def _pass_over(self, place: Store | PlainFolder, why: dict[Path, float], error: StoreError) -> None:
+        """Leave *place* alone for a while; it is said the first time."""
         if place.root not in why:
-            why.add(place.root)
             verb = "read" if why is self._unreadable else "written"
-            self._settings.observer(Noted(f"{error}; {place.root} is not {verb} any more"))
+            self._settings.observer(Noted(f"{error}; {place.root} is not {verb} for a while"))
+        why[place.root] = time.monotonic() + _PASSED_OVER_S
 
     def _forget_misses(self, key: Key) -> None:
         for place in self.places:
@@ -368,3 +374,7 @@ def _copy(source: Path, scratch: Path) -> None:
         shutil.copyfile(source, scratch)
     except OSError as error:
         raise as_store_error(error, scratch) from error
+
+
+def _is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> bool:
+    return time.monotonic() < why.get(place.root, 0.0)

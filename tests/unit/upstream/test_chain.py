@@ -208,8 +208,30 @@ async def test_a_store_that_cannot_be_read_is_noted_once_and_passed_over(
         monkeypatch.undo()
     assert isinstance(outcome, Fetched)
     assert (outcome.path, outcome.upstream) == (stores[0] / PATH, upstream.url)
-    assert any("is not read any more" in note for note in notes(rig))
+    assert any("is not read for a while" in note for note in notes(rig))
     assert len(notes(rig)) == len(set(notes(rig)))
+
+
+async def test_a_store_that_was_passed_over_is_looked_into_again_after_a_while(
+    rig: Rig, stores: list[Path], upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(stores[1], PATH, PDB)
+    scan = os.scandir
+
+    def fail(path: Path) -> object:
+        if stores[1] in [path, *getattr(path, "parents", ())]:
+            raise OSError(5, "Input/output error", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("symcache.upstream.chain._PASSED_OVER_S", 0.0)
+    async with rig.source(f"srv*{stores[0]}*{stores[1]}*{upstream.url}") as source:
+        monkeypatch.setattr(os, "scandir", fail)
+        assert not isinstance(await source.fetch(KEY), Fetched)
+        monkeypatch.setattr(os, "scandir", scan)
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Fetched)
+    assert outcome.upstream == str(stores[1])
+    assert len([note for note in notes(rig) if "is not read for a while" in note]) == 1
 
 
 async def test_where_no_store_can_be_written_nothing_is_asked_and_the_disk_is_named(
