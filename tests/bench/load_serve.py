@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _SETTLE_S = 5.0
-# Forty threads for what blocks, each with a connection to the misses' database of two files, and some of its own.
-_DESCRIPTORS_OF_A_WORKER = 120
+# Sockets of idle clients, its files under way, and what Python and uvicorn keep open.
+_DESCRIPTORS_OF_A_WORKER = 60
 _CONFIG = """
 [serve]
 largest_store_bytes = {limit}
