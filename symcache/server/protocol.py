@@ -76,6 +76,7 @@ class ServeProtocol(HttpToolsProtocol):
     A request's line and fields may take 64 KiB and 30 s; uvicorn itself bounds neither.
     """
 
+    # asyncio promises a BaseTransport; a server's stream protocol is given one that writes, as uvicorn has it, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         joining: Any = _JoiningTransport(transport, self.loop)

@@ -72,6 +72,7 @@ def listen(config: Config) -> Listening:
         raise ConfigError(problem, where="serve") from error
     listening.set_inheritable(True)
     port = listening.getsockname()[1]
+    # Compared with, and not bound to: a name that people can type stands for "all addresses".
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)  # noqa: S104
     scheme = "http" if settings.certificate is None else "https"
     return Listening(listening, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
