@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.cli.inputs import read_inputs
 from symcache.identity import ImageKey, parse_index
 from symcache.upstream.outcome import Cause, Missing, Present
 from symcache.upstream.source import SymbolSource
-from symcache.warm.plan import FileKind, Plan
+from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.identity import Key
+    from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Unreadable
+    from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 
 __all__ = ["Needs", "find_needs"]
@@ -42,16 +43,22 @@ class Needs:
     unreadable: tuple[Unreadable, ...]
 
 
-def find_needs(config: Config, inputs: Sequence[str], *, images: bool = False, all_pdbs: bool = False) -> Needs:
-    """Return what `symcache warm` would fetch for *inputs*; the arguments are those of `Plan`.
+def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
+    """Return what `symcache warm` would fetch for *inputs*.
+
+    Args:
+        config: Every setting.
+        inputs: As the user named them.
+        plan: How modules are understood.
+        processes: Processes of kernel dumps whose modules count; None for none.
 
     Raises:
         ConfigError: A place of the symbol path that cannot be reached from this system.
     """
     source = SymbolSource(config)
     try:
-        with Warmer(source, Plan(images=images, all_pdbs=all_pdbs)) as warmer:
-            report = anyio.run(warmer.check, read_inputs(inputs))
+        with Warmer(source, plan) as warmer:
+            report = anyio.run(warmer.check, warmer.open_inputs(inputs, processes))
     finally:
         source.close()
     keys: list[Key] = []

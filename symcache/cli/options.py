@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from symcache.config import Config
+    from symcache.warm.plan import ImageChoice
 
 __all__ = [
     "Settings",
     "color_option",
+    "images_option",
     "inputs_argument",
     "json_option",
     "settings_options",
@@ -104,6 +106,20 @@ def color_option(command: F) -> F:
     )
 
 
+def images_option(command: F) -> F:
+    """Give *command* ``--images``, passed on as an `ImageChoice`."""
+    return click.option(
+        "--images",
+        type=click.Choice(["auto", "all", "none"]),
+        callback=_image_choice,
+        default="auto",
+        is_flag=False,
+        flag_value="all",
+        help="Which images count beside the PDBs: auto (default), those a debugger asks for because the input does"
+        " not hold them; all; none. --images alone means all.",
+    )(command)
+
+
 def inputs_argument(command: F) -> F:
     """Give *command* its inputs."""
     return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
@@ -112,3 +128,9 @@ def inputs_argument(command: F) -> F:
 def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.color = False
+
+
+def _image_choice(_context: click.Context, _parameter: click.Parameter, value: str) -> ImageChoice:
+    from symcache.warm.plan import ImageChoice  # noqa: PLC0415 - not needed for --help
+
+    return ImageChoice(value)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from symcache.cli.inputs import process_options, read_inputs, select_processes
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import say, write_table
 from symcache.errors import StoreError, UsageError
+from symcache.readers.detect import InputOptions, open_inputs
 from symcache.readers.manifest import manifest_lines
 from symcache.readers.records import Input, Module, Unreadable
 
@@ -59,7 +60,7 @@ def command(
     if as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")
     scan = _Scan()
-    modules = scan.watch(read_inputs(inputs, select_processes(processes, user)))
+    modules = scan.watch(open_inputs(inputs, InputOptions(select_processes(processes, user))))
     if output is not None:
         modules = _write_manifest(modules, output)
     if as_json:

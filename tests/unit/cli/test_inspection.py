@@ -76,7 +76,7 @@ def test_a_kernel_dump_tells_its_crash_and_counts_its_modules(tmp_path: Path) ->
     machine = build_machine(kernel_plan())
     found = inspect_file(put(tmp_path / "m.dmp", dump_bytes(machine, DumpPlan())), NOTHING)
     assert (found.kind, found.details["bugcheck_name"]) == ("kernel-dump", "MANUALLY_INITIATED_CRASH")
-    assert (found.modules, found.identified, found.unloaded) == (9, 7, 2)
+    assert (found.modules, found.identified, found.unloaded) == (16, 14, 2)
     assert found.is_healthy
     assert found.index is None
 
