@@ -19,7 +19,6 @@ from symcache.warm.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.identity import Key
     from symcache.store.bundle import Exported
     from symcache.store.manifest import Carried
     from symcache.store.tree import Store
@@ -60,12 +59,12 @@ def command(
     INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
     """
     config = settings.load()
-    needs = Needs((), (), (), ())
+    needs = Needs((), (), (), (), {})
     if inputs:
         plan = Plan(images=images, all_pdbs=all_pdbs)
         needs = find_needs(config, inputs, plan, select_processes(processes, user))
     with open_store(config) as store:
-        exported = _export(store, output, needs.keys if inputs else None, settings)
+        exported = _export(store, output, needs if inputs else None, settings)
     missing = list(_missing(needs, exported))
     if as_json:
         document = {"schema": "symcache.export/1", "store": str(store.root), **exported.as_json()}
@@ -85,7 +84,7 @@ def command(
     raise click.exceptions.Exit(4 if needs.unreadable else 3 if missing and not allow_missing else 0)
 
 
-def _export(store: Store, output: Path, keys: tuple[Key, ...] | None, settings: Settings) -> Exported:
+def _export(store: Store, output: Path, needs: Needs | None, settings: Settings) -> Exported:
     count = size = 0
     with show_ticker(quiet=settings.quiet) as show:
 
@@ -94,7 +93,8 @@ def _export(store: Store, output: Path, keys: tuple[Key, ...] | None, settings: 
             count, size = count + 1, size + carried.size_bytes
             show(f"{count_text(count, 'file')}, {size_text(size)}  {carried.key.name}")
 
-        return export_bundle(store, output, keys, on_carried=tell)
+        keys, links = (None, None) if needs is None else (needs.keys, needs.links)
+        return export_bundle(store, output, keys, links=links, on_carried=tell)
 
 
 def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str]]:

@@ -14,12 +14,13 @@ from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Unreadable
+    from symcache.store.links import Link
     from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 
@@ -35,12 +36,14 @@ class Needs:
         images: Images that are known while their PDBs are not, because nobody has looked into them yet.
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
+        links: What images name, of those whose PDB is known by the image alone.
     """
 
     keys: tuple[Key, ...]
-    images: tuple[Key, ...]
+    images: tuple[ImageKey, ...]
     nameless: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    links: Mapping[ImageKey, tuple[Link, ...]]
 
 
 def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
@@ -62,20 +65,19 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
     finally:
         source.close()
     keys: list[Key] = []
-    unknown: list[Key] = []
     nameless: list[str] = []
     for symbol in report.symbols:
         key = None if symbol.index is None else parse_index(symbol.index)
         if key is None:
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
-        elif symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
-            unknown += [key] if symbol.is_wanting else []
-        elif _is_file(symbol):
+        elif _is_file(symbol, key):
             keys.append(key)
-    return Needs(tuple(keys), tuple(unknown), tuple(nameless), tuple(report.unreadable))
+    return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
 
 
-def _is_file(symbol: Symbol) -> bool:
+def _is_file(symbol: Symbol, key: Key) -> bool:
+    if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
+        return False  # a PDB that is known by its image alone
     match symbol.outcome:
         case Present() | Missing(Cause.NOT_CACHED):
             return True

@@ -40,7 +40,7 @@ from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -110,7 +110,12 @@ class SymbolSource:
     @property
     def store(self) -> Store | None:
         """The store that debuggers open files from: the first of the symbol path."""
-        return next(self._local_stores(), None)
+        return next(iter(self.stores), None)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Every store on disk, in the order of the symbol path."""
+        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
 
     @property
     def servers(self) -> tuple[HttpStore, ...]:
@@ -249,10 +254,8 @@ class SymbolSource:
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
     ) -> Present | Fetched | Failed:
         """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first."""
-        stores = list(self._local_stores())
-        own = [store for store in stores if found.path.is_relative_to(store.root)]
         error: StoreError | None = None
-        for store in own + [store for store in stores if store not in own]:
+        for store in sorted(self.stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
             except StoreError as failure:
@@ -380,12 +383,6 @@ class SymbolSource:
         except StoreError as error:
             self._observer(Noted(f"{error}; misses are not remembered"))
             return None
-
-    def _local_stores(self) -> Iterator[Store]:
-        for chain in self.chains:
-            for place in chain.places:
-                if isinstance(place, Store):
-                    yield place
 
 
 def _tried_by_debuggers(key: Key) -> Sequence[Key]:

@@ -17,7 +17,8 @@ from symcache.readers.detect import InputOptions, open_inputs
 from symcache.readers.image import image_module
 from symcache.readers.kerneldump import OF_COMPLETE_DUMPS
 from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference, Unreadable
-from symcache.store.links import ImageLinks, Link
+from symcache.store.links import ImageLinks, Link, StoreLinks
+from symcache.store.memory import Memory
 from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
 from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.plan import (
@@ -61,6 +62,10 @@ class Warmer:
         source: Where symbols come from and go to.
         plan: What is wanted already, and how modules are understood.
         observer: Told how it goes.
+
+    Attributes:
+        links: What images name, of those whose PDB was known by the image alone.
+        unnamed: Images of which it is not known what they name.
     """
 
     def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
@@ -68,6 +73,8 @@ class Warmer:
         self._observer = observer
         self._plan = Plan() if plan is None else plan
         self._links = self._open_links()
+        self.links: dict[ImageKey, tuple[Link, ...]] = {}
+        self.unnamed: list[ImageKey] = []
         self._ends: dict[Want, Symbol] = {}
         self._named: dict[Want, Sequence[Want]] = {}
         self._pdbs_of: dict[str, tuple[Want, ...]] = {}
@@ -149,8 +156,7 @@ class Warmer:
     def close(self) -> None:
         """Close what is remembered; safe to call twice."""
         self._stopped.set()
-        if self._links is not None:
-            self._links.close()
+        self._links.close()
 
     def __enter__(self) -> Self:
         return self
@@ -219,8 +225,8 @@ class Warmer:
 
     def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
         """Put what *want*'s image was seen to name in its place; None if it never was seen."""
-        known = None if self._links is None else self._links.recall(want.image)
-        return None if known is None else self._resolve(want, _module_of(want, known))
+        known = self._links.recall(want.image)
+        return None if known is None else self._resolve(want, _module_of(want, known), known)
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
@@ -282,17 +288,19 @@ class Warmer:
         return await self._source.read_image(key)
 
     def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
-        """Put what *image* names in the place of *want*, and remember it."""
+        """Put what *image* names in the place of *want*; a run that fetches remembers it."""
         module = replace(image_module(image, want.image.name), name=want.module)
         if not (module.pdbs or module.dbg):
             # Damaged debug data names nothing either, and another hop would bring no more.
             module = replace(module, no_debug_record=True)
-        if self._links is not None:
-            self._links.remember(want.image, list(_links_of(module)))
-        return self._resolve(want, module)
+        links = tuple(_links_of(module))
+        if self._may_fetch:  # a check leaves the store as it is
+            self._links.remember(want.image, links)
+        return self._resolve(want, module, links)
 
-    def _resolve(self, want: WantedPdbOfImage, module: Module) -> Sequence[Want]:
+    def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
+        self.links[want.image] = links
         whole = self._plan.whole_image(want.image)
         if whole is not None:
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
@@ -303,10 +311,13 @@ class Warmer:
         self._observer(Planned(len(self._plan) - len(self._named)))
 
     def _settle(self, want: Want, outcome: Outcome) -> None:
-        if isinstance(want, WantedPdbOfImage) and self._goes_without_saying(want, outcome):
-            self._named[want] = ()
-            self._announce()
-            return
+        if isinstance(want, WantedPdbOfImage):
+            if not want.is_presumed and outcome != Missing(Cause.EXCLUDED):
+                self.unnamed.append(want.image)
+            if self._goes_without_saying(want, outcome):
+                self._named[want] = ()
+                self._announce()
+                return
         symbol = _symbol(want, outcome)
         self._ends[want] = symbol
         self._observer(Settled(symbol.index or symbol.module, symbol.state))
@@ -318,12 +329,13 @@ class Warmer:
         # Nothing speaks against the PDB that is wanted already.
         return want.is_presumed and isinstance(outcome, Missing)
 
-    def _open_links(self) -> ImageLinks | None:
+    def _open_links(self) -> ImageLinks:
+        memory: Memory | None = None
         try:
-            return ImageLinks(self._source.config.misses.folder / "images")
+            memory = Memory(self._source.config.misses.folder / "images")
         except StoreError as error:
-            self._observer(Noted(f"{error}; what images name is not remembered"))
-            return None
+            self._observer(Noted(f"{error}; what images name is remembered in the store alone"))
+        return ImageLinks(memory, [StoreLinks(store.root) for store in self._source.stores])
 
 
 def _symbol(want: Want, outcome: Outcome) -> Symbol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -195,3 +196,21 @@ async def test_a_store_further_up_is_where_a_debugger_finds_it_too(config: Confi
     assert ends(report) == {IMAGE.index: "present", PDB.index: "present"}
     assert "copies it from" in report.symbols[0].as_json()["note"]
     assert not (tmp_path / "down").exists()
+
+
+@pytest.mark.parametrize("images", [ImageChoice.AUTO, ImageChoice.NONE])
+async def test_what_was_learned_goes_where_the_store_goes(config: Config, tmp_path: Path, images: ImageChoice) -> None:
+    await warm(config, [COPY], images)
+    shutil.copytree(tmp_path / "sym", tmp_path / "elsewhere")
+    path = load_config(None, {}, symbol_path=f"srv*{tmp_path / 'elsewhere'}").symbol_path
+    there = replace(config, symbol_path=path, misses=replace(config.misses, folder=tmp_path / "another user"))
+    report = await check(there, [COPY], images)
+    assert PDB.index in ends(report)
+    assert report.exit_code() == 0
+
+
+async def test_images_in_a_store_tell_what_they_name_where_nothing_else_does(config: Config, tmp_path: Path) -> None:
+    await warm(config, [IMAGE_ALONE])
+    shutil.rmtree(tmp_path / "sym" / ".symcache")
+    there = replace(config, misses=replace(config.misses, folder=tmp_path / "another user"))
+    assert ends(await check(there, [IMAGE_ALONE])) == {IMAGE.index: "present", PDB.index: "present"}
