@@ -8,7 +8,7 @@ import anyio
 import click
 
 from symcache.cli.inputs import process_options, select_processes
-from symcache.cli.options import Settings, images_option, inputs_argument, json_option, settings_options
+from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
 from symcache.upstream.source import SymbolSource
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @inputs_argument
 @process_options
 @images_option

@@ -10,7 +10,7 @@ import click
 from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
-from symcache.cli.options import Settings, images_option, json_option, settings_options
+from symcache.cli.options import ImagesCommand, Settings, images_option, json_option, settings_options
 from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line
 from symcache.cli.ticker import show_ticker
 from symcache.store.bundle import export_bundle
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option(
     "-o",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from symcache.warm.plan import ImageChoice
 
 __all__ = [
+    "ImagesCommand",
     "Settings",
     "color_option",
     "images_option",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_IMAGE_CHOICES = ("auto", "all", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,27 @@ def color_option(command: F) -> F:
     )
 
 
+class ImagesCommand(click.Command):
+    """A command with `images_option`, whose value may be left out, whatever follows: ``--images MEMORY.DMP``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*; click would take the next argument for the value."""
+        options, rest = args, []
+        if "--" in args:
+            options, rest = args[: args.index("--")], args[args.index("--") :]
+        following = [*options[1:], *rest[:1], ""]
+        spelt_out = [
+            "--images=all" if option == "--images" and value not in _IMAGE_CHOICES else option
+            for option, value in zip(options, following, strict=False)
+        ]
+        return super().parse_args(ctx, spelt_out + rest)
+
+
 def images_option(command: F) -> F:
-    """Give *command* ``--images``, passed on as an `ImageChoice`."""
+    """Give *command*, an `ImagesCommand`, ``--images``, passed on as an `ImageChoice`."""
     return click.option(
         "--images",
-        type=click.Choice(["auto", "all", "none"]),
+        type=click.Choice(_IMAGE_CHOICES),
         callback=_image_choice,
         default="auto",
         is_flag=False,

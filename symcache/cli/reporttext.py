@@ -35,8 +35,8 @@ _ADVICE = {
 
 
 _NEEDED_FOR = {
-    ImageUse.SYMBOLS: "for their debug records, without which the debugger loads no symbols",
-    ImageUse.CODE: "for code and unwind data",
+    ImageUse.SYMBOLS: "without which the debugger loads no symbols",
+    ImageUse.CODE: "for disassembly and stack unwinding",
     ImageUse.BY_HAND: "whose headers were paged out",
 }
 _LOST_WITHOUT = {
@@ -99,7 +99,7 @@ def _image_lines(report: Report) -> Iterator[str]:
     counts = Counter(symbol.use for symbol in report.symbols if symbol.use is not None)
     if counts:
         reasons = "; ".join(f"{counts[use]} {_NEEDED_FOR[use]}" for use in ImageUse if counts[use])
-        yield f"{count_text(counts.total(), 'image')} beside the PDBs, as the input does not hold them: {reasons}"
+        yield f"{count_text(counts.total(), 'image')} wanted that the input does not hold: {reasons}"
     commands = [symbol.reload for symbol in report.symbols if symbol.reload is not None and _is_at_hand(symbol)]
     if commands:
         yield "to load their symbols, type in the debugger:"

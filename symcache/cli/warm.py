@@ -10,7 +10,7 @@ import click
 
 from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.interrupt import cancelled_by_interrupt
-from symcache.cli.options import Settings, images_option, inputs_argument, json_option, settings_options
+from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
 from symcache.cli.output import write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "finish", "run_warm"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @inputs_argument
 @process_options
 @images_option
