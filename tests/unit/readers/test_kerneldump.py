@@ -640,7 +640,11 @@ def test_processes_come_after_their_modules_with_how_many_there_are() -> None:
     records = read(dump_bytes(build_machine(kernel_plan()), whole()), ProcessSelection())
     processes = [record for record in records if isinstance(record, ProcessSummary)]
     assert [(each.id, each.name, each.modules) for each in processes] == [
-        (4, "System", 0), (88, "Registry", 0), (532, "csrss.exe", 1), (664, "lsass.exe", 2), (4120, "OldProgram32.e", 4),
-    ]  # fmt: skip
+        (4, "System", 0),
+        (88, "Registry", 0),
+        (532, "csrss.exe", 1),
+        (664, "lsass.exe", 2),
+        (4120, "OldProgram32.e", 4),
+    ]
     assert processes[3].image == "C:\\Windows\\System32\\lsass.exe"
     assert processes[0].image is None
