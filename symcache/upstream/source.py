@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
-from symcache.identity import ImageKey, Tier, fold, interchangeable_keys, published_keys
+from symcache.identity import ImageKey, Tier, fold, published_keys
 from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
 from symcache.store.shares import local_path
@@ -129,17 +129,19 @@ class SymbolSource:
 
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return the plain file for *key* in the first store of a chain; it is looked at, too."""
-        for name in _tried_by_debuggers(key):
-            for chain in self.chains:
-                stored = chain.find(name, checksums)
-                if stored is not None:
-                    self._note_use(name, stored.path)
-                    return Present(stored.path, stored.size_bytes)
+        for chain in self.chains:
+            stored = chain.find(key, checksums)
+            if stored is not None:
+                self._note_use(key, stored.path)
+                return Present(stored.path, stored.size_bytes)
         return None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network: from any store on disk, in any form."""
-        for name in _tried_by_debuggers(key):
+        """Return what a debugger would open for *key* without a network.
+
+        It looks into every store on disk, for files of any form and for an image under each of its names.
+        """
+        for name in published_keys(key) if isinstance(key, ImageKey) else (key,):
             for chain in self.chains:
                 present = chain.find_for_debugger(name, checksums)
                 if present is not None:
@@ -383,10 +385,6 @@ class SymbolSource:
         except StoreError as error:
             self._observer(Noted(f"{error}; misses are not remembered"))
             return None
-
-
-def _tried_by_debuggers(key: Key) -> Sequence[Key]:
-    return interchangeable_keys(key) if isinstance(key, ImageKey) else (key,)
 
 
 def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:

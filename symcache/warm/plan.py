@@ -77,7 +77,8 @@ class WantedFile:
         """
         if self.use is not ImageUse.BY_HAND or self.base is None or not isinstance(self.key, ImageKey):
             return None
-        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},{self.key.timestamp:x}"
+        # Behind a grave accent the stamp is one of 64 bits, which is not extended by its sign.
+        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},0`{self.key.timestamp:08x}"
 
 
 @dataclass(frozen=True, slots=True)
