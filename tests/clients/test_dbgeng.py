@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_DNS, uuid5
 
 import pytest
-from support.command import run_json
+from support.command import run, run_json
 from support.dbgeng import windows_path
 from support.debuggees import DEBUGGEES
+from support.shared import corpus, corpus_files, needs_corpus
 from support.sources import cabinet
 from support.upstream import Upstream
 
-from symcache.identity import compressed_name, fold
+from symcache.identity import ImageKey, PdbKey, compressed_name, fold
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.synth.pe import disk_bytes, plan_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,3 +182,32 @@ def test_a_store_of_cabinets_is_complete_for_an_engine_with_a_downstream_store(
     assert present == fetched
     path = f"srv*{windows_path(tmp_path / 'down')}*{windows_path(packed)}"
     assert bare_modules(engine.open(debuggee.dump, path, *commands(debuggee, report))) == debuggee.bare
+
+
+def test_the_dump_of_the_demo_opens_and_everything_but_secdrv_loads(engine: Engine, tmp_path: Path) -> None:
+    kept = tmp_path / "demo"
+    assert run("demo", "--keep", kept).returncode == 0
+    session = engine.open(kept / "MEMORY.DMP", f"srv*{windows_path(kept / 'store')}", ".reload /f", "lm")
+    assert len(session.modules()) == 7
+    assert bare_modules(session) == {"secdrv"}
+
+
+@needs_corpus
+@pytest.mark.parametrize("name", corpus_files("kernel-triage"))
+def test_every_module_of_a_real_triage_dump_loads_that_has_a_key(name: str, engine: Engine, tmp_path: Path) -> None:
+    dump = corpus / name
+    loaded = [module for module in run_json("scan", dump)["modules"] if module["image"] and not module["unloaded"]]
+    files: dict[str, bytes] = {}
+    for module in loaded:
+        image = module["image"]
+        pdb = PdbKey(f"{image['name'].rpartition('.')[0]}.pdb", uuid5(NAMESPACE_DNS, image["index"]), 1)
+        plan = plan_image(ImageKey(image["name"], image["timestamp"], image["size_of_image"]), pdb)
+        files |= {image["index"]: disk_bytes(plan), pdb.index: make_pdb(NativePdbSpec(pdb.guid, pdb.age))}
+    store = tmp_path / "sym"
+    with Upstream(files) as server:
+        report = run_json("warm", dump, "-y", f"srv*{store}*{server.url}", "--allow-missing")
+    assert [symbol for symbol in report["symbols"] if symbol["index"] and symbol["state"] == "missing"] == []
+    assert files_in(store) >= files.keys()
+    session = engine.open(dump, f"srv*{windows_path(store)}", ".reload /f", "lm")
+    assert len(session.modules()) == len(loaded) > 100
+    assert bare_modules(session) == set()
