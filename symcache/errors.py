@@ -14,6 +14,7 @@ SymcacheError
     UpstreamUnavailable       another try may help: time-out, refused, 429, 5xx
     UpstreamRefused           it will not: 401, 403
     WrongContent              it sent something that is not the file the key names
+      PageInstead               a page or a message with status 200
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "InputError",
     "MalformedInput",
     "NotInDump",
+    "PageInstead",
     "StoreError",
     "SymbolPathError",
     "SymcacheError",
@@ -196,3 +198,7 @@ class UpstreamRefused(UpstreamError):
 
 class WrongContent(UpstreamError):
     """What was sent is not the file that the key names."""
+
+
+class PageInstead(WrongContent):
+    """A page or a message with status 200: it asks for credentials, or says that there is no such file."""

@@ -81,7 +81,7 @@ class Client:
             UpstreamUnavailable: Another try may help.
             UpstreamRefused: It will not.
             UnfitRangeError: The answer is not of the range asked for.
-            WrongContent: An answer that cannot be the file: a page, an encoding that was not asked for.
+            WrongContent: An encoding that was not asked for.
         """
         shown = redact(url)
         fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -97,9 +97,12 @@ class Client:
             response = await self._follow(lane, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = read_reply(response, shown, start, end)
-                if reply.is_miss:
-                    await drain(response)
-                yield reply
+                try:
+                    if reply.is_miss:
+                        await drain(response)
+                    yield reply
+                finally:
+                    await reply.aclose()
             finally:
                 await response.aclose()
 

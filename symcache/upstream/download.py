@@ -123,6 +123,8 @@ class Downloader:
 
         async def ask() -> bool:
             async with self.client.get(url) as reply:
+                if not reply.is_miss:
+                    await reply.begin()
                 return not reply.is_miss
 
         return await self._patiently(ask, url)

@@ -188,6 +188,7 @@ class HttpStore:
         for name, form in self._names(key):
             async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
                 if not reply.is_miss:
+                    await reply.begin()
                     size = f", {reply.size_bytes} bytes" if reply.size_bytes else ""
                     return form, f"there, {form}{size}"
                 answers.append(str(reply.status) if name == key.name else f"{reply.status} ({name})")

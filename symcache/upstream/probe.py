@@ -123,6 +123,8 @@ async def _probe(client: Client, url: str, hints: Hints, timeout_s: float, clock
             began_s = clock_s()
             async with client.get(file_url(base, (*relative_parts(key), name))) as reply:
                 latency_s = clock_s() - began_s
+                if not reply.is_miss:
+                    await reply.begin()
             if not reply.is_miss:
                 return Probe(shown, Behaviour.SOFT_ERRORS, f"{reply.status} for a file that cannot exist", latency_s)
             two_tier = await _ask_tier(client, file_url(base, ["index2.txt"]))
@@ -136,6 +138,8 @@ async def _probe(client: Client, url: str, hints: Hints, timeout_s: float, clock
 async def _ask_tier(client: Client, url: httpx.URL) -> bool | None:
     try:
         async with client.get(url) as reply:
+            if not reply.is_miss:
+                await reply.begin()
             return not reply.is_miss
     except UpstreamError:
         return None

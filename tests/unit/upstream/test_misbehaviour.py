@@ -25,6 +25,10 @@ OTHER_GUID = make_pdb(NativePdbSpec(KEY.guid.__class__(int=1), age=KEY.age))
 OTHER_AGE = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age + 1))
 
 
+def typed(body: bytes, media_type: str) -> Answer:
+    return status(200, body, headers=[("Content-Type", media_type)])
+
+
 @dataclass(frozen=True)
 class Case:
     """One misbehaviour that lasts, and what the attempt says of it."""
@@ -40,7 +44,12 @@ GIVEN_UP = 3  # with two retries
 
 CASES = [
     Case("html", page(), Cause.WRONG_CONTENT, "200, but an HTML page"),
-    Case("html without saying so", unframed(b"<!DOCTYPE html><html>"), Cause.WRONG_CONTENT, "200, but "),
+    Case("html without saying so", unframed(b"<!DOCTYPE html><html>"), Cause.WRONG_CONTENT, "200, but an HTML page"),
+    Case(
+        "html as a file", typed(b"<!-- --><head>", "application/octet-stream"), Cause.WRONG_CONTENT, "200, but an HTML"
+    ),
+    Case("json", typed(b'{"errors":[{"status":404}]}', "application/json"), Cause.WRONG_CONTENT, "200, but JSON"),
+    Case("xml", typed(b"<?xml version='1.0'?><Error/>", "application/xml"), Cause.WRONG_CONTENT, "200, but XML"),
     Case("ref a", status(200, b"Ref A: 0123 Ref B: XYZ Ref C: 2023"), Cause.WRONG_CONTENT, "200, but "),
     Case("text of a miss", status(200, b"Symbol Not Found"), Cause.WRONG_CONTENT, "200, but "),
     Case("empty", status(200), Cause.WRONG_CONTENT, "200, but empty"),
@@ -180,6 +189,25 @@ async def test_a_file_comes_whole_however_it_is_sent(answer: Answer, upstream: U
     assert (rig.store / PATH).read_bytes() == PDB
     assert len(upstream.requests) == 1
     assert upstream.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("media_type", ["text/html; charset=utf-8", "application/json", "text/xml", "image/png"])
+async def test_the_bytes_count_and_not_what_they_are_said_to_be(media_type: str, upstream: Upstream, rig: Rig) -> None:
+    upstream.always(PATH, typed(PDB, media_type))
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    upstream.always(PATH, typed(CAB, media_type))
+    async with rig.source(f"srv*{rig.folder / 'other'}*{upstream.url}") as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert (rig.folder / "other" / PATH).read_bytes() == PDB
+
+
+async def test_a_page_that_comes_in_crumbs_is_known(upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = b"\r\n<!-- hello --><html></html>"
+    upstream.always(PATH, chunked(chunk_bytes=1))
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    assert outcome.attempts[0].answer == "200, but an HTML page"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("sent", ["seconds", "date"])
