@@ -11,7 +11,10 @@ SymcacheError
     NotInDump                 an address whose bytes the dump lacks    (.address)
   StoreError                the local disk                           (.path)
   UpstreamError             the other end                            (.url)
-    UpstreamUnavailable       another try may help: time-out, refused, 429, 5xx
+    UpstreamUnavailable       another try may help: time-out, 5xx           (.retry_after_s)
+      HostUnavailable           it ails the whole host: no connection, 429
+      NextHopUnavailable        the upstream is well, what it asks itself is not
+      StillFetching             the upstream is well, and has it soon
     UpstreamRefused           it will not: 401, 403
     WrongContent              it sent something that is not the file the key names
       PageInstead               a page or a message with status 200
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Absence",
     "ConfigError",
+    "HostUnavailable",
     "InputError",
     "MalformedInput",
+    "NextHopUnavailable",
     "NotInDump",
     "PageInstead",
+    "StillFetching",
     "StoreError",
     "SymbolPathError",
     "SymcacheError",
@@ -181,15 +187,27 @@ class UpstreamError(SymcacheError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """Another try may help: time-out, refused connection, cut body, 429, 5xx.
+    """Another try may help: time-out, cut body, 5xx; it may be of the one file alone.
 
     Attributes:
-        retry_after_s: Seconds the upstream asked to be left alone; None if it did not say.
+        retry_after_s: Seconds after which the upstream wants to be asked again; None if it did not say.
     """
 
     def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None) -> None:
         super().__init__(problem, url=url)
         self.retry_after_s = retry_after_s
+
+
+class HostUnavailable(UpstreamUnavailable):
+    """The whole host is in trouble, whatever it is asked for: no connection, 429."""
+
+
+class NextHopUnavailable(UpstreamUnavailable):
+    """The upstream is well, and what it asks itself did not deliver, though it has tried again already."""
+
+
+class StillFetching(UpstreamUnavailable):
+    """The upstream asks others itself and goes on with that; a later try finds what they said."""
 
 
 class UpstreamRefused(UpstreamError):

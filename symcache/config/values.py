@@ -83,10 +83,10 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """``[network.breaker]``: after *failures* in a row, over seconds, a server is left alone for *cool_down_s*."""
+    """``[network.breaker]``: after *failures* in a row a server is left alone, and tried again every *cool_down_s*."""
 
     failures: int = field(default=5, metadata=whole(1, 1000))
-    cool_down_s: float = field(default=60.0, metadata=number(0, _DAY_S))
+    cool_down_s: float = field(default=2.0, metadata=number(0, _DAY_S))
 
 
 @dataclass(frozen=True, slots=True)

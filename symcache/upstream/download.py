@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.store.tree import as_store_error
 from symcache.upstream.imagehead import read_remote_image
@@ -132,7 +132,7 @@ class Downloader:
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
         pause_s = None
-        if not isinstance(error, HostLeftAloneError):
+        if not isinstance(error, HostLeftAloneError | NextHopUnavailable):
             pause_s = self.policy.pause_s(failures, error.retry_after_s)
         if pause_s is None:
             raise error

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 
-from symcache.errors import PageInstead, UpstreamError, UpstreamRefused, UpstreamUnavailable, WrongContent
+from symcache.errors import (
+    HostUnavailable,
+    NextHopUnavailable,
+    PageInstead,
+    StillFetching,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WrongContent,
+)
 from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
 from symcache.upstream.retry import parse_retry_after
 
@@ -27,6 +36,9 @@ _DRAINED_BYTES = 64 * 1024
 _DRAINED_S = 2.0
 _INFLATED_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+# How a symcache server says that it is well and its upstream is not; others that say so may not have tried again.
+# Source: RFC 9209, section 2.1.1.
+_NEXT_HOP_FAILED = re.compile(r"(?:^|,)\s*symcache\s*;(?:[^,]*;)?\s*error=")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -183,7 +195,7 @@ def check_status(response: httpx.Response, shown: str) -> None:
     """Return if *response* is a file, a part of one, a miss or a redirect.
 
     Raises:
-        UpstreamUnavailable: Another try may help.
+        UpstreamUnavailable: Another try may help; one of its subclasses where the answer tells more.
         UpstreamRefused: It will not.
         UnfitRangeError: The file has no such range.
     """
@@ -193,9 +205,12 @@ def check_status(response: httpx.Response, shown: str) -> None:
     if status == 416:
         raise UnfitRangeError("416", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:
-        raise UpstreamUnavailable(
-            str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after"))
-        )
+        kind = UpstreamUnavailable
+        if status == 429:
+            kind = HostUnavailable
+        elif _NEXT_HOP_FAILED.search(response.headers.get("proxy-status", "")):
+            kind = StillFetching if status == 504 else NextHopUnavailable
+        raise kind(str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after")))
     raise UpstreamRefused(str(status), url=shown)
 
 
@@ -254,17 +269,17 @@ def translate(error: Exception, shown: str) -> UpstreamError:
     """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
     match error:
         case httpx.ConnectTimeout():
-            return UpstreamUnavailable("no connection in time", url=shown)
+            return HostUnavailable("no connection in time", url=shown)
         case httpx.TimeoutException():
             return UpstreamUnavailable("no answer in time", url=shown)
         case httpx.ProxyError():
             code = str(error)[:3]
-            kind = UpstreamRefused if code in {"401", "403", "407"} else UpstreamUnavailable
+            kind = UpstreamRefused if code in {"401", "403", "407"} else HostUnavailable
             return kind(f"the proxy answered {code}" if code.isdigit() else "the proxy failed", url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
-            return UpstreamUnavailable(f"cannot connect{_reason(error)}", url=shown)
+            return HostUnavailable(f"cannot connect{_reason(error)}", url=shown)
         case httpx.RemoteProtocolError() if "location header" in str(error):
             return UpstreamRefused("redirect to something that is not a URL", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():

@@ -63,7 +63,7 @@ def test_the_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None
     assert config.store.folder == tmp_path / "s"
     assert config.store.durable
     assert (config.network.connections, config.network.backoff_s) == (3, 1.0)
-    assert config.network.breaker == Breaker(failures=2, cool_down_s=60.0)
+    assert config.network.breaker == Breaker(failures=2, cool_down_s=2.0)
     assert config.unc.map == {"\\\\host\\share": tmp_path}
     assert [(entry.url, entry.holds) for entry in config.server] == [("https://h/p", ("pdb",)), ("https://i", None)]
 

@@ -219,16 +219,17 @@ async def test_a_pause_that_is_asked_for_is_kept(sent: str, upstream: Upstream, 
     assert 15 < sum(rig.clock.slept) <= 17
 
 
-async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(upstream: Upstream, rig: Rig) -> None:
-    upstream.always("*", busy(3600, code=503))
-    other = replace(KEY, age=9)
+@pytest.mark.parametrize(("code", "enough"), [(429, 1), (503, 3)], ids=["of the host", "of several files"])
+async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(
+    code: int, enough: int, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always("*", busy(3600, code=code))
     async with rig.plain(upstream) as source:
-        first = await source.fetch(KEY)
-        second = await source.fetch(other)
-    assert isinstance(first, Failed)
-    assert isinstance(second, Failed)
-    assert [outcome.attempts[0].answer for outcome in (first, second)] == ["503", "asked for a pause of 3600 s"]
-    assert len(upstream.requests) == 1
+        outcomes = [await source.fetch(replace(KEY, age=age)) for age in range(enough + 2)]
+    assert all(isinstance(outcome, Failed) for outcome in outcomes)
+    answers = [outcome.attempts[0].answer for outcome in outcomes]  # type: ignore[union-attr]
+    assert answers == [str(code)] * enough + ["asked for a pause of 3600 s"] * 2
+    assert len(upstream.requests) == enough
     assert rig.clock.slept == []
 
 
