@@ -16,6 +16,8 @@ SymcacheError
       NextHopUnavailable        the upstream is well, what it asks itself is not
       StillFetching             the upstream is well, and has it soon
     UpstreamRefused           it will not: 401, 403
+      LoopDetected              servers that ask each other in a circle
+      PointerNotAllowed         a pointer file to a place that may not be followed
     WrongContent              it sent something that is not the file the key names
       PageInstead               a page or a message with status 200
 """
@@ -33,10 +35,12 @@ __all__ = [
     "ConfigError",
     "HostUnavailable",
     "InputError",
+    "LoopDetected",
     "MalformedInput",
     "NextHopUnavailable",
     "NotInDump",
     "PageInstead",
+    "PointerNotAllowed",
     "StillFetching",
     "StoreError",
     "SymbolPathError",
@@ -212,6 +216,14 @@ class StillFetching(UpstreamUnavailable):
 
 class UpstreamRefused(UpstreamError):
     """The upstream will not serve us: 401, 403, 407, an endless redirect."""
+
+
+class LoopDetected(UpstreamRefused):
+    """The upstream asks us, itself or by way of others, so that the question came back to where it was."""
+
+
+class PointerNotAllowed(UpstreamRefused):
+    """The upstream has a pointer file, to a place that may not be followed."""
 
 
 class WrongContent(UpstreamError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symcache.cli.output import plain, size_text, write_line, write_table
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing
 from symcache.warm.report import State
 
 if TYPE_CHECKING:
@@ -31,17 +31,25 @@ _ADVICE = {
     Cause.EXCLUDED: "exclusions.names in the config file leaves it out",
 }
 
+_HINTED = {
+    Hint.PAGE: "a page came instead: credentials are needed (see [[server]]), or the server answers misses with 200",
+    Hint.POINTER: "the server only says where the file lies; pointers.allow in the config file lets that be followed",
+    Hint.LOOP: "servers ask each other in a circle; take one out of the symbol path of another",
+}
+"""Advice that comes before that of the cause."""
+
 
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     """Write *report* to stdout; with *quiet* only what is wanting, with *verbose* every file."""
     shown = [symbol for symbol in report.symbols if verbose or symbol.is_wanting or symbol.state is State.FAILED]
     for cause, advice in _ADVICE.items():
-        group = [symbol for symbol in shown if symbol.cause is cause]
-        if group:
-            state = group[0].state.value
-            write_line(f"{state}: {cause.value} ({len(group)}) - {advice}")
-            write_table(_row(symbol) for symbol in group)
-            write_line()
+        for hint in (None, *Hint):
+            group = [symbol for symbol in shown if (symbol.cause, _hint_of(symbol)) == (cause, hint)]
+            if group:
+                state = group[0].state.value
+                write_line(f"{state}: {cause.value} ({len(group)}) - {advice if hint is None else _HINTED[hint]}")
+                write_table(_row(symbol) for symbol in group)
+                write_line()
     if verbose:
         found = [symbol for symbol in shown if symbol.cause is None]
         write_table(_found_row(symbol) for symbol in found)
@@ -54,6 +62,10 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_line(_summary(report))
         if report.store is not None:
             write_line(plain(f"store: {report.store}"))
+
+
+def _hint_of(symbol: Symbol) -> Hint | None:
+    return symbol.outcome.hint if isinstance(symbol.outcome, Failed) else None
 
 
 def _row(symbol: Symbol) -> list[str]:

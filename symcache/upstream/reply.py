@@ -14,6 +14,7 @@ import httpx
 
 from symcache.errors import (
     HostUnavailable,
+    LoopDetected,
     NextHopUnavailable,
     PageInstead,
     StillFetching,
@@ -204,6 +205,8 @@ def check_status(response: httpx.Response, shown: str) -> None:
         return
     if status == 416:
         raise UnfitRangeError("416", url=shown)
+    if status == 508:
+        raise LoopDetected("508, a loop of servers", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:
         kind = UpstreamUnavailable
         if status == 429:

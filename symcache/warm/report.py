@@ -91,6 +91,8 @@ class Symbol:
         }
         if self.reason is not None:
             fields["detail"] = self.reason
+        if isinstance(outcome, Failed) and outcome.hint is not None:
+            fields["hint"] = outcome.hint
         if isinstance(outcome, Fetched) and outcome.note is not None:
             fields["note"] = outcome.note
         return fields

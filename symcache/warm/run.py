@@ -317,7 +317,7 @@ def _end_of_hop(ends: Sequence[Missing | Failed]) -> Missing | Failed:
     attempts = tuple(attempt for end in ends for attempt in end.attempts)
     for end in ends:
         if isinstance(end, Failed):
-            return Failed(end.cause, attempts, end.detail)
+            return replace(end, attempts=attempts)
     return Missing(Cause.IMAGE_NOT_PUBLISHED, attempts)
 
 

@@ -12,7 +12,7 @@ from support.wire import closed_port
 
 from symcache.config import ServerEntry
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from conftest import MakeUpstream
@@ -65,6 +65,7 @@ CASES = [
     Case("403", status(403), Cause.REFUSED, "403"),
     Case("407", status(407), Cause.REFUSED, "407"),
     Case("406", status(406), Cause.REFUSED, "406"),
+    Case("508", status(508), Cause.REFUSED, "508"),
     Case("416", status(416), Cause.REFUSED, "416"),
     Case("304", status(304), Cause.REFUSED, "304"),
     Case("429", busy(), Cause.UNAVAILABLE, "429", GIVEN_UP),
@@ -200,6 +201,29 @@ async def test_the_bytes_count_and_not_what_they_are_said_to_be(media_type: str,
     async with rig.source(f"srv*{rig.folder / 'other'}*{upstream.url}") as source:
         assert isinstance(await source.fetch(KEY), Fetched)
     assert (rig.folder / "other" / PATH).read_bytes() == PDB
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (page(), Hint.PAGE),
+        (redirect("/signin"), Hint.PAGE),
+        (typed(b'{"errors":[{"status":404}]}', "application/json"), Hint.PAGE),
+        (status(508), Hint.LOOP),
+        (file(OTHER_AGE), None),
+        (status(403), None),
+    ],
+    ids=["page", "sign in", "json", "loop", "another age", "403"],
+)
+async def test_what_calls_for_other_advice_than_its_cause_is_told(
+    answer: Answer, hint: Hint | None, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always(PATH, answer)
+    upstream.always("signin", page())
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.hint is hint
 
 
 async def test_a_page_that_comes_in_crumbs_is_known(upstream: Upstream, rig: Rig) -> None:
