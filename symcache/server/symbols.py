@@ -19,7 +19,7 @@ from symcache.server.request import FileAsked, read_in_decimal
 from symcache.server.transfers import Transfers
 from symcache.store.access import AccessLog
 from symcache.store.tree import Form, Store
-from symcache.upstream.outcome import Cause, Failed, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,6 +229,9 @@ class Symbols:
                     return False
                 exchange.said = "miss"
                 await self._say_not_found(exchange)
+            case Failed(hint=Hint.LOOP):
+                exchange.said = "loop"
+                await exchange.say(508, "servers ask each other in a circle")
             case Failed():
                 exchange.said = "failed"
                 status, extra = _ANSWERS[outcome.cause]

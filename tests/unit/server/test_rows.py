@@ -34,20 +34,20 @@ def row(home: Path, length: int, url: str, **settings: Any) -> Iterator[list[Ser
         yield servers
 
 
-def failures(served: Served) -> int:
-    """Return how many requests *served* has answered with an error of an upstream."""
+def answers(served: Served, kind: str = "failed") -> int:
+    """Return how many requests *served* has answered in that way; failed ones are an upstream's fault."""
     text = fetch(served.port, "metrics").body.decode()
-    found = re.search(r'^symcache_requests_total\{answer="failed"\} (\d+)$', text, re.MULTILINE)
+    found = re.search(rf'^symcache_requests_total\{{answer="{kind}"\}} (\d+)$', text, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
 @LENGTHS
 def test_a_dead_origin_costs_each_server_one_request_for_each_file(length: int, tmp_path: Path) -> None:
     with closed_port() as port, row(tmp_path, length, f"http://127.0.0.1:{port}") as servers:
-        answers = [fetch(servers[0].port, file.index) for file in FILES]
-        assert {answer.status for answer in answers} == {503}
-        assert {answer.fields["retry-after"] for answer in answers} == {"5"}
-        assert [failures(served) for served in servers] == [len(FILES)] * length
+        got = [fetch(servers[0].port, file.index) for file in FILES]
+        assert {answer.status for answer in got} == {503}
+        assert {answer.fields["retry-after"] for answer in got} == {"5"}
+        assert [answers(served) for served in servers] == [len(FILES)] * length
 
 
 @LENGTHS
@@ -56,7 +56,7 @@ def test_one_file_in_trouble_keeps_no_other_waiting(
     trouble: str, length: int, tmp_path: Path, upstream: Upstream
 ) -> None:
     upstream.files |= {file.index: file.content for file in GOOD}
-    answers = {
+    troubles = {
         "wrong": status(200, GOOD[0].content),
         "page": page(),
         "403": status(403),
@@ -65,12 +65,12 @@ def test_one_file_in_trouble_keeps_no_other_waiting(
         "503 and a pause": busy(20, code=503),
         "502 and a pause": busy(20, code=502),
     }
-    upstream.always(BAD.index, answers[trouble])
+    upstream.always(BAD.index, troubles[trouble])
     with row(tmp_path, length, upstream.url) as servers:
         for file in GOOD:
             assert fetch(servers[0].port, BAD.index).status in {502, 503}
             assert fetch(servers[0].port, file.index).status == 200
-        assert [failures(served) for served in servers] == [len(GOOD)] * length
+        assert [answers(served) for served in servers] == [len(GOOD)] * length
     assert len(upstream.asked(BAD.index)) == len(GOOD) * (5 if trouble in {"500", "503"} else 1)
 
 
@@ -85,6 +85,24 @@ def test_what_a_server_has_is_had_from_it_while_its_origin_is_dead(tmp_path: Pat
                 other = file.index.replace("file", f"other{number}-")
                 assert fetch(near.port, other).status == 503
             assert fetch(near.port, file.index).status == 200
+
+
+def test_servers_that_ask_each_other_say_so_at_once(tmp_path: Path, upstream: Upstream) -> None:
+    with closed_port() as port:
+        other_url = f"http://127.0.0.1:{port}"
+    upstream.files[GOOD[0].index] = GOOD[0].content
+    store = tmp_path / "one" / "store"
+    path = f"srv*{store}*{other_url};srv*{store}*{upstream.url}"
+    with (
+        serving(tmp_path / "one", path) as one,
+        serving(tmp_path / "two", upstream=one.url, port=port) as two,
+        serving(tmp_path / "three", upstream=two.url) as three,
+    ):
+        assert fetch(one.port, BAD.index).status == 508
+        assert [answers(served, "loop") for served in (one, two)] == [2, 1]  # one's client's, and its own by way of two
+        assert fetch(three.port, BAD.index).status == 508
+        assert [answers(served, "loop") for served in (one, two, three)] == [3, 3, 1]
+        assert fetch(three.port, GOOD[0].index).status == 200  # one has another upstream
 
 
 def test_a_pause_longer_than_clients_wait_is_told_at_once(tmp_path: Path, upstream: Upstream) -> None:
