@@ -16,6 +16,7 @@ SymcacheError
       NextHopUnavailable        the upstream is well, what it asks itself is not
       StillFetching             the upstream is well, and has it soon
     UpstreamRefused           it will not: 401, 403
+      Forbidden                 403
       LoopDetected              servers that ask each other in a circle
       PointerNotAllowed         a pointer file to a place that may not be followed
     WrongContent              it sent something that is not the file the key names
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Absence",
     "ConfigError",
+    "Forbidden",
     "HostUnavailable",
     "InputError",
     "LoopDetected",
@@ -216,6 +218,10 @@ class StillFetching(UpstreamUnavailable):
 
 class UpstreamRefused(UpstreamError):
     """The upstream will not serve us: 401, 403, 407, an endless redirect."""
+
+
+class Forbidden(UpstreamRefused):
+    """403; a bucket whose files may not be listed answers so for every file that it does not have."""
 
 
 class LoopDetected(UpstreamRefused):

@@ -47,7 +47,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class NotHere:
-    """The upstream has no such file: *status* is 404 or 410."""
+    """The upstream does not have the file under this name: *status* is 404, 410, or a 403 that may mean it."""
 
     status: int
 

@@ -13,6 +13,7 @@ import anyio
 import httpx
 
 from symcache.errors import (
+    Forbidden,
     HostUnavailable,
     LoopDetected,
     NextHopUnavailable,
@@ -205,6 +206,8 @@ def check_status(response: httpx.Response, shown: str) -> None:
         return
     if status == 416:
         raise UnfitRangeError("416", url=shown)
+    if status == 403:
+        raise Forbidden("403", url=shown)
     if status == 508:
         raise LoopDetected("508, a loop of servers", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:

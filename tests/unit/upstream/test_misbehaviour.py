@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import busy, chunked, cut, file, gzipped, hang_up, page, raw, redirect, reset, status, unframed
-from support.sources import CAB, KEY, PATH, PDB, Rig, scratch_files, visible
+from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
 from support.wire import closed_port
 
 from symcache.config import ServerEntry
+from symcache.formats.pe import Image
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
@@ -147,6 +148,72 @@ async def test_what_has_turned_up_is_no_miss_any_more(upstream: Upstream, rig: R
     async with rig.open(replace(config, misses=replace(config.misses, ttl_s=0.0))) as source:
         assert isinstance(await source.fetch(KEY), Fetched)
     assert rig.misses() == []
+
+
+@pytest.mark.parametrize("has", ["app.pd_", "file.ptr"])
+async def test_a_name_that_is_forbidden_keeps_no_other_from_being_asked(has: str, upstream: Upstream, rig: Rig) -> None:
+    folder = PATH.rpartition("/")[0]
+    target = rig.folder / "drop.pdb"
+    target.write_bytes(PDB)
+    upstream.always("*", status(403))
+    upstream.always(f"{folder}/{has}", status(200, CAB if has == "app.pd_" else str(target).encode()))
+    entry = ServerEntry(url=upstream.url, two_tier=False, pointers=True)
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path, servers=(entry,), allow=(str(rig.folder),)) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Fetched)
+    assert [attempt.answer for attempt in outcome.attempts] == ["403"] * (len(outcome.attempts) - 1) + ["200"]
+    assert outcome.attempts[-1].asked == has
+
+
+@pytest.mark.parametrize("entry", [{}, {"forbidden_is_missing": False}])
+async def test_a_forbidden_name_is_no_definite_no_and_never_remembered(
+    entry: dict[str, bool], upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always(PATH, status(403))  # and 404 for the cabinet
+    servers = (ServerEntry(url=upstream.url, **entry),)  # type: ignore[arg-type]
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", servers=servers) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert (outcome.cause, outcome.detail) == (Cause.REFUSED, f"{upstream.url}/{PATH}: 403")
+    assert [attempt.answer for attempt in outcome.attempts] == ["403", "404"]
+    assert rig.misses() == []
+
+
+async def test_where_forbidden_means_missing_it_is_a_miss_and_remembered(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(403))
+    servers = (ServerEntry(url=upstream.url, forbidden_is_missing=True),)
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", servers=servers) as source:
+        first = await source.fetch(KEY)
+        again = await source.fetch(KEY)
+        assert isinstance(await source.read_image(IMAGE_KEY), Missing)
+    assert isinstance(first, Missing)
+    assert (first.cause, [attempt.answer for attempt in first.attempts]) == (Cause.NOT_PUBLISHED, ["403", "403"])
+    assert isinstance(again, Missing)
+    assert again.cause is Cause.REMEMBERED_MISS
+    assert PATH in rig.misses()
+
+
+async def test_an_image_that_is_forbidden_may_lie_there_as_a_cabinet(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(403))
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path) as source:
+        outcome = await source.read_image(IMAGE_KEY)
+        assert isinstance(outcome, Failed)
+        assert outcome.cause is Cause.REFUSED
+        upstream.always(IMAGE_KEY.index[:-1] + "_", status(200, cabinet(IMAGE)))
+        assert isinstance(await source.read_image(IMAGE_KEY), Image)
+
+
+async def test_a_server_that_has_lower_case_alone_is_asked_so(upstream: Upstream, rig: Rig) -> None:
+    key = replace(KEY, name="App.pdb")
+    upstream.files[key.index.lower()] = PDB
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path, servers=(ServerEntry(url=upstream.url, letter_case="lower"),)) as source:
+        assert isinstance(await source.fetch(key), Fetched)
+        await source.fetch(replace(key, age=9))
+    assert [request.path for request in upstream.requests] == [request.path.lower() for request in upstream.requests]
+    assert visible(rig.store) == [key.index]
 
 
 PASSING = [
