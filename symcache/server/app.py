@@ -115,11 +115,16 @@ class App:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         source = await stack.enter_async_context(
-            SymbolSource(_in_haste(self._config), observer=self._observe, transport=self._transport)
+            SymbolSource(
+                _in_haste(self._config),
+                observer=self._observe,
+                transport=self._transport,
+                tell_end=self._metrics.fetch_ended,
+            )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())
         metrics, settings = self._metrics, self._settings
-        self._flights = Flights(source, self._group, metrics)
+        self._flights = Flights(source, self._group)
         rechecks = Rechecks(source, self._flights, self._group, after_s=settings.recheck_misses_s)
         self._symbols = Symbols(source, self._flights, rechecks, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
