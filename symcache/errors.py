@@ -12,7 +12,7 @@ SymcacheError
   StoreError                the local disk                           (.path)
   UpstreamError             the other end                            (.url)
     UpstreamUnavailable       another try may help: time-out, 5xx           (.retry_after_s)
-      HostUnavailable           it ails the whole host: no connection, 429
+      HostUnavailable           of the whole host: no connection, 429
       NextHopUnavailable        the upstream is well, what it asks itself is not
       StillFetching             the upstream is well, and has it soon
     UpstreamRefused           it will not: 401, 403

@@ -117,7 +117,11 @@ def _suggest(server: ListedServer) -> None:
     """Write what the config file should say of *server*."""
     probe = server.probe
     if probe is not None and probe.settings:
-        write_line(f"\n[[server]]\nurl = '{server.shown_url}'")
+        # Of two blocks for one server the first counts, so that lines belong into the one there is.
+        is_said = server.is_configured
+        write_line(
+            f"\n# into the block of {server.shown_url}" if is_said else f"\n[[server]]\nurl = '{server.shown_url}'"
+        )
         for name, value in probe.settings.items():
             write_line(f"{name} = {'true' if value is True else repr(value)}")
     elif probe is not None and (probe.behaviour, probe.answer) == (Behaviour.REFUSES, "403"):

@@ -63,7 +63,7 @@ async def _keep_doing(duty: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-def _in_haste(config: Config) -> Config:
+def _with_short_pauses(config: Config) -> Config:
     """Return *config* for a source on which clients wait: no pause takes more than a part of their patience."""
     longest_s = min(config.network.longest_backoff_s, config.serve.patience_s * _PAUSE_OF_PATIENCE)
     return replace(config, network=replace(config.network, longest_backoff_s=longest_s))
@@ -116,7 +116,7 @@ class App:
     async def _start(self, stack: AsyncExitStack) -> None:
         source = await stack.enter_async_context(
             SymbolSource(
-                _in_haste(self._config),
+                _with_short_pauses(self._config),
                 observer=self._observe,
                 transport=self._transport,
                 tell_end=self._metrics.fetch_ended,

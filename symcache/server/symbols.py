@@ -234,7 +234,7 @@ class Symbols:
                 await exchange.say(508, "servers ask each other in a circle")
             case Failed():
                 exchange.said = "failed"
-                status, extra = _ANSWERS[outcome.cause]
+                status, extra = _ANSWERS.get(outcome.cause, _ANSWERS[Cause.REFUSED])
                 await exchange.say(status, f"not to be had just now: {outcome.cause.value}", extra)
             case _:
                 exchange.said = "hit" if isinstance(outcome, Present) else "cold"
@@ -293,8 +293,8 @@ class Symbols:
         self._absent[raw_path] = _Absent(key.index, time.monotonic() + _ABSENT_FOR_S, places)
 
 
-def _next_hop_failed(error: bytes) -> Sequence[tuple[bytes, bytes]]:
-    """Return the fields that tell other servers that it is not us who fail, so that they pause nothing else of ours.
+def _of_this_file(error: bytes) -> Sequence[tuple[bytes, bytes]]:
+    """Return the fields that tell other servers that we are well, so that they go on asking us for other files.
 
     Source: RFC 9209, sections 2.1.1 and 2.3, for the field and the kinds of errors.
     """
@@ -302,14 +302,14 @@ def _next_hop_failed(error: bytes) -> Sequence[tuple[bytes, bytes]]:
 
 
 _ANSWERS = {
-    Cause.UNAVAILABLE: (503, _next_hop_failed(b"destination_unavailable")),
-    Cause.DISK: (503, [_RETRY_SOON]),
-    Cause.WRONG_CONTENT: (502, _next_hop_failed(b"http_protocol_error")),
-    Cause.REFUSED: (502, _next_hop_failed(b"http_protocol_error")),
+    Cause.UNAVAILABLE: (503, _of_this_file(b"destination_unavailable")),
+    Cause.DISK: (503, _of_this_file(b"proxy_internal_error")),
+    Cause.WRONG_CONTENT: (502, _of_this_file(b"http_protocol_error")),
+    Cause.REFUSED: (502, _of_this_file(b"http_protocol_error")),
 }
 """Status and fields by why a file cannot be had."""
 
-_LATE = [*_next_hop_failed(b"http_response_timeout"), _STILL_FETCHING]
+_LATE = [*_of_this_file(b"http_response_timeout"), _STILL_FETCHING]
 
 
 def _speaks_hex(exchange: Exchange) -> bool:

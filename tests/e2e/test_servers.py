@@ -109,6 +109,9 @@ def test_a_probe_writes_the_lines_that_a_bucket_needs(upstream: Upstream, tmp_pa
         {"url": upstream.url, "letter_case": "lower", "forbidden_is_missing": True}
     ]
     config = tmp_path / "symcache.toml"
+    config.write_text(f"[[server]]\nurl = '{upstream.url}'\nletter_case = 'lower'\n", encoding="utf-8")
+    done = run("servers", "--probe", upstream.url, "--index", index, "--config", str(config))
+    assert done.stdout.endswith(f"\n# into the block of {upstream.url}\nforbidden_is_missing = true\n")
     config.write_text(lines, encoding="utf-8")
     done = run("servers", "--probe", upstream.url, "--index", index, "--config", str(config))
     assert done.returncode == 0
