@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from symcache.readers import Input, Module, PdbReference, Unreadable, read_input
     from symcache.store import Store
     from symcache.sympath import SymbolPath, parse_symbol_path
-    from symcache.upstream import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+    from symcache.upstream import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.warm import Report, State, Symbol, SymbolCache
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Event",
     "Failed",
     "Fetched",
+    "Hint",
     "ImageKey",
     "Input",
     "InputError",
@@ -110,7 +111,7 @@ _HOMES = {
     "readers": {"Input", "Module", "PdbReference", "Unreadable", "read_input"},
     "store": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
-    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"},
+    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
     "warm": {"Report", "State", "Symbol", "SymbolCache"},
 }
 
