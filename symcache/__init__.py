@@ -34,11 +34,20 @@ if TYPE_CHECKING:
         PortablePdbKey,
         parse_index,
     )
-    from symcache.readers import Input, Module, PdbReference, Unreadable, read_input
+    from symcache.readers import (
+        ImageUse,
+        Input,
+        Module,
+        PdbReference,
+        ProcessSelection,
+        ProcessSummary,
+        Unreadable,
+        read_input,
+    )
     from symcache.store import Store
     from symcache.sympath import SymbolPath, parse_symbol_path
     from symcache.upstream import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
-    from symcache.warm import Report, State, Symbol, SymbolCache
+    from symcache.warm import ImageChoice, Report, State, Symbol, SymbolCache
 
 __all__ = [
     "Attempt",
@@ -50,7 +59,9 @@ __all__ = [
     "Failed",
     "Fetched",
     "Hint",
+    "ImageChoice",
     "ImageKey",
+    "ImageUse",
     "Input",
     "InputError",
     "Key",
@@ -65,6 +76,8 @@ __all__ = [
     "PdbReference",
     "PortablePdbKey",
     "Present",
+    "ProcessSelection",
+    "ProcessSummary",
     "Report",
     "State",
     "Store",
@@ -108,11 +121,20 @@ _HOMES = {
         "PortablePdbKey",
         "parse_index",
     },
-    "readers": {"Input", "Module", "PdbReference", "Unreadable", "read_input"},
+    "readers": {
+        "ImageUse",
+        "Input",
+        "Module",
+        "PdbReference",
+        "ProcessSelection",
+        "ProcessSummary",
+        "Unreadable",
+        "read_input",
+    },
     "store": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
     "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
-    "warm": {"Report", "State", "Symbol", "SymbolCache"},
+    "warm": {"ImageChoice", "Report", "State", "Symbol", "SymbolCache"},
 }
 
 

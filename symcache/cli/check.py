@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import click
 
-from symcache.cli.inputs import process_options, read_inputs, select_processes
-from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
+from symcache.cli.inputs import process_options, select_processes
+from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
+if TYPE_CHECKING:
+    from symcache.warm.plan import ImageChoice
+
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @inputs_argument
 @process_options
-@click.option("--images", is_flag=True, help="Ask for the images themselves, too.")
+@images_option
 @click.option("--all-pdbs", is_flag=True, help="Ask for every PDB an image names, not only the one debuggers want.")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
 @json_option
@@ -27,7 +32,7 @@ __all__ = ["command"]
 def command(
     settings: Settings,
     inputs: tuple[str, ...],
-    images: bool,
+    images: ImageChoice,
     all_pdbs: bool,
     allow_missing: bool,
     as_json: bool,
@@ -42,7 +47,6 @@ def command(
     with show_progress(quiet=settings.quiet) as observer:
         source = SymbolSource(config, observer=observer)
         with Warmer(source, Plan(images=images, all_pdbs=all_pdbs), observer=observer) as warmer:
-            records = read_inputs(inputs, select_processes(processes, user), warmer.find_kernel_layout)
-            report = anyio.run(warmer.check, records)
+            report = anyio.run(warmer.check, warmer.open_inputs(inputs, select_processes(processes, user)))
         source.close()
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)

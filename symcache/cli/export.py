@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING
 
 import click
 
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
-from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.options import ImagesCommand, Settings, images_option, json_option, settings_options
 from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line
 from symcache.cli.ticker import show_ticker
 from symcache.store.bundle import export_bundle
+from symcache.warm.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.identity import Key
     from symcache.store.bundle import Exported
     from symcache.store.manifest import Carried
     from symcache.store.tree import Store
+    from symcache.warm.plan import ImageChoice
 
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option(
     "-o",
@@ -35,7 +37,8 @@ __all__ = ["command"]
     metavar="FILE",
     help="The bundle to write; a zip archive.",
 )
-@click.option("--images", is_flag=True, help="Take the images themselves, too.")
+@process_options
+@images_option
 @click.option("--all-pdbs", is_flag=True, help="Take every PDB an image names, not only the one debuggers ask for.")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
 @json_option
@@ -44,19 +47,24 @@ def command(
     settings: Settings,
     inputs: tuple[str, ...],
     output: Path,
-    images: bool,
+    images: ImageChoice,
     all_pdbs: bool,
     allow_missing: bool,
     as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
 ) -> None:
     """Pack what the inputs need and the store has into FILE, or the whole store; say what is missing.
 
     INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
     """
     config = settings.load()
-    needs = find_needs(config, inputs, images=images, all_pdbs=all_pdbs) if inputs else Needs((), (), (), ())
+    needs = Needs((), (), (), (), {})
+    if inputs:
+        plan = Plan(images=images, all_pdbs=all_pdbs)
+        needs = find_needs(config, inputs, plan, select_processes(processes, user))
     with open_store(config) as store:
-        exported = _export(store, output, needs.keys if inputs else None, settings)
+        exported = _export(store, output, needs if inputs else None, settings)
     missing = list(_missing(needs, exported))
     if as_json:
         document = {"schema": "symcache.export/1", "store": str(store.root), **exported.as_json()}
@@ -76,7 +84,7 @@ def command(
     raise click.exceptions.Exit(4 if needs.unreadable else 3 if missing and not allow_missing else 0)
 
 
-def _export(store: Store, output: Path, keys: tuple[Key, ...] | None, settings: Settings) -> Exported:
+def _export(store: Store, output: Path, needs: Needs | None, settings: Settings) -> Exported:
     count = size = 0
     with show_ticker(quiet=settings.quiet) as show:
 
@@ -85,7 +93,8 @@ def _export(store: Store, output: Path, keys: tuple[Key, ...] | None, settings: 
             count, size = count + 1, size + carried.size_bytes
             show(f"{count_text(count, 'file')}, {size_text(size)}  {carried.key.name}")
 
-        return export_bundle(store, output, keys, on_carried=tell)
+        keys, links = (None, None) if needs is None else (needs.keys, needs.links)
+        return export_bundle(store, output, keys, links=links, on_carried=tell)
 
 
 def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str]]:

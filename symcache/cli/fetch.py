@@ -13,7 +13,7 @@ from symcache.cli.warm import run_warm
 from symcache.errors import InputError, UsageError
 from symcache.identity import Key, parse_index
 from symcache.upstream.outcome import Fetched, Present
-from symcache.warm.plan import WantedFile
+from symcache.warm.plan import Plan, WantedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,9 @@ def command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None
     INDEX is name/id/name or name/id; `symcache fetch NAME ID` names one file. What the store has is not asked for.
     """
     keys = list(_parse_all(indexes))
-    report = run_warm(settings, wants=[WantedFile(key.name, key) for key in keys])
+    plan = Plan()
+    plan.add(WantedFile(key.name, key) for key in keys)
+    report = run_warm(settings, plan)
     if as_json:
         write_json(report.as_json())
     else:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from symcache.readers.detect import read_input
-from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from symcache.readers.kerneldump import FindLayout
-    from symcache.readers.records import Record
+    from symcache.readers.kerneldump import ProcessSelection
 
-__all__ = ["process_options", "read_inputs", "select_processes"]
+__all__ = ["process_options", "select_processes"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -39,23 +34,10 @@ def process_options(command: F) -> F:
 
 def select_processes(processes: Sequence[str], user: bool | None) -> ProcessSelection | None:
     """Return the processes of a kernel dump whose modules are wanted; None for none."""
+    from symcache.readers.kerneldump import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
+
     if processes:
         return ProcessSelection(tuple(processes))
     if user is False:
         return None
     return ProcessSelection(if_complete=user is None)
-
-
-def read_inputs(
-    paths: Sequence[str], processes: ProcessSelection | None = None, find_layout: FindLayout | None = None
-) -> Iterator[Record]:
-    """Yield the records of all inputs, one after the other.
-
-    Args:
-        paths: As the user named them.
-        processes: Processes of kernel dumps whose modules are wanted; None for none.
-        find_layout: See `read_kernel_dump`.
-    """
-    kernel = partial(read_kernel_dump, user=processes, find_layout=find_layout)
-    for path in paths:
-        yield from read_input(path, kernel=kernel)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from symcache.cli.processes import process_json
 from symcache.errors import InputError, UnknownFormat, UsageError
 from symcache.formats.cab import expand, open_cabinet
 from symcache.formats.deep import DeepPdb
@@ -17,7 +18,7 @@ from symcache.formats.pdb import Container
 from symcache.formats.view import FileView
 from symcache.identity import OtherKey, base_name, check_name, fold, parse_index
 from symcache.readers.detect import detect, read_input
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.records import Input, InputKind, Module, ProcessSummary, Unreadable
 from symcache.store.check import check_file
 from symcache.store.survey import MSFZ_FOLDER
 
@@ -82,6 +83,7 @@ class Inspection:
         modules: How many the input lists.
         identified: How many of them have an identity.
         unloaded: How many had been unloaded.
+        processes: The processes of a complete dump.
         filed: The place in a store that it lies in; None outside of stores.
         problems: What is wrong with it: one line, and where in the file, in bytes; the first hundred.
         more_problems: How many there are beyond those.
@@ -98,6 +100,7 @@ class Inspection:
     modules: int = 0
     identified: int = 0
     unloaded: int = 0
+    processes: list[ProcessSummary] = field(default_factory=list)
     filed: Filed | None = None
     problems: list[tuple[str, int | None]] = field(default_factory=list)
     more_problems: int = 0
@@ -128,6 +131,7 @@ class Inspection:
             "index": self.index,
             "names": self.names,
             "modules": {"total": self.modules, "identified": self.identified, "unloaded": self.unloaded},
+            "processes": [process_json(each) for each in self.processes],
             "filed": None if filed is None else {"index": filed.index, "problem": filed.problem, "note": filed.note},
             "problems": [{"problem": text, "offset": offset} for text, offset in self.problems],
             "more_problems": self.more_problems,
@@ -207,6 +211,8 @@ def _take_in(found: Inspection, plain: Path) -> None:
                 found.unloaded += record.unloaded
                 if found.kind in {InputKind.IMAGE, InputKind.PDB}:
                     _take_in_module(found, record)
+            case ProcessSummary():
+                found.processes.append(record)
             case Unreadable():
                 found.add_problem(record.problem, record.offset)
     said = {text for text, _ in found.problems}

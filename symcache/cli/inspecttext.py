@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from symcache.cli.output import size_text, write_line, write_table
+from symcache.cli.processes import write_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,6 +43,8 @@ _LABELS = {
     "time": "time",
     "uptime_s": "up for",
     "attributes": "flags",
+    "physical_memory_bytes": "memory",
+    "fuller_dumps": "a fuller dump",
 }
 _SHOWN_ELSEWHERE = frozenset(
     {"problems", "notes", "bugcheck_name", "bugcheck_parameters", "size_bytes", "type_number", "module_count"}
@@ -56,6 +59,7 @@ def write_inspection(found: Inspection) -> None:
             write_line()
             write_line(f"{name}:")
             write_table(_deep_rows(name, found.deep[name]))
+    write_processes(found.processes)
     write_line()
     if found.is_healthy:
         write_line("Nothing is wrong with it.")
@@ -99,6 +103,11 @@ def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             case "code_views":
                 for number, view in enumerate(value):
                     yield "" if number else label, _code_view(view)
+            case "fuller_dumps":
+                for number, line in enumerate(value):
+                    yield "" if number else label, line
+            case "physical_memory_bytes":
+                yield label, size_text(value)
             case "size_of_image":
                 yield label, f"{value:#x}"
             case "uptime_s":

@@ -16,7 +16,7 @@ from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.identity import fold, parse_index
 from symcache.store.misses import Misses
-from symcache.warm.plan import WantedFile
+from symcache.warm.plan import Plan, WantedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,9 @@ def command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: 
                 misses.forget(row.miss.upstream, parse_index(row.miss.index))
     if retry:
         keys = [parse_index(index) for index in dict.fromkeys(row.miss.index for row in rows)]
-        report = run_warm(settings, wants=[WantedFile(key.name, key) for key in keys], believe_misses=False)
+        plan = Plan()
+        plan.add(WantedFile(key.name, key) for key in keys)
+        report = run_warm(settings, plan, believe_misses=False)
         finish(report, settings, as_json=as_json, allow_missing=False)
     elif as_json:
         write_json({"schema": "symcache.missing/1", "missing": [*_as_json(rows)]})

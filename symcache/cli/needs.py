@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.cli.inputs import read_inputs
 from symcache.identity import ImageKey, parse_index
 from symcache.upstream.outcome import Cause, Missing, Present
 from symcache.upstream.source import SymbolSource
-from symcache.warm.plan import FileKind, Plan
+from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from symcache.config import Config
     from symcache.identity import Key
+    from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Unreadable
+    from symcache.store.links import Link
+    from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 
 __all__ = ["Needs", "find_needs"]
@@ -34,41 +36,48 @@ class Needs:
         images: Images that are known while their PDBs are not, because nobody has looked into them yet.
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
+        links: What images name, of those whose PDB is known by the image alone.
     """
 
     keys: tuple[Key, ...]
-    images: tuple[Key, ...]
+    images: tuple[ImageKey, ...]
     nameless: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    links: Mapping[ImageKey, tuple[Link, ...]]
 
 
-def find_needs(config: Config, inputs: Sequence[str], *, images: bool = False, all_pdbs: bool = False) -> Needs:
-    """Return what `symcache warm` would fetch for *inputs*; the arguments are those of `Plan`.
+def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
+    """Return what `symcache warm` would fetch for *inputs*.
+
+    Args:
+        config: Every setting.
+        inputs: As the user named them.
+        plan: How modules are understood.
+        processes: Processes of kernel dumps whose modules count; None for none.
 
     Raises:
         ConfigError: A place of the symbol path that cannot be reached from this system.
     """
     source = SymbolSource(config)
     try:
-        with Warmer(source, Plan(images=images, all_pdbs=all_pdbs)) as warmer:
-            report = anyio.run(warmer.check, read_inputs(inputs))
+        with Warmer(source, plan) as warmer:
+            report = anyio.run(warmer.check, warmer.open_inputs(inputs, processes))
     finally:
         source.close()
     keys: list[Key] = []
-    unknown: list[Key] = []
     nameless: list[str] = []
     for symbol in report.symbols:
         key = None if symbol.index is None else parse_index(symbol.index)
         if key is None:
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
-        elif symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
-            unknown += [key] if symbol.is_wanting else []
-        elif _is_file(symbol):
+        elif _is_file(symbol, key):
             keys.append(key)
-    return Needs(tuple(keys), tuple(unknown), tuple(nameless), tuple(report.unreadable))
+    return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
 
 
-def _is_file(symbol: Symbol) -> bool:
+def _is_file(symbol: Symbol, key: Key) -> bool:
+    if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
+        return False  # a PDB that is known by its image alone
     match symbol.outcome:
         case Present() | Missing(Cause.NOT_CACHED):
             return True

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from symcache.config import Config
+    from symcache.warm.plan import ImageChoice
 
 __all__ = [
+    "ImagesCommand",
     "Settings",
     "color_option",
+    "images_option",
     "inputs_argument",
     "json_option",
     "settings_options",
@@ -26,6 +29,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_IMAGE_CHOICES = ("auto", "all", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,36 @@ def color_option(command: F) -> F:
     )
 
 
+class ImagesCommand(click.Command):
+    """A command with `images_option`, whose value may be left out, whatever follows: ``--images MEMORY.DMP``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*; click would take the next argument for the value."""
+        options, rest = args, []
+        if "--" in args:
+            options, rest = args[: args.index("--")], args[args.index("--") :]
+        following = [*options[1:], *rest[:1], ""]
+        spelt_out = [
+            "--images=all" if option == "--images" and value not in _IMAGE_CHOICES else option
+            for option, value in zip(options, following, strict=False)
+        ]
+        return super().parse_args(ctx, spelt_out + rest)
+
+
+def images_option(command: F) -> F:
+    """Give *command*, an `ImagesCommand`, ``--images``, passed on as an `ImageChoice`."""
+    return click.option(
+        "--images",
+        type=click.Choice(_IMAGE_CHOICES),
+        callback=_image_choice,
+        default="auto",
+        is_flag=False,
+        flag_value="all",
+        help="Which images count beside the PDBs: auto (default), those a debugger asks for because the input does"
+        " not hold them; all; none. --images alone means all.",
+    )(command)
+
+
 def inputs_argument(command: F) -> F:
     """Give *command* its inputs."""
     return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
@@ -112,3 +147,9 @@ def inputs_argument(command: F) -> F:
 def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.color = False
+
+
+def _image_choice(_context: click.Context, _parameter: click.Parameter, value: str) -> ImageChoice:
+    from symcache.warm.plan import ImageChoice  # noqa: PLC0415 - not needed for --help
+
+    return ImageChoice(value)

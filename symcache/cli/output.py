@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "TWO_TIER_NOTE",
     "count_text",
     "plain",
     "say",
@@ -22,6 +23,9 @@ __all__ = [
     "write_line",
     "write_table",
 ]
+
+
+TWO_TIER_NOTE = "Microsoft's debuggers read a two-tier store; LLDB, angr and radare2 find nothing in one"
 
 
 def write_json(document: Any) -> None:

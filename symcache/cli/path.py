@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,7 +15,7 @@ from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line, write_table
 from symcache.errors import InputError, UsageError
 from symcache.identity import parse_index
-from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath
+from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath, UncPlace
 from symcache.upstream.explain import explain
 from symcache.upstream.source import SymbolSource
 
@@ -29,14 +30,23 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
+_FOLDER_CLIENTS = ("lldb", "angr", "radare2")
 
 # PowerShell takes the typographic ones for the plain one (about_Quoting_Rules); doubled, each stands for itself.
 _POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
 
 
 @click.command()
-@click.option("--shell", type=click.Choice(_SHELLS), help="Print the line for one of them alone.")
-@click.option("--offline", is_flag=True, help="Leave the servers out, for a machine without a network.")
+@click.option(
+    "--shell",
+    type=click.Choice((*_SHELLS, *_FOLDER_CLIENTS)),
+    help="Print the line for one of them alone; the last three go with --offline.",
+)
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Leave the servers out, for a machine without a network; lists what LLDB, angr and radare2 take, too.",
+)
 @click.option(
     "--explain",
     "index",
@@ -59,12 +69,18 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
         "bash": f"export _NT_SYMBOL_PATH={shlex.quote(text)}",
         "windbg": f".sympath {text}",
     }
+    if offline:
+        lines |= _folder_lines(path)
+    if shell is not None and shell not in lines:
+        raise UsageError(_why_no_line(shell, offline=offline))
     if as_json:
         write_json({"schema": "symcache.path/1", "symbol_path": text, "lines": lines})
     elif shell is not None:
         write_line(plain(lines[shell]))
     else:
         write_table([(f"{name}:", line) for name, line in lines.items()])
+    if offline and not as_json and shell is None and "lldb" not in lines:
+        say(f"LLDB and angr: {_TWO_TIER}")
     if text != str(path):
         say("credentials are left out; a debugger asks for them, or takes them from the system")
 
@@ -86,6 +102,32 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
             case _:
                 elements.append(element)
     return SymbolPath(tuple(dict.fromkeys(elements)))
+
+
+_TWO_TIER = "nothing is found in a two-tier store; `symcache store convert --single-tier` changes its layout"
+
+
+def _folder_lines(path: SymbolPath) -> dict[str, str]:
+    """Return lines for clients that look into the folder of a store themselves and know no ``srv*``.
+
+    Source: LLDB's SymbolLocatorSymStore.cpp and cle's symbolserver.py join folder, name and id; radare2's pdb.symstore
+    is one folder. None of them knows a second tier.
+    """
+    places = (place for chain in path.elements if isinstance(chain, Chain) for place in chain.stores)
+    roots = dict.fromkeys(place.path for place in places if isinstance(place, LocalPlace | UncPlace))
+    folders = [root for root in roots if not Path(root, "index2.txt").exists()]
+    if not folders:
+        return {}
+    urls = " ".join(f'"{folder}"' for folder in folders)
+    return {
+        "lldb": f"settings set plugin.symbol-locator.symstore.urls {urls}",
+        "angr": f"export _NT_SYMBOL_PATH={shlex.quote(';'.join(folders))}",
+        "radare2": f"e pdb.symstore={folders[0]}",
+    }
+
+
+def _why_no_line(client: str, *, offline: bool) -> str:
+    return f"{client}: {_TWO_TIER}" if offline else f"{client} takes the folder of a store: add --offline"
 
 
 def _chains(chain: Chain, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[Chain]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.cli.inputs import read_inputs
 from symcache.config import Config, Misses, Network, ServerEntry, Store
 from symcache.identity import fold
 from symcache.sympath import Chain, HttpPlace, LocalPlace, SymbolPath
@@ -55,14 +54,14 @@ async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Obser
     """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
     async with SymbolSource(rehearsal.config, observer=observer) as source:
         with Warmer(source, observer=observer) as warmer:
-            return await warmer.warm(read_inputs([str(path) for path in inputs]))
+            return await warmer.warm(warmer.open_inputs(inputs))
 
 
 def find_deviations(report: Report, modules: Sequence[SessionModule], published: Mapping[str, bytes]) -> Iterator[str]:
     """Yield what came out otherwise than it must, one line each.
 
-    Every PDB that is published must be in the store, byte for byte; every other must be missing because nobody
-    publishes it; and nothing else may have been wanted.
+    Every PDB that is published must be in the store, byte for byte, and so must images that the dump lacks; every other
+    PDB must be missing because nobody publishes it; and nothing else may have been wanted.
 
     Args:
         report: Of the run.
@@ -78,6 +77,9 @@ def find_deviations(report: Report, modules: Sequence[SessionModule], published:
             yield from _compare(symbol, published[module.pdb.index])
         elif symbol.cause is not Cause.NOT_PUBLISHED:
             yield f"{module.pdb.index}: {symbol.cause or symbol.state}, but nobody publishes it"
+        # Its debug directory is not in the dump, so that a debugger asks for the image first.
+        if module.is_paged_out and (image := left.pop(module.image.folded, None)) is not None:
+            yield from _compare(image, published[module.image.index])
     for symbol in left.values():
         yield f"{symbol.index or symbol.module}: {symbol.cause or symbol.state}, but nobody needs it"
     for item in report.unreadable:

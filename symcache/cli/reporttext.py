@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from symcache.cli.output import plain, size_text, write_line, write_table
-from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing
+from symcache.cli.output import count_text, plain, size_text, write_line, write_table
+from symcache.readers.records import ImageUse
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.warm.report import State
 
 if TYPE_CHECKING:
@@ -39,9 +41,28 @@ _HINTED = {
 """Advice that comes before that of the cause."""
 
 
+_NEEDED_FOR = {
+    ImageUse.SYMBOLS: "without which the debugger loads no symbols",
+    ImageUse.CODE: "for disassembly and stack unwinding",
+    ImageUse.BY_HAND: "whose headers were paged out",
+}
+_LOST_WITHOUT = {
+    ImageUse.SYMBOLS: "no symbols without it",
+    ImageUse.CODE: "no code without it",
+    ImageUse.BY_HAND: "no symbols without it",
+}
+
+
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     """Write *report* to stdout; with *quiet* only what is wanting, with *verbose* every file."""
     shown = [symbol for symbol in report.symbols if verbose or symbol.is_wanting or symbol.state is State.FAILED]
+    blocking = [symbol for symbol in shown if symbol.keeps]
+    if blocking:
+        count = sum(len(symbol.keeps) for symbol in blocking)
+        write_line(f"not loaded by the debugger: {count_text(count, 'PDB')} of the store, for want of their images")
+        write_table(["", _named(symbol), evidence(symbol), f"keeps {', '.join(symbol.keeps)}"] for symbol in blocking)
+        write_line()
+    shown = [symbol for symbol in shown if not symbol.keeps]
     for cause, advice in _ADVICE.items():
         for hint in (None, *Hint):
             group = [symbol for symbol in shown if (symbol.cause, _hint_of(symbol)) == (cause, hint)]
@@ -59,6 +80,8 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         where = "" if item.offset is None else f" (at {item.offset:#x})"
         write_line(plain(f"unreadable: {item.path}: {item.problem}{where}"))
     if not quiet:
+        for line in _image_lines(report):
+            write_line(plain(line))
         write_line(_summary(report))
         if report.store is not None:
             write_line(plain(f"store: {report.store}"))
@@ -69,7 +92,34 @@ def _hint_of(symbol: Symbol) -> Hint | None:
 
 
 def _row(symbol: Symbol) -> list[str]:
-    return ["", symbol.index or symbol.module, symbol.module if symbol.index else "", evidence(symbol)]
+    return ["", _named(symbol), symbol.module if symbol.index else "", _why(symbol)]
+
+
+def _named(symbol: Symbol) -> str:
+    return symbol.index or symbol.module
+
+
+def _why(symbol: Symbol) -> str:
+    return "; ".join(filter(None, (evidence(symbol), "" if symbol.use is None else _LOST_WITHOUT[symbol.use])))
+
+
+def _image_lines(report: Report) -> Iterator[str]:
+    """Yield why images are wanted, and what to type for those that a debugger does not look for by itself."""
+    if report.images_left_out:
+        images = count_text(report.images_left_out, "image")
+        yield f"--images none left out {images} that the debugger will ask for: modules stay without symbols or code"
+    counts = Counter(symbol.use for symbol in report.symbols if symbol.use is not None)
+    if counts:
+        reasons = "; ".join(f"{counts[use]} {_NEEDED_FOR[use]}" for use in ImageUse if counts[use])
+        yield f"{count_text(counts.total(), 'image')} wanted that the input does not hold: {reasons}"
+    commands = [symbol.reload for symbol in report.symbols if symbol.reload is not None and _is_at_hand(symbol)]
+    if commands:
+        yield "to load their symbols, type in the debugger:"
+        yield from (f"  {command}" for command in commands)
+
+
+def _is_at_hand(symbol: Symbol) -> bool:
+    return isinstance(symbol.outcome, Present | Fetched)
 
 
 def evidence(symbol: Symbol) -> str:
@@ -99,7 +149,7 @@ def _answers(attempts: tuple[Attempt, ...]) -> Iterator[str]:
 def _found_row(symbol: Symbol) -> list[str]:
     outcome = symbol.outcome
     origin = outcome.upstream if isinstance(outcome, Fetched) else ""
-    note = outcome.note or "" if isinstance(outcome, Fetched) else ""
+    note = outcome.note or "" if isinstance(outcome, Present | Fetched) else ""
     return [symbol.state.value, symbol.index or "", symbol.module, origin, note]
 
 

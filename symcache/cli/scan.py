@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from symcache.cli.inputs import process_options, read_inputs, select_processes
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import say, write_table
+from symcache.cli.processes import process_json, write_processes
 from symcache.errors import StoreError, UsageError
+from symcache.readers.detect import InputOptions, open_inputs
 from symcache.readers.manifest import manifest_lines
-from symcache.readers.records import Input, Module, Unreadable
+from symcache.readers.records import Input, Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,13 +61,14 @@ def command(
     if as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")
     scan = _Scan()
-    modules = scan.watch(read_inputs(inputs, select_processes(processes, user)))
+    modules = scan.watch(open_inputs(inputs, InputOptions(select_processes(processes, user))))
     if output is not None:
         modules = _write_manifest(modules, output)
     if as_json:
         scan.write_json(modules)
     elif output is None:
         _write_text(modules)
+        write_processes([each for _, each in scan.processes])
     else:
         deque(modules, maxlen=0)
     for item in scan.unreadable:
@@ -81,6 +84,7 @@ class _Scan:
     def __init__(self) -> None:
         self.inputs: list[Input] = []
         self.unreadable: list[Unreadable] = []
+        self.processes: list[tuple[int, ProcessSummary]] = []
         self.modules = 0
         self.identified = 0
 
@@ -91,6 +95,8 @@ class _Scan:
                     self.inputs.append(record)
                 case Unreadable():
                     self.unreadable.append(record)
+                case ProcessSummary():
+                    self.processes.append((len(self.inputs) - 1, record))
                 case Module():
                     self.modules += 1
                     self.identified += bool(record.image or record.pdbs or record.dbg)
@@ -111,6 +117,8 @@ class _Scan:
         write = sys.stdout.write
         write("\n  ],\n")
         inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
+        processes = [{"input": number, **process_json(each)} for number, each in self.processes]
+        write(f'  "processes": {json.dumps(processes)},\n')
         unreadable = [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable]
         write(f'  "inputs": {json.dumps(inputs, default=str)},\n  "unreadable": {json.dumps(unreadable)}\n}}\n')
 
@@ -167,6 +175,7 @@ def _module_json(module: Module, number: int) -> dict[str, Any]:
         "image": None if module.image is None else _image_json(module.image),
         "pdbs": [_pdb_json(pdb) for pdb in module.pdbs],
         "problem": module.problem,
+        "needs_image": module.needs_image,
     }
     if module.dbg is not None:
         fields["dbg"] = {"name": module.dbg.name, "index": module.dbg.index}

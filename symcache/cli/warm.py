@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import click
 
-from symcache.cli.inputs import process_options, read_inputs, select_processes
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.interrupt import cancelled_by_interrupt
-from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
+from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
 from symcache.cli.output import write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
@@ -24,18 +23,17 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.events import Observer
-    from symcache.readers.kerneldump import FindLayout
     from symcache.readers.records import Record
-    from symcache.warm.plan import Want
+    from symcache.warm.plan import ImageChoice
     from symcache.warm.report import Report
 
 __all__ = ["command", "finish", "run_warm"]
 
 
-@click.command()
+@click.command(cls=ImagesCommand)
 @inputs_argument
 @process_options
-@click.option("--images", is_flag=True, help="Fetch the images themselves, too.")
+@images_option
 @click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
 @click.option(
     "--upstream", "upstreams", metavar="URL", multiple=True, help="Ask URL first; may be given several times."
@@ -46,7 +44,7 @@ __all__ = ["command", "finish", "run_warm"]
 def command(
     settings: Settings,
     inputs: tuple[str, ...],
-    images: bool,
+    images: ImageChoice,
     all_pdbs: bool,
     upstreams: tuple[str, ...],
     allow_missing: bool,
@@ -59,49 +57,42 @@ def command(
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log, told by its content; - is standard input.
     """
-    read = partial(read_inputs, inputs, select_processes(processes, user))
-    report = run_warm(settings, read, images=images, all_pdbs=all_pdbs, upstreams=upstreams)
+    selection = select_processes(processes, user)
+    plan = Plan(images=images, all_pdbs=all_pdbs)
+    report = run_warm(settings, plan, lambda warmer: warmer.open_inputs(inputs, selection), upstreams=upstreams)
     finish(report, settings, as_json=as_json, allow_missing=allow_missing)
 
 
 def run_warm(
     settings: Settings,
-    read: Callable[[FindLayout], Iterable[Record]] = lambda _: (),
+    plan: Plan,
+    read: Callable[[Warmer], Iterable[Record]] = lambda _: (),
     *,
-    wants: Sequence[Want] = (),
-    images: bool = False,
-    all_pdbs: bool = False,
     upstreams: Sequence[str] = (),
     believe_misses: bool = True,
 ) -> Report:
-    """Fetch what the records of *read* need and what *wants* name; Ctrl-C gives what was done.
+    """Fetch what *plan* wants and the records of *read* need; Ctrl-C gives what was done.
 
     Args:
         settings: The common options.
-        read: Returns the records; it gets what finds the layout of a dump's kernel.
-        wants: Files wanted anyway.
-        images: Want the images themselves, too.
-        all_pdbs: Want every PDB an image names.
+        plan: What is wanted anyway, and how modules are understood.
+        read: Returns the records; see `Warmer.open_inputs`.
         upstreams: URLs that are asked before those of the symbol path.
         believe_misses: Do not ask again what upstreams said not long ago that they lack.
     """
     config = settings.load(upstreams=upstreams)
     if not believe_misses:
         config = replace(config, misses=replace(config.misses, ttl_s=0))
-    plan = Plan(images=images, all_pdbs=all_pdbs)
-    plan.add(wants)
     with show_progress(quiet=settings.quiet) as observer:
         return anyio.run(_warm, config, read, plan, observer)
 
 
-async def _warm(
-    config: Config, read: Callable[[FindLayout], Iterable[Record]], plan: Plan, observer: Observer
-) -> Report:
+async def _warm(config: Config, read: Callable[[Warmer], Iterable[Record]], plan: Plan, observer: Observer) -> Report:
     report: Report | None = None
     async with SymbolSource(config, observer=observer) as source:
         with Warmer(source, plan, observer=observer) as warmer:
             with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
-                report = await warmer.warm(read(warmer.find_kernel_layout))
+                report = await warmer.warm(read(warmer))
             return report or warmer.report(is_interrupted=True)
 
 

@@ -1,18 +1,34 @@
 """Inputs to modules: what each kind of input holds and what names its files. No network, no store."""
 
-from symcache.readers.detect import detect, read_input
+from symcache.readers.detect import InputOptions, detect, open_inputs, read_input
+from symcache.readers.kerneldump import ProcessSelection
 from symcache.readers.manifest import manifest_lines
-from symcache.readers.records import Input, InputKind, Module, PdbFormat, PdbReference, Record, Unreadable
+from symcache.readers.records import (
+    ImageUse,
+    Input,
+    InputKind,
+    Module,
+    PdbFormat,
+    PdbReference,
+    ProcessSummary,
+    Record,
+    Unreadable,
+)
 
 __all__ = [
+    "ImageUse",
     "Input",
     "InputKind",
+    "InputOptions",
     "Module",
     "PdbFormat",
     "PdbReference",
+    "ProcessSelection",
+    "ProcessSummary",
     "Record",
     "Unreadable",
     "detect",
     "manifest_lines",
+    "open_inputs",
     "read_input",
 ]

@@ -6,6 +6,8 @@ import shutil
 import stat
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,20 +20,21 @@ from symcache.formats.view import FileView
 from symcache.readers.debuglog import looks_like_debugger_log, read_debugger_log
 from symcache.readers.folder import read_folder
 from symcache.readers.image import is_image, read_image
-from symcache.readers.kerneldump import read_kernel_dump
+from symcache.readers.kerneldump import OF_COMPLETE_DUMPS, read_kernel_dump
 from symcache.readers.manifest import looks_like_manifest, read_manifest
 from symcache.readers.minidump import read_minidump
 from symcache.readers.pdbfile import read_pdb
 from symcache.readers.records import InputKind, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from symcache.formats.view import ByteView
     from symcache.readers.folder import Reader
+    from symcache.readers.kerneldump import FindLayout, ProcessSelection
     from symcache.readers.records import Record
 
-__all__ = ["detect", "read_input"]
+__all__ = ["InputOptions", "detect", "open_inputs", "read_input"]
 
 _STANDARD_INPUT = "-"
 _HEAD_BYTES = 64
@@ -46,6 +49,28 @@ _READERS: dict[InputKind, Reader] = {
     InputKind.MANIFEST: read_manifest,
     InputKind.DEBUGGER_LOG: read_debugger_log,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """How inputs are read, the same for all of them.
+
+    Attributes:
+        processes: Processes of kernel dumps whose modules are wanted; None for none.
+        find_layout: See `read_kernel_dump`.
+    """
+
+    processes: ProcessSelection | None = OF_COMPLETE_DUMPS
+    find_layout: FindLayout | None = None
+
+    def reader(self, kind: InputKind) -> Reader:
+        """Return what reads inputs of *kind*."""
+        if kind in {InputKind.KERNEL_DUMP, InputKind.TRIAGE_DUMP}:
+            return partial(read_kernel_dump, user=self.processes, find_layout=self.find_layout)
+        return _READERS[kind]
+
+
+_DEFAULT = InputOptions()
 
 
 def detect(view: ByteView) -> InputKind:
@@ -70,51 +95,53 @@ def detect(view: ByteView) -> InputKind:
     raise _refuse(head)
 
 
-def read_input(path: str, *, stdin: BinaryIO | None = None, kernel: Reader = read_kernel_dump) -> Iterator[Record]:
+def open_inputs(paths: Iterable[str | Path], options: InputOptions = _DEFAULT) -> Iterator[Record]:
+    """Yield what all of *paths* hold, one after the other; see `read_input`."""
+    for path in paths:
+        yield from read_input(str(path), options)
+
+
+def read_input(path: str, options: InputOptions = _DEFAULT, *, stdin: BinaryIO | None = None) -> Iterator[Record]:
     """Yield what one input holds; whatever is wrong with it becomes a record too.
 
     Images, PDBs and dumps of a folder are read, texts in it are passed over.
 
     Args:
         path: A file, a folder, a pipe, or ``-`` for standard input; what cannot be read twice is copied first.
+        options: How it is read.
         stdin: What stands behind ``-``; None for the process's own.
-        kernel: Reader of kernel dumps, for who wants more of them than the kernel's modules.
     """
     try:
-        yield from _read(path, stdin, kernel)
+        yield from _read(path, stdin, options)
     except InputError as error:
         yield Unreadable(path, error.problem, error.offset)
     except OSError as error:
         yield Unreadable(path, error.strerror or str(error))
 
 
-def _read(path: str, stdin: BinaryIO | None, kernel: Reader) -> Iterator[Record]:
+def _read(path: str, stdin: BinaryIO | None, options: InputOptions) -> Iterator[Record]:
     if path == _STANDARD_INPUT:
         with _copied(stdin or sys.stdin.buffer) as view:
-            yield from _reader_of(detect(view), kernel)(view, path)
+            yield from options.reader(detect(view))(view, path)
         return
     if "\0" in path:
         raise UnknownFormat("a path cannot hold a NUL character")
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
-        yield from read_folder(Path(path), lambda head: _choose(head, kernel))
+        yield from read_folder(Path(path), lambda head: _choose(head, options))
     elif stat.S_ISFIFO(mode):
         with Path(path).open("rb") as pipe, _copied(pipe) as view:
-            yield from _reader_of(detect(view), kernel)(view, path)
+            yield from options.reader(detect(view))(view, path)
     elif stat.S_ISREG(mode):
         with FileView(path) as view:
-            yield from _reader_of(detect(view), kernel)(view, path)
+            yield from options.reader(detect(view))(view, path)
     else:
         raise UnknownFormat("neither a file nor a folder")
 
 
-def _choose(head: bytes, kernel: Reader) -> Reader | None:
+def _choose(head: bytes, options: InputOptions) -> Reader | None:
     kind = _kind_of(head)
-    return None if kind is None else _reader_of(kind, kernel)
-
-
-def _reader_of(kind: InputKind, kernel: Reader) -> Reader:
-    return kernel if kind in {InputKind.KERNEL_DUMP, InputKind.TRIAGE_DUMP} else _READERS[kind]
+    return None if kind is None else options.reader(kind)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import InputError
 from symcache.formats.bugchecks import bugcheck_name
 from symcache.formats.kerneldump import DumpAttribute, DumpType
+from symcache.formats.pagemaps import PAGE_SIZE
 from symcache.formats.peheader import machine_name
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ _TYPES = {
     DumpType.RANGES_KERNEL_AND_USER: "kernel and user memory dump by a debugger",
     DumpType.RANGES_COMPLETE: "complete memory dump by a debugger",
 }
+_KERNEL_ALONE = frozenset(
+    {DumpType.SUMMARY, DumpType.BITMAP_KERNEL, DumpType.AUTOMATIC, DumpType.RANGES_KERNEL, DumpType.HEADER}
+)
+_DUMP_FILE_EXTRA_MB = 257
 _PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 _LIVE_SYSTEM_DUMP = 0x161
 _TICKS_PER_S = 10_000_000
@@ -71,9 +76,36 @@ def header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[st
         "comment": header.comment or None,
         "size_bytes": size_bytes,
         "required_bytes": header.required_space,
+        "physical_memory_bytes": _physical_memory_bytes(header),
+        "fuller_dumps": _fuller_dumps(header),
         "cut_short": False,
         "problems": _problems(header),
     }
+
+
+def _physical_memory_bytes(header: DumpHeader) -> int | None:
+    return sum(run.count for run in header.memory) * PAGE_SIZE if header.memory else None
+
+
+def _fuller_dumps(header: DumpHeader) -> list[str]:
+    """Return which kinds of dump would have held more, and how large a page file each takes.
+
+    Source: learn.microsoft.com, "Overview of memory dump file options for Windows" and "Active Memory Dump".
+    """
+    memory_bytes = _physical_memory_bytes(header)
+    here = f", {memory_bytes / 1e6 + _DUMP_FILE_EXTRA_MB:,.0f} MB on this machine" if memory_bytes else ""
+    page_file = f"takes a page file on the boot volume of the size of memory plus {_DUMP_FILE_EXTRA_MB} MB{here}"
+    kernel = (
+        "a kernel or automatic memory dump (CrashDumpEnabled 2 or 7) also holds the kernel's memory, headers of drivers"
+        " included; takes a page file of the size of that, up to a third of memory, or one that the system manages"
+    )
+    processes = (
+        "an active (CrashDumpEnabled 1 with FilterPages 1) or complete memory dump (CrashDumpEnabled 1) also holds the"
+        f" processes; {page_file}"
+    )
+    if header.dump_type == DumpType.TRIAGE:
+        return [kernel, processes]
+    return [processes] if header.dump_type in _KERNEL_ALONE else []
 
 
 def _problems(header: DumpHeader) -> list[str]:

@@ -14,7 +14,7 @@ from symcache.readers.kernelmodules import kernel_modules
 from symcache.readers.kernelscan import scan_for_kernel
 from symcache.readers.records import Input, InputKind, Module, Unreadable
 from symcache.readers.triagedump import read_triage_dump
-from symcache.readers.usermodules import DumpProcesses, ProcessSelection
+from symcache.readers.usermodules import OF_COMPLETE_DUMPS, DumpProcesses, ProcessSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.readers.records import Record
 
-__all__ = ["FindLayout", "ProcessSelection", "read_kernel_dump"]
+__all__ = ["OF_COMPLETE_DUMPS", "FindLayout", "ProcessSelection", "read_kernel_dump"]
 
 FindLayout: TypeAlias = "Callable[[Module], KernelLayout | None]"
 
@@ -100,7 +100,7 @@ def _read_memory_dump(
     if user is not None and (not user.if_complete or header.dump_type in _COMPLETE):
         layout = find_layout(nt) if find_layout is not None and nt is not None else None
         for record in DumpProcesses(kernel, layout, pages.page_count).modules(user, path):
-            if isinstance(record, Module) or not user.if_complete:
+            if not (isinstance(record, Unreadable) and user.if_complete):
                 yield record
     if pages.end_offset > view.size:
         missing = pages.end_offset - view.size

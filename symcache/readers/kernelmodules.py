@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from symcache.errors import Absence, InputError, NotInDump
 from symcache.formats.loaderlist import read_entry, walk_list
 from symcache.formats.unloaded import read_unloaded_drivers
+from symcache.identity import source_name
 from symcache.readers.image import image_module
-from symcache.readers.loadedimage import entry_names, loader_key, read_loaded_image, source_name
-from symcache.readers.records import Module, Unreadable
+from symcache.readers.loadedimage import entry_names, loader_key, paged_out_use, read_loaded_image
+from symcache.readers.records import ImageUse, Module, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ class _Lister:
             image = self._find_image(entry)
         except InputError as error:
             return self._without_header(entry, name, full_path, error)
-        return replace(image_module(image, source_name(name), full_path, entry.base), name=name)
+        module = replace(image_module(image, source_name(name), full_path, entry.base), name=name)
+        return replace(module, needs_image=paged_out_use(module))
 
     def _find_image(self, entry: LoaderEntry) -> Image:
         """Return the image, from a session's address space if the kernel's own does not map it."""
@@ -130,7 +132,7 @@ class _Lister:
         key = loader_key(source_name(name), stamp, entry.size_of_image)
         if key is not None:
             problem = f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched"
-            return replace(module, image=key, problem=problem)
+            return replace(module, image=key, problem=problem, needs_image=ImageUse.BY_HAND)
         return replace(module, problem=f"{reason}, and the loader keeps no time stamp that can be relied on")
 
     def _nameless(self, entry: LoaderEntry, name: str) -> Module:

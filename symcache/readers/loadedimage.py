@@ -8,15 +8,16 @@ from symcache.errors import InputError, MalformedInput
 from symcache.formats.pe import Layout, parse_image
 from symcache.formats.view import PartView
 from symcache.identity import ImageKey, base_name
+from symcache.readers.records import ImageUse
 
 if TYPE_CHECKING:
     from symcache.formats.loaderlist import LoaderEntry
     from symcache.formats.pe import Image
     from symcache.formats.view import ByteView
+    from symcache.readers.records import Module
 
-__all__ = ["entry_names", "loader_key", "read_loaded_image", "source_name"]
+__all__ = ["entry_names", "loader_key", "paged_out_use", "read_loaded_image"]
 
-_COPY_PREFIXES = ("dump_", "hiber_")
 _PAGE_BYTES = 0x1000
 
 
@@ -44,17 +45,10 @@ def _whole_pages(size: int) -> int:
     return -(-size // _PAGE_BYTES)
 
 
-def source_name(name: str) -> str:
-    """Return the name of the file that a driver called *name* was loaded from.
-
-    Drivers that write a crash dump or hibernate run as second copies, listed as ``dump_storport.sys`` or
-    ``hiber_storport.sys``; no such file exists. The prefix is taken off once: ``dump_dumpfve.sys`` is ``dumpfve.sys``.
-    """
-    folded = name.lower()
-    for prefix in _COPY_PREFIXES:
-        if folded.startswith(prefix) and folded.endswith(".sys") and len(name) > len(prefix) + 4:
-            return name[len(prefix) :]
-    return name
+def paged_out_use(module: Module) -> ImageUse | None:
+    """Return what a debugger needs the image of *module* for, whose headers are in the dump's memory."""
+    names_symbols = module.pdbs or module.dbg or module.no_debug_record
+    return None if names_symbols or module.image is None else ImageUse.SYMBOLS
 
 
 def entry_names(entry: LoaderEntry) -> tuple[str, str | None]:

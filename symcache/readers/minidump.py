@@ -22,7 +22,7 @@ from symcache.formats.pe import Layout, parse_image
 from symcache.formats.view import PartView
 from symcache.identity import ImageKey, base_name
 from symcache.readers.image import image_module, pdb_reference
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.records import ImageUse, Input, InputKind, Module, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
         yield Unreadable(path, error.problem, error.offset)
     told = bool(errors)
     foreign = None if system is None else _foreign_system(system.platform)
-    modules = _Modules(view, memory, foreign)
+    modules = _Modules(view, memory, foreign, full_memory=dump.full_memory)
     left = _MOST_MODULES
     for table in tables:
         for offset in table.offsets()[:left]:
@@ -92,10 +92,11 @@ def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
 class _Modules:
     """Turns entries of one dump into modules."""
 
-    def __init__(self, view: ByteView, memory: CapturedMemory, foreign: str | None) -> None:
+    def __init__(self, view: ByteView, memory: CapturedMemory, foreign: str | None, *, full_memory: bool) -> None:
         self._view = view
         self._memory = memory
         self._foreign = foreign
+        self._full_memory = full_memory
         self._images_left = _MOST_IMAGES_IN_MEMORY
         self._name_bytes_left = _MOST_NAME_BYTES
 
@@ -107,21 +108,24 @@ class _Modules:
         known = Module(name, path=entry.path, base=entry.base_va, unloaded=table.unloaded)
         if self._foreign is not None:
             return replace(known, problem=f"no PDBs here: {self._foreign}")
-        image, problem = _image_key(name, entry)
         reference, record_problem = _named_pdb(entry)
-        if reference is not None:
-            return replace(known, image=image, pdbs=(reference,), problem=problem)
-        captured = None if table.unloaded else self._captured_image(name, entry)
-        if captured is not None:
-            if image is None and captured.image is not None:
-                image, problem = captured.image, None
-            if captured.pdbs or captured.no_debug_record:
-                found = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
-                return replace(found, image=image, problem=problem or record_problem)
-        problem = problem or record_problem
-        if image is not None:
-            problem = problem or "the dump holds no code view record of it; its image names the PDB"
-        return replace(known, image=image, problem=problem)
+        captured: Module | None = None
+        if not table.unloaded and (reference is None or self._full_memory):
+            captured = self._captured_image(name, entry)
+        named = _name_files(known, entry, reference, record_problem, captured)
+        return replace(named, needs_image=self._image_use(named, captured))
+
+    def _image_use(self, module: Module, captured: Module | None) -> ImageUse | None:
+        """Return what a debugger needs the image of *module* for.
+
+        It reads images in memory only of a dump that claims to hold all of it, and there only where it finds header
+        and debug directory.
+        """
+        if module.unloaded or module.image is None:
+            return None
+        if self._full_memory and captured is not None and (captured.pdbs or captured.no_debug_record):
+            return None
+        return ImageUse.CODE if module.pdbs or module.no_debug_record else ImageUse.SYMBOLS
 
     def _captured_image(self, name: str, entry: ModuleEntry) -> Module | None:
         """Return what the image itself says, if the dump holds its headers and they are those of the entry."""
@@ -135,6 +139,29 @@ class _Modules:
         # An entry without a stamp does not say which image it is, but how large.
         is_same = image.timestamp == entry.timestamp if entry.timestamp else image.size_of_image == entry.size_of_image
         return image_module(image, name) if is_same else None
+
+
+def _name_files(
+    known: Module,
+    entry: ModuleEntry,
+    reference: PdbReference | None,
+    record_problem: str | None,
+    captured: Module | None,
+) -> Module:
+    """Return *known* with its image and PDBs: those of the entry, else those of the captured image."""
+    image, problem = _image_key(known.name, entry)
+    if reference is not None:
+        return replace(known, image=image, pdbs=(reference,), problem=problem)
+    if captured is not None:
+        if image is None and captured.image is not None:
+            image, problem = captured.image, None
+        if captured.pdbs or captured.no_debug_record:
+            found = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
+            return replace(found, image=image, problem=problem or record_problem)
+    problem = problem or record_problem
+    if image is not None:
+        problem = problem or "the dump holds no code view record of it; its image names the PDB"
+    return replace(known, image=image, problem=problem)
 
 
 def _image_key(name: str, entry: ModuleEntry) -> tuple[ImageKey | None, str | None]:

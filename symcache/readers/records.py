@@ -6,12 +6,24 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from symcache.identity import ImageKey, fold, source_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from symcache.identity import ImageKey, Key, Pdb2Key, PdbKey, PortablePdbKey
+    from symcache.identity import Key, Pdb2Key, PdbKey, PortablePdbKey
 
-__all__ = ["Input", "InputKind", "Module", "PdbFormat", "PdbReference", "Record", "Unreadable"]
+__all__ = [
+    "ImageUse",
+    "Input",
+    "InputKind",
+    "Module",
+    "PdbFormat",
+    "PdbReference",
+    "ProcessSummary",
+    "Record",
+    "Unreadable",
+]
 
 
 class InputKind(StrEnum):
@@ -34,6 +46,17 @@ class PdbFormat(StrEnum):
     PDB2 = "pdb2"
     PORTABLE = "portable"
     EMBEDDED = "embedded"
+
+
+class ImageUse(StrEnum):
+    """What a debugger needs an image for that its input does not hold.
+
+    Source: observed with dbgeng 10.0.15063 on dumps of every kind; see docs/design.md.
+    """
+
+    SYMBOLS = "symbols"  # the PDB is named by the image alone: without it no symbols are loaded
+    CODE = "code"  # symbols are loaded without it; disassembly and x64 stack unwinding need it
+    BY_HAND = "symbols-by-hand"  # only `.reload /f NAME=BASE,SIZE,STAMP` makes the debugger look for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,7 @@ class Module:
         process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
         no_debug_record: The image was read to its end and names no PDB at all.
         is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
+        needs_image: What a debugger needs the image itself for; None if it does not ask for it.
     """
 
     name: str
@@ -95,6 +119,32 @@ class Module:
     process: str | None = None
     no_debug_record: bool = False
     is_presumed: bool = False
+    needs_image: ImageUse | None = None
+
+    @property
+    def listed_image(self) -> ImageKey | None:
+        """Identity of the image under the name that the input lists, by which a debugger asks for it."""
+        image = self.image
+        if image is None or fold(self.name) == fold(image.name) or fold(source_name(self.name)) != fold(image.name):
+            return image
+        return ImageKey(self.name, image.timestamp, image.size_of_image)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSummary:
+    """A process of a dump; its modules come before it.
+
+    Attributes:
+        id: Process id.
+        name: File name, cut to 14 or 15 characters by the kernel.
+        image: Path of its executable; None if its loader's list is not there.
+        modules: How many modules its loaders list, 32-bit ones too.
+    """
+
+    id: int
+    name: str
+    image: str | None
+    modules: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +162,4 @@ class Unreadable:
     offset: int | None = None
 
 
-Record: TypeAlias = Input | Module | Unreadable
+Record: TypeAlias = Input | Module | ProcessSummary | Unreadable

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import InputError
 from symcache.formats.triage import read_triage
 from symcache.formats.triagememory import TriageMemory
-from symcache.identity import base_name
+from symcache.identity import base_name, source_name
 from symcache.readers.dumpdetails import header_details, read_build_lab
 from symcache.readers.image import image_module
 from symcache.readers.kernelmodules import unloaded_module
-from symcache.readers.loadedimage import loader_key, read_loaded_image, source_name
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.loadedimage import loader_key, read_loaded_image
+from symcache.readers.records import ImageUse, Input, InputKind, Module, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,14 +65,15 @@ def _module(driver: TriageDriver, memory: TriageMemory) -> Module:
     if image is not None:
         found = replace(image_module(image, source_name(name), driver.path, driver.base), name=name)
         if found.image is not None and (found.pdbs or found.no_debug_record):
-            return found
+            return replace(found, needs_image=ImageUse.CODE)
         reason = found.problem or reason
     stamp = driver.timestamp or (image.timestamp if image is not None else 0)
     key = loader_key(source_name(name), stamp, driver.size_of_image)
     if key is None:
         why = "its name or size names no file" if stamp else "its time stamp is 0, its header was not in memory"
         return replace(module, problem=f"the dump does not hold its identity: {why}")
-    return replace(module, image=key, problem=f"the dump names its image but not its PDB: {reason}")
+    problem = f"the dump names its image but not its PDB: {reason}"
+    return replace(module, image=key, problem=problem, needs_image=ImageUse.SYMBOLS)
 
 
 def _find_image(driver: TriageDriver, memory: TriageMemory) -> tuple[Image | None, str]:

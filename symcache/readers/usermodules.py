@@ -10,8 +10,8 @@ from symcache.formats.loaderlist import LDR32, LDR64, read_entry, read_pointer, 
 from symcache.formats.processes import read_process, walk_processes
 from symcache.formats.processlayout import find_kernel_layout
 from symcache.readers.image import image_module
-from symcache.readers.loadedimage import entry_names, loader_key, read_loaded_image
-from symcache.readers.records import Module, Unreadable
+from symcache.readers.loadedimage import entry_names, loader_key, paged_out_use, read_loaded_image
+from symcache.readers.records import ImageUse, Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from symcache.formats.processes import KernelLayout, Process
     from symcache.readers.records import Record
 
-__all__ = ["DumpProcesses", "ProcessSelection"]
+__all__ = ["OF_COMPLETE_DUMPS", "DumpProcesses", "ProcessSelection"]
 
 _SESSION_NAMES = ("csrss.exe", "winlogon.exe", "explorer.exe", "dwm.exe")
 _MOST_SESSIONS = 8
@@ -49,6 +49,10 @@ class ProcessSelection:
     def takes(self, process: Process) -> bool:
         """Say whether the process was asked for."""
         return not self.wanted or any(process.is_named(name) for name in self.wanted)
+
+
+OF_COMPLETE_DUMPS = ProcessSelection(if_complete=True)
+"""All processes of dumps that hold their memory, none of others: what is taken where nothing is chosen."""
 
 
 class DumpProcesses:
@@ -88,10 +92,14 @@ class DumpProcesses:
                 if lister is None:
                     guessed = self._layout is None or self._layout.guessed
                     lister = _Lister(self._kernel, path, self._most_modules, guessed=guessed)
-                if process.peb:
-                    yield from lister.modules(process)
-                elif selection.wanted:
+                image, count = None, 0
+                for record in lister.modules(process):
+                    if isinstance(record, Module):
+                        image, count = image or record.path, count + 1
+                    yield record
+                if selection.wanted and not process.peb:
                     yield Unreadable(path, f"{process.label} has no user memory")
+                yield ProcessSummary(process.id, process.name, image, count)
         if lister is not None and lister.full:
             yield Unreadable(path, f"the processes have more than {self._most_modules} modules, the rest is left out")
         for name in sorted(missed):
@@ -139,7 +147,7 @@ class _Lister:
         return not self._left
 
     def modules(self, process: Process) -> Iterator[Record]:
-        if self.full:
+        if self.full or not process.peb:
             return
         space = self._kernel.space.with_root(process.directory_table_base)
         width = self._kernel.pointer_size
@@ -242,8 +250,10 @@ class _Lister:
                 module,
                 image=key,
                 problem=f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched",
+                needs_image=ImageUse.BY_HAND,
             )
-        return image_module(image, name, path, entry.base)
+        module = image_module(image, name, path, entry.base)
+        return replace(module, needs_image=paged_out_use(module))
 
     @staticmethod
     def _stamp(space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> int:

@@ -14,9 +14,8 @@ import anyio
 
 from symcache.errors import SymcacheError
 from symcache.events import Planned, Settled
-from symcache.readers.detect import read_input
 from symcache.server.exchange import ClientLeft
-from symcache.warm.plan import Plan
+from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ class Warming:
 
     async def _warm(self, exchange: Exchange, path: Path) -> None:
         query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
+        asked = query.get("images", ["auto"])[-1]
+        images = ImageChoice(asked) if asked in set(ImageChoice) else ImageChoice.AUTO
         said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
         def observe(event: Event) -> None:
@@ -110,8 +111,8 @@ class Warming:
 
         async def work() -> None:
             try:
-                with Warmer(self._source, Plan(images=query.get("images") == ["1"]), observer=observe) as warmer:
-                    report = await warmer.warm(read_input(str(path)))
+                with Warmer(self._source, Plan(images=images), observer=observe) as warmer:
+                    report = await warmer.warm(warmer.open_inputs([path]))
                     said.put({"event": "report", "report": _without_paths(report.as_json())})
             except (SymcacheError, OSError) as error:
                 _log.warning("warming from the page: %s", error)

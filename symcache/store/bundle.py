@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, UsageError
 from symcache.identity import parse_id
+from symcache.store.links import StoreLinks, links_json
 from symcache.store.manifest import LARGEST_MANIFEST_BYTES, MANIFEST, SCHEMA, Carried, member_path
 from symcache.store.place import as_store_error
 from symcache.store.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
-    from symcache.identity import Key
+    from symcache.identity import ImageKey, Key
+    from symcache.store.links import Link
     from symcache.store.tree import Store, Stored
 
 __all__ = ["Exported", "NotCarried", "export_bundle"]
@@ -32,6 +34,7 @@ _BLOCK_BYTES = 1 << 20
 _ZIP64_BYTES = 1 << 30
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal files give equal bundles
 _REGULAR_FILE = 0o100644 << 16
+_MANIFEST_END_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def export_bundle(
     path: Path,
     keys: Iterable[Key] | None = None,
     *,
+    links: Mapping[ImageKey, Sequence[Link]] | None = None,
     on_carried: Callable[[Carried], None] | None = None,
 ) -> Exported:
     """Write the files of *keys*, or of the whole store, into a new bundle at *path*; it shows when it is complete.
@@ -86,6 +90,7 @@ def export_bundle(
         store: The store.
         path: The bundle; replaced if there is one.
         keys: Which keys; None for all that the store has.
+        links: What images name, for the machine that takes the bundle; None for all that the store knows.
         on_carried: Told of each file that is in it.
 
     Raises:
@@ -96,7 +101,8 @@ def export_bundle(
     try:
         with part.open("xb") as file, tempfile.TemporaryFile() as manifest:
             writer = _Writer(store, file, manifest, on_carried)
-            writer.write_all(_all_keys(store) if keys is None else keys)
+            known = StoreLinks(store.root).list() if links is None else links.items()
+            writer.write_all(_all_keys(store) if keys is None else keys, known)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -119,7 +125,7 @@ class _Writer:
         self.files = self.size_bytes = 0
         self.not_carried: list[NotCarried] = []
 
-    def write_all(self, keys: Iterable[Key]) -> None:
+    def write_all(self, keys: Iterable[Key], links: Iterable[tuple[ImageKey, Sequence[Link]]]) -> None:
         """Write the member of each key, then the manifest, then the archive's directory."""
         seen: set[str] = set()
         self._manifest.write(b'{"schema": %s, "files": [' % json.dumps(SCHEMA).encode())
@@ -128,6 +134,9 @@ class _Writer:
                 if key.folded not in seen:
                     seen.add(key.folded)
                     self._write_key(archive, key)
+            self._manifest.write(b'\n], "images": [')
+            for number, (image, named) in enumerate(sorted(links)):
+                self._write_record(number, [image.index, links_json(named)])
             self._manifest.write(b"\n]}\n")
             size = self._manifest.tell()
             self._manifest.seek(0)
@@ -145,14 +154,17 @@ class _Writer:
             return
         with source:
             carried = self._write_stored(archive, key, stored, source)
-        record = b"%s\n%s" % (b"," if self.files else b"", json.dumps(carried.as_json()).encode())
-        if self._manifest.tell() + len(record) + 8 > LARGEST_MANIFEST_BYTES:
-            raise UsageError(f"more than {self.files} files do not go into one bundle; write several")
-        self._manifest.write(record)
+        self._write_record(self.files, carried.as_json())
         self.files += 1
         self.size_bytes += carried.size_bytes
         if self._on_carried is not None:
             self._on_carried(carried)
+
+    def _write_record(self, number: int, record: object) -> None:
+        line = b"%s\n%s" % (b"," if number else b"", json.dumps(record).encode())
+        if self._manifest.tell() + len(line) + _MANIFEST_END_BYTES > LARGEST_MANIFEST_BYTES:
+            raise UsageError(f"more than {self.files} files do not go into one bundle; write several")
+        self._manifest.write(line)
 
     def _write_stored(self, archive: zipfile.ZipFile, key: Key, stored: Stored, source: BinaryIO) -> Carried:
         size = os.fstat(source.fileno()).st_size

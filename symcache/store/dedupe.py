@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from filecmp import cmp
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
 from symcache.identity import parse_id
-from symcache.store.place import as_store_error, put_in_place
+from symcache.store.place import Means, as_store_error, put_in_place, share_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,15 +20,6 @@ if TYPE_CHECKING:
     from symcache.store.tree import Store
 
 __all__ = ["Means", "Shared", "dedupe"]
-
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-
-
-class Means(StrEnum):
-    """How two files share their space."""
-
-    REFLINK = "reflink"  # blocks alone: Btrfs, XFS, bcachefs
-    HARD_LINK = "hard link"  # all of the file, its times too
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +80,14 @@ def _share(store: Store, path: Path, original: Path, name: str, id_: str) -> Sha
             return Shared(path, original, None, "changed since")
         scratch = store.scratch()
         status = path.stat()
-        if _reflink(original, scratch):
+        means = share_space(original, scratch)
+        if means is None:
+            return Shared(path, original, None, "the disk has neither reflinks nor hard links")
+        if means is Means.REFLINK:
             os.utime(scratch, ns=(status.st_atime_ns, status.st_mtime_ns))
-            means = Means.REFLINK
-        else:
-            os.link(original, scratch)
-            means = Means.HARD_LINK
         put_in_place(scratch, lambda: path)
     except OSError as error:
         return Shared(path, original, None, as_store_error(error, path).problem)
     finally:
         lock.release()
     return Shared(path, original, means)
-
-
-def _reflink(original: Path, scratch: Path) -> bool:
-    if sys.platform != "linux":
-        return False
-    import fcntl  # noqa: PLC0415 - there is none on Windows
-
-    with original.open("rb") as source, scratch.open("xb") as target, suppress(OSError):
-        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
-        return True
-    scratch.unlink()
-    return False

@@ -1,27 +1,31 @@
 """What a bundle says it carries: the ``manifest.json`` in it.
 
-Layout: ``{"schema": "symcache.bundle/1", "files": [{"index", "form", "path", "size", "sha256"}, …]}``. *index* names
-the key, *form* is ``plain`` or ``compressed``, *path* is the member of the archive, which is where a single-tier store
-has the file; *size* in bytes; *sha256* in lower-case hex.
+Layout: ``{"schema": "symcache.bundle/1", "files": [{"index", "form", "path", "size", "sha256"}, …], "images":
+[[index, [[index of a PDB, is embedded, [checksums]], …]], …]}``. *index* names the key, *form* is ``plain`` or
+``compressed``, *path* is the member of the archive, which is where a single-tier store has the file; *size* in bytes;
+*sha256* in lower-case hex. *images* says what images name, as `StoreLinks` has it; older bundles have none.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
-from symcache.identity import compressed_name, parse_index
+from symcache.identity import ImageKey, compressed_name, parse_index
+from symcache.store.links import parse_links
 from symcache.store.tree import Form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.identity import Key
+    from symcache.store.links import Link
 
-__all__ = ["LARGEST_MANIFEST_BYTES", "MANIFEST", "SCHEMA", "Carried", "member_path", "parse_manifest"]
+__all__ = ["LARGEST_MANIFEST_BYTES", "MANIFEST", "SCHEMA", "Carried", "member_path", "parse_links_of", "parse_manifest"]
 
 MANIFEST = "manifest.json"
 SCHEMA = "symcache.bundle/1"
@@ -89,6 +93,19 @@ def parse_manifest(content: bytes) -> Iterator[Carried]:
             raise MalformedInput(f"{MANIFEST} names {carried.path} twice")
         seen.add(carried.path.lower())
         yield carried
+
+
+def parse_links_of(content: bytes) -> dict[ImageKey, tuple[Link, ...]]:
+    """Return what a manifest that `parse_manifest` takes says of images; what is of another shape is left out."""
+    rows = json.loads(content).get("images", [])
+    found: dict[ImageKey, tuple[Link, ...]] = {}
+    for row in rows if isinstance(rows, list) else []:
+        with suppress(ValueError, TypeError, AttributeError, InputError):
+            index, names = row
+            image, links = parse_index(index), parse_links(names)
+            if isinstance(image, ImageKey) and links is not None:
+                found[image] = links
+    return found
 
 
 def _parse_record(record: Any) -> Carried:

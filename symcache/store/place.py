@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,26 @@ if TYPE_CHECKING:
 
     from symcache.store.tree import Store
 
-__all__ = ["as_store_error", "flush", "put_in_place", "remove_empty_folders", "take_away", "write_whole"]
+__all__ = [
+    "Means",
+    "as_store_error",
+    "flush",
+    "put_in_place",
+    "remove_empty_folders",
+    "share_space",
+    "take_away",
+    "write_whole",
+]
 
 _TRIES = 8
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+
+
+class Means(StrEnum):
+    """How two files share their space."""
+
+    REFLINK = "reflink"  # blocks alone: Btrfs, XFS, bcachefs
+    HARD_LINK = "hard link"  # all of the file, its times too
 
 
 def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
@@ -100,6 +119,38 @@ def remove_empty_folders(folder: Path, root: Path) -> int:
             removed += 1
         folder = folder.parent
     return removed
+
+
+def share_space(original: Path, scratch: Path) -> Means | None:
+    """Let *scratch*, which does not exist yet, hold what *original* holds without a copy; return how.
+
+    Files in a store are replaced, never written to, so that a hard link is as good as a copy. Where the system can
+    share blocks alone, that is done instead. None if the disk can do neither; *scratch* is not there then.
+
+    Raises:
+        OSError: *original* cannot be read, or *scratch* not be made.
+    """
+    if _reflink(original, scratch):
+        return Means.REFLINK
+    try:
+        os.link(original, scratch)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise
+        return None
+    return Means.HARD_LINK
+
+
+def _reflink(original: Path, scratch: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    import fcntl  # noqa: PLC0415 - there is none on Windows
+
+    with original.open("rb") as source, scratch.open("xb") as target, suppress(OSError):
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        return True
+    scratch.unlink()
+    return False
 
 
 def flush(path: Path) -> None:

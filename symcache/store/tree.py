@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
 from symcache.store.locks import KeyLock, sweep_locks
-from symcache.store.place import as_store_error, flush, put_in_place, remove_empty_folders
+from symcache.store.place import as_store_error, flush, put_in_place, remove_empty_folders, share_space
 from symcache.store.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
@@ -162,6 +163,25 @@ class Store:
             return self._rename(scratch, key, form)
         except OSError as error:
             raise as_store_error(error, self.root) from error
+
+    def also_file_under(self, path: Path, key: Key, *, durable: bool = True) -> Path:
+        """Let the plain file at *path*, which was found right for *key*, also stand under *key*; return where.
+
+        A file of this store shares its space with the new one where the disk can do that; others are copied, as
+        nobody knows who writes to them.
+
+        Raises:
+            StoreError: It cannot be read, or the disk does not take it.
+        """
+        scratch = self.scratch()
+        try:
+            if not path.is_relative_to(self.root) or share_space(path, scratch) is None:
+                shutil.copyfile(path, scratch)
+            return self.publish(scratch, key, durable=durable)
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def folder_for(self, key: Key) -> Path:
         """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput, StoreError, UnknownFormat
 from symcache.identity import fold, printable
-from symcache.store.manifest import LARGEST_MANIFEST_BYTES, MANIFEST, Carried, parse_manifest
+from symcache.store.links import StoreLinks
+from symcache.store.manifest import LARGEST_MANIFEST_BYTES, MANIFEST, Carried, parse_links_of, parse_manifest
 from symcache.store.place import as_store_error
 from symcache.store.tree import Form
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from symcache.identity import ImageKey
     from symcache.store.findings import Check
+    from symcache.store.links import Link
     from symcache.store.tree import Store
 
 __all__ = ["Imported", "Outcome", "import_bundle"]
@@ -99,7 +102,10 @@ def import_bundle(store: Store, path: Path, check: Check, *, lock_wait_s: float 
         with archive:
             with _understood():
                 members = _check_members(archive)
-                files = _read_manifest(archive, members)
+                files, links = _read_manifest(archive, members)
+            carried_links = StoreLinks(store.root)
+            for image, named in links.items():
+                carried_links.remember(image, named)
             for carried in files:
                 try:
                     with store.lock(carried.key).hold(timeout_s=lock_wait_s):
@@ -156,13 +162,16 @@ def _check_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _read_manifest(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> list[Carried]:
+def _read_manifest(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]
+) -> tuple[list[Carried], dict[ImageKey, tuple[Link, ...]]]:
     info = members.get(MANIFEST)
     if info is None:
         raise UnknownFormat(f"not a bundle: a zip archive without a {MANIFEST}")
     if info.file_size > LARGEST_MANIFEST_BYTES:
         raise MalformedInput(f"{MANIFEST} is larger than {LARGEST_MANIFEST_BYTES} bytes", offset=info.header_offset)
-    files = list(parse_manifest(archive.read(info)))
+    content = archive.read(info)
+    files = list(parse_manifest(content))
     for carried in files:
         member = members.get(fold(carried.path))
         if member is None or member.file_size != carried.size_bytes:
@@ -171,7 +180,7 @@ def _read_manifest(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]
         known = {MANIFEST, *(fold(carried.path) for carried in files)}
         unknown = next(name for name in members if name not in known)
         raise MalformedInput(f"{printable(unknown)!r} is not in {MANIFEST}")
-    return files
+    return files, parse_links_of(content)
 
 
 def _import_file(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
@@ -27,7 +29,7 @@ from symcache.upstream.httpstore import HttpStore
 from symcache.upstream.outcome import Attempt, Fetched, Present
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from symcache.events import Observer
@@ -87,6 +89,22 @@ class Chain:
         stored = self._look_for_right(self.places[0], key, checksums)
         return stored if stored is not None and stored.form is Form.PLAIN else None
 
+    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return what a debugger would open for *key* without a network, from any place on disk and in any form."""
+        for place in self.places:
+            with self._opened(place, key, checksums) as (stored, plain):
+                if stored is not None and plain is not None:
+                    return Present(stored.path, stored.size_bytes, self._detour(place, stored))
+        return None
+
+    def find_image(self, key: ImageKey) -> Image | None:
+        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet."""
+        for place in self.places:
+            with self._opened(place, key, ()) as (_, plain):
+                if plain is not None:
+                    return read_image_file(plain)
+        return None
+
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[Brought, ...]:
         """Walk the chain for *key*, alone among all processes that walk it for this key just now.
 
@@ -122,6 +140,51 @@ class Chain:
                 return found
             answers.append(found)
         return tuple(answers)
+
+    @contextmanager
+    def _opened(self, place: Place, key: Key, checksums: Sequence[str]) -> Iterator[tuple[Stored | None, Path | None]]:
+        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to."""
+        stored = self._look_for_right(place, key, checksums)
+        if stored is None or stored.form is Form.PLAIN:
+            yield stored, None if stored is None else stored.path
+            return
+        with TemporaryDirectory(prefix="symcache-") as folder:
+            scratch = Path(folder, "arrived")
+            try:
+                shutil.copyfile(stored.path, scratch)
+                arrival = self._examine(scratch, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
+            except (NotHereError, WrongContent, UpstreamRefused, StoreError, OSError):
+                yield stored, None
+            else:
+                yield stored, arrival.plain
+
+    def _detour(self, place: Place, stored: Stored) -> str | None:
+        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
+        if stored.form is Form.COMPRESSED:
+            return "compressed: a debugger expands it into its downstream store"
+        if stored.form is Form.POINTER:
+            return "a pointer file, which a debugger follows"
+        return None if place is self.places[0] else f"a debugger copies it from {place.name}"
+
+    def _examine(
+        self,
+        scratch: Path,
+        form: Form,
+        key: Key,
+        checksums: Sequence[str],
+        origin: str,
+        new_scratch: Callable[[], Path],
+    ) -> Arrival:
+        return examine(
+            scratch,
+            form,
+            key,
+            checksums=checksums,
+            origin=origin,
+            new_scratch=new_scratch,
+            follow=self._settings.follow,
+            largest_bytes=self._settings.largest_bytes,
+        )
 
     async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
         no_plain: NotHere | None = None
@@ -206,16 +269,7 @@ class Chain:
                 return brought, None
 
             def settle(form: Form) -> T:
-                arrival = examine(
-                    scratch,
-                    form,
-                    key,
-                    checksums=checksums,
-                    origin=place.name,
-                    new_scratch=target.scratch,
-                    follow=self._settings.follow,
-                    largest_bytes=self._settings.largest_bytes,
-                )
+                arrival = self._examine(scratch, form, key, checksums, place.name, target.scratch)
                 try:
                     return finish(arrival, place.name)
                 finally:

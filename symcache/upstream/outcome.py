@@ -59,10 +59,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """The bottom-most store had it already."""
+    """A store of the symbol path had it already.
+
+    Attributes:
+        path: Where; what it holds may be compressed.
+        size_bytes: Length of that file.
+        note: What a debugger has to do before it can open it; None if nothing.
+    """
 
     path: Path
     size_bytes: int
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,17 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import httpx
+from anyio import to_thread
 
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
-from symcache.identity import Tier, fold
+from symcache.identity import ImageKey, Tier, fold, interchangeable_keys, published_keys
 from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
 from symcache.store.shares import local_path
@@ -24,7 +26,7 @@ from symcache.store.tree import Store
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 from symcache.upstream.answers import attempts_of, sum_up
 from symcache.upstream.board import Board
-from symcache.upstream.chain import Chain, ChainSettings, read_image_file
+from symcache.upstream.chain import Chain, ChainSettings
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
 from symcache.upstream.download import Downloader
@@ -38,18 +40,18 @@ from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.formats.pe import Image
-    from symcache.identity import ImageKey, Key
+    from symcache.identity import Key
     from symcache.sympath import ResolvedElement, ResolvedPlace
     from symcache.upstream.answers import Brought
     from symcache.upstream.chain import Place
-    from symcache.upstream.outcome import Outcome
+    from symcache.upstream.outcome import Attempt, Outcome
 
 __all__ = ["SymbolSource"]
 
@@ -111,7 +113,12 @@ class SymbolSource:
     @property
     def store(self) -> Store | None:
         """The store that debuggers open files from: the first of the symbol path."""
-        return next(self._local_stores(), None)
+        return next(iter(self.stores), None)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Every store on disk, in the order of the symbol path."""
+        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
 
     @property
     def servers(self) -> tuple[HttpStore, ...]:
@@ -124,12 +131,22 @@ class SymbolSource:
         return self._misses
 
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return the file for *key* if a debugger would find it without asking anybody; it is looked at, too."""
-        for chain in self.chains:
-            stored = chain.find(key, checksums)
-            if stored is not None:
-                self._note_use(key, stored.path)
-                return Present(stored.path, stored.size_bytes)
+        """Return the plain file for *key* in the first store of a chain; it is looked at, too."""
+        for name in _tried_by_debuggers(key):
+            for chain in self.chains:
+                stored = chain.find(name, checksums)
+                if stored is not None:
+                    self._note_use(name, stored.path)
+                    return Present(stored.path, stored.size_bytes)
+        return None
+
+    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return what a debugger would open for *key* without a network: from any store on disk, in any form."""
+        for name in _tried_by_debuggers(key):
+            for chain in self.chains:
+                present = chain.find_for_debugger(name, checksums)
+                if present is not None:
+                    return present
         return None
 
     @asynccontextmanager
@@ -149,9 +166,13 @@ class SymbolSource:
                 lock.release()
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of the image that *key* names, if a debugger would find it here."""
-        present = self.find(key)
-        return None if present is None else read_image_file(present.path)
+        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names."""
+        for name in published_keys(key):
+            for chain in self.chains:
+                image = chain.find_image(name)
+                if image is not None:
+                    return image
+        return None
 
     def is_excluded(self, key: Key) -> bool:
         """Whether the configuration says never to look for a file of this name."""
@@ -160,17 +181,21 @@ class SymbolSource:
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
         """Walk the symbol path for *key*, once for all who ask for it meanwhile.
 
+        An image that is published under another name ends up under both, so that a debugger finds it.
+
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
         """
         if self.is_excluded(key):
             return Missing(Cause.EXCLUDED)
-        return await self._fetches.run(key.folded, lambda: self._walk_and_tell(key, checksums))
+        if isinstance(key, ImageKey) and published_keys(key) != (key,):
+            return await self._named_fetches.run(key.folded, lambda: self._told(self._walk_names(key)))
+        return await self._fetches.run(key.folded, lambda: self._told(self._walk(key, checksums)))
 
     async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
         """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
-        return await self._headers.run(key.folded, lambda: self._walk_for_headers(key))
+        return await self._headers.run(key.folded, lambda: self._walk_names_for_headers(key))
 
     def close(self) -> None:
         """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
@@ -185,6 +210,7 @@ class SymbolSource:
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)
+        self._named_fetches: SingleFlight[Outcome] = SingleFlight(self._group)
         self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(self._group)
         return self
 
@@ -200,9 +226,9 @@ class SymbolSource:
             await self._lanes.aclose()
             self.close()
 
-    async def _walk_and_tell(self, key: Key, checksums: Sequence[str]) -> Outcome:
+    async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
         began_s = time.monotonic()
-        outcome = await self._walk(key, checksums)
+        outcome = await walk
         self._tell_end(outcome, time.monotonic() - began_s)
         return outcome
 
@@ -218,6 +244,48 @@ class SymbolSource:
                     return replace(found, attempts=(*attempts_of(answers), *found.attempts))
                 answers.extend(found)
         return sum_up(answers)
+
+    async def _walk_names(self, key: ImageKey) -> Outcome:
+        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too."""
+        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        for name in published_keys(key):
+            if self.is_excluded(name):
+                continue
+            walk = partial(self._walk, name, ())
+            found = await self._fetches.run(name.folded, walk)
+            if isinstance(found, Present | Fetched):
+                attempts = _attempts_under_names(ends, key)
+                return found if name == key else await to_thread.run_sync(self._file_under, found, name, key, attempts)
+            ends.append((name, found))
+        return _sum_up_names(ends, key)
+
+    def _file_under(
+        self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
+    ) -> Present | Fetched | Failed:
+        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first."""
+        error: StoreError | None = None
+        for store in sorted(self.stores, key=lambda store: not found.path.is_relative_to(store.root)):
+            try:
+                path = store.also_file_under(found.path, key, durable=self.config.store.durable)
+            except StoreError as failure:
+                error = failure
+                continue
+            note = f"published as {name.name}"
+            if isinstance(found, Present):
+                return Present(path, found.size_bytes, note)
+            return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
+        return Failed(Cause.DISK, attempts, f"{found.path} cannot be filed as {key.index}: {error or 'no store'}")
+
+    async def _walk_names_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
+        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        for name in published_keys(key):
+            if self.is_excluded(name):
+                continue
+            found = await self._walk_for_headers(name)
+            if not isinstance(found, Missing | Failed):
+                return found
+            ends.append((name, found))
+        return _sum_up_names(ends, key)
 
     async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
         answers: list[Brought] = []
@@ -325,8 +393,27 @@ class SymbolSource:
             self._observer(Noted(f"{error}; misses are not remembered"))
             return None
 
-    def _local_stores(self) -> Iterator[Store]:
-        for chain in self.chains:
-            for place in chain.places:
-                if isinstance(place, Store):
-                    yield place
+
+def _tried_by_debuggers(key: Key) -> Sequence[Key]:
+    return interchangeable_keys(key) if isinstance(key, ImageKey) else (key,)
+
+
+def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:
+    """Return what it means that *key*'s image could be had under none of its names; without *ends* all are excluded."""
+    if not ends:
+        return Missing(Cause.EXCLUDED)
+    attempts = _attempts_under_names(ends, key)
+    for _, end in ends:
+        if isinstance(end, Failed):
+            return replace(end, attempts=attempts)
+    only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
+
+
+def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:
+    """Return all attempts, each with the name that was asked for where it is not that of *key*."""
+    return tuple(
+        attempt if attempt.asked is not None or name == key else replace(attempt, asked=name.name)
+        for name, end in ends
+        for attempt in end.attempts
+    )

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
-from symcache.readers.detect import read_input
-from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
+from symcache.readers.kerneldump import OF_COMPLETE_DUMPS
 from symcache.upstream.source import SymbolSource
-from symcache.warm.plan import Plan
+from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.identity import Key
-    from symcache.readers.kerneldump import FindLayout
-    from symcache.readers.records import Record
+    from symcache.readers.kerneldump import ProcessSelection
     from symcache.upstream.outcome import Outcome
     from symcache.warm.report import Report
 
@@ -80,24 +77,39 @@ class SymbolCache:
         return await self._source.fetch(parse_index(key) if isinstance(key, str) else key)
 
     async def warm(
-        self, inputs: Iterable[Path | str] | Path | str, *, images: bool = False, all_pdbs: bool = False
+        self,
+        inputs: Iterable[Path | str] | Path | str,
+        *,
+        images: ImageChoice | str = ImageChoice.AUTO,
+        all_pdbs: bool = False,
+        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
     ) -> Report:
         """Fetch what *inputs* need: dumps, images, folders, PDBs, manifests, debugger logs.
 
         Args:
             inputs: A path or several; what each is, its content says.
-            images: Fetch the images themselves, too.
+            images: Which images are wanted, too: ``auto``, those that a debugger asks for because the inputs do not
+                hold them; ``all``; ``none``.
             all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
+            processes: Processes of kernel dumps whose modules count; None for none.
         """
-        with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
-            return await warmer.warm(_read_all(inputs, warmer.find_kernel_layout))
+        with self._warmer(images, all_pdbs=all_pdbs) as warmer:
+            return await warmer.warm(warmer.open_inputs(_paths(inputs), processes))
 
     async def check(
-        self, inputs: Iterable[Path | str] | Path | str, *, images: bool = False, all_pdbs: bool = False
+        self,
+        inputs: Iterable[Path | str] | Path | str,
+        *,
+        images: ImageChoice | str = ImageChoice.AUTO,
+        all_pdbs: bool = False,
+        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
     ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
-        with Warmer(self._source, Plan(images=images, all_pdbs=all_pdbs), observer=self._observer) as warmer:
-            return await warmer.check(_read_all(inputs, warmer.find_kernel_layout))
+        with self._warmer(images, all_pdbs=all_pdbs) as warmer:
+            return await warmer.check(warmer.open_inputs(_paths(inputs), processes))
+
+    def _warmer(self, images: ImageChoice | str, *, all_pdbs: bool) -> Warmer:
+        return Warmer(self._source, Plan(images=ImageChoice(images), all_pdbs=all_pdbs), observer=self._observer)
 
     async def __aenter__(self) -> Self:
         """Open the symbol path.
@@ -121,8 +133,6 @@ class SymbolCache:
         return self._opened
 
 
-def _read_all(inputs: Iterable[Path | str] | Path | str, find_layout: FindLayout) -> Iterator[Record]:
-    kernel = partial(read_kernel_dump, user=ProcessSelection(if_complete=True), find_layout=find_layout)
+def _paths(inputs: Iterable[Path | str] | Path | str) -> Iterable[Path | str]:
     # A text is an iterable of texts, too, so that no type checker warns of one path given as it is.
-    for path in [inputs] if isinstance(inputs, Path | str) else inputs:
-        yield from read_input(str(path), kernel=kernel)
+    return [inputs] if isinstance(inputs, Path | str) else inputs

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
-from symcache.readers.records import PdbFormat
+from symcache.readers.records import ImageUse, PdbFormat
 from symcache.upstream.outcome import Cause
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileKind",
+    "ImageChoice",
     "NothingToFetch",
     "Plan",
     "Want",
     "WantedFile",
     "WantedPdbOfImage",
     "choose_pdbs",
-    "image_candidates",
     "wants_of",
 ]
 
@@ -38,19 +38,46 @@ class FileKind(StrEnum):
     OTHER = "other"
 
 
+class ImageChoice(StrEnum):
+    """Which images are wanted beside the PDBs."""
+
+    AUTO = "auto"  # those that a debugger asks for, because the input does not hold them
+    ALL = "all"
+    NONE = "none"
+
+    def takes(self, module: Module) -> bool:
+        """Say whether the image of *module* is wanted."""
+        return self is ImageChoice.ALL or (self is ImageChoice.AUTO and module.needs_image is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class WantedFile:
     """A file that can be asked for.
 
     Attributes:
         module: Name of the module that needs it.
-        key: Its identity.
+        key: Its identity, under the name that a debugger asks for.
         checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        use: What a debugger needs it for, if it is an image that the input does not hold.
+        base: Address of that image; None if it is not known.
     """
 
     module: str
     key: Key
     checksums: tuple[str, ...] = ()
+    use: ImageUse | None = None
+    base: int | None = None
+
+    @property
+    def reload(self) -> str | None:
+        """The debugger's command that makes it look for the image; None where it does so by itself.
+
+        Source: observed with dbgeng 10.0.15063, which asks for the stamp FFFFFFFE where the dump lacks an image's
+        headers, and for the right one after this command.
+        """
+        if self.use is not ImageUse.BY_HAND or self.base is None or not isinstance(self.key, ImageKey):
+            return None
+        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},{self.key.timestamp:x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +116,6 @@ class NothingToFetch:
 
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
 
-# On disk x86 kernels and HALs bear another name than the one they are published under (reference: the symchk and
-# Get-Symbols findings on halmacpi.dll and ntkrpamp.exe; bug check 0x79 names the originals).
-_KERNELS = ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe")
-_HALS = ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll")
-
-
 _PDB_OF = "pdb of"
 
 
@@ -102,14 +123,16 @@ class Plan:
     """The unique wants of any number of modules, in the order they came up.
 
     Args:
-        images: Want the images themselves, too.
+        images: Which images are wanted, too.
         all_pdbs: Want every PDB that an image names, not only the one that debuggers ask for.
     """
 
-    def __init__(self, *, images: bool = False, all_pdbs: bool = False) -> None:
+    def __init__(self, *, images: ImageChoice = ImageChoice.AUTO, all_pdbs: bool = False) -> None:
         self._images = images
         self._all_pdbs = all_pdbs
         self._wants: dict[tuple[str, str], Want] = {}
+        self._whole_images: dict[str, Key] = {}
+        self._left_out: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._wants)
@@ -119,12 +142,22 @@ class Plan:
         """Every want once."""
         return tuple(self._wants.values())
 
-    def wants_file(self, key: Key) -> bool:
-        """Whether *key*'s file is wanted for itself."""
-        return isinstance(self._wants.get(("file", key.folded)), WantedFile)
+    @property
+    def left_out(self) -> int:
+        """How many images a debugger will ask for that are not wanted."""
+        return len(self._left_out)
+
+    def whole_image(self, image: ImageKey) -> Key | None:
+        """Return the key under which *image* is wanted as a file; None if only its headers are of interest."""
+        return self._whole_images.get(image.folded)
 
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs; one whose image was read says more than one that only names that image."""
+        if module.image is not None and module.listed_image is not None:
+            if self._images.takes(module):
+                self._whole_images[module.image.folded] = module.listed_image
+            elif module.needs_image is not None:
+                self._left_out.add(module.listed_image.folded)
         for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):
             if isinstance(want, NothingToFetch) and want.key is not None:
                 self._wants.pop((_PDB_OF, want.key.folded), None)
@@ -147,13 +180,13 @@ class Plan:
 
     def add_files_of(self, module: Module) -> list[Want]:
         """Take in what *module*, whose image is at hand, names; return those wants that were not there before."""
-        return self.add(wants_of(module, images=False, all_pdbs=self._all_pdbs))
+        return self.add(wants_of(module, images=ImageChoice.NONE, all_pdbs=self._all_pdbs))
 
 
-def wants_of(module: Module, *, images: bool, all_pdbs: bool) -> Iterator[Want]:
+def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator[Want]:
     """Yield what *module* needs, each want once or more often."""
-    if images and module.image is not None:
-        yield WantedFile(module.name, module.image)
+    if module.listed_image is not None and images.takes(module):
+        yield WantedFile(module.name, module.listed_image, use=module.needs_image, base=module.base)
     if module.dbg is not None:
         yield WantedFile(module.name, module.dbg)
     if module.pdbs:
@@ -186,16 +219,6 @@ def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) ->
     if all_pdbs or not chosen:
         for pdb in embedded:
             yield NothingToFetch(module, FileKind.PDB, Cause.EMBEDDED, pdb.key)
-
-
-def image_candidates(image: ImageKey) -> Iterator[ImageKey]:
-    """Yield the keys under which *image* may be published: its own, then those of the names it may have had."""
-    yield image
-    for family in (_KERNELS, _HALS):
-        if fold(image.name) in family:
-            for name in family:
-                if name != fold(image.name):
-                    yield ImageKey(name, image.timestamp, image.size_of_image)
 
 
 def kind_of(key: Key) -> FileKind:

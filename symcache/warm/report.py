@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from symcache.readers.records import Unreadable
+    from symcache.readers.records import ImageUse, Unreadable
     from symcache.upstream.outcome import Attempt, Outcome
     from symcache.warm.plan import FileKind
 
@@ -43,6 +43,9 @@ class Symbol:
         module: Name of the module that needs it.
         outcome: How the search ended.
         detail: The reason in words, where the outcome has none of its own.
+        use: What a debugger needs the file for, if it is an image that the input does not hold.
+        reload: The command that makes a debugger look for it; None where it does so by itself.
+        keeps: Indexes of PDBs at hand that a debugger does not load without it.
     """
 
     index: str | None
@@ -50,6 +53,9 @@ class Symbol:
     module: str
     outcome: Outcome
     detail: str | None = None
+    use: ImageUse | None = None
+    reload: str | None = None
+    keeps: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -93,8 +99,14 @@ class Symbol:
             fields["detail"] = self.reason
         if isinstance(outcome, Failed) and outcome.hint is not None:
             fields["hint"] = outcome.hint
-        if isinstance(outcome, Fetched) and outcome.note is not None:
-            fields["note"] = outcome.note
+        if found is not None and found.note is not None:
+            fields["note"] = found.note
+        if self.use is not None:
+            fields["needed_for"] = self.use
+        if self.keeps:
+            fields["keeps_from_loading"] = list(self.keeps)
+        if self.reload is not None:
+            fields["reload"] = self.reload
         return fields
 
 
@@ -109,6 +121,7 @@ class Report:
         symbols: Every wanted file once.
         unreadable: Inputs, and files of folders, that could not be read.
         is_interrupted: The run was ended before its end.
+        images_left_out: How many images a debugger will ask for were not wanted.
     """
 
     symbol_path: str
@@ -117,6 +130,7 @@ class Report:
     symbols: Sequence[Symbol]
     unreadable: Sequence[Unreadable] = ()
     is_interrupted: bool = False
+    images_left_out: int = 0
 
     def count(self) -> Counter[State]:
         """Return how many files ended in each state."""

@@ -12,19 +12,22 @@ from anyio import from_thread, to_thread
 
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
-from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey
+from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey, published_keys
+from symcache.readers.detect import InputOptions, open_inputs
 from symcache.readers.image import image_module
-from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
-from symcache.store.links import ImageLinks, Link
+from symcache.readers.kerneldump import OF_COMPLETE_DUMPS
+from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference, Unreadable
+from symcache.store.links import ImageLinks, Link, StoreLinks
+from symcache.store.memory import Memory
 from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
 from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.plan import (
     FileKind,
+    ImageChoice,
     NothingToFetch,
     Plan,
     WantedFile,
     WantedPdbOfImage,
-    image_candidates,
     kind_of,
     wants_of,
 )
@@ -32,6 +35,7 @@ from symcache.warm.report import Report, Symbol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from symcache.formats.pe import Image
     from symcache.formats.processes import KernelLayout
     from symcache.identity import ImageKey
+    from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Record
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -57,6 +62,10 @@ class Warmer:
         source: Where symbols come from and go to.
         plan: What is wanted already, and how modules are understood.
         observer: Told how it goes.
+
+    Attributes:
+        links: What images name, of those whose PDB was known by the image alone.
+        unnamed: Images of which it is not known what they name.
     """
 
     def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
@@ -64,12 +73,24 @@ class Warmer:
         self._observer = observer
         self._plan = Plan() if plan is None else plan
         self._links = self._open_links()
+        self.links: dict[ImageKey, tuple[Link, ...]] = {}
+        self.unnamed: list[ImageKey] = []
         self._ends: dict[Want, Symbol] = {}
         self._named: dict[Want, Sequence[Want]] = {}
+        self._pdbs_of: dict[str, tuple[Want, ...]] = {}
         self._unreadable: list[Unreadable] = []
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
         self._may_fetch = False
+
+    def open_inputs(
+        self, paths: Iterable[str | Path], processes: ProcessSelection | None = OF_COMPLETE_DUMPS
+    ) -> Iterator[Record]:
+        """Yield what *paths* hold, for `warm` or `check` of this object; see `symcache.readers.open_inputs`.
+
+        Where a dump's processes are, the kernel's PDB says, which is looked for on the symbol path.
+        """
+        return open_inputs(paths, InputOptions(processes, self._find_kernel_layout))
 
     async def warm(self, records: Iterable[Record]) -> Report:
         """Fetch what *records* need; return what became of it.
@@ -108,17 +129,18 @@ class Warmer:
             symbol_path=self._source.config.symbol_path.redacted(),
             store=None if store is None else store.root,
             seconds=time.monotonic() - self._began_s,
-            symbols=[ends[want] if want in ends else _cut_off(want) for want in self._in_order()],
+            symbols=[self._with_kept(want, ends.get(want) or _cut_off(want)) for want in self._in_order()],
             unreadable=tuple(self._unreadable),
+            images_left_out=self._plan.left_out,
             is_interrupted=is_interrupted,
         )
 
-    def find_kernel_layout(self, kernel: Module) -> KernelLayout | None:
+    def _find_kernel_layout(self, kernel: Module) -> KernelLayout | None:
         """Return where *kernel* keeps its processes, as its PDB says, which is fetched for that where it may be.
 
-        For a reader of kernel dumps whose records `warm` or `check` takes in; called in its thread.
+        Called in the thread of the reader whose records `warm` or `check` takes in.
         """
-        wants = list(wants_of(kernel, images=False, all_pdbs=False))
+        wants = list(wants_of(kernel, images=ImageChoice.NONE, all_pdbs=False))
         self._plan.add(wants)
         todo = self._settle_locally(wants)
         if self._may_fetch:
@@ -134,8 +156,7 @@ class Warmer:
     def close(self) -> None:
         """Close what is remembered; safe to call twice."""
         self._stopped.set()
-        if self._links is not None:
-            self._links.close()
+        self._links.close()
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +176,15 @@ class Warmer:
                 yield from (found for found in named[want] if found in current)
             elif want not in later:
                 yield want
+
+    def _with_kept(self, want: Want, symbol: Symbol) -> Symbol:
+        """Return *symbol* with the PDBs that are at hand and of no use to a debugger without it."""
+        is_at_hand = isinstance(symbol.outcome, Present | Fetched)
+        if is_at_hand or not isinstance(want, WantedFile) or want.use in {None, ImageUse.CODE}:
+            return symbol
+        ends = (self._ends.get(pdb) for pdb in self._pdbs_of.get(want.key.folded, ()))
+        kept = [end.index for end in ends if end is not None and isinstance(end.outcome, Present | Fetched)]
+        return replace(symbol, keeps=tuple(index for index in kept if index is not None))
 
     async def _read(self, records: Iterable[Record]) -> None:
         """Take in all records, in a thread: readers block, and a folder may take a while."""
@@ -195,8 +225,8 @@ class Warmer:
 
     def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
         """Put what *want*'s image was seen to name in its place; None if it never was seen."""
-        known = None if self._links is None else self._links.recall(want.image)
-        return None if known is None else self._resolve(want, _module_of(want, known))
+        known = self._links.recall(want.image)
+        return None if known is None else self._resolve(want, _module_of(want, known), known)
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
@@ -206,9 +236,10 @@ class Warmer:
         outcome: Outcome | None
         if isinstance(want, WantedFile):
             is_excluded = self._source.is_excluded(want.key)
-            outcome = Missing(Cause.EXCLUDED) if is_excluded else self._source.find(want.key, want.checksums)
+            find = self._source.find if self._may_fetch else self._source.find_for_debugger
+            outcome = Missing(Cause.EXCLUDED) if is_excluded else find(want.key, want.checksums)
         else:
-            is_excluded = all(map(self._source.is_excluded, image_candidates(want.image)))
+            is_excluded = all(map(self._source.is_excluded, published_keys(want.image)))
             outcome = Missing(Cause.EXCLUDED) if is_excluded else None
         if outcome is None:
             return want
@@ -238,39 +269,41 @@ class Warmer:
                 await self._fetch(left)
 
     async def _resolve_published(self, want: WantedPdbOfImage) -> Sequence[Want]:
-        """Put what the published image names in the place of *want*; settle it if none of its names is published."""
-        ends: list[Missing | Failed] = []
-        for candidate in image_candidates(want.image):
-            if self._source.is_excluded(candidate):
-                continue
-            found = await self._read_image(candidate)
-            if not isinstance(found, Missing | Failed):
-                return self._resolve_by_image(want, found)
-            ends.append(found)
-        self._settle(want, _end_of_hop(ends))
-        return ()
+        """Put what the published image names in the place of *want*; settle it if the image is not published."""
+        image = await self._read_image(want.image)
+        if isinstance(image, Missing | Failed):
+            self._settle(want, _end_of_hop(image))
+            return ()
+        return self._resolve_by_image(want, image)
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
-        if self._plan.wants_file(key):
+        whole = self._plan.whole_image(key)
+        if whole is not None:
             # It comes whole in any case; whoever else fetches it just now shares that.
-            await self._source.fetch(key)
-            image = await to_thread.run_sync(self._source.find_image, key)
-            if image is not None:
-                return image
+            outcome = await self._source.fetch(whole)
+            if isinstance(outcome, Present | Fetched):
+                image = await to_thread.run_sync(self._source.find_image, key)
+                if image is not None:
+                    return image
         return await self._source.read_image(key)
 
     def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
-        """Put what *image* names in the place of *want*, and remember it."""
+        """Put what *image* names in the place of *want*; a run that fetches remembers it."""
         module = replace(image_module(image, want.image.name), name=want.module)
         if not (module.pdbs or module.dbg):
             # Damaged debug data names nothing either, and another hop would bring no more.
             module = replace(module, no_debug_record=True)
-        if self._links is not None:
-            self._links.remember(want.image, list(_links_of(module)))
-        return self._resolve(want, module)
+        links = tuple(_links_of(module))
+        if self._may_fetch:  # a check leaves the store as it is
+            self._links.remember(want.image, links)
+        return self._resolve(want, module, links)
 
-    def _resolve(self, want: WantedPdbOfImage, module: Module) -> Sequence[Want]:
+    def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
+        self.links[want.image] = links
+        whole = self._plan.whole_image(want.image)
+        if whole is not None:
+            self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
         self._named[want] = fresh = self._plan.add_files_of(module)
         return fresh
 
@@ -278,27 +311,37 @@ class Warmer:
         self._observer(Planned(len(self._plan) - len(self._named)))
 
     def _settle(self, want: Want, outcome: Outcome) -> None:
-        if isinstance(want, WantedPdbOfImage) and want.is_presumed and isinstance(outcome, Missing):
-            # Nothing speaks against the PDB that is wanted already.
-            self._named[want] = ()
-            self._announce()
-            return
+        if isinstance(want, WantedPdbOfImage):
+            if not want.is_presumed and outcome != Missing(Cause.EXCLUDED):
+                self.unnamed.append(want.image)
+            if self._goes_without_saying(want, outcome):
+                self._named[want] = ()
+                self._announce()
+                return
         symbol = _symbol(want, outcome)
         self._ends[want] = symbol
         self._observer(Settled(symbol.index or symbol.module, symbol.state))
 
-    def _open_links(self) -> ImageLinks | None:
+    def _goes_without_saying(self, want: WantedPdbOfImage, outcome: Outcome) -> bool:
+        """Say whether another line of the report tells already how *want*, whose image could not be had, ended."""
+        if self._plan.whole_image(want.image) is not None:
+            return True
+        # Nothing speaks against the PDB that is wanted already.
+        return want.is_presumed and isinstance(outcome, Missing)
+
+    def _open_links(self) -> ImageLinks:
+        memory: Memory | None = None
         try:
-            return ImageLinks(self._source.config.misses.folder / "images")
+            memory = Memory(self._source.config.misses.folder / "images")
         except StoreError as error:
-            self._observer(Noted(f"{error}; what images name is not remembered"))
-            return None
+            self._observer(Noted(f"{error}; what images name is remembered in the store alone"))
+        return ImageLinks(memory, [StoreLinks(store.root) for store in self._source.stores])
 
 
 def _symbol(want: Want, outcome: Outcome) -> Symbol:
     match want:
         case WantedFile(module, key):
-            return Symbol(key.index, kind_of(key), module, outcome)
+            return Symbol(key.index, kind_of(key), module, outcome, use=want.use, reload=want.reload)
         case WantedPdbOfImage(module, image, _):
             return Symbol(image.index, FileKind.PDB, module, outcome)
         case NothingToFetch(module, kind, _, known, detail):
@@ -312,13 +355,9 @@ def _cut_off(want: Want) -> Symbol:
     return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
 
 
-def _end_of_hop(ends: Sequence[Missing | Failed]) -> Missing | Failed:
-    """Return what it means that no name of an image led to its headers."""
-    attempts = tuple(attempt for end in ends for attempt in end.attempts)
-    for end in ends:
-        if isinstance(end, Failed):
-            return replace(end, attempts=attempts)
-    return Missing(Cause.IMAGE_NOT_PUBLISHED, attempts)
+def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
+    """Return what it means for a PDB that its image's headers could not be had."""
+    return end if isinstance(end, Failed) else Missing(Cause.IMAGE_NOT_PUBLISHED, end.attempts)
 
 
 def _links_of(module: Module) -> Iterator[Link]:

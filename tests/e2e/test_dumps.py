@@ -108,7 +108,7 @@ def test_every_pdb_of_a_triage_dump_comes_by_two_hops(paging: Paging, upstream: 
     del pdbs[pdb_index(source.plan.drivers[SECDRV])]
     dump, store = tmp_path / "Mini.dmp", tmp_path / "sym"
     dump.write_bytes(triage_dump(source))
-    arguments = ["warm", str(dump), "-y", f"srv*{store}*{upstream.url}"]
+    arguments = ["warm", str(dump), "--images", "none", "-y", f"srv*{store}*{upstream.url}"]
 
     document = run_json(*arguments, code=3)
     states = {symbol["index"]: (symbol["state"], symbol["cause"]) for symbol in document["symbols"] if symbol["index"]}
@@ -138,7 +138,7 @@ def test_pdbs_whose_records_a_kernel_dump_lacks_come_by_two_hops(
     dump.write_bytes(dump_without_debug_directories(source))
     listed = [module for module in run_json("scan", dump)["modules"] if not module["unloaded"]]
     assert [module["pdbs"] for module in listed] == [[]] * len(source.plan.drivers)
-    arguments = ["warm", str(dump), "-y", f"srv*{store}*{upstream.url}", "--allow-missing"]
+    arguments = ["warm", str(dump), "--images", "none", "-y", f"srv*{store}*{upstream.url}", "--allow-missing"]
 
     document = run_json(*arguments)
     fetched = {symbol["index"] for symbol in document["symbols"] if symbol["state"] == "fetched"}
@@ -161,7 +161,7 @@ def test_the_kernel_and_hal_of_x86_are_found_under_the_names_they_were_published
     assert {index.split("/")[0] for index in pdbs} == {"ntkrpamp.pdb", "halmacpi.pdb"}
     dump, store = tmp_path / "MEMORY.DMP", tmp_path / "sym"
     dump.write_bytes(write(source))
-    arguments = ["warm", str(dump), "-y", f"srv*{store}*{upstream.url}"]
+    arguments = ["warm", str(dump), "--images", "none", "-y", f"srv*{store}*{upstream.url}"]
 
     document = run_json(*arguments, code=3)
     assert {symbol["index"] for symbol in document["symbols"] if symbol["state"] == "fetched"} == set(pdbs)
@@ -172,4 +172,29 @@ def test_the_kernel_and_hal_of_x86_are_found_under_the_names_they_were_published
 
     asked = len(upstream.requests)
     run_json(*arguments, code=3)
+    assert len(upstream.requests) == asked
+
+
+@pytest.mark.parametrize("write", [triage_dump, dump_without_debug_directories], ids=["triage", "kernel"])
+def test_by_default_the_images_that_a_debugger_asks_for_stay_in_the_store(
+    write: Callable[[MachineMemory], bytes], upstream: Upstream, tmp_path: Path
+) -> None:
+    source = build_machine(machine_plan(Paging.X64))
+    known = [driver for index, driver in enumerate(source.plan.drivers) if write is not triage_dump or index != SECDRV]
+    pdbs = publish(upstream, known)
+    dump, store = tmp_path / "MEMORY.DMP", tmp_path / "sym"
+    dump.write_bytes(write(source))
+    arguments = [str(dump), "-y", f"srv*{store}*{upstream.url}", "--allow-missing"]
+    document = run_json("warm", *arguments)
+
+    # Each under the name that the dump lists, of the copy for the crash both.
+    listed = {f"{driver.name}/{image_index(driver).split('/')[1]}/{driver.name}" for driver in known}
+    images = {symbol["index"] for symbol in document["symbols"] if symbol["kind"] == "image"}
+    assert images == listed
+    assert set(files_in(store)) == pdbs.keys() | images | {image_index(driver) for driver in known}
+    assert all(len(upstream.asked(image_index(driver))) == 1 for driver in known)
+
+    upstream.files.clear()
+    asked = len(upstream.requests)
+    assert run_json("check", *arguments)["summary"]["present"] == len(pdbs) + len(images)
     assert len(upstream.requests) == asked

@@ -44,8 +44,8 @@ def test_a_damaged_file_exits_with_4(tmp_path: Path) -> None:
 def test_the_document_has_its_schema(pdb: Path) -> None:
     document = run_json("inspect", pdb)
     assert document.keys() == {
-        "schema", "path", "size_bytes", "kind", "healthy", "cabinet", "index", "names", "modules", "filed", "problems",
-        "more_problems", "details",
+        "schema", "path", "size_bytes", "kind", "healthy", "cabinet", "index", "names", "modules", "processes",
+        "filed", "problems", "more_problems", "details",
     }  # fmt: skip
     assert document["schema"] == "symcache.inspect/1"
     assert (document["kind"], document["healthy"], document["index"]) == ("pdb", True, INDEX)

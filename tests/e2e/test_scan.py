@@ -28,7 +28,7 @@ _FORMATS = {"msf7": "native", "pdb2": "pdb2", "portable": "portable"}
 
 def scan(*inputs: str | Path, code: int = 0) -> dict[str, Any]:
     document = run_json("scan", *inputs, code=code)
-    assert document.keys() == {"schema", "inputs", "modules", "unreadable"}
+    assert document.keys() == {"schema", "inputs", "modules", "processes", "unreadable"}
     assert document["schema"] == "symcache.modules/1"
     return document
 
@@ -62,6 +62,7 @@ def module_facts(path: str) -> Iterator[dict[str, Any]]:
     fact = truth()[path]
     name = Path(path).name
     where: dict[str, Any] = {"name": name, "path": str(corpus / path), "base": None, "unloaded": False}
+    where["needs_image"] = None
     if fact["kind"] == "pe":
         pdbs = [image_pdb(view, fact) for view in fact["codeview"]]
         yield where | {"image": image_fact(name, fact), "pdbs": pdbs}
@@ -98,6 +99,8 @@ def dump_facts(fact: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 # Drivers that write the dump run as second copies; the file has the name without the prefix.
                 "image": image_fact(each["name"].removeprefix("dump_"), each) if has_image else None,
                 "pdbs": [pdb_fact(view["pdb_name"], view, "native")] if has_pdb else [],
+                # None of these dumps holds all memory.
+                "needs_image": None if unloaded or not has_image else "code" if has_pdb else "symbols",
             }
 
 

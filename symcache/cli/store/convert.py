@@ -8,7 +8,7 @@ import click
 
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import count_text, plain, write_json, write_line
+from symcache.cli.output import TWO_TIER_NOTE, count_text, plain, say, write_json, write_line
 from symcache.cli.ticker import show_ticker
 from symcache.errors import UsageError
 from symcache.identity import Tier
@@ -47,3 +47,5 @@ def command(settings: Settings, tier: int | None, as_json: bool) -> None:
     quarantined = f", {count_text(converted.quarantined, 'file')} into quarantine" if converted.quarantined else ""
     moved = count_text(converted.moved, "folder")
     write_line(plain(f"{store.root} is {layout} now: {moved} moved{merged}{quarantined}"))
+    if converted.tier is Tier.TWO:
+        say(TWO_TIER_NOTE)

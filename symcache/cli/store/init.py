@@ -8,7 +8,7 @@ import click
 
 from symcache.cli.openstore import find_store
 from symcache.cli.options import Settings, settings_options
-from symcache.cli.output import plain, write_line
+from symcache.cli.output import TWO_TIER_NOTE, plain, say, write_line
 from symcache.errors import UsageError
 from symcache.identity import Tier, fold
 from symcache.store.tree import Store
@@ -37,3 +37,5 @@ def command(settings: Settings, folder: Path | None, two_tier: bool) -> None:
         raise UsageError(f"{store.root} is not empty, and no store; choose another folder")
     store.create(tier)
     write_line(plain(f"made {'a two-tier' if tier is Tier.TWO else 'a'} store in {store.root}"))
+    if tier is Tier.TWO:
+        say(TWO_TIER_NOTE)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, say, say_error, write_json, write_line
@@ -15,6 +16,7 @@ from symcache.store.pins import Pins
 if TYPE_CHECKING:
     from symcache.cli.needs import Needs
     from symcache.config import Config
+    from symcache.readers.kerneldump import ProcessSelection
     from symcache.store.tree import Store
 
 __all__ = ["PINS_HELP", "command", "exit_code", "needed_pins", "pins_of", "write_pins"]
@@ -25,16 +27,24 @@ PINS_HELP = "everything that INPUT needs: a dump, an image, a folder, a manifest
 @click.command()
 @click.argument("pins", metavar="[PIN]...", nargs=-1)
 @click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Pin {PINS_HELP}")
+@process_options
 @json_option
 @settings_options
-def command(settings: Settings, pins: tuple[str, ...], inputs: tuple[str, ...], as_json: bool) -> None:
+def command(
+    settings: Settings,
+    pins: tuple[str, ...],
+    inputs: tuple[str, ...],
+    as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
+) -> None:
     """Keep files from being pruned, whether the store has them yet or not.
 
     PIN is an index, a file name, or a module's name without extension; the last two may have * and ?. nt and hal mean
     all that debuggers call so.
     """
     config = settings.load()
-    wanted, needs = pins_of(config, pins, inputs)
+    wanted, needs = pins_of(config, pins, inputs, select_processes(processes, user))
     with open_store(config) as store:
         before = set(Pins(store).list())
         added = [pin for pin in dict.fromkeys(Pins(store).add_all(wanted)) if pin not in before]
@@ -45,15 +55,19 @@ def command(settings: Settings, pins: tuple[str, ...], inputs: tuple[str, ...], 
     raise click.exceptions.Exit(exit_code(needs, settings))
 
 
-def pins_of(config: Config, pins: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[list[str], Needs | None]:
+def pins_of(
+    config: Config, pins: tuple[str, ...], inputs: tuple[str, ...], processes: ProcessSelection | None
+) -> tuple[list[str], Needs | None]:
     """Return all that is named and that *inputs* need, and what is known of their needs."""
     if not pins and not inputs:
         raise UsageError("name what is meant: PIN, or --for INPUT")
     if not inputs:
         return list(pins), None
-    from symcache.cli.needs import find_needs  # noqa: PLC0415 - the readers, and httpx, cost more than all else here
+    # The readers, and httpx, cost more than all else here.
+    from symcache.cli.needs import find_needs  # noqa: PLC0415
+    from symcache.warm.plan import ImageChoice, Plan  # noqa: PLC0415
 
-    needs = find_needs(config, inputs, images=True, all_pdbs=True)
+    needs = find_needs(config, inputs, Plan(images=ImageChoice.ALL, all_pdbs=True), processes)
     return [*pins, *needed_pins(needs)], needs
 
 

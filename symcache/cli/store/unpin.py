@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, write_line
@@ -18,16 +19,24 @@ __all__ = ["command"]
 @click.argument("pins", metavar="[PIN]...", nargs=-1)
 @click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Unpin {PINS_HELP}")
 @click.option("--all", "everything", is_flag=True, help="Unpin everything.")
+@process_options
 @json_option
 @settings_options
 def command(
-    settings: Settings, pins: tuple[str, ...], inputs: tuple[str, ...], everything: bool, as_json: bool
+    settings: Settings,
+    pins: tuple[str, ...],
+    inputs: tuple[str, ...],
+    everything: bool,
+    as_json: bool,
+    processes: tuple[str, ...],
+    user: bool | None,
 ) -> None:
     """Let pinned files be pruned again. PIN is as `store pins` shows it."""
     if everything and (pins or inputs):
         raise UsageError("--all leaves nothing else to name")
     config = settings.load()
-    wanted, needs = ([], None) if everything else pins_of(config, pins, inputs)
+    selection = select_processes(processes, user)
+    wanted, needs = ([], None) if everything else pins_of(config, pins, inputs, selection)
     with open_store(config) as store:
         removed = Pins(store).remove_all(Pins(store).list() if everything else wanted)
         if as_json:

@@ -257,7 +257,7 @@ async function warm(event) {
   $("run-state").textContent = "Sending…";
   $("run-bar").removeAttribute("value");
   try {
-    const answer = await fetch(`-/warm?images=${$("images").checked ? 1 : 0}`, {
+    const answer = await fetch(`-/warm?images=${$("images").checked ? "all" : "auto"}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream", "X-Symcache": "warm" },
       body: input,

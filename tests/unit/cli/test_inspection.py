@@ -15,7 +15,7 @@ from symcache.cli.inspection import DeepWish, Filed, Inspection, inspect_file
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.cab import SynthFolder, build_cabinet
-from symcache.synth.kerneldump import DumpPlan, dump_bytes
+from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_compressed_pdb, make_pdb, make_pdb2
 from symcache.synth.pe import dbg_bytes, disk_bytes, plan_image
@@ -76,9 +76,20 @@ def test_a_kernel_dump_tells_its_crash_and_counts_its_modules(tmp_path: Path) ->
     machine = build_machine(kernel_plan())
     found = inspect_file(put(tmp_path / "m.dmp", dump_bytes(machine, DumpPlan())), NOTHING)
     assert (found.kind, found.details["bugcheck_name"]) == ("kernel-dump", "MANUALLY_INITIATED_CRASH")
-    assert (found.modules, found.identified, found.unloaded) == (9, 7, 2)
+    assert (found.modules, found.identified, found.unloaded) == (16, 14, 2)
+    assert "lsass.exe" in [process.name for process in found.processes]
+    assert found.details["fuller_dumps"] == []
     assert found.is_healthy
     assert found.index is None
+
+
+@pytest.mark.parametrize(("kind", "count"), [(DumpKind.BITMAP_KERNEL, 1), (DumpKind.HEADER, 1), (DumpKind.FULL, 0)])
+def test_a_kernel_dump_tells_which_dump_would_hold_more(tmp_path: Path, kind: DumpKind, count: int) -> None:
+    dump = dump_bytes(build_machine(kernel_plan()), DumpPlan(kind))
+    found = inspect_file(put(tmp_path / "m.dmp", dump), NOTHING)
+    lines = found.details["fuller_dumps"]
+    assert len(lines) == count
+    assert all("CrashDumpEnabled 1" in line and "page file" in line for line in lines)
 
 
 def test_a_dump_that_is_cut_short_is_not_healthy(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from symcache.cli.app import root
 from symcache.cli.path import _POWERSHELL_QUOTES
 from symcache.config import load_config
+from symcache.errors import UsageError
 from symcache.identity import PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 
@@ -163,3 +164,28 @@ def test_an_explanation_shows_no_credentials(upstream: Upstream, tmp_path: Path)
     done = run("-y", f"srv*{tmp_path}*{url}?sig=hunter3", "--explain", KEY.index)
     assert upstream.url in done.stdout
     assert "hunter" not in done.output
+
+
+def offline_lines(store: Path, *arguments: str) -> dict[str, str]:
+    done = run("--offline", "--json", "-y", f"srv*{store}*https://a.test", *arguments)
+    lines: dict[str, str] = json.loads(done.stdout)["lines"]
+    return lines
+
+
+def test_offline_there_is_a_line_for_each_client_with_what_it_takes(tmp_path: Path) -> None:
+    lines = offline_lines(tmp_path)
+    assert lines["windbg"] == f".sympath srv*{tmp_path}"
+    assert lines["lldb"] == f'settings set plugin.symbol-locator.symstore.urls "{tmp_path}"'
+    assert lines["angr"] == f"export _NT_SYMBOL_PATH={tmp_path}"
+    assert lines["radare2"] == f"e pdb.symstore={tmp_path}"
+    assert run("--offline", "--shell", "lldb", "-y", f"srv*{tmp_path}").stdout == f"{lines['lldb']}\n"
+    assert "add --offline" in str(run("--shell", "lldb", "-y", f"srv*{tmp_path}").exception)
+
+
+def test_clients_that_know_no_second_tier_get_no_line_for_one(tmp_path: Path) -> None:
+    (tmp_path / "index2.txt").touch()
+    assert set(offline_lines(tmp_path)) == {"cmd", "powershell", "bash", "windbg"}
+    said = run("--offline", "-y", f"srv*{tmp_path}")
+    assert "LLDB and angr: nothing is found in a two-tier store" in said.stderr
+    alone = run("--offline", "--shell", "angr", "-y", f"srv*{tmp_path}")
+    assert isinstance(alone.exception, UsageError)

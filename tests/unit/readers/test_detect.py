@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.kernels import kernel_plan
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus
 
 from symcache.errors import InputError, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, PdbKey
-from symcache.readers.detect import detect, read_input
-from symcache.readers.records import Input, InputKind, Module, Record, Unreadable
+from symcache.readers.detect import InputOptions, detect, open_inputs, read_input
+from symcache.readers.kerneldump import OF_COMPLETE_DUMPS, ProcessSelection
+from symcache.readers.records import Input, InputKind, Module, ProcessSummary, Record, Unreadable
+from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from symcache.synth.kernelmemory import build_machine
 from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump
 from symcache.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
 from symcache.synth.pe import dbg_bytes, disk_bytes, plan_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.formats.view import ByteView
 
 GUID = UUID(int=0x1234)
 PLAN = plan_image(ImageKey("a.dll", 0x5F000000, 0x8000), PdbKey("a.pdb", GUID, 1))
@@ -184,14 +186,16 @@ def test_a_folder_is_walked_and_its_dumps_are_read_too(tmp_path: Path) -> None:
     assert [record.path for record in rest if isinstance(record, Unreadable)] == [str(tmp_path / "z.dmp")]
 
 
-def test_kernel_dumps_go_to_the_reader_that_is_given(tmp_path: Path) -> None:
-    def read(view: ByteView, path: str) -> Iterator[Record]:
-        yield Input(path, InputKind.KERNEL_DUMP)
-        yield Module(f"{view.size}")
-
-    path = written(tmp_path, "MEMORY.DMP", kernel_dump(1))
-    assert modules(list(read_input(path, kernel=read))) == ["8192"]
-    assert modules(list(read_input(str(tmp_path), kernel=read))) == ["8192"]
+@pytest.mark.parametrize("processes", [None, OF_COMPLETE_DUMPS])
+def test_processes_are_read_as_the_options_say(tmp_path: Path, processes: ProcessSelection | None) -> None:
+    dump = dump_bytes(build_machine(kernel_plan()), DumpPlan(DumpKind.FULL))
+    path = written(tmp_path, "MEMORY.DMP", dump)
+    options = InputOptions(processes)
+    records = list(read_input(path, options))
+    listed = [record.name for record in records if isinstance(record, ProcessSummary)]
+    assert ("lsass.exe" in listed) is ("ntdll.dll" in modules(records)) is (processes is not None)
+    assert list(open_inputs([path], options)) == records
+    assert modules(list(read_input(str(tmp_path), options))) == modules(records)
 
 
 def test_what_cannot_be_read_is_a_record(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.shared import corpus, needs_corpus, truth
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.records import ImageUse, Input, InputKind, Module, ProcessSummary, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pagetables import Paging
@@ -192,7 +192,8 @@ def test_a_page_that_is_mapped_through_an_odd_entry_is_read(paging: Paging, stat
 def test_a_driver_whose_debug_data_is_paged_out_keeps_its_image_key(paging: Paging) -> None:
     source = build_machine(kernel_plan(paging))
     source.kernel.page_out(source.bases[1] + 0x2000)
-    hal = loaded(dumped(source))[1]
+    nt, hal, *_ = loaded(dumped(source))
+    assert (nt.needs_image, hal.needs_image) == (None, ImageUse.SYMBOLS)
     assert hal.image is not None
     assert hal.image.index == expected(source.plan.drivers[1])[1]
     assert hal.pdbs == ()
@@ -206,6 +207,7 @@ def test_a_driver_without_header_takes_the_loaders_stamp_where_windows_keeps_one
     source.kernel.page_out(source.bases[2])
     module = loaded(dumped(source))[2]
     assert found(module) == (*expected(source.plan.drivers[2])[:2], ())
+    assert module.needs_image is ImageUse.BY_HAND
     assert module.problem is not None
     assert "header" in module.problem
 
@@ -488,7 +490,8 @@ def test_a_paged_out_library_keeps_the_loaders_key() -> None:
     source = build_machine(kernel_plan())
     source.spaces[664].page_out(0x7FFA00020000)
     records = read(dump_bytes(source, whole()), ProcessSelection(("664",)))
-    (_, ntdll) = [module for module in modules(records) if module.process]
+    (lsass, ntdll) = [module for module in modules(records) if module.process]
+    assert (lsass.needs_image, ntdll.needs_image) == (None, ImageUse.BY_HAND)
     assert found(ntdll) == (*expected(source.plan.processes[2].modules[1])[:2], ())
     assert ntdll.problem is not None
 
@@ -631,3 +634,17 @@ def test_a_driver_without_debug_record_is_said_to_have_none() -> None:
     module = loaded(dumped(build_machine(plan)))[-1]
     assert module.no_debug_record
     assert module.image is not None
+
+
+def test_processes_come_after_their_modules_with_how_many_there_are() -> None:
+    records = read(dump_bytes(build_machine(kernel_plan()), whole()), ProcessSelection())
+    processes = [record for record in records if isinstance(record, ProcessSummary)]
+    assert [(each.id, each.name, each.modules) for each in processes] == [
+        (4, "System", 0),
+        (88, "Registry", 0),
+        (532, "csrss.exe", 1),
+        (664, "lsass.exe", 2),
+        (4120, "OldProgram32.e", 4),
+    ]
+    assert processes[3].image == "C:\\Windows\\System32\\lsass.exe"
+    assert processes[0].image is None

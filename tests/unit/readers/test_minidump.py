@@ -17,7 +17,7 @@ from symcache.formats.minidump import StreamType, parse_minidump
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, Pdb2Key, PdbKey
 from symcache.readers.minidump import read_minidump
-from symcache.readers.records import Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+from symcache.readers.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
 from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record, write_minidump
 from symcache.synth.pe import CodeViewPlan, ImagePlan, memory_bytes
 
@@ -125,7 +125,48 @@ def test_a_code_view_record_names_the_pdb_and_the_entry_the_image() -> None:
         base=0x1_4000_0000,
         image=ImageKey("app.exe", 0x5AB38077, 0x9000),
         pdbs=(PDB,),
+        needs_image=ImageUse.CODE,
     )
+
+
+_MAPPED = memory_bytes(ImagePlan(timestamp=BARE.timestamp, code_views=(CodeViewPlan("bare.pdb", GUID, 3),)))
+_RECORDED = replace(BARE, code_view=rsds_record(GUID, 3, "bare.pdb"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "memory", "flags", "use"),
+    [
+        (_RECORDED, _MAPPED, 0, ImageUse.CODE),
+        (_RECORDED, b"", 0, ImageUse.CODE),
+        (BARE, b"", 0, ImageUse.SYMBOLS),
+        (BARE, _MAPPED[:0x400], 0, ImageUse.SYMBOLS),
+        (_RECORDED, _MAPPED, 2, None),
+        (BARE, _MAPPED, 2, None),
+        (_RECORDED, _MAPPED[:0x400], 2, ImageUse.CODE),
+        (BARE, _MAPPED[:0x400], 2, ImageUse.SYMBOLS),
+    ],
+    ids=[
+        "small dump, image captured",
+        "small dump, record alone",
+        "small dump, nothing",
+        "small dump, headers alone",
+        "full memory",
+        "full memory, no record",
+        "full memory, debug directory not captured",
+        "full memory, neither record nor debug directory",
+    ],
+)
+def test_an_image_is_needed_where_dbgeng_asks_for_it(
+    entry: MinidumpModule, memory: bytes, flags: int, use: ImageUse | None
+) -> None:
+    ranges = [(BARE.base_va, memory)] if memory else []
+    plan = MinidumpPlan(modules=[entry], flags=flags)
+    plan = replace(plan, memory64=ranges) if flags else replace(plan, memory=ranges)
+    assert only_module(plan).needs_image is use
+
+
+def test_nobody_needs_the_image_of_an_unloaded_module() -> None:
+    assert only_module(MinidumpPlan(unloaded=[BARE])).needs_image is None
 
 
 def test_a_record_without_a_nul_ends_with_its_size() -> None:

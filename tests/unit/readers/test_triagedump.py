@@ -11,7 +11,7 @@ from support.shared import corpus, corpus_files, needs_corpus, truth
 from symcache.errors import InputError, TruncatedInput
 from symcache.formats.view import BytesView, FileView
 from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.readers.records import ImageUse, Input, InputKind, Module, Unreadable
 from symcache.synth.kernelmemory import MachineMemory, build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.triagedump import TriagePlan, triage_bytes
@@ -45,6 +45,7 @@ def test_drivers_have_an_image_key_and_a_problem(paging: Paging) -> None:
     loaded = [module for module in modules(records) if not module.unloaded]
     assert [found(module) for module in loaded] == [(*expected(each)[:2], ()) for each in source.plan.drivers]
     assert [module.base for module in loaded] == source.bases
+    assert {module.needs_image for module in loaded} == {ImageUse.SYMBOLS}
     assert all(module.problem is not None and "PDB" in module.problem for module in loaded)
     assert [module.name for module in modules(records) if module.unloaded] == ["dam.sys", "dump_storpor"]
 
@@ -64,6 +65,7 @@ def test_pieces_of_an_image_give_its_pdb() -> None:
     assert [found(module) for module in modules(records)[1:3]] == [
         expected(each) for each in machine().plan.drivers[1:3]
     ]
+    assert {module.needs_image for module in modules(records)[1:3]} == {ImageUse.CODE}
 
 
 def test_a_few_bytes_of_a_header_give_no_more_than_the_list() -> None:

@@ -93,6 +93,7 @@ def test_a_bundle_is_a_plain_archive_that_unpacks_into_a_store(source: Store, tm
                     "sha256": hashlib.sha256(KEYS[0].index.encode()).hexdigest(),
                 }
             ],
+            "images": [],
         }
     first = (tmp_path / "b.zip").read_bytes()
     export_bundle(source, tmp_path / "b.zip")

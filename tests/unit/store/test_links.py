@@ -3,17 +3,18 @@ from __future__ import annotations
 import gc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
-from symcache.store.links import ImageLinks, Link
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from symcache.store.links import ImageLinks, Link, StoreLinks
+from symcache.store.memory import Memory
 
 IMAGE = ImageKey("nt.exe", 0x5F000000, 0x20000)
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
@@ -32,10 +33,10 @@ GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
     ],
 )
 def test_what_an_image_names_is_remembered(tmp_path: Path, links: tuple[Link, ...]) -> None:
-    with ImageLinks(tmp_path) as memory:
+    with ImageLinks(Memory(tmp_path)) as memory:
         assert memory.recall(IMAGE) is None
         memory.remember(IMAGE, links)
-    with ImageLinks(tmp_path) as memory:
+    with ImageLinks(Memory(tmp_path)) as memory:
         assert memory.recall(IMAGE) == links
 
 
@@ -52,15 +53,17 @@ def test_what_an_image_names_is_remembered(tmp_path: Path, links: tuple[Link, ..
     ],
 )
 def test_a_text_that_was_not_written_here_is_not_known(tmp_path: Path, text: str) -> None:
-    with ImageLinks(tmp_path) as memory:
-        memory._memory.set(IMAGE.folded, text)
+    kept = Memory(tmp_path)
+    kept.set(IMAGE.folded, text)
+    with ImageLinks(kept) as memory:
         assert memory.recall(IMAGE) is None
 
 
 def test_threads_that_are_gone_leave_no_connection_open(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with ImageLinks(tmp_path) as memory:
+        kept = Memory(tmp_path)
+        with ImageLinks(kept) as memory:
             for _ in range(4):
                 thread = Thread(target=memory.recall, args=[IMAGE])
                 thread.start()
@@ -68,5 +71,75 @@ def test_threads_that_are_gone_leave_no_connection_open(tmp_path: Path) -> None:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda _: memory.remember(IMAGE, ()), range(64)))
             assert memory.recall(IMAGE) == ()
-        assert memory._memory._cache._only is None
+        assert kept._cache._only is None
         gc.collect()
+
+
+GUIDS = st.uuids()
+LINKS = st.lists(
+    st.builds(
+        Link,
+        st.one_of(
+            st.builds(PdbKey, st.just("a.pdb"), GUIDS, st.integers(0, 2**32 - 1)),
+            st.builds(PortablePdbKey, st.just("b.pdb"), GUIDS),
+        ),
+        st.booleans(),
+        st.lists(st.text(max_size=8), max_size=2).map(tuple),
+    ),
+    max_size=3,
+).map(tuple)
+IMAGES = st.builds(
+    ImageKey,
+    st.sampled_from(["nt.exe", "NT.EXE", "hal.dll"]),
+    st.integers(1, 3),
+    st.integers(1, 2).map(lambda n: n << 12),
+)
+
+
+@given(st.lists(st.tuples(IMAGES, LINKS)))
+def test_a_store_knows_what_was_learned_last(learned: list[tuple[ImageKey, tuple[Link, ...]]]) -> None:
+    with TemporaryDirectory() as folder:
+        store = StoreLinks(Path(folder))
+        for image, links in learned:
+            assert store.remember(image, links)
+        expected = {image.folded: links for image, links in learned}
+        for reader in (store, StoreLinks(Path(folder))):
+            assert {image.folded: links for image, links in reader.list()} == expected
+            assert all(reader.recall(image) == expected[image.folded] for image, _ in learned)
+
+
+def test_a_torn_or_foreign_line_costs_no_other(tmp_path: Path) -> None:
+    link = Link(PdbKey("nt.pdb", GUID, 10))
+    StoreLinks(tmp_path).remember(IMAGE, [link])
+    (shard,) = (tmp_path / ".symcache" / "links").iterdir()
+    torn = shard.read_bytes().rstrip()[:-9]
+    shard.write_bytes(
+        shard.read_bytes()
+        + b'\xff\xfe\n[1]\n["a.exe/1/x", 0]\n["nt.exe/5F00000020000/nt.exe", [["../x", 0, []]]]\n'
+        + torn
+    )
+    assert StoreLinks(tmp_path).recall(IMAGE) == (link,)
+    other = Link(PdbKey("nt.pdb", GUID, 11))
+    assert StoreLinks(tmp_path).remember(IMAGE, [other])
+    assert StoreLinks(tmp_path).recall(IMAGE) == (other,)
+
+
+def test_what_is_known_is_not_written_again(tmp_path: Path) -> None:
+    store = StoreLinks(tmp_path)
+    store.remember(IMAGE, [])
+    (shard,) = (tmp_path / ".symcache" / "links").iterdir()
+    before = shard.read_bytes()
+    assert store.remember(IMAGE, [])
+    assert StoreLinks(tmp_path).remember(IMAGE, [])
+    assert shard.read_bytes() == before
+
+
+def test_where_no_store_takes_it_the_user_remembers(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".symcache").write_text("in the way")
+    store = StoreLinks(tmp_path / "store")
+    with ImageLinks(Memory(tmp_path / "memory"), [store]) as links:
+        links.remember(IMAGE, [])
+        assert links.recall(IMAGE) == ()
+    assert list(store.list()) == []
+    assert ImageLinks(None, [store]).recall(IMAGE) is None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.identity import PdbKey, Tier
-from symcache.store import dedupe as dedupe_module
+from symcache.store import place
 from symcache.store.admin import Addition, Admin
 from symcache.store.dedupe import Means, dedupe
 from symcache.store.stats import Total, collect_stats, find_duplicates, iter_names
@@ -97,9 +97,9 @@ def test_duplicates_come_to_share_their_space(store: Store, monkeypatch: pytest.
             scratch.write_bytes(original.read_bytes())
             return True
 
-        monkeypatch.setattr(dedupe_module, "_reflink", copy)
+        monkeypatch.setattr(place, "_reflink", copy)
     else:
-        monkeypatch.setattr(dedupe_module, "_reflink", lambda original, scratch: False)
+        monkeypatch.setattr(place, "_reflink", lambda original, scratch: False)
     (shared,) = dedupe(store, find_duplicates(store))
     assert (shared.path, shared.original) == (second, first)
     assert shared.means is (Means.REFLINK if reflinks else Means.HARD_LINK)

@@ -68,7 +68,7 @@ async def test_inputs_are_warmed_and_checked(symbol_path: str, tmp_path: Path, u
         assert upstream.requests == []
         report = await cache.warm([image, str(tmp_path / "none")])
         assert (await cache.check(image)).exit_code() == 0
-        assert (await cache.warm(str(image), images=True)).count() == {"present": 1, "fetched": 1}
+        assert (await cache.warm(str(image), images="all")).count() == {"present": 1, "fetched": 1}
     assert [(symbol.index, symbol.state) for symbol in report.symbols] == [(PDB.index, "fetched")]
     assert [item.path for item in report.unreadable] == [str(tmp_path / "none")]
     assert Settled(PDB.index, "fetched") in settled

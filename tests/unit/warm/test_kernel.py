@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -10,8 +9,8 @@ from support.kernels import kernel_plan
 
 from symcache.config import Config, load_config
 from symcache.identity import PdbKey, parse_index
-from symcache.readers.detect import read_input
-from symcache.readers.kerneldump import ProcessSelection, read_kernel_dump
+from symcache.readers.detect import InputOptions, read_input
+from symcache.readers.kerneldump import ProcessSelection
 from symcache.readers.records import Module, Unreadable
 from symcache.synth.codeview import StructureLayout
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
@@ -24,13 +23,10 @@ from symcache.warm.report import State
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.upstream import Upstream
 
-    from symcache.readers.kerneldump import FindLayout
-    from symcache.readers.records import Record
 
 # As no build has them, so that only the kernel's PDB can tell.
 OFFSETS = EprocessPlan(links=0x768, image_file_name=0x8C8, peb=0x870, wow64_process=0x8A0, size=0xB00)
@@ -45,9 +41,7 @@ def dump(tmp_path: Path) -> Path:
 
 
 def kernel_pdb(dump: Path) -> PdbKey:
-    kernel = next(
-        record for record in read_input(str(dump), kernel=partial(read_kernel_dump)) if isinstance(record, Module)
-    )
+    kernel = next(record for record in read_input(str(dump), InputOptions(None)) if isinstance(record, Module))
     (pdb,) = kernel.pdbs
     assert isinstance(pdb.key, PdbKey)
     return pdb.key
@@ -73,10 +67,6 @@ def config_for(tmp_path: Path, upstream: Upstream) -> Config:
     return load_config(environ={}, symbol_path=f"srv*{tmp_path / 'sym'}*{upstream.url}")
 
 
-def records_of(dump: Path, processes: ProcessSelection, find_layout: FindLayout) -> Iterator[Record]:
-    return read_input(str(dump), kernel=partial(read_kernel_dump, user=processes, find_layout=find_layout))
-
-
 @pytest.fixture
 def _nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("symcache.readers.usermodules.find_kernel_layout", lambda *_: None)
@@ -90,7 +80,7 @@ async def test_processes_are_read_by_the_kernels_own_pdb_which_is_fetched_first(
     upstream.files[f"/{nt.index}"] = with_types(nt)
     async with SymbolSource(config_for(tmp_path, upstream)) as source:
         with Warmer(source) as warmer:
-            report = await warmer.warm(records_of(dump, ProcessSelection(("lsass.exe",)), warmer.find_kernel_layout))
+            report = await warmer.warm(warmer.open_inputs([dump], ProcessSelection(("lsass.exe",))))
     by_name = {symbol.index.partition("/")[0]: symbol for symbol in report.symbols if symbol.index}
     assert by_name["ntkrnlmp.pdb"].state is State.FETCHED
     assert {"lsass.pdb", "ntdll.pdb"} <= by_name.keys()
@@ -106,7 +96,7 @@ async def test_without_the_pdb_the_processes_are_reported_as_unreadable(
 ) -> None:
     async with SymbolSource(config_for(tmp_path, upstream)) as source:
         with Warmer(source) as warmer:
-            report = await warmer.warm(records_of(dump, ProcessSelection(), warmer.find_kernel_layout))
+            report = await warmer.warm(warmer.open_inputs([dump], ProcessSelection()))
     assert [item.problem for item in report.unreadable if "processes cannot be read" in item.problem]
     assert any(symbol.index and symbol.index.startswith("hal.pdb/") for symbol in report.symbols)
 
@@ -122,7 +112,7 @@ async def test_a_check_reads_processes_by_the_pdb_in_the_store_and_asks_nobody(
     scratch.write_bytes(with_types(nt))
     source.store.publish(scratch, parse_index(nt.index))
     with Warmer(source) as warmer:
-        report = await warmer.check(records_of(dump, ProcessSelection(), warmer.find_kernel_layout))
+        report = await warmer.check(warmer.open_inputs([dump], ProcessSelection()))
     source.close()
     assert "wntdll.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
     assert upstream.requests == []
@@ -132,8 +122,7 @@ async def test_a_check_reads_processes_by_the_pdb_in_the_store_and_asks_nobody(
 def test_complete_dumps_are_searched_for_processes_unasked(tmp_path: Path, kind: DumpKind, listed: bool) -> None:
     path = tmp_path / "MEMORY.DMP"
     path.write_bytes(dump_bytes(build_machine(kernel_plan()), DumpPlan(kind)))
-    reader = partial(read_kernel_dump, user=ProcessSelection(if_complete=True))
-    records = list(read_input(str(path), kernel=reader))
+    records = list(read_input(str(path)))
     assert any(isinstance(record, Module) and record.process for record in records) is listed
     assert not [record for record in records if isinstance(record, Unreadable)]
 
@@ -142,8 +131,7 @@ def test_a_complete_dump_without_processes_says_nothing_of_them(tmp_path: Path) 
     path = tmp_path / "MEMORY.DMP"
     machine = build_machine(replace(kernel_plan(), eprocess=OFFSETS, processes=()))
     path.write_bytes(dump_bytes(machine, DumpPlan(DumpKind.FULL)))
-    reader = partial(read_kernel_dump, user=ProcessSelection(if_complete=True))
-    assert not [record for record in read_input(str(path), kernel=reader) if isinstance(record, Unreadable)]
+    assert not [record for record in read_input(str(path)) if isinstance(record, Unreadable)]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a PDB", make_pdb(NativePdbSpec(UUID(int=1), 1))])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -13,11 +13,11 @@ from symcache.readers.records import Module, PdbFormat, PdbReference
 from symcache.upstream.outcome import Cause
 from symcache.warm.plan import (
     FileKind,
+    ImageChoice,
     NothingToFetch,
     Plan,
     WantedFile,
     WantedPdbOfImage,
-    image_candidates,
     kind_of,
     wants_of,
 )
@@ -45,7 +45,7 @@ def module(*pdbs: PdbReference, image: ImageKey | None = IMAGE, **more: object) 
 
 EMBEDDED_IN = NothingToFetch("a.sys", FileKind.PDB, Cause.EMBEDDED, EMBEDDED.key)
 
-CASES: dict[str, tuple[Module, dict[str, bool], list[Want]]] = {
+CASES: dict[str, tuple[Module, dict[str, Any], list[Want]]] = {
     "its one PDB": (module(FIRST), {}, [file(FIRST)]),
     "the last of several native PDBs": (module(FIRST, LAST), {}, [file(LAST)]),
     "all of them if all are asked for": (module(FIRST, LAST), {"all_pdbs": True}, [file(FIRST), file(LAST)]),
@@ -88,40 +88,23 @@ CASES: dict[str, tuple[Module, dict[str, bool], list[Want]]] = {
     "the .dbg file and the PDB": (module(FIRST, dbg=DBG), {}, [WantedFile("a.sys", DBG), file(FIRST)]),
     "the image too if images are asked for": (
         module(FIRST),
-        {"images": True},
+        {"images": ImageChoice.ALL},
         [WantedFile("a.sys", IMAGE), file(FIRST)],
     ),
     "the image and its PDB in two hops": (
         module(),
-        {"images": True},
+        {"images": ImageChoice.ALL},
         [WantedFile("a.sys", IMAGE), WantedPdbOfImage("a.sys", IMAGE)],
     ),
-    "no image where none is known": (module(FIRST, image=None), {"images": True}, [file(FIRST)]),
+    "no image where none is known": (module(FIRST, image=None), {"images": ImageChoice.ALL}, [file(FIRST)]),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_module_needs(case: str) -> None:
     wanting, options, wants = CASES[case]
-    assert list(wants_of(wanting, **{"images": False, "all_pdbs": False} | options)) == wants
-
-
-@pytest.mark.parametrize(
-    ("name", "others"),
-    [
-        ("ntoskrnl.exe", ["ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe"]),
-        ("NTKRNLPA.EXE", ["ntoskrnl.exe", "ntkrnlmp.exe", "ntkrpamp.exe"]),
-        ("hal.dll", ["halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]),
-        ("halmacpi.dll", ["hal.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]),
-        ("tcpip.sys", []),
-    ],
-)
-def test_an_image_may_be_published_under_names_it_had_before(name: str, others: list[str]) -> None:
-    image = ImageKey(name, 0x4A5BBFF7, 0x412000)
-    first, *rest = image_candidates(image)
-    assert first is image
-    assert [candidate.name for candidate in rest] == others
-    assert {candidate.id for candidate in rest} <= {image.id}
+    defaults: dict[str, Any] = {"images": ImageChoice.AUTO, "all_pdbs": False}
+    assert list(wants_of(wanting, **defaults | options)) == wants
 
 
 @pytest.mark.parametrize(
@@ -147,7 +130,7 @@ def test_keys_that_differ_in_letter_case_are_one_want() -> None:
 
 
 def test_the_pdb_of_an_image_and_the_image_are_two_wants() -> None:
-    plan = Plan(images=True)
+    plan = Plan(images=ImageChoice.ALL)
     plan.add_module(module())
     plan.add_module(module())
     assert plan.wants == (WantedFile("a.sys", IMAGE), WantedPdbOfImage("a.sys", IMAGE))
@@ -160,8 +143,8 @@ def test_modules_without_identity_are_told_apart_by_name() -> None:
     assert [want.module for want in plan.wants] == ["a.sys", "b.sys"]
 
 
-@given(st.lists(st.sampled_from([case[0] for case in CASES.values()])), st.booleans(), st.booleans())
-def test_a_plan_wants_nothing_twice(modules: list[Module], images: bool, all_pdbs: bool) -> None:
+@given(st.lists(st.sampled_from([case[0] for case in CASES.values()])), st.sampled_from(ImageChoice), st.booleans())
+def test_a_plan_wants_nothing_twice(modules: list[Module], images: ImageChoice, all_pdbs: bool) -> None:
     plan = Plan(images=images, all_pdbs=all_pdbs)
     for wanting in modules:
         plan.add_module(wanting)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import anyio
@@ -22,7 +22,7 @@ from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 from symcache.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
 from symcache.upstream.outcome import Cause, Fetched, Missing
 from symcache.upstream.source import SymbolSource
-from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
+from symcache.warm.plan import ImageChoice, Plan, WantedFile, WantedPdbOfImage
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
 
@@ -68,7 +68,7 @@ def configure(url: str, tmp_path: Path, text: str = "") -> Config:
 
 
 async def warm(
-    config: Config, records: Iterable[Record], *, observer: Observer | None = None, **options: bool
+    config: Config, records: Iterable[Record], *, observer: Observer | None = None, **options: Any
 ) -> Report:
     more = {} if observer is None else {"observer": observer}
     async with SymbolSource(config) as source:
@@ -76,7 +76,7 @@ async def warm(
             return await warmer.warm(records)
 
 
-async def check(config: Config, records: Iterable[Record], **options: bool) -> Report:
+async def check(config: Config, records: Iterable[Record], **options: Any) -> Report:
     async with SymbolSource(config) as source:
         with Warmer(source, Plan(**options)) as warmer:
             return await warmer.check(records)
@@ -234,7 +234,7 @@ async def test_two_images_of_one_pdb_want_it_once(upstream: Upstream, config: Co
 async def test_images_are_kept_when_they_are_asked_for(upstream: Upstream, config: Config) -> None:
     image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
     upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
-    report = await warm(config, [Module("drv.sys", image=image, pdbs=native(pdb))], images=True)
+    report = await warm(config, [Module("drv.sys", image=image, pdbs=native(pdb))], images=ImageChoice.ALL)
     assert ends(report) == [(image.index, "fetched", None), (pdb.index, "fetched", None)]
     assert [symbol.kind.value for symbol in report.symbols] == ["image", "pdb"]
 
@@ -242,7 +242,7 @@ async def test_images_are_kept_when_they_are_asked_for(upstream: Upstream, confi
 async def test_an_image_that_is_kept_is_asked_for_once(upstream: Upstream, config: Config) -> None:
     image, pdb = image_key("drv.sys"), pdb_key("drv.pdb")
     upstream.files = {image.index: disk_bytes(plan_image(image, pdb)), pdb.index: pdb_bytes(pdb)}
-    report = await warm(config, [image_alone("drv.sys")], images=True)
+    report = await warm(config, [image_alone("drv.sys")], images=ImageChoice.ALL)
     assert ends(report) == [(image.index, "fetched", None), (pdb.index, "fetched", None)]
     assert [request.path for request in upstream.requests] == [f"/{image.index}", f"/{pdb.index}"]
 
@@ -278,8 +278,8 @@ async def test_what_is_excluded_is_asked_of_nobody(upstream: Upstream, tmp_path:
     config = configure(upstream.url, tmp_path, "exclusions.names = ['secret*']")
     key = pdb_key("secret.pdb")
     modules = [Module("secret.sys", pdbs=native(key)), image_alone("Secret.dll", 2)]
-    report = await warm(config, modules, images=True)
-    assert [symbol.cause for symbol in report.symbols] == [Cause.EXCLUDED] * 3
+    report = await warm(config, modules, images=ImageChoice.ALL)
+    assert [symbol.cause for symbol in report.symbols] == [Cause.EXCLUDED] * 2
     assert report.exit_code() == 0
     assert upstream.requests == []
 
@@ -477,10 +477,10 @@ def respond(answers: dict[str, str]) -> Callable[[httpx.Request], httpx.Response
 @given(
     wanted=st.lists(modules(), max_size=6),
     answers=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ANSWERS)),
-    options=st.fixed_dictionaries({"images": st.booleans(), "all_pdbs": st.booleans()}),
+    options=st.fixed_dictionaries({"images": st.sampled_from(ImageChoice), "all_pdbs": st.booleans()}),
 )
 def test_every_want_ends_once_and_the_counts_add_up(
-    tmp_path_factory: pytest.TempPathFactory, wanted: list[Module], answers: dict[str, str], options: dict[str, bool]
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[Module], answers: dict[str, str], options: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     config = configure("https://one.test/symbols", folder, "exclusions.names = ['b.exe']")
