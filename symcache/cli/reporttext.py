@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from symcache.cli.output import count_text, plain, size_text, write_line, write_table
 from symcache.readers.records import ImageUse
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.warm.report import State
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ _ADVICE = {
     Cause.EXCLUDED: "exclusions.names in the config file leaves it out",
 }
 
+_HINTED = {
+    Hint.PAGE: "a page came instead: credentials are needed (see [[server]]), or the server answers misses with 200",
+    Hint.POINTER: "the server only says where the file lies; pointers.allow in the config file lets that be followed",
+    Hint.LOOP: "servers ask each other in a circle; take one out of the symbol path of another",
+}
+"""Advice that comes before that of the cause."""
+
 
 _NEEDED_FOR = {
     ImageUse.SYMBOLS: "without which the debugger loads no symbols",
@@ -57,12 +64,13 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_line()
     shown = [symbol for symbol in shown if not symbol.keeps]
     for cause, advice in _ADVICE.items():
-        group = [symbol for symbol in shown if symbol.cause is cause]
-        if group:
-            state = group[0].state.value
-            write_line(f"{state}: {cause.value} ({len(group)}) - {advice}")
-            write_table(_row(symbol) for symbol in group)
-            write_line()
+        for hint in (None, *Hint):
+            group = [symbol for symbol in shown if (symbol.cause, _hint_of(symbol)) == (cause, hint)]
+            if group:
+                state = group[0].state.value
+                write_line(f"{state}: {cause.value} ({len(group)}) - {advice if hint is None else _HINTED[hint]}")
+                write_table(_row(symbol) for symbol in group)
+                write_line()
     if verbose:
         found = [symbol for symbol in shown if symbol.cause is None]
         write_table(_found_row(symbol) for symbol in found)
@@ -77,6 +85,10 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_line(_summary(report))
         if report.store is not None:
             write_line(plain(f"store: {report.store}"))
+
+
+def _hint_of(symbol: Symbol) -> Hint | None:
+    return symbol.outcome.hint if isinstance(symbol.outcome, Failed) else None
 
 
 def _row(symbol: Symbol) -> list[str]:

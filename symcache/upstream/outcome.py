@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"]
+__all__ = ["Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"]
 
 
 class Cause(StrEnum):
@@ -28,6 +28,18 @@ class Cause(StrEnum):
     REFUSED = "refused"
     WRONG_CONTENT = "wrong-content"
     DISK = "disk"
+
+
+class Hint(StrEnum):
+    """What is known of a failure beyond its cause, where that calls for other advice.
+
+    ``page``: a page or a message came with status 200. ``pointer``: a pointer file that may not be followed. ``loop``:
+    servers ask each other in a circle.
+    """
+
+    PAGE = "page"
+    POINTER = "pointer"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,7 @@ class Failed:
     cause: Cause
     attempts: tuple[Attempt, ...] = ()
     detail: str | None = None
+    hint: Hint | None = None
 
 
 Outcome: TypeAlias = Present | Fetched | Missing | Failed

@@ -66,6 +66,7 @@ class SymbolSource:
         config: Every setting, the symbol path among them.
         observer: Told what happens, from any thread.
         transport: Stands in for the network, in tests.
+        tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
         clock_s: Monotonic seconds, for the pauses that upstreams get.
         sleep: Waits a number of seconds, between two tries.
 
@@ -79,11 +80,13 @@ class SymbolSource:
         *,
         observer: Observer = ignore,
         transport: httpx.AsyncBaseTransport | None = None,
+        tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.config = config
         self._observer = Board(observer).observe
+        self._tell_end = tell_end
         self._stores: dict[Path, Store] = {}
         self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
@@ -189,8 +192,8 @@ class SymbolSource:
         if self.is_excluded(key):
             return Missing(Cause.EXCLUDED)
         if isinstance(key, ImageKey) and published_keys(key) != (key,):
-            return await self._named_fetches.run(key.folded, lambda: self._walk_names(key))
-        return await self._fetches.run(key.folded, lambda: self._walk(key, checksums))
+            return await self._named_fetches.run(key.folded, lambda: self._told(self._walk_names(key)))
+        return await self._fetches.run(key.folded, lambda: self._told(self._walk(key, checksums)))
 
     async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
         """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
@@ -224,6 +227,12 @@ class SymbolSource:
         finally:
             await self._lanes.aclose()
             self.close()
+
+    async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
+        began_s = time.monotonic()
+        outcome = await walk
+        self._tell_end(outcome, time.monotonic() - began_s)
+        return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
         answers: list[Brought] = []

@@ -97,6 +97,8 @@ class Symbol:
         }
         if self.reason is not None:
             fields["detail"] = self.reason
+        if isinstance(outcome, Failed) and outcome.hint is not None:
+            fields["hint"] = outcome.hint
         if found is not None and found.note is not None:
             fields["note"] = found.note
         if self.use is not None:

@@ -369,7 +369,9 @@ async def test_where_nothing_is_missing_the_tier_is_not_asked(upstream: Upstream
     assert asked(upstream) == [PATH]
 
 
-@pytest.mark.parametrize("mark", [page(), status(403), page(404)], ids=["page", "forbidden", "friendly 404"])
+@pytest.mark.parametrize(
+    "mark", [page(), status(200, b"{}"), status(403), page(404)], ids=["page", "json", "forbidden", "404"]
+)
 async def test_whatever_stands_for_the_mark_of_two_tiers_is_none(mark: object, upstream: Upstream, rig: Rig) -> None:
     upstream.always("index2.txt", mark)  # type: ignore[arg-type]
     async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:
