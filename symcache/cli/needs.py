@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,13 +37,15 @@ class Needs:
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
         links: What images name, of those whose PDB is known by the image alone.
+        is_empty: The inputs hold no module at all.
     """
 
-    keys: tuple[Key, ...]
-    images: tuple[ImageKey, ...]
-    nameless: tuple[str, ...]
-    unreadable: tuple[Unreadable, ...]
-    links: Mapping[ImageKey, tuple[Link, ...]]
+    keys: tuple[Key, ...] = ()
+    images: tuple[ImageKey, ...] = ()
+    nameless: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    links: Mapping[ImageKey, tuple[Link, ...]] = field(default_factory=dict)
+    is_empty: bool = False
 
 
 def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
@@ -72,7 +74,9 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
             keys.append(key)
-    return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
+    return Needs(
+        tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links, report.is_empty
+    )
 
 
 def _is_file(symbol: Symbol, key: Key) -> bool:

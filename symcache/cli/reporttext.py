@@ -29,6 +29,7 @@ _ADVICE = {
     Cause.IMAGE_NOT_PUBLISHED: "the input names only the image, and no server has that; give the image itself as input",
     Cause.NOT_CACHED: "`symcache warm` with the same inputs fetches it",
     Cause.NO_DEBUG_RECORD: "the image names no PDB; there is nothing to fetch",
+    Cause.UNUSABLE_IDENTITY: "the image names a PDB that no symbol store can hold; ask its maker for the PDB itself",
     Cause.EMBEDDED: "the PDB lies in the image itself; there is nothing to fetch",
     Cause.EXCLUDED: "exclusions.names in the config file leaves it out",
 }
@@ -36,6 +37,8 @@ _ADVICE = {
 _HINTED = {
     Hint.PAGE: "a page came instead: credentials are needed (see [[server]]), or the server answers misses with 200",
     Hint.POINTER: "the server only says where the file lies; pointers.allow in the config file lets that be followed",
+    Hint.NO_SERVER: "no server was asked: the symbol path names none; see `symcache path`, and -y or --upstream URL",
+    Hint.FOREIGN_SYSTEM: "a dump of another system: its programs have no PDBs, and no fuller dump helps",
     Hint.LOOP: "servers ask each other in a circle; take one out of the symbol path of another",
 }
 """Advice that comes before that of the cause."""
@@ -55,7 +58,7 @@ _LOST_WITHOUT = {
 
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     """Write *report* to stdout; with *quiet* only what is wanting, with *verbose* every file."""
-    shown = [symbol for symbol in report.symbols if verbose or symbol.is_wanting or symbol.state is State.FAILED]
+    shown = [symbol for symbol in report.symbols if verbose or _matters(symbol)]
     blocking = [symbol for symbol in shown if symbol.keeps]
     if blocking:
         count = sum(len(symbol.keeps) for symbol in blocking)
@@ -87,8 +90,12 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
             write_line(plain(f"store: {report.store}"))
 
 
+def _matters(symbol: Symbol) -> bool:
+    return symbol.is_wanting or symbol.state is State.FAILED or symbol.cause is Cause.UNUSABLE_IDENTITY
+
+
 def _hint_of(symbol: Symbol) -> Hint | None:
-    return symbol.outcome.hint if isinstance(symbol.outcome, Failed) else None
+    return symbol.outcome.hint if isinstance(symbol.outcome, Missing | Failed) else None
 
 
 def _row(symbol: Symbol) -> list[str]:

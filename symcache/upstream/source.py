@@ -34,7 +34,7 @@ from symcache.upstream.flight import SingleFlight
 from symcache.upstream.folder import PlainFolder
 from symcache.upstream.httpstore import HttpStore
 from symcache.upstream.lanes import Lanes
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.upstream.pointers import resolve_pointer
 from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
@@ -245,7 +245,7 @@ class SymbolSource:
                 if isinstance(found, Fetched):
                     return replace(found, attempts=(*attempts_of(answers), *found.attempts))
                 answers.extend(found)
-        return sum_up(answers)
+        return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
         """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too."""
@@ -297,7 +297,13 @@ class SymbolSource:
                 if not isinstance(found, tuple):
                     return found
                 answers.extend(found)
-        return sum_up(answers)
+        return self._sum_up(answers)
+
+    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+        end = sum_up(answers)
+        if isinstance(end, Missing) and not self._servers:
+            return replace(end, hint=Hint.NO_SERVER)
+        return end
 
     def _note_use(self, key: Key, path: Path) -> None:
         """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
@@ -405,7 +411,8 @@ def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageK
         if isinstance(end, Failed):
             return replace(end, attempts=attempts)
     only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
+    hint = next((end.hint for _, end in ends if isinstance(end, Missing)), None)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=hint)
 
 
 def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.readers.records import ImageUse, PdbFormat
-from symcache.upstream.outcome import Cause
+from symcache.upstream.outcome import Cause, Hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -106,6 +106,7 @@ class NothingToFetch:
         cause: Why.
         key: What is known of its identity; None if nothing is.
         detail: The reason in words.
+        hint: What calls for other advice than the cause.
     """
 
     module: str
@@ -113,6 +114,7 @@ class NothingToFetch:
     cause: Cause
     key: Key | None = None
     detail: str | None = None
+    hint: Hint | None = None
 
 
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
@@ -194,6 +196,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
         if module.is_presumed and module.image is not None:
             yield WantedPdbOfImage(module.name, module.image, is_presumed=True)
+    elif module.unusable_pdb:
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.UNUSABLE_IDENTITY, module.image, module.problem)
     elif module.no_debug_record:
         yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
     elif module.dbg is not None:
@@ -202,7 +206,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield WantedPdbOfImage(module.name, module.image)
     elif not module.unloaded:
         # An unloaded driver has left nothing but its name, and no debugger asks for it either.
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem)
+        hint = Hint.FOREIGN_SYSTEM if module.is_foreign else None
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem, hint=hint)
 
 
 def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) -> Iterator[Want]:

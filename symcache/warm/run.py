@@ -79,6 +79,7 @@ class Warmer:
         self._named: dict[Want, Sequence[Want]] = {}
         self._pdbs_of: dict[str, tuple[Want, ...]] = {}
         self._unreadable: list[Unreadable] = []
+        self._found_none = False
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
         self._may_fetch = False
@@ -90,6 +91,7 @@ class Warmer:
 
         Where a dump's processes are, the kernel's PDB says, which is looked for on the symbol path.
         """
+        self._found_none = True
         return open_inputs(paths, InputOptions(processes, self._find_kernel_layout))
 
     async def warm(self, records: Iterable[Record]) -> Report:
@@ -132,6 +134,7 @@ class Warmer:
             symbols=[self._with_kept(want, ends.get(want) or _cut_off(want)) for want in self._in_order()],
             unreadable=tuple(self._unreadable),
             images_left_out=self._plan.left_out,
+            is_empty=self._found_none and not self._unreadable,
             is_interrupted=is_interrupted,
         )
 
@@ -194,6 +197,7 @@ class Warmer:
                 if self._stopped.is_set():
                     return
                 if isinstance(record, Module):
+                    self._found_none = False
                     self._plan.add_module(record)
                 elif isinstance(record, Unreadable):
                     self._unreadable.append(record)
@@ -231,7 +235,7 @@ class Warmer:
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
         if isinstance(want, NothingToFetch):
-            self._settle(want, Missing(want.cause))
+            self._settle(want, Missing(want.cause, hint=want.hint))
             return None
         outcome: Outcome | None
         if isinstance(want, WantedFile):
@@ -294,7 +298,7 @@ class Warmer:
             # Damaged debug data names nothing either, and another hop would bring no more.
             module = replace(module, no_debug_record=True)
         links = tuple(_links_of(module))
-        if self._may_fetch:  # a check leaves the store as it is
+        if self._may_fetch and not module.unusable_pdb:  # a check leaves the store as it is
             self._links.remember(want.image, links)
         return self._resolve(want, module, links)
 
@@ -344,20 +348,20 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
             return Symbol(key.index, kind_of(key), module, outcome, use=want.use, reload=want.reload)
         case WantedPdbOfImage(module, image, _):
             return Symbol(image.index, FileKind.PDB, module, outcome)
-        case NothingToFetch(module, kind, _, known, detail):
+        case NothingToFetch(module, kind, _, known, detail, _):
             return Symbol(None if known is None else known.index, kind, module, outcome, detail)
 
 
 def _cut_off(want: Want) -> Symbol:
     """Return how *want* ends if the work is cancelled before it has an end."""
     if isinstance(want, NothingToFetch):
-        return _symbol(want, Missing(want.cause))
+        return _symbol(want, Missing(want.cause, hint=want.hint))
     return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
 
 
 def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
     """Return what it means for a PDB that its image's headers could not be had."""
-    return end if isinstance(end, Failed) else Missing(Cause.IMAGE_NOT_PUBLISHED, end.attempts)
+    return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)
 
 
 def _links_of(module: Module) -> Iterator[Link]:

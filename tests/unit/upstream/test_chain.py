@@ -16,7 +16,7 @@ from symcache.errors import ConfigError
 from symcache.events import Noted
 from symcache.identity import PdbKey, PortablePdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,9 @@ async def test_what_comes_compressed_stays_so_between(stores: list[Path], upstre
 
 async def test_a_store_alone_is_looked_into_and_left_as_it_is(stores: list[Path], rig: Rig) -> None:
     async with rig.source(f"srv*{stores[0]}") as source:
-        assert await source.fetch(KEY) == Missing(Cause.NOT_PUBLISHED, (Attempt(str(stores[0]), "not there"),))
+        assert await source.fetch(KEY) == Missing(
+            Cause.NOT_PUBLISHED, (Attempt(str(stores[0]), "not there"),), hint=Hint.NO_SERVER
+        )
         assert not stores[0].exists()
         found = put(stores[0], PATH, PDB)
         assert await source.fetch(KEY) == Present(found, len(PDB))
