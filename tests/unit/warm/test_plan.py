@@ -184,3 +184,12 @@ def test_an_image_that_was_read_and_names_nothing_is_not_asked_for_its_pdb(read_
     for each in (read, named) if read_first else (named, read):
         plan.add_module(each)
     assert plan.wants == (NothingToFetch("a.sys", FileKind.PDB, Cause.NO_DEBUG_RECORD, IMAGE),)
+
+
+def test_a_copy_whose_listed_name_is_too_long_for_a_file_goes_by_its_originals() -> None:
+    original = ImageKey("s" * 247 + ".sys", 1, 0x1000)
+    listed = Module(f"hiber_{original.name}", image=original)
+    assert listed.listed_image == original
+    plan = Plan(images=ImageChoice.ALL)
+    plan.add_module(listed)
+    assert [want.key for want in plan.wants if isinstance(want, WantedFile)] == [original]
