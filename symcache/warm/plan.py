@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -72,10 +73,14 @@ class WantedFile:
     def reload(self) -> str | None:
         """The debugger's command that makes it look for the image; None where it does so by itself.
 
+        None, too, for a name with characters that mean something to the debugger's command line.
+
         Source: observed with dbgeng 10.0.15063, which asks for the stamp FFFFFFFE where the dump lacks an image's
         headers, and for the right one after this command.
         """
         if self.use is not ImageUse.BY_HAND or self.base is None or not isinstance(self.key, ImageKey):
+            return None
+        if _NAME_IN_A_COMMAND.fullmatch(self.key.name) is None:
             return None
         return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},{self.key.timestamp:x}"
 
@@ -117,6 +122,9 @@ class NothingToFetch:
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
 
 _PDB_OF = "pdb of"
+# A name comes from the input and the command is typed into a debugger, which takes ``;`` for the start of another one,
+# ``.shell`` among them.
+_NAME_IN_A_COMMAND = re.compile(r"[\w~][\w.~+-]*", re.ASCII)
 
 
 class Plan:
