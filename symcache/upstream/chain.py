@@ -81,6 +81,11 @@ class Chain:
         self._unreadable: dict[Path, float] = {}
         self._unwritable: dict[Path, float] = {}
 
+    @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
+        return tuple(place for place in self.places if isinstance(place, Store)) if len(self.places) > 1 else ()
+
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
         """Return the plain file that the chain's first place holds for *key*; no network.
 

@@ -118,6 +118,11 @@ class SymbolSource:
         return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
 
     @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that may be written to: those that files are copied into; where nothing is copied, every one."""
+        return tuple(store for chain in self.chains for store in chain.downstream_stores) or self.stores
+
+    @property
     def servers(self) -> tuple[HttpStore, ...]:
         """Every upstream of the symbol path, in the order they are asked."""
         return tuple(self._servers.values())
@@ -253,9 +258,12 @@ class SymbolSource:
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
     ) -> Present | Fetched | Failed:
-        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first."""
+        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first.
+
+        A store that is only read stays as it is.
+        """
         error: StoreError | None = None
-        for store in sorted(self.stores, key=lambda store: not found.path.is_relative_to(store.root)):
+        for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
             except StoreError as failure:

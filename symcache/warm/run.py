@@ -335,7 +335,9 @@ class Warmer:
             memory = Memory(self._source.config.misses.folder / "images")
         except StoreError as error:
             self._observer(Noted(f"{error}; what images name is remembered in the store alone"))
-        return ImageLinks(memory, [StoreLinks(store.root) for store in self._source.stores])
+        downstream = self._source.downstream_stores
+        stores = sorted(self._source.stores, key=lambda store: store not in downstream)
+        return ImageLinks(memory, [StoreLinks(store.root) for store in stores])
 
 
 def _symbol(want: Want, outcome: Outcome) -> Symbol:

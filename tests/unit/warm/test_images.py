@@ -214,3 +214,21 @@ async def test_images_in_a_store_tell_what_they_name_where_nothing_else_does(con
     shutil.rmtree(tmp_path / "sym" / ".symcache")
     there = replace(config, misses=replace(config.misses, folder=tmp_path / "another user"))
     assert ends(await check(there, [IMAGE_ALONE])) == {IMAGE.index: "present", PDB.index: "present"}
+
+
+@pytest.mark.parametrize("element", ["srv*{}", "{}"], ids=["store", "folder"])
+async def test_a_share_that_is_only_read_stays_as_it_is(
+    config: Config, upstream: Upstream, tmp_path: Path, element: str
+) -> None:
+    share = tmp_path / "share"
+    put(share, IMAGE, IMAGE_BYTES)
+    put(share, PDB, PDB_BYTES)
+    (share / "pingme.txt").touch()
+    before = sorted(share.rglob("*"))
+    text = f"{element.format(share)};srv*{tmp_path / 'sym'}*{upstream.url}"
+    path = load_config(None, {}, symbol_path=text).symbol_path
+    report = await warm(replace(config, symbol_path=path), [COPY])
+    assert ends(report) == {LISTED.index: "present", PDB.index: "present"}
+    assert sorted(share.rglob("*")) == before
+    assert (tmp_path / "sym" / LISTED.index).read_bytes() == IMAGE_BYTES
+    assert upstream.requests == []
