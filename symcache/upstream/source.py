@@ -242,7 +242,13 @@ class SymbolSource:
         return sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
-        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too."""
+        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
+
+        What a debugger finds already, under *key* itself or another name that it tries, is not asked for.
+        """
+        present = await to_thread.run_sync(self.find, key)
+        if present is not None:
+            return present
         ends: list[tuple[ImageKey, Missing | Failed]] = []
         for name in published_keys(key):
             if self.is_excluded(name):

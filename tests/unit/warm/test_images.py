@@ -15,6 +15,7 @@ from symcache.identity import ImageKey, PdbKey, compressed_name
 from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes, plan_image
+from symcache.upstream.outcome import Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
@@ -231,4 +232,15 @@ async def test_a_share_that_is_only_read_stays_as_it_is(
     assert ends(report) == {LISTED.index: "present", PDB.index: "present"}
     assert sorted(share.rglob("*")) == before
     assert (tmp_path / "sym" / LISTED.index).read_bytes() == IMAGE_BYTES
+    assert upstream.requests == []
+
+
+async def test_a_copy_that_lies_under_its_listed_name_alone_is_asked_of_nobody(
+    config: Config, upstream: Upstream, tmp_path: Path
+) -> None:
+    put(tmp_path / "sym", LISTED, IMAGE_BYTES)
+    async with SymbolSource(config) as source:
+        found = await source.fetch(LISTED)
+    assert isinstance(found, Present)
+    assert found.path == tmp_path / "sym" / LISTED.index
     assert upstream.requests == []
