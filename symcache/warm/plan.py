@@ -139,7 +139,7 @@ class Plan:
         self._images = images
         self._all_pdbs = all_pdbs
         self._wants: dict[tuple[str, str], Want] = {}
-        self._whole_images: dict[str, Key] = {}
+        self._whole_images: dict[str, dict[str, ImageKey]] = {}
         self._left_out: set[str] = set()
 
     def __len__(self) -> int:
@@ -155,15 +155,16 @@ class Plan:
         """How many images a debugger will ask for that are not wanted."""
         return len(self._left_out)
 
-    def whole_image(self, image: ImageKey) -> Key | None:
-        """Return the key under which *image* is wanted as a file; None if only its headers are of interest."""
-        return self._whole_images.get(image.folded)
+    def whole_images(self, image: ImageKey) -> tuple[ImageKey, ...]:
+        """Return the keys under which *image* is wanted as a file; none if only its headers are of interest."""
+        return tuple(self._whole_images.get(image.folded, {}).values())
 
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs; one whose image was read says more than one that only names that image."""
         if module.image is not None and module.listed_image is not None:
             if self._images.takes(module):
-                self._whole_images[module.image.folded] = module.listed_image
+                listed = module.listed_image
+                self._whole_images.setdefault(module.image.folded, {}).setdefault(listed.folded, listed)
             elif module.needs_image is not None:
                 self._left_out.add(module.listed_image.folded)
         for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):

@@ -277,8 +277,7 @@ class Warmer:
         return self._resolve_by_image(want, image)
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
-        whole = self._plan.whole_image(key)
-        if whole is not None:
+        for whole in self._plan.whole_images(key):
             # It comes whole in any case; whoever else fetches it just now shares that.
             outcome = await self._source.fetch(whole)
             if isinstance(outcome, Present | Fetched):
@@ -301,8 +300,7 @@ class Warmer:
     def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
         self.links[want.image] = links
-        whole = self._plan.whole_image(want.image)
-        if whole is not None:
+        for whole in self._plan.whole_images(want.image):
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
         self._named[want] = fresh = self._plan.add_files_of(module)
         return fresh
@@ -324,7 +322,7 @@ class Warmer:
 
     def _goes_without_saying(self, want: WantedPdbOfImage, outcome: Outcome) -> bool:
         """Say whether another line of the report tells already how *want*, whose image could not be had, ended."""
-        if self._plan.whole_image(want.image) is not None:
+        if self._plan.whole_images(want.image):
             return True
         # Nothing speaks against the PDB that is wanted already.
         return want.is_presumed and isinstance(outcome, Missing)

@@ -244,3 +244,13 @@ async def test_a_copy_that_lies_under_its_listed_name_alone_is_asked_of_nobody(
     assert isinstance(found, Present)
     assert found.path == tmp_path / "sym" / LISTED.index
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("modules", [[IMAGE_ALONE, COPY], [COPY, IMAGE_ALONE]], ids=["copy last", "copy first"])
+async def test_a_driver_and_its_copy_are_both_said_to_keep_symbols_from_loading(
+    config: Config, modules: list[Module]
+) -> None:
+    await warm(config, [IMAGE_ALONE], ImageChoice.NONE)
+    report = await check(config, modules)
+    keeps = {symbol.index: symbol.keeps for symbol in report.symbols}
+    assert keeps == {IMAGE.index: (PDB.index,), LISTED.index: (PDB.index,), PDB.index: ()}
