@@ -122,6 +122,8 @@ class NothingToFetch:
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
 
 _PDB_OF = "pdb of"
+# Each says more than those before it: without symbols there is no code either, and the last one has a command to type.
+_USES = (None, ImageUse.CODE, ImageUse.SYMBOLS, ImageUse.BY_HAND)
 # A name comes from the input and the command is typed into a debugger, which takes ``;`` for the start of another one,
 # ``.shell`` among them.
 _NAME_IN_A_COMMAND = re.compile(r"[\w~][\w.~+-]*", re.ASCII)
@@ -175,7 +177,8 @@ class Plan:
         """Take in *wants*; return those that were not wanted before.
 
         A PDB that one image has embedded and another asks for as a file is a file to fetch, and what is presumed of
-        one image is not of another that says nothing of its PDB.
+        one image is not of another that says nothing of its PDB. An image that several modules need is needed for all
+        that they need it for.
         """
         fresh: dict[tuple[str, str], Want] = {}
         for want in wants:
@@ -246,6 +249,8 @@ def kind_of(key: Key) -> FileKind:
 def _outdoes(want: Want, known: Want) -> bool:
     if isinstance(known, WantedPdbOfImage):
         return known.is_presumed and isinstance(want, WantedPdbOfImage) and not want.is_presumed
+    if isinstance(known, WantedFile) and isinstance(want, WantedFile):
+        return _USES.index(want.use) > _USES.index(known.use)
     return isinstance(known, NothingToFetch) and isinstance(want, WantedFile)
 
 

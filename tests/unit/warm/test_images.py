@@ -254,3 +254,11 @@ async def test_a_driver_and_its_copy_are_both_said_to_keep_symbols_from_loading(
     report = await check(config, modules)
     keeps = {symbol.index: symbol.keeps for symbol in report.symbols}
     assert keeps == {IMAGE.index: (PDB.index,), LISTED.index: (PDB.index,), PDB.index: ()}
+
+
+@pytest.mark.parametrize("modules", [[BOTH, IMAGE_ALONE], [IMAGE_ALONE, BOTH]], ids=["code first", "symbols first"])
+async def test_an_image_is_needed_for_all_that_any_input_needs_it_for(config: Config, modules: list[Module]) -> None:
+    await warm(config, [IMAGE_ALONE], ImageChoice.NONE)
+    image = next(symbol for symbol in (await check(config, modules)).symbols if symbol.index == IMAGE.index)
+    assert image.use is ImageUse.SYMBOLS
+    assert image.keeps == (PDB.index,)
