@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.identity import ImageKey, parse_index
+from symcache.identity import ImageKey, interchangeable_keys, parse_index
 from symcache.upstream.outcome import Cause, Missing, Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import FileKind
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Unreadable
     from symcache.store.links import Link
+    from symcache.store.tree import Store
     from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 
@@ -32,7 +33,7 @@ class Needs:
     """What inputs need.
 
     Attributes:
-        keys: Files that are known by their keys, once each.
+        keys: Files that are known by their keys, once each; a kernel or HAL by the one that the store has it under.
         images: Images that are known while their PDBs are not, because nobody has looked into them yet.
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
@@ -57,6 +58,7 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
 
     Raises:
         ConfigError: A place of the symbol path that cannot be reached from this system.
+        StoreError: The store cannot be read.
     """
     source = SymbolSource(config)
     try:
@@ -71,8 +73,15 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
         if key is None:
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
-            keys.append(key)
+            keys.append(_name_in_store(source.store, key))
     return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
+
+
+def _name_in_store(store: Store | None, key: Key) -> Key:
+    """Return the one of the names that debuggers try under which *store* has *key*'s file; *key* if there is none."""
+    if store is None or not isinstance(key, ImageKey):
+        return key
+    return next((name for name in interchangeable_keys(key) if store.find(name) is not None), key)
 
 
 def _is_file(symbol: Symbol, key: Key) -> bool:
