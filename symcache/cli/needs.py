@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from symcache.identity import ImageKey, interchangeable_keys, parse_index
-from symcache.upstream.outcome import Cause, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Missing, Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
@@ -88,6 +88,6 @@ def _is_file(symbol: Symbol, key: Key) -> bool:
     if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
         return False  # a PDB that is known by its image alone
     match symbol.outcome:
-        case Present() | Missing(Cause.NOT_CACHED):
+        case Present() | Failed() | Missing(Cause.NOT_CACHED):
             return True
     return False

@@ -143,7 +143,11 @@ class SymbolSource:
         return None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network: from any store on disk, in any form."""
+        """Return what a debugger would open for *key* without a network: from any store on disk, in any form.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for name in _tried_by_debuggers(key):
             for chain in self.chains:
                 present = chain.find_for_debugger(name, checksums)
@@ -168,7 +172,11 @@ class SymbolSource:
                 lock.release()
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names."""
+        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for name in published_keys(key):
             for chain in self.chains:
                 image = chain.find_image(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -218,10 +219,14 @@ class Warmer:
         remembered = self._resolve_remembered(want)
         if remembered is not None:
             return remembered
-        image = self._source.find_image(want.image)
-        if image is not None:
-            return self._resolve_by_image(want, image)
-        return [want]
+        try:
+            image = self._source.find_image(want.image)
+        except StoreError as error:
+            if self._may_fetch:
+                return [want]
+            self._settle(want, Failed(Cause.DISK, detail=str(error)))
+            return ()
+        return [want] if image is None else self._resolve_by_image(want, image)
 
     def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
         """Put what *want*'s image was seen to name in its place; None if it never was seen."""
@@ -236,8 +241,7 @@ class Warmer:
         outcome: Outcome | None
         if isinstance(want, WantedFile):
             is_excluded = self._source.is_excluded(want.key)
-            find = self._source.find if self._may_fetch else self._source.find_for_debugger
-            outcome = Missing(Cause.EXCLUDED) if is_excluded else find(want.key, want.checksums)
+            outcome = Missing(Cause.EXCLUDED) if is_excluded else self._find(want)
         else:
             is_excluded = all(map(self._source.is_excluded, published_keys(want.image)))
             outcome = Missing(Cause.EXCLUDED) if is_excluded else None
@@ -245,6 +249,15 @@ class Warmer:
             return want
         self._settle(want, outcome)
         return None
+
+    def _find(self, want: WantedFile) -> Present | Failed | None:
+        """Look for *want* where files are opened from or, if nothing is fetched, wherever on disk a debugger looks."""
+        if self._may_fetch:
+            return self._source.find(want.key, want.checksums)
+        try:
+            return self._source.find_for_debugger(want.key, want.checksums)
+        except StoreError as error:
+            return Failed(Cause.DISK, detail=str(error))
 
     async def _work(self, wants: Iterator[OpenWant]) -> None:
         for want in wants:
@@ -281,9 +294,10 @@ class Warmer:
             # It comes whole in any case; whoever else fetches it just now shares that.
             outcome = await self._source.fetch(whole)
             if isinstance(outcome, Present | Fetched):
-                image = await to_thread.run_sync(self._source.find_image, key)
-                if image is not None:
-                    return image
+                with suppress(StoreError):  # no room to expand what lies packed in another store
+                    image = await to_thread.run_sync(self._source.find_image, key)
+                    if image is not None:
+                        return image
         return await self._source.read_image(key)
 
     def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:

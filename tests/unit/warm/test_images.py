@@ -189,6 +189,18 @@ async def test_a_cabinet_of_another_file_is_not_what_a_debugger_finds(config: Co
     assert ends(await check(config, [BOTH])) == {IMAGE.index: "not-cached", PDB.index: "not-cached"}
 
 
+async def test_a_cabinet_that_cannot_be_expanded_for_want_of_room_is_no_missing_file(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "sym", IMAGE, IMAGE_BYTES, packed=True)
+    put(tmp_path / "sym", PDB, PDB_BYTES, packed=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    report = await check(config, [BOTH, IMAGE_ALONE])
+    assert ends(report) == {IMAGE.index: "disk", PDB.index: "disk"}
+    assert report.exit_code() == 1
+    assert all("gone" in (symbol.reason or "") for symbol in report.symbols)
+
+
 async def test_a_store_further_up_is_where_a_debugger_finds_it_too(config: Config, tmp_path: Path) -> None:
     put(tmp_path / "upper", PDB, PDB_BYTES, packed=True)
     put(tmp_path / "upper", IMAGE, IMAGE_BYTES)
