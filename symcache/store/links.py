@@ -6,9 +6,11 @@ filled, so that it goes where the store goes; a user's own memory keeps what no 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Self
+    from typing import BinaryIO, Literal, Self
 
     from symcache.store.memory import Memory
 
@@ -75,11 +77,8 @@ class StoreLinks:
             return False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._shard(image), os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                return os.write(fd, line) == len(line)
-            finally:
-                os.close(fd)
+            with _open(self._shard(image), "ab") as file:
+                return file.write(line) == len(line)
         except OSError:
             return False
 
@@ -107,7 +106,7 @@ class StoreLinks:
             known = self._shards.get(shard)
             if known is not None and known[0] == state:
                 return known[1]
-            with shard.open("rb") as file:
+            with _open(shard, "rb") as file:
                 lines = file.read(_LARGEST_SHARD_BYTES).splitlines()
         except OSError:
             return {}
@@ -177,6 +176,26 @@ def parse_links(rows: Any) -> tuple[Link, ...] | None:
     except (ValueError, TypeError, AttributeError, InputError):
         return None
     return tuple(links)
+
+
+def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
+    """Open *shard*, unbuffered for appending.
+
+    Others can write to a shared store: a link would lead out of it, and a pipe would be waited for.
+
+    Raises:
+        OSError: It is not there, or no plain file.
+    """
+    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
+
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags | guard, 0o666)
+
+    file = open(shard, mode, 0 if mode == "ab" else -1, opener=opener)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file", str(shard))
+    return file
 
 
 def _parse(text: str) -> tuple[Link, ...] | None:

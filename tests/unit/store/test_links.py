@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,3 +147,23 @@ def test_where_no_store_takes_it_the_user_remembers(tmp_path: Path) -> None:
         assert links.recall(IMAGE) == ()
     assert list(store.list()) == []
     assert ImageLinks(None, [store]).recall(IMAGE) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights to make a link, and there are no pipes in folders")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_nothing_but_a_plain_file_is_read_or_written(tmp_path: Path, kind: str) -> None:
+    store, outside = StoreLinks(tmp_path / "store"), tmp_path / "outside"
+    store.remember(IMAGE, [])
+    (shard,) = (tmp_path / "store" / ".symcache" / "links").iterdir()
+    shard.rename(outside)
+    before = outside.read_bytes()
+    if kind == "link":
+        shard.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(shard)
+    else:
+        shard.mkdir()
+    hostile = StoreLinks(tmp_path / "store")
+    assert hostile.recall(IMAGE) is None
+    assert not hostile.remember(IMAGE, [Link(PdbKey("nt.pdb", GUID, 1))])
+    assert outside.read_bytes() == before
