@@ -75,12 +75,22 @@ class StoreLinks:
         line = f"\n{json.dumps([image.index, links_json(links)])}\n".encode()
         if len(line) > _LONGEST_LINE_BYTES:
             return False
+        shard = self._shard(image)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _open(self._shard(image), "ab") as file:
-                return file.write(line) == len(line)
+            with _open(shard, "ab") as file:
+                before = os.fstat(file.fileno())
+                # What lies beyond the bound is never read.
+                if before.st_size + len(line) > _LARGEST_SHARD_BYTES or file.write(line) != len(line):
+                    return False
+                after = os.fstat(file.fileno())
         except OSError:
             return False
+        known = self._shards.get(shard)
+        if known is not None and known[0] == _state(before) and after.st_size == before.st_size + len(line):
+            # Nobody else has written meanwhile. Reading all of it again for each line would take quadratic time.
+            self._shards[shard] = (_state(after), known[1] | {image.folded: tuple(links)})
+        return True
 
     def list(self) -> Iterator[tuple[ImageKey, tuple[Link, ...]]]:
         """Yield every image that the store knows of, with what it names."""
@@ -101,8 +111,7 @@ class StoreLinks:
     def _read(self, shard: Path) -> dict[str, tuple[Link, ...]]:
         """Return what *shard* holds; it is read again only when it has changed."""
         try:
-            status = shard.stat()
-            state = (status.st_mtime_ns, status.st_size)
+            state = _state(shard.stat())
             known = self._shards.get(shard)
             if known is not None and known[0] == state:
                 return known[1]
@@ -176,6 +185,10 @@ def parse_links(rows: Any) -> tuple[Link, ...] | None:
     except (ValueError, TypeError, AttributeError, InputError):
         return None
     return tuple(links)
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
 
 
 def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
