@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from symcache.errors import MalformedInput
 from symcache.identity import ImageKey, fold, source_name
 
 if TYPE_CHECKING:
@@ -131,7 +132,10 @@ class Module:
         image = self.image
         if image is None or fold(self.name) == fold(image.name) or fold(source_name(self.name)) != fold(image.name):
             return image
-        return ImageKey(self.name, image.timestamp, image.size_of_image)
+        try:
+            return ImageKey(self.name, image.timestamp, image.size_of_image)
+        except MalformedInput:  # the prefix makes it too long
+            return image
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ class SymbolSource:
         return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
 
     @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that may be written to: those that files are copied into; where nothing is copied, every one."""
+        return tuple(store for chain in self.chains for store in chain.downstream_stores) or self.stores
+
+    @property
     def servers(self) -> tuple[HttpStore, ...]:
         """Every upstream of the symbol path, in the order they are asked."""
         return tuple(self._servers.values())
@@ -143,6 +148,9 @@ class SymbolSource:
         """Return what a debugger would open for *key* without a network.
 
         It looks into every store on disk, for files of any form and for an image under each of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
         """
         for name in published_keys(key) if isinstance(key, ImageKey) else (key,):
             for chain in self.chains:
@@ -168,7 +176,11 @@ class SymbolSource:
                 lock.release()
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names."""
+        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for name in published_keys(key):
             for chain in self.chains:
                 image = chain.find_image(name)
@@ -248,7 +260,14 @@ class SymbolSource:
         return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
-        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too."""
+        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
+
+        What a store has already, under whichever name, is not asked for.
+        """
+        for name in (key, *published_keys(key)):
+            present = await to_thread.run_sync(self.find, name)
+            if present is not None:
+                return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
         ends: list[tuple[ImageKey, Missing | Failed]] = []
         for name in published_keys(key):
             if self.is_excluded(name):
@@ -264,9 +283,12 @@ class SymbolSource:
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
     ) -> Present | Fetched | Failed:
-        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first."""
+        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first.
+
+        A store that is only read stays as it is.
+        """
         error: StoreError | None = None
-        for store in sorted(self.stores, key=lambda store: not found.path.is_relative_to(store.root)):
+        for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
             except StoreError as failure:

@@ -21,7 +21,8 @@ def test_a_folder_without_any_module_is_said_and_ends_with_4(command: str, tmp_p
     folder.mkdir()
     (folder / "notes.txt").write_text("nothing that symbols belong to")
     assert run("store", "init", store).returncode == 0
-    options: list[str | Path] = [folder, "--store", store, *(["-o", tmp_path / "b"] if command == "export" else [])]
+    output: list[str | Path] = ["-o", tmp_path / "b"] if command == "export" else []
+    options: list[str | Path] = [folder, "--store", store, *output]
     done = run(command, *options)
     assert done.returncode == 4
     assert "no image, PDB or dump was found" in done.stderr
