@@ -62,7 +62,10 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     blocking = [symbol for symbol in shown if symbol.keeps]
     if blocking:
         count = sum(len(symbol.keeps) for symbol in blocking)
-        write_line(f"not loaded by the debugger: {count_text(count, 'PDB')} of the store, for want of their images")
+        write_line(
+            f"will not load: {count_text(count, 'PDB')} in the store - the debugger learns only from a module's image"
+            " which PDB it has, and the image is missing"
+        )
         write_table(["", _named(symbol), evidence(symbol), f"keeps {', '.join(symbol.keeps)}"] for symbol in blocking)
         write_line()
     shown = [symbol for symbol in shown if not symbol.keeps]
