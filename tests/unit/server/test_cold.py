@@ -12,7 +12,9 @@ from support.answers import Stall, busy, cut, file, not_found, page, status, unf
 from support.serving import Client, fetch, serving
 
 from symcache.config import Breaker
+from symcache.identity import ImageKey
 from symcache.synth.cab import SynthFolder, build_cabinet
+from symcache.synth.pe import disk_bytes, plan_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -253,3 +255,17 @@ def test_a_stopping_server_lets_transfers_end(tmp_path: Path, upstream: Upstream
             threading.Timer(0.3, stall.release).start()
         reader.join()
     assert got == [large.content]
+
+
+def test_an_image_is_served_under_the_name_that_a_debugger_asks_for(tmp_path: Path, upstream: Upstream) -> None:
+    original = ImageKey("stor.sys", 0x5F001122, 0x9000)
+    content = disk_bytes(plan_image(original))
+    upstream.files = {original.index: content}
+    listed = ImageKey("dump_stor.sys", original.timestamp, original.size_of_image)
+    with serving(tmp_path, upstream=upstream.url) as served:
+        for _ in range(2):
+            answered = fetch(served.port, listed.index)
+            assert (answered.status, answered.body) == (200, content)
+        asked = len(upstream.requests)
+        assert fetch(served.port, original.index).body == content
+    assert len(upstream.requests) == asked == 1
