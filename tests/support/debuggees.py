@@ -30,7 +30,9 @@ _PAGE = 0x1000
 _ENTRY = PublicSymbol("Entry", 0x40, function=True)
 _SECONDARY_BYTES = 0x10000
 _STACK = 0x10_0000
-_CONTEXT64_BYTES = 1232
+# Where a CONTEXT keeps its flags, which ask for all registers, stack pointer and instruction pointer; its length.
+_CONTEXT64 = (0x30, 0x10000B, "<Q", 0x98, 0xF8, 1232)
+_CONTEXT32 = (0x00, 0x1003F, "<I", 0xC4, 0xB8, 716)
 _LSASS = 664
 
 
@@ -120,7 +122,7 @@ def _kernel(paging: Paging, build: int, kind: DumpKind) -> Callable[[Path], Debu
             machine.kernel.page_out(address)
         machine.kernel.page_out(at["headless.sys"])
         # Without a PCR in the dump the engine switches to a process on x64 alone.
-        has_users = kind is DumpKind.FULL and paging is Paging.X64
+        has_users = kind in {DumpKind.FULL, DumpKind.BITMAP_FULL} and paging is Paging.X64
         if has_users:
             base = _user_base(machine, "pageduser.dll")
             for address in range(base + _PAGE, base + 0x8000, _PAGE):
@@ -185,15 +187,24 @@ def _triage(paging: Paging) -> Callable[[Path], Debuggee]:
     return make
 
 
-def _minidump(*, full: bool) -> Callable[[Path], Debuggee]:
+def _context(paging: Paging, stack: int, code: int) -> bytes:
+    flags_at, flags, form, stack_at, code_at, size = _CONTEXT64 if paging is Paging.X64 else _CONTEXT32
+    context = bytearray(size)
+    struct.pack_into("<I", context, flags_at, flags)
+    struct.pack_into(form, context, stack_at, stack)
+    struct.pack_into(form, context, code_at, code)
+    return bytes(context)
+
+
+def _minidump(paging: Paging, *, full: bool) -> Callable[[Path], Debuggee]:
     def make(folder: Path) -> Debuggee:
         plans = {
-            name: driver(name, f"{name.partition('.')[0]}.pdb", size=0x4000)
+            name: driver(name, f"{name.partition('.')[0]}.pdb", paging, size=0x4000)
             for name in ("app.exe", "recorded.dll", "unrecorded.dll", "headers.dll", "private.dll")
         }
         modules, memory = [], [(_STACK, bytes(_PAGE))]
         for number, (name, each) in enumerate(plans.items()):
-            base = 0x7FF6_0000_0000 + number * 0x10_0000
+            base = (0x7FF6_0000_0000 if paging is Paging.X64 else 0x1000_0000) + number * 0x10_0000
             (view,) = each.image.code_views
             assert view.guid is not None
             record = None if name == "unrecorded.dll" else rsds_record(view.guid, view.age, str(view.path))
@@ -201,11 +212,9 @@ def _minidump(*, full: bool) -> Callable[[Path], Debuggee]:
             content = memory_bytes(each.image).ljust(0x4000, b"\0")
             if full:
                 memory.append((base, content[:_PAGE] if name == "headers.dll" else content))
-        context = bytearray(_CONTEXT64_BYTES)
-        struct.pack_into("<I", context, 0x30, 0x10000B)
-        struct.pack_into("<Q", context, 0x98, _STACK + 0x800)
-        struct.pack_into("<Q", context, 0xF8, modules[0].base_va + 0x1010)
-        plan = MinidumpPlan(modules, flags=2 if full else 0, process=(1, 1), thread=(_STACK, bytes(context)))
+        thread = (_STACK, _context(paging, _STACK + 0x800, modules[0].base_va + 0x1010))
+        processor = 9 if paging is Paging.X64 else 0
+        plan = MinidumpPlan(modules, flags=2 if full else 0, process=(1, 1), thread=thread, processor=processor)
         plan = replace(plan, memory64=memory) if full else replace(plan, memory=memory)
         dump = folder / "app.dmp"
         dump.write_bytes(build_minidump(plan))
@@ -218,6 +227,7 @@ def _minidump(*, full: bool) -> Callable[[Path], Debuggee]:
 
 DEBUGGEES: dict[str, Callable[[Path], Debuggee]] = {
     "x64 complete": _kernel(Paging.X64, 19041, DumpKind.FULL),
+    "x64 complete, bitmap": _kernel(Paging.X64, 19041, DumpKind.BITMAP_FULL),
     "x64 kernel": _kernel(Paging.X64, 19041, DumpKind.BITMAP_KERNEL),
     "x64 summary": _kernel(Paging.X64, 7601, DumpKind.SUMMARY),
     "x86 complete": _kernel(Paging.X86, 2600, DumpKind.FULL),
@@ -227,6 +237,7 @@ DEBUGGEES: dict[str, Callable[[Path], Debuggee]] = {
     "x64 triage": _triage(Paging.X64),
     "x86 triage": _triage(Paging.PAE),
     "ARM64 triage": _triage(Paging.ARM64),
-    "minidump": _minidump(full=False),
-    "minidump with full memory": _minidump(full=True),
+    "minidump": _minidump(Paging.X64, full=False),
+    "minidump with full memory": _minidump(Paging.X64, full=True),
+    "x86 minidump": _minidump(Paging.X86, full=False),
 }
