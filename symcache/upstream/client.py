@@ -145,6 +145,8 @@ class Client:
             response = await lane.send(request, stream=True, auth=None)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last from names that are none
             known = translate(error, shown)
+            if isinstance(error, httpx.TransportError):
+                self.lanes.give_up(lane)
             if isinstance(known, UpstreamUnavailable):
                 self._note_failure(origin, asked_s, known)
             raise known from error

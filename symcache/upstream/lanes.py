@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -60,7 +60,8 @@ class Lanes:
         self._tls = _tls_context(ca_file)
         self._limiter = anyio.CapacityLimiter(count)
         self._idle: list[httpx.AsyncClient] = []
-        self._all: list[httpx.AsyncClient] = []
+        self._all: set[httpx.AsyncClient] = set()
+        self._broken: set[httpx.AsyncClient] = set()
         self._idle.append(self._make())  # so that a proxy that cannot be used is known before work begins
 
     @property
@@ -79,9 +80,20 @@ class Lanes:
             try:
                 yield client
             finally:
-                self._idle.append(client)
+                if client in self._broken:
+                    await self._drop(client)
+                else:
+                    self._idle.append(client)
         finally:
             self._limiter.release_on_behalf_of(borrower)
+
+    def give_up(self, client: httpx.AsyncClient) -> None:
+        """Lend *client*, whose connection failed, to nobody again.
+
+        httpcore keeps a tunnel whose handshake failed in its pool for ever (encode/httpcore, issue 1023); after a few
+        of them nobody gets a connection any more.
+        """
+        self._broken.add(client)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -90,6 +102,12 @@ class Lanes:
                 await client.aclose()
         self._all.clear()
         self._idle.clear()
+
+    async def _drop(self, client: httpx.AsyncClient) -> None:
+        self._broken.discard(client)
+        self._all.discard(client)
+        with anyio.CancelScope(shield=True), suppress(httpx.HTTPError, OSError):
+            await client.aclose()
 
     def _make(self) -> httpx.AsyncClient:
         try:
@@ -106,7 +124,7 @@ class Lanes:
             raise ConfigError(f"not a proxy that can be used: {error}", where="network.proxy") from error
         # What every request sends is decided by the caller alone.
         client.headers.clear()
-        self._all.append(client)
+        self._all.add(client)
         return client
 
 

@@ -93,7 +93,8 @@ class SymbolSource:
         network = config.network
         self._lanes = Lanes(
             count=network.connections,
-            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s, pool=None),
+            # A lane has a place for each connection it can need; waiting for one would be waiting for what never comes.
+            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s),
             proxy=network.proxy,
             ca_file=network.ca_file,
             transport=transport,

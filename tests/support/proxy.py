@@ -28,13 +28,21 @@ class ForwardingProxy:
         routes: Ports of 127.0.0.1 by the ``host:port`` that clients name. With one for ``msdl.microsoft.com:443`` a
             test may use that name and stay on loopback. Anything else but 127.0.0.1 is answered with 502.
         credentials: User and password that every request must bring; None asks for none.
+        drops_tunnels: Say yes to CONNECT and close, as company proxies do while they fail over; may be changed.
 
     Attributes:
         requests: Everything asked so far: method, target as sent, headers.
     """
 
-    def __init__(self, routes: Mapping[str, int] | None = None, *, credentials: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, int] | None = None,
+        *,
+        credentials: tuple[str, str] | None = None,
+        drops_tunnels: bool = False,
+    ) -> None:
         self.requests: list[Request] = []
+        self.drops_tunnels = drops_tunnels
         self._routes = dict(routes or {})
         self._expected = None if credentials is None else "Basic " + _base64(":".join(credentials))
         self._listener = Listener(self._serve)
@@ -90,7 +98,8 @@ class ForwardingProxy:
             if request.method == "CONNECT":
                 request.status = 200
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                _tunnel(client, origin)
+                if not self.drops_tunnels:
+                    _tunnel(client, origin)
             else:
                 lines = [f"{request.method} /{target} HTTP/1.1"]
                 lines += [f"{name}: {value}" for name, value in request.headers.items() if name not in _HOP_HEADERS]

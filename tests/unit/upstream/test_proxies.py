@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 from support.proxy import ForwardingProxy
 from support.sources import KEY, PATH, PDB, Rig
 
-from symcache.config import load_config
+from symcache.config import Breaker, load_config
 from symcache.errors import ConfigError
 from symcache.upstream.lanes import Lanes
 from symcache.upstream.outcome import Cause, Failed, Fetched
@@ -104,6 +106,29 @@ async def test_https_goes_through_a_tunnel(
         async with rig.source(f"srv*{rig.store}*https://symbols.example", proxy=proxy.url, ca_file=bundle) as source:
             assert isinstance(await source.fetch(KEY), Fetched)
         assert [(request.method, request.target) for request in proxy.requests] == [("CONNECT", "symbols.example:443")]
+
+
+@pytest.mark.parametrize("trouble", ["tunnels that are closed", "a certificate that nobody knows"])
+async def test_tunnels_that_fail_hold_no_place_that_others_wait_for(
+    trouble: str, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
+) -> None:
+    secure = make_upstream({PATH: PDB}, tls=authority.server_context("symbols.example"))
+    is_closing = trouble == "tunnels that are closed"
+    bundle = authority.write_bundle(tmp_path / "ca.pem") if is_closing else None
+    path = f"srv*{rig.store}*https://symbols.example"
+    breaker = Breaker(failures=10_000)
+    with ForwardingProxy({"symbols.example:443": secure.port}, drops_tunnels=is_closing) as proxy:
+        options = {"proxy": proxy.url, "ca_file": bundle, "connections": 1, "retries": 0, "breaker": breaker}
+        async with rig.source(path, **options) as source:
+            with anyio.fail_after(60):  # for ever, as it was
+                for number in range(1, 12):
+                    outcome = await source.fetch(replace(KEY, age=KEY.age + number))
+                    assert isinstance(outcome, Failed)
+                    assert outcome.cause in {Cause.UNAVAILABLE, Cause.REFUSED}
+            assert len(proxy.requests) >= 11
+            proxy.drops_tunnels = False
+            if is_closing:  # as good as new as soon as the proxy is
+                assert isinstance(await source.fetch(KEY), Fetched)
 
 
 async def test_a_dead_proxy_is_unavailable_and_no_miss(rig: Rig) -> None:
