@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from contextlib import asynccontextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import anyio
@@ -38,9 +39,6 @@ class Lanes:
         proxy: URL of the proxy; empty for none, None for what the system and its environment say.
         ca_file: Certificates to trust beside the system's.
         transport: Stands in for the network, in tests.
-
-    Raises:
-        ConfigError: *ca_file* or *proxy* cannot be used.
     """
 
     def __init__(
@@ -57,12 +55,21 @@ class Lanes:
         self._timeout = timeout
         self._proxy = proxy
         self._transport = transport
-        self._tls = _tls_context(ca_file)
+        self._ca_file = ca_file
         self._limiter = anyio.CapacityLimiter(count)
         self._idle: list[httpx.AsyncClient] = []
         self._all: set[httpx.AsyncClient] = set()
         self._broken: set[httpx.AsyncClient] = set()
-        self._idle.append(self._make())  # so that a proxy that cannot be used is known before work begins
+
+    def open(self) -> None:
+        """Make the first client, so that what cannot be used is known before work begins.
+
+        Who asks nobody need not care what proxy the environment names.
+
+        Raises:
+            ConfigError: The certificates or the proxy cannot be used.
+        """
+        self._idle.append(self._make())
 
     @property
     def free(self) -> int:
@@ -108,6 +115,10 @@ class Lanes:
         self._all.discard(client)
         with anyio.CancelScope(shield=True), suppress(httpx.HTTPError, OSError):
             await client.aclose()
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return _tls_context(self._ca_file)
 
     def _make(self) -> httpx.AsyncClient:
         try:

@@ -88,6 +88,9 @@ async def probe_servers(
         timeout_s: Longest time for one server.
         transport: Stands in for the network, in tests.
         clock_s: Monotonic seconds.
+
+    Raises:
+        ConfigError: The certificates or the proxy cannot be used.
     """
     network = config.network
     lanes = Lanes(
@@ -97,6 +100,7 @@ async def probe_servers(
         ca_file=network.ca_file,
         transport=transport,
     )
+    lanes.open()
     netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
     client = Client(
         lanes,

@@ -222,6 +222,12 @@ class SymbolSource:
             self._misses.close()
 
     async def __aenter__(self) -> Self:
+        """Open the way to the network.
+
+        Raises:
+            ConfigError: The certificates or the proxy cannot be used.
+        """
+        self._lanes.open()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["ForwardingProxy"]
+__all__ = ["ForwardingProxy", "SocksProxy"]
 
 _HOP_HEADERS = {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade"}
 _PATIENCE_S = 20.0
@@ -113,6 +113,46 @@ class ForwardingProxy:
         if routed is None and host != "127.0.0.1":
             raise ConnectionRefusedError(f"no route to {authority}")
         return socket.create_connection(("127.0.0.1", routed or int(port or "80")), timeout=_PATIENCE_S)
+
+
+class SocksProxy:
+    """A SOCKS 5 proxy on loopback that leads every connection to one port; use it as a context manager.
+
+    Source: RFC 1928: a greeting with the ways to say who one is, then a request with the name of the host.
+
+    Attributes:
+        hosts: The names that were asked for.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.hosts: list[str] = []
+        self._port = port
+        self._listener = Listener(self._serve)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+
+    @property
+    def url(self) -> str:
+        return f"socks5h://127.0.0.1:{self._listener.port}"
+
+    def _serve(self, client: socket.socket) -> None:
+        with client.makefile("rb", buffering=0) as stream:
+            _, ways = stream.read(2)
+            stream.read(ways)
+            client.sendall(b"\x05\x00")
+            stream.read(4)
+            (length,) = stream.read(1)
+            self.hosts.append(stream.read(length).decode())
+            stream.read(2)
+        with socket.create_connection(("127.0.0.1", self._port)) as origin:
+            client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+            _tunnel(client, origin)
 
 
 def _refuse(request: Request, client: socket.socket, status: int, header: str = "") -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.proxy import ForwardingProxy
+from support.proxy import ForwardingProxy, SocksProxy
 from support.sources import KEY, PATH, PDB, Rig
 
 from symcache.config import Breaker, load_config
@@ -142,15 +142,36 @@ async def test_a_dead_proxy_is_unavailable_and_no_miss(rig: Rig) -> None:
 
 @pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:1", "http://[::1"])
 async def test_a_proxy_that_cannot_be_used_is_named_before_work_begins(proxy: str, rig: Rig) -> None:
+    source = rig.source(f"srv*{rig.store}*http://symbols.example", proxy=proxy)
     with pytest.raises(ConfigError, match="not a proxy"):
-        rig.source(f"srv*{rig.store}*http://symbols.example", proxy=proxy)
+        await source.__aenter__()
+
+
+async def test_who_asks_nobody_need_not_care_for_proxies(rig: Rig) -> None:
+    source = rig.source(f"srv*{rig.store}*http://symbols.example", proxy="gopher://127.0.0.1:1")
+    assert source.find(KEY) is None
+    source.close()
+
+
+async def test_a_socks_proxy_of_the_environment_is_used(
+    upstream: Upstream, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.files[PATH] = PDB
+    with SocksProxy(upstream.port) as socks:
+        monkeypatch.setenv("ALL_PROXY", socks.url)
+        async with rig.source(f"srv*{rig.store}*http://symbols.example", proxy=None) as source:
+            assert isinstance(await source.fetch(KEY), Fetched)
+        assert socks.hosts == ["symbols.example"]
 
 
 @pytest.mark.parametrize("content", ["", "no certificate"])
-def test_a_file_without_certificates_is_an_error_of_the_configuration(content: str, rig: Rig, tmp_path: Path) -> None:
+async def test_a_file_without_certificates_is_an_error_of_the_configuration(
+    content: str, rig: Rig, tmp_path: Path
+) -> None:
     (tmp_path / "ca.pem").write_text(content)
+    source = rig.source(f"srv*{rig.store}*http://symbols.example", ca_file=tmp_path / "ca.pem")
     with pytest.raises(ConfigError, match="holds no certificates"):
-        rig.source(f"srv*{rig.store}*http://symbols.example", ca_file=tmp_path / "ca.pem")
+        await source.__aenter__()
 
 
 def test_large_pieces_are_read_where_the_library_allows_it(rig: Rig) -> None:
