@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.identity import ImageKey, interchangeable_keys, parse_index
+from symcache.identity import ImageKey, parse_index, published_keys
 from symcache.upstream.outcome import Cause, Failed, Missing, Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import FileKind
@@ -38,13 +38,15 @@ class Needs:
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
         links: What images name, of those whose PDB is known by the image alone.
+        is_empty: The inputs hold no module at all.
     """
 
-    keys: tuple[Key, ...]
-    images: tuple[ImageKey, ...]
-    nameless: tuple[str, ...]
-    unreadable: tuple[Unreadable, ...]
-    links: Mapping[ImageKey, tuple[Link, ...]]
+    keys: tuple[Key, ...] = ()
+    images: tuple[ImageKey, ...] = ()
+    nameless: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    links: Mapping[ImageKey, tuple[Link, ...]] = field(default_factory=dict)
+    is_empty: bool = False
 
 
 def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
@@ -74,14 +76,16 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
             keys.append(_name_in_store(source.store, key))
-    return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
+    return Needs(
+        tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links, report.is_empty
+    )
 
 
 def _name_in_store(store: Store | None, key: Key) -> Key:
     """Return the one of the names that debuggers try under which *store* has *key*'s file; *key* if there is none."""
     if store is None or not isinstance(key, ImageKey):
         return key
-    return next((name for name in interchangeable_keys(key) if store.find(name) is not None), key)
+    return next((name for name in published_keys(key) if store.find(name) is not None), key)
 
 
 def _is_file(symbol: Symbol, key: Key) -> bool:

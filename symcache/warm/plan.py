@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.readers.records import ImageUse, PdbFormat
-from symcache.upstream.outcome import Cause
+from symcache.upstream.outcome import Cause, Hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,7 +82,8 @@ class WantedFile:
             return None
         if _NAME_IN_A_COMMAND.fullmatch(self.key.name) is None:
             return None
-        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},{self.key.timestamp:x}"
+        # Behind a grave accent the stamp is one of 64 bits, which is not extended by its sign.
+        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},0`{self.key.timestamp:08x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class NothingToFetch:
         cause: Why.
         key: What is known of its identity; None if nothing is.
         detail: The reason in words.
+        hint: What calls for other advice than the cause.
     """
 
     module: str
@@ -117,6 +119,7 @@ class NothingToFetch:
     cause: Cause
     key: Key | None = None
     detail: str | None = None
+    hint: Hint | None = None
 
 
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
@@ -205,6 +208,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
         if module.is_presumed and module.image is not None:
             yield WantedPdbOfImage(module.name, module.image, is_presumed=True)
+    elif module.unusable_pdb:
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.UNUSABLE_IDENTITY, module.image, module.problem)
     elif module.no_debug_record:
         yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
     elif module.dbg is not None:
@@ -213,7 +218,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield WantedPdbOfImage(module.name, module.image)
     elif not module.unloaded:
         # An unloaded driver has left nothing but its name, and no debugger asks for it either.
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem)
+        hint = Hint.FOREIGN_SYSTEM if module.is_foreign else None
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem, hint=hint)
 
 
 def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) -> Iterator[Want]:

@@ -80,6 +80,7 @@ class Warmer:
         self._named: dict[Want, Sequence[Want]] = {}
         self._pdbs_of: dict[str, tuple[Want, ...]] = {}
         self._unreadable: list[Unreadable] = []
+        self._found_none = False
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
         self._may_fetch = False
@@ -91,6 +92,7 @@ class Warmer:
 
         Where a dump's processes are, the kernel's PDB says, which is looked for on the symbol path.
         """
+        self._found_none = True
         return open_inputs(paths, InputOptions(processes, self._find_kernel_layout))
 
     async def warm(self, records: Iterable[Record]) -> Report:
@@ -133,6 +135,7 @@ class Warmer:
             symbols=[self._with_kept(want, ends.get(want) or _cut_off(want)) for want in self._in_order()],
             unreadable=tuple(self._unreadable),
             images_left_out=self._plan.left_out,
+            is_empty=self._found_none and not self._unreadable,
             is_interrupted=is_interrupted,
         )
 
@@ -195,6 +198,7 @@ class Warmer:
                 if self._stopped.is_set():
                     return
                 if isinstance(record, Module):
+                    self._found_none = False
                     self._plan.add_module(record)
                 elif isinstance(record, Unreadable):
                     self._unreadable.append(record)
@@ -229,14 +233,13 @@ class Warmer:
         if image is None:
             return [want]
         module, links = _read_links(want, image)
-        if self._may_fetch:  # a check leaves the store as it is
-            self._links.remember(want.image, links)
+        self._remember(want, module, links)
         return self._resolve(want, module, links)
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
         if isinstance(want, NothingToFetch):
-            self._settle(want, Missing(want.cause))
+            self._settle(want, Missing(want.cause, hint=want.hint))
             return None
         outcome: Outcome | None
         if isinstance(want, WantedFile):
@@ -290,7 +293,7 @@ class Warmer:
             self._settle(want, _end_of_hop(image))
             return ()
         module, links = _read_links(want, image)
-        await to_thread.run_sync(self._links.remember, want.image, links)  # the store may be a slow share
+        await to_thread.run_sync(self._remember, want, module, links)  # the store may be a slow share
         return self._resolve(want, module, links)
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
@@ -303,6 +306,11 @@ class Warmer:
                     if image is not None:
                         return image
         return await self._source.read_image(key)
+
+    def _remember(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> None:
+        """Remember what *want*'s image names; a check leaves the store as it is."""
+        if self._may_fetch and not module.unusable_pdb:
+            self._links.remember(want.image, links)
 
     def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
@@ -351,20 +359,20 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
             return Symbol(key.index, kind_of(key), module, outcome, use=want.use, reload=want.reload)
         case WantedPdbOfImage(module, image, _):
             return Symbol(image.index, FileKind.PDB, module, outcome)
-        case NothingToFetch(module, kind, _, known, detail):
+        case NothingToFetch(module, kind, _, known, detail, _):
             return Symbol(None if known is None else known.index, kind, module, outcome, detail)
 
 
 def _cut_off(want: Want) -> Symbol:
     """Return how *want* ends if the work is cancelled before it has an end."""
     if isinstance(want, NothingToFetch):
-        return _symbol(want, Missing(want.cause))
+        return _symbol(want, Missing(want.cause, hint=want.hint))
     return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
 
 
 def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
     """Return what it means for a PDB that its image's headers could not be had."""
-    return end if isinstance(end, Failed) else Missing(Cause.IMAGE_NOT_PUBLISHED, end.attempts)
+    return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)
 
 
 def _read_links(want: WantedPdbOfImage, image: Image) -> tuple[Module, tuple[Link, ...]]:

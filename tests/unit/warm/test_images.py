@@ -112,15 +112,15 @@ async def test_a_copy_for_the_crash_lies_under_the_name_that_the_dump_lists_too(
     assert len(upstream.requests) == asked
 
 
-async def test_the_original_alone_is_not_what_a_debugger_finds_for_the_copy(
+async def test_a_store_that_has_the_original_alone_gets_the_listed_name_without_a_request(
     config: Config, upstream: Upstream, tmp_path: Path
 ) -> None:
     put(tmp_path / "sym", IMAGE, IMAGE_BYTES)
     put(tmp_path / "sym", PDB, PDB_BYTES)
-    assert ends(await check(config, [COPY])) == {LISTED.index: "not-cached", PDB.index: "present"}
-    assert ends(await warm(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
-    assert upstream.requests == []
     assert ends(await check(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
+    assert ends(await warm(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
+    assert (tmp_path / "sym" / LISTED.index).read_bytes() == IMAGE_BYTES
+    assert upstream.requests == []
 
 
 async def test_a_kernel_that_is_published_under_another_name_lies_under_both(
@@ -168,7 +168,7 @@ async def test_the_report_names_what_a_missing_image_keeps_from_loading(
 async def test_a_paged_out_header_needs_a_command(config: Config) -> None:
     module = replace(IMAGE_ALONE, base=0xFFFFF80010010000, needs_image=ImageUse.BY_HAND)
     image, _ = (await warm(config, [module])).symbols
-    assert image.reload == ".reload /f stor.sys=fffff80010010000,9000,5f001122"
+    assert image.reload == ".reload /f stor.sys=fffff80010010000,9000,0`5f001122"
     assert image.as_json()["needed_for"] == "symbols-by-hand"
 
 

@@ -210,4 +210,4 @@ def test_a_copy_whose_listed_name_is_too_long_for_a_file_goes_by_its_originals()
 )
 def test_no_name_from_a_dump_puts_a_second_command_into_the_one_to_type(name: str, is_typed: bool) -> None:
     want = WantedFile(name, ImageKey(name, 0x5F, 0x1000), use=ImageUse.BY_HAND, base=0xFFFF800000000000)
-    assert want.reload == (f".reload /f {name}=ffff800000000000,1000,5f" if is_typed else None)
+    assert want.reload == (f".reload /f {name}=ffff800000000000,1000,0`0000005f" if is_typed else None)
