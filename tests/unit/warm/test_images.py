@@ -293,3 +293,18 @@ async def test_a_slow_store_holds_up_nothing_else_while_it_notes_what_an_image_n
     assert StoreLinks(tmp_path / "sym").recall(IMAGE) == (Link(PDB),)
     assert len(threads) == 1
     assert threading.get_ident() not in threads
+
+
+async def test_a_check_and_a_run_agree_on_a_store_that_takes_no_second_name(config: Config, tmp_path: Path) -> None:
+    put(tmp_path / "sym", IMAGE, IMAGE_BYTES)
+    put(tmp_path / "sym", PDB, PDB_BYTES)
+    (tmp_path / "sym" / ".symcache").write_text("in the way")  # also of who may write everywhere
+    path = load_config(None, {}, symbol_path=f"srv*{tmp_path / 'sym'}").symbol_path
+    config = replace(config, symbol_path=path)
+    present = {LISTED.index: "present", PDB.index: "present"}
+    assert ends(await check(config, [COPY])) == present
+    report = await warm(config, [COPY])
+    assert ends(report) == present
+    image = report.symbols[0].as_json()
+    assert image["path"] == str(tmp_path / "sym" / IMAGE.index)
+    assert image["note"].startswith("published as stor.sys, and not filed as dump_stor.sys: ")
