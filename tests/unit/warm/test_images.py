@@ -94,7 +94,8 @@ async def test_images_are_kept_as_a_debugger_asks_for_them(
     report = await warm(config, [replace(IMAGE_ALONE, needs_image=needs)], images)
     wanted = {PDB.index: "fetched"} | ({IMAGE.index: "fetched"} if is_wanted else {})
     assert ends(report) == wanted
-    assert report.images_left_out == (images is ImageChoice.NONE and needs is not None)
+    left_out = int(images is ImageChoice.NONE and needs is not None)
+    assert (report.images_left_out, report.as_json()["images_left_out"]) == (left_out, left_out)
     assert (await check(config, [replace(IMAGE_ALONE, needs_image=needs)], images)).exit_code() == 0
 
 
