@@ -103,9 +103,11 @@ def _export(store: Store, output: Path, needs: Needs | None, settings: Settings)
 
 
 def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str]]:
+    absent = {each.index for each in exported.not_carried}
     for each in exported.not_carried:
         yield each.index, each.why
     for key in needs.images:
-        yield key.index, "its PDB is not known: nobody has looked into the image yet"
+        if key.index not in absent:  # that an image is not there tells why its PDB is not known
+            yield key.index, "its PDB is not known: nobody has looked into the image yet"
     for text in needs.nameless:
         yield None, text

@@ -20,7 +20,7 @@ from symcache.upstream.explain import explain
 from symcache.upstream.source import SymbolSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from symcache.config import Config
     from symcache.identity import Key
@@ -69,18 +69,20 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
         "bash": f"export _NT_SYMBOL_PATH={shlex.quote(text)}",
         "windbg": f".sympath {text}",
     }
-    if offline:
-        lines |= _folder_lines(path)
+    one_tier, two_tier = _folders(path) if offline else ([], [])
+    lines |= _folder_lines(one_tier)
     if shell is not None and shell not in lines:
-        raise UsageError(_why_no_line(shell, offline=offline))
+        if not offline:
+            raise UsageError(f"{shell} takes the folder of a store: add --offline")
+        raise UsageError(f"{shell}: {_two_tier_text(two_tier) if two_tier else 'the symbol path names no store'}")
     if as_json:
         write_json({"schema": "symcache.path/1", "symbol_path": text, "lines": lines})
     elif shell is not None:
         write_line(plain(lines[shell]))
     else:
         write_table([(f"{name}:", line) for name, line in lines.items()])
-    if offline and not as_json and shell is None and "lldb" not in lines:
-        say(f"LLDB and angr: {_TWO_TIER}")
+    if two_tier and not as_json and shell not in _SHELLS:
+        say(f"LLDB, angr and radare2: {_two_tier_text(two_tier)}")
     if text != str(path):
         say("credentials are left out; a debugger asks for them, or takes them from the system")
 
@@ -104,21 +106,32 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     return SymbolPath(tuple(dict.fromkeys(elements)))
 
 
-_TWO_TIER = "nothing is found in a two-tier store; `symcache store convert --single-tier` changes its layout"
+def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
+    """Return the folders of single-tier and of two-tier stores on *path*."""
+    stores = (
+        place
+        for element in path.elements
+        if isinstance(element, Cache | Chain)
+        for place in (element.stores if isinstance(element, Chain) else [element.place])
+        if isinstance(place, LocalPlace | UncPlace)
+    )
+    one_tier: list[str] = []
+    two_tier: list[str] = []
+    for folder in dict.fromkeys(place.path for place in stores):
+        (two_tier if Path(folder, "index2.txt").exists() else one_tier).append(folder)
+    return one_tier, two_tier
 
 
-def _folder_lines(path: SymbolPath) -> dict[str, str]:
+def _folder_lines(folders: Sequence[str]) -> dict[str, str]:
     """Return lines for clients that look into the folder of a store themselves and know no ``srv*``.
 
     Source: LLDB's SymbolLocatorSymStore.cpp and cle's symbolserver.py join folder, name and id; radare2's pdb.symstore
-    is one folder. None of them knows a second tier.
+    is one folder. None of them knows a second tier. Between double quotes LLDB takes a backslash for itself only if
+    another one or a quote follows (Args.cpp), as at the beginning of a share.
     """
-    places = (place for chain in path.elements if isinstance(chain, Chain) for place in chain.stores)
-    roots = dict.fromkeys(place.path for place in places if isinstance(place, LocalPlace | UncPlace))
-    folders = [root for root in roots if not Path(root, "index2.txt").exists()]
     if not folders:
         return {}
-    urls = " ".join(f'"{folder}"' for folder in folders)
+    urls = " ".join('"{}"'.format(folder.replace("\\", "\\\\").replace('"', '\\"')) for folder in folders)
     return {
         "lldb": f"settings set plugin.symbol-locator.symstore.urls {urls}",
         "angr": f"export _NT_SYMBOL_PATH={shlex.quote(';'.join(folders))}",
@@ -126,8 +139,11 @@ def _folder_lines(path: SymbolPath) -> dict[str, str]:
     }
 
 
-def _why_no_line(client: str, *, offline: bool) -> str:
-    return f"{client}: {_TWO_TIER}" if offline else f"{client} takes the folder of a store: add --offline"
+def _two_tier_text(folders: Sequence[str]) -> str:
+    return (
+        f"nothing is found in a two-tier store, as in {', '.join(folders)};"
+        " `symcache store convert --single-tier` changes its layout"
+    )
 
 
 def _chains(chain: Chain, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[Chain]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput
@@ -92,10 +93,12 @@ class DumpProcesses:
                 if lister is None:
                     guessed = self._layout is None or self._layout.guessed
                     lister = _Lister(self._kernel, path, self._most_modules, guessed=guessed)
-                image, count = None, 0
-                for record in lister.modules(process):
-                    if isinstance(record, Module):
-                        image, count = image or record.path, count + 1
+                records = lister.modules(process)
+                first = next(records, None)  # the loader lists the executable first
+                image = first.path if isinstance(first, Module) else None
+                count = 0
+                for record in () if first is None else chain([first], records):
+                    count += isinstance(record, Module)
                     yield record
                 if selection.wanted and not process.peb:
                     yield Unreadable(path, f"{process.label} has no user memory")

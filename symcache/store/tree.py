@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
 from symcache.store.locks import KeyLock, sweep_locks
-from symcache.store.place import as_store_error, flush, put_in_place, remove_empty_folders, share_space
+from symcache.store.place import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
 from symcache.store.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
@@ -175,9 +175,11 @@ class Store:
         """
         scratch = self.scratch()
         try:
-            if not path.is_relative_to(self.root) or share_space(path, scratch) is None:
+            means = share_space(path, scratch) if path.is_relative_to(self.root) else None
+            if means is None:
                 shutil.copyfile(path, scratch)
-            return self.publish(scratch, key, durable=durable)
+            # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
+            return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
         except OSError as error:
             raise as_store_error(error, self.root) from error
         finally:

@@ -289,23 +289,24 @@ class SymbolSource:
 
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
-    ) -> Present | Fetched | Failed:
+    ) -> Present | Fetched:
         """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first.
 
-        A store that is only read stays as it is.
+        A store that is only read stays as it is. Where none takes it, *found* is the file all the same: a debugger
+        looks for *name*, too.
         """
-        error: StoreError | None = None
+        note, path = f"published as {name.name}", found.path
         for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
-            except StoreError as failure:
-                error = failure
-                continue
-            note = f"published as {name.name}"
-            if isinstance(found, Present):
-                return Present(path, found.size_bytes, note)
-            return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
-        return Failed(Cause.DISK, attempts, f"{found.path} cannot be filed as {key.index}: {error or 'no store'}")
+            except StoreError as error:
+                note = f"published as {name.name}, and not filed as {key.name}: {error.problem}"
+            else:
+                note = f"published as {name.name}"
+                break
+        if isinstance(found, Present):
+            return Present(path, found.size_bytes, note)
+        return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
 
     async def _walk_names_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
         ends: list[tuple[ImageKey, Missing | Failed]] = []

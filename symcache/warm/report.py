@@ -168,6 +168,7 @@ class Report:
                 **{state.value: counts[state] for state in State},
                 "bytes": self.fetched_bytes,
             },
+            "images_left_out": self.images_left_out,
             "symbols": [symbol.as_json() for symbol in self.symbols],
             "unreadable": [
                 {"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable

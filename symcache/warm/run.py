@@ -220,9 +220,9 @@ class Warmer:
     def _resolve_locally(self, want: Want) -> Sequence[Want]:
         if not isinstance(want, WantedPdbOfImage):
             return [want]
-        remembered = self._resolve_remembered(want)
-        if remembered is not None:
-            return remembered
+        known = self._links.recall(want.image)
+        if known is not None:
+            return self._resolve(want, _module_of(want, known), known)
         try:
             image = self._source.find_image(want.image)
         except StoreError as error:
@@ -230,12 +230,11 @@ class Warmer:
                 return [want]
             self._settle(want, Failed(Cause.DISK, detail=str(error)))
             return ()
-        return [want] if image is None else self._resolve_by_image(want, image)
-
-    def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
-        """Put what *want*'s image was seen to name in its place; None if it never was seen."""
-        known = self._links.recall(want.image)
-        return None if known is None else self._resolve(want, _module_of(want, known), known)
+        if image is None:
+            return [want]
+        module, links = _read_links(want, image)
+        self._remember(want, module, links)
+        return self._resolve(want, module, links)
 
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
@@ -277,9 +276,11 @@ class Warmer:
         """Make two hops: read the image's headers where it is published, then fetch what they name."""
         async with self._source.turn(want.image) as had_to_wait:
             # Whoever had the turn before has noted what the headers say.
-            named = self._resolve_remembered(want) if had_to_wait else None
-            if named is None:
+            known = await to_thread.run_sync(self._links.recall, want.image) if had_to_wait else None
+            if known is None:
                 named = await self._resolve_published(want)
+            else:
+                named = self._resolve(want, _module_of(want, known), known)
         self._announce()
         for left in [await to_thread.run_sync(self._settle_at_once, each) for each in named]:
             if isinstance(left, WantedFile):
@@ -291,7 +292,9 @@ class Warmer:
         if isinstance(image, Missing | Failed):
             self._settle(want, _end_of_hop(image))
             return ()
-        return self._resolve_by_image(want, image)
+        module, links = _read_links(want, image)
+        await to_thread.run_sync(self._remember, want, module, links)  # the store may be a slow share
+        return self._resolve(want, module, links)
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
         for whole in self._plan.whole_images(key):
@@ -304,16 +307,10 @@ class Warmer:
                         return image
         return await self._source.read_image(key)
 
-    def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
-        """Put what *image* names in the place of *want*; a run that fetches remembers it."""
-        module = replace(image_module(image, want.image.name), name=want.module)
-        if not (module.pdbs or module.dbg):
-            # Damaged debug data names nothing either, and another hop would bring no more.
-            module = replace(module, no_debug_record=True)
-        links = tuple(_links_of(module))
-        if self._may_fetch and not module.unusable_pdb:  # a check leaves the store as it is
+    def _remember(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> None:
+        """Remember what *want*'s image names; a check leaves the store as it is."""
+        if self._may_fetch and not module.unusable_pdb:
             self._links.remember(want.image, links)
-        return self._resolve(want, module, links)
 
     def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
@@ -376,6 +373,15 @@ def _cut_off(want: Want) -> Symbol:
 def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
     """Return what it means for a PDB that its image's headers could not be had."""
     return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)
+
+
+def _read_links(want: WantedPdbOfImage, image: Image) -> tuple[Module, tuple[Link, ...]]:
+    """Return *want*'s module as *image* shows it, and what is remembered of that."""
+    module = replace(image_module(image, want.image.name), name=want.module)
+    if not (module.pdbs or module.dbg):
+        # Damaged debug data names nothing either, and another hop would bring no more.
+        module = replace(module, no_debug_record=True)
+    return module, tuple(_links_of(module))
 
 
 def _links_of(module: Module) -> Iterator[Link]:

@@ -105,6 +105,22 @@ def test_what_is_missing_is_told(shell: StoreShell, tmp_path: Path) -> None:
     assert [each["path"] for each in document["unreadable"]] == [str(tmp_path / "nothing")]
 
 
+def test_an_image_that_is_not_there_is_told_once(inside: StoreShell, tmp_path: Path) -> None:
+    inside("init")
+    log = tmp_path / "session.log"
+    log.write_text(
+        f"SYMSRV:  BYINDEX: 0x1\n         C:\\sym\n         {IMAGE.name}\n         {IMAGE.id}\n"
+        "SYMSRV:  RESULT: 0x80190194\n"
+    )
+
+    def missing(*options: str) -> list[tuple[str, str]]:
+        document = inside.json("export", log, "-o", tmp_path / "b.zip", *options, group=None, code=3)
+        return [(each["index"], each["why"].partition(":")[0]) for each in document["missing"]]
+
+    assert missing() == [(IMAGE.index, "absent")]
+    assert missing("--images", "none") == [(IMAGE.index, "its PDB is not known")]
+
+
 def test_a_bundle_that_cannot_be_written_is_an_error_and_leaves_nothing(shell: StoreShell, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"No such file|cannot find"):
         shell("export", "-o", tmp_path / "none" / "b.zip", group=None)

@@ -182,10 +182,37 @@ def test_offline_there_is_a_line_for_each_client_with_what_it_takes(tmp_path: Pa
     assert "add --offline" in str(run("--shell", "lldb", "-y", f"srv*{tmp_path}").exception)
 
 
+@pytest.mark.parametrize(
+    ("written", "urls"),
+    [
+        ("cache*/c;srv*https://a.test", '"/c"'),
+        ("srv*/a b*/c*https://a.test", '"/a b" "/c"'),
+        (r"srv*\\fs\sym*https://a.test", r'"\\\\fs\\sym"'),
+        ("srv*C:\\sym\\*https://a.test", r'"C:\\sym\\"'),
+    ],
+)
+def test_lldb_gets_every_folder_as_it_unquotes_it(written: str, urls: str) -> None:
+    line = run("--offline", "--shell", "lldb", "-y", written).stdout
+    assert line == f"settings set plugin.symbol-locator.symstore.urls {urls}\n"
+
+
+def test_a_two_tier_store_beside_another_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "index2.txt").touch()
+    done = run("--offline", "-y", f"srv*/one*{tmp_path}")
+    assert 'urls "/one"\n' in done.stdout
+    assert f"two-tier store, as in {tmp_path};" in done.stderr
+
+
+def test_a_path_without_a_store_has_no_line_for_lldb(tmp_path: Path) -> None:
+    alone = run("--offline", "--shell", "lldb", "-y", str(tmp_path))
+    assert str(alone.exception) == "lldb: the symbol path names no store"
+    assert "tier" not in run("--offline", "-y", str(tmp_path)).stderr
+
+
 def test_clients_that_know_no_second_tier_get_no_line_for_one(tmp_path: Path) -> None:
     (tmp_path / "index2.txt").touch()
     assert set(offline_lines(tmp_path)) == {"cmd", "powershell", "bash", "windbg"}
     said = run("--offline", "-y", f"srv*{tmp_path}")
-    assert "LLDB and angr: nothing is found in a two-tier store" in said.stderr
+    assert f"LLDB, angr and radare2: nothing is found in a two-tier store, as in {tmp_path};" in said.stderr
     alone = run("--offline", "--shell", "angr", "-y", f"srv*{tmp_path}")
     assert isinstance(alone.exception, UsageError)

@@ -648,3 +648,14 @@ def test_processes_come_after_their_modules_with_how_many_there_are() -> None:
     ]
     assert processes[3].image == "C:\\Windows\\System32\\lsass.exe"
     assert processes[0].image is None
+
+
+def test_no_library_is_taken_for_the_executable_whose_path_is_paged_out() -> None:
+    source = build_machine(kernel_plan())
+    path, name = "C:\\Windows\\System32\\lsass.exe", "lsass.exe"
+    entry = 0x00200080 + sum(2 * len(text) + 2 + 15 & -16 for text in (path, name))
+    source.spaces[664].write(entry + 0x50, (0x7FF000000000).to_bytes(8, "little"))  # FullDllName.Buffer
+    records = read(dump_bytes(source, whole()), ProcessSelection(("664",)))
+    (lsass, ntdll) = [module for module in modules(records) if module.process]
+    assert (lsass.name, lsass.path, ntdll.name) == (name, None, "ntdll.dll")
+    assert [each.image for each in records if isinstance(each, ProcessSummary)] == [None]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -9,6 +11,7 @@ import pytest
 
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, Tier
+from symcache.store import place
 from symcache.store.tree import Form, Store
 
 KEY = PdbKey("NtDll.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 10)
@@ -162,3 +165,41 @@ def test_threads_that_begin_at_once_share_one_scratch_folder(tmp_path: Path) -> 
     with Store(tmp_path) as store, ThreadPoolExecutor(8) as pool:
         folders = {path.parent for path in pool.map(lambda _: store.scratch(), range(64))}
         assert len(folders) == 1
+
+
+ALIAS = PdbKey("Other.pdb", KEY.guid, KEY.age)
+
+
+def test_a_file_that_stands_under_a_second_key_takes_no_second_space(tmp_path: Path) -> None:
+    with Store(tmp_path / "s") as store:
+        first = put(store, KEY, b"pdb")
+        second = store.also_file_under(first, ALIAS)
+        assert second == tmp_path / "s" / ALIAS.index
+        assert second.read_bytes() == b"pdb"
+        assert store.also_file_under(first, ALIAS) == second
+        if place.share_space(first, tmp_path / "probe") is place.Means.HARD_LINK:
+            assert second.samefile(first)
+
+
+def test_a_file_of_somewhere_else_is_copied(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.pdb"
+    outside.write_bytes(b"pdb")
+    with Store(tmp_path / "s") as store:
+        second = store.also_file_under(outside, ALIAS)
+    outside.write_bytes(b"changed")
+    assert second.read_bytes() == b"pdb"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system has other files that cannot be opened for writing")
+def test_a_file_in_use_can_stand_under_a_second_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "_reflink", lambda original, scratch: False)
+    with Store(tmp_path / "s") as store:
+        first = put(store, KEY, Path("/bin/sleep").read_bytes())
+        first.chmod(0o755)
+        with subprocess.Popen([first, "600"]) as running:
+            try:
+                with pytest.raises(OSError, match="busy"):
+                    first.open("r+b")
+                assert store.also_file_under(first, ALIAS).samefile(first)
+            finally:
+                running.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,6 +14,7 @@ from support.sources import cabinet
 from symcache.config import Config, load_config
 from symcache.identity import ImageKey, PdbKey, compressed_name
 from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
+from symcache.store.links import Link, StoreLinks
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes, plan_image
 from symcache.upstream.outcome import Present
@@ -21,7 +23,7 @@ from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from support.upstream import Upstream
@@ -92,7 +94,8 @@ async def test_images_are_kept_as_a_debugger_asks_for_them(
     report = await warm(config, [replace(IMAGE_ALONE, needs_image=needs)], images)
     wanted = {PDB.index: "fetched"} | ({IMAGE.index: "fetched"} if is_wanted else {})
     assert ends(report) == wanted
-    assert report.images_left_out == (images is ImageChoice.NONE and needs is not None)
+    left_out = int(images is ImageChoice.NONE and needs is not None)
+    assert (report.images_left_out, report.as_json()["images_left_out"]) == (left_out, left_out)
     assert (await check(config, [replace(IMAGE_ALONE, needs_image=needs)], images)).exit_code() == 0
 
 
@@ -274,3 +277,35 @@ async def test_an_image_is_needed_for_all_that_any_input_needs_it_for(config: Co
     image = next(symbol for symbol in (await check(config, modules)).symbols if symbol.index == IMAGE.index)
     assert image.use is ImageUse.SYMBOLS
     assert image.keeps == (PDB.index,)
+
+
+async def test_a_slow_store_holds_up_nothing_else_while_it_notes_what_an_image_names(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    remember = StoreLinks.remember
+
+    def note(store: StoreLinks, image: ImageKey, links: Sequence[Link]) -> bool:
+        threads.append(threading.get_ident())
+        return remember(store, image, links)
+
+    monkeypatch.setattr(StoreLinks, "remember", note)
+    await warm(config, [IMAGE_ALONE])
+    assert StoreLinks(tmp_path / "sym").recall(IMAGE) == (Link(PDB),)
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+async def test_a_check_and_a_run_agree_on_a_store_that_takes_no_second_name(config: Config, tmp_path: Path) -> None:
+    put(tmp_path / "sym", IMAGE, IMAGE_BYTES)
+    put(tmp_path / "sym", PDB, PDB_BYTES)
+    (tmp_path / "sym" / ".symcache").write_text("in the way")  # also of who may write everywhere
+    path = load_config(None, {}, symbol_path=f"srv*{tmp_path / 'sym'}").symbol_path
+    config = replace(config, symbol_path=path)
+    present = {LISTED.index: "present", PDB.index: "present"}
+    assert ends(await check(config, [COPY])) == present
+    report = await warm(config, [COPY])
+    assert ends(report) == present
+    image = report.symbols[0].as_json()
+    assert image["path"] == str(tmp_path / "sym" / IMAGE.index)
+    assert image["note"].startswith("published as stor.sys, and not filed as dump_stor.sys: ")

@@ -80,6 +80,7 @@ def test_the_document_is_as_the_reference_says() -> None:
         "store": str(Path("/sym")),
         "seconds": 1.25,
         "summary": {"wanted": 4, "present": 1, "fetched": 1, "missing": 1, "failed": 1, "bytes": 20},
+        "images_left_out": 0,
         "symbols": [
             {
                 "index": "0.pdb/00/0.pdb",
