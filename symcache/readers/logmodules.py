@@ -7,26 +7,15 @@ contradict what is known of a name begin another module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
-from symcache.identity import (
-    DbgKey,
-    ImageKey,
-    OtherKey,
-    Pdb2Key,
-    PdbKey,
-    PortablePdbKey,
-    base_name,
-    fold,
-    parse_id,
-    parse_index,
-)
-from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold, parse_id
+from symcache.readers.records import Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from symcache.identity import Key
 
@@ -153,7 +142,6 @@ class LogModules:
         self._pending: dict[str, Key] = {}
         self._pending_pdb_name: str | None = None
         self._loose: dict[str, Key] = {}
-        self._asked: set[str] = set()
         self._found: set[str] = set()
         self._mentions: dict[str, tuple[str, str]] = {}
         self.overflowed = False
@@ -171,8 +159,6 @@ class LogModules:
 
     def ask(self, key: Key) -> None:
         """Note that *key* was asked for, or its file used."""
-        if _is_image(key) and self._has_room():
-            self._asked.add(key.folded)
         if key.folded not in self._pending and len(self._pending) >= _MOST_PENDING:
             self._let_go(next(iter(self._pending)))
         self._pending[key.folded] = key
@@ -227,20 +213,11 @@ class LogModules:
         self.settle()
         self._place_loose_images()
         self._place_mentions()
-        found = {_build(key) for key in map(parse_index, self._found) if _is_image(key)}
         seen: set[Module] = set()
-        for known in self._all_modules():
-            module = replace(known, needs_image=self._image_use(known, found))
+        for module in self._all_modules():
             if module not in seen:
                 seen.add(module)
                 yield module
-
-    def _image_use(self, module: Module, found: Container[tuple[int, int]]) -> ImageUse | None:
-        """Return what the debugger needed the image of *module* for; None if it did not ask for it, or got it."""
-        image = module.image
-        if module.unloaded or image is None or image.folded not in self._asked or _build(image) in found:
-            return None
-        return ImageUse.CODE if module.pdbs else ImageUse.SYMBOLS
 
     def _all_modules(self) -> Iterator[Module]:
         claimed: set[str] = set()
@@ -300,7 +277,7 @@ class LogModules:
         self.spot(self._pending.pop(index))
 
     def _has_room(self) -> bool:
-        held = sum(map(len, (self._sightings, self._loose, self._mentions, self._asked, self._found)))
+        held = len(self._sightings) + len(self._loose) + len(self._mentions) + len(self._found)
         self.overflowed |= held >= _MOST_FACTS
         return not self.overflowed
 
