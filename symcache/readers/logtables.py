@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from symcache.identity import ImageKey, base_name, fold
-from symcache.readers.logmodules import Sighting, key_of
+from symcache.readers.logmodules import UNREADABLE_STAMP, Sighting, key_of
 from symcache.readers.lognoisy import find_keys, safe_name
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _STATUS = re.compile(r"(?:[#MTC]+\s+)?\(([^)]*)\)\s*(.*)$")
 _STATUS_WORD = re.compile(r"deferred|symbols|code|exports?", re.IGNORECASE)
 _NAMED_WITH_TIME = re.compile(r"(\S.*?\.[^\s.]{1,8})\s+(\S.*)$")
 _STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
+# `!lmi` does not pad; a shorter number would be the day of a date.
+_LEADING_STAMP = re.compile(r"([0-9A-Fa-f]{8})\b|([0-9A-Fa-f]{5,7})(?=$| [A-Z(])")
 _FIELD_NAME = re.compile(r"[A-Za-z][\w ]{0,30}")
 _LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-((?:[0-9A-Fa-f]{4}-){3})([0-9A-Fa-f]{12})\}?")
@@ -199,7 +201,7 @@ class TableLines:
         if image is None and guid is None:
             return
         entry = Sighting((image or "").rpartition(".")[0] or image or base_name(pdb), image_name=image)
-        entry.timestamp = _hex(fields.get("dbgtimedatestamp", "")) or None
+        entry.timestamp = _known(_HEX.match(fields.get("dbgtimedatestamp", "").strip()))
         entry.size = _hex(fields.get("dbgsizeofimage", "")) or None
         if guid is not None and age is not None:
             _add_pdb(entry, pdb, f"{guid[1]}{guid[2].replace('-', '')}{guid[3]}{age:x}")
@@ -269,9 +271,13 @@ def _stamp(text: str) -> int | None:
     if text.startswith("unavailable"):
         return None
     if match := _STAMP.search(text):
-        return int(match[1] or match[2], 16) or None
-    match = re.match(r"([0-9A-Fa-f]{8})\b", text)
-    return int(match[1], 16) or None if match else None
+        return _known(match)
+    return _known(_LEADING_STAMP.match(text))
+
+
+def _known(match: re.Match[str] | None) -> int | None:
+    stamp = int(next(filter(None, match.groups())), 16) if match else 0
+    return stamp if stamp not in {0, UNREADABLE_STAMP} else None
 
 
 def _hex(text: str) -> int | None:
