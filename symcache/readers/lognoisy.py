@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.identity import Key
+    from symcache.readers.logmargin import Fact
     from symcache.readers.logmodules import LogModules
 
 __all__ = ["NoisyLines", "find_keys", "noisy_facts", "safe_name"]
@@ -40,6 +41,8 @@ _LOADED = re.compile(r"([^\s\\/]+) - (?:no symbols loaded|(?:public|private|expo
 _COPIED = re.compile(r"(\S.*?) from (?:.*: )?\d+ bytes\b")
 _IS_THERE = re.compile(r"(\S.*?)(?: -)? (?:OK|already cached)\s*$|\S.*? cached to (\S.*)$")
 _UNREADABLE = re.compile(r"([^\\/]+)[\\/]FFFFFFFE[0-9A-Fa-f]{1,8}[\\/]", re.IGNORECASE)
+# What the client says of an answer names no file.
+_ANSWER = re.compile(r"RESULT|BYINDEX|Http[QS]")
 # The store or address of a question may be cut into several lines.
 _MOST_PARTS = 6
 
@@ -131,14 +134,14 @@ class NoisyLines:
             self._modules.find_by_name(name)
 
 
-def noisy_facts(line: str) -> Iterator[tuple[object, ...]]:
+def noisy_facts(line: str) -> Iterator[Fact]:
     """Yield what *line* alone says: the keys in it and, behind a marker, that they were asked for or what was loaded."""
     marker = _MARKER.search(line)
+    text = "" if marker is None else line[marker.end() :]
+    path = _ID_IN_PATH.search(text)
+    is_asked = path is not None and not _ANSWER.match(text) and " - " not in text[: path.start()]
     for key in find_keys(line):
-        yield ("asked" if marker else "shown", key)
-    if marker is None:
-        return
-    text = line[marker.end() :]
+        yield ("asked" if is_asked else "shown", key)
     if loaded := _LOADED.match(text):
         yield "loaded", loaded[1]
     if copied := _COPIED.match(text):

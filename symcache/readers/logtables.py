@@ -14,14 +14,18 @@ from symcache.readers.logmodules import UNREADABLE_STAMP, Sighting, key_of
 from symcache.readers.lognoisy import find_keys, safe_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.readers.logmargin import Fact
     from symcache.readers.logmodules import LogModules
 
-__all__ = ["TableLines"]
+__all__ = ["TableLines", "table_facts"]
 
 _ADDRESS = r"(?:0x)?([0-9a-fA-F]{8}(?:`?[0-9a-fA-F]{8})?)"
 _PROMPT = re.compile(r"(?:\d+: ?)?(?:l?kd|\d+:\d+|\d+)(?::[\w&]+)?> ?")
 _HEADING = re.compile(r"\s*start\s+end\s+module name")
 _ROW = re.compile(rf"[\s.]*{_ADDRESS}\s+{_ADDRESS}\s+(\S+)(?:\s+(.*))?$")
+_MODLOAD = re.compile(rf"ModLoad: {_ADDRESS}\s+{_ADDRESS}\s+(\S.*)$")
 _STATUS = re.compile(r"(?:[#MTC]+\s+)?\(([^)]*)\)\s*(.*)$")
 _STATUS_WORD = re.compile(r"deferred|symbols|code|exports?", re.IGNORECASE)
 _NAMED_WITH_TIME = re.compile(r"(\S.*?\.[^\s.]{1,8})\s+(\S.*)$")
@@ -38,6 +42,7 @@ _MENTION = re.compile(
     r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
     r"|(?:checksum|timestamp) is wrong .* for|Unable to read image header for)\s+(\S.*?)(?: - .*| -| at .*)?$"
 )
+_EXTENSION = re.compile(r"\.[A-Za-z]\w{1,3}$")
 _UNLOADABLE = re.compile(r"Unable to load image (.+), Win32 error")
 _SYMCHK_VERDICT = re.compile(r"\s(PASSED|FAILED|IGNORED|ERROR)\b[\s-]*(.*)$")
 _SYMCHK_FIELD = re.compile(
@@ -103,6 +108,10 @@ class TableLines:
             self._close_entry()
             self._entry = Sighting(block[1].strip())
             return True
+        if loaded := _MODLOAD.match(line):
+            self._close_entry()
+            self._take_modload(*loaded.groups())
+            return True
         row = _ROW.match(line)
         if row is None:
             return False
@@ -114,6 +123,17 @@ class TableLines:
         self._close_entry()
         self._entry = _row_sighting(row[3], start, end - start, rest, unloaded=self._unloaded)
         return True
+
+    def _take_modload(self, start: str, end: str, path: str) -> None:
+        """Take what an engine prints when a module is loaded; the name alone is what ``lm`` lists it by."""
+        base, limit = (int(address.replace("`", ""), 16) for address in (start, end))
+        name = safe_name(path)
+        if name is None or limit <= base:
+            return
+        fact = Sighting(name.rpartition(".")[0] or name, base, limit - base)
+        fact.image_name = name if "." in name else None
+        fact.path = path if set("\\/") & set(path) else None
+        self._modules.see(fact)
 
     def _take_detail(self, line: str) -> bool:
         """Take a line that ``lmv`` prints below a row, or one of ``!lmi``."""
@@ -207,6 +227,25 @@ class TableLines:
             _add_pdb(entry, pdb, f"{guid[1]}{guid[2].replace('-', '')}{guid[3]}{age:x}")
         if entry.pdbs or entry.timestamp:
             self._modules.see(entry)
+
+
+def table_facts(line: str) -> Iterator[Fact]:
+    """Yield what *line* alone says: a stamp, a PDB's GUID or age, a row's stamp or key, the name of a file."""
+    if row := _ROW.match(line):
+        rest = row[4] or ""
+        if (stamp := _stamp(rest)) is not None:
+            yield "row's stamp", row[3], stamp
+        yield from (("row's key", row[3], key) for key in find_keys(rest))
+    name, value = _field(line)
+    if name == "timestamp" and (stamp := _stamp(value)) is not None:
+        yield "stamp", stamp
+    if guid := _GUID.search(line):
+        yield "guid", guid[0]
+    if pdb := _LMI_PDB.search(line):
+        yield "age", pdb[0]
+    mention = _UNLOADABLE.search(line) or _MENTION.search(line)
+    if mention is not None and _EXTENSION.search(mention[1]):
+        yield "mention", mention[1]
 
 
 _CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
