@@ -131,23 +131,20 @@ class _Log:
     def take(self, text: str) -> None:
         """Take a line as it stands in the text."""
         self.lines += 1
-        line = self._margin.strip(text)
-        self.kind.see(line.text)
         self.list_lines += is_of_list(text)
-        if self._understand(line.text):
-            self._seams.whole(line)
-            self.known_lines += 1
-            return
-        joined = self._seams.join(line)
-        if joined is not None and self._understand(joined):
-            self.known_lines += 1
-            return
-        self.known_lines += self._spot(line.text if joined is None else joined)
+        for whole in self._seams.add(self._margin.strip(text)):
+            self._take_whole(whole)
 
     def end(self) -> None:
         """Note that the text has ended."""
+        for whole in self._seams.end():
+            self._take_whole(whole)
         for lines in (self._noisy, self._tables, self._analysis, self._tools):
             lines.end()
+
+    def _take_whole(self, line: str) -> None:
+        self.kind.see(line)
+        self.known_lines += self._understand(line) or self._spot(line)
 
     def _understand(self, line: str) -> bool:
         """Take a line whose meaning depends on its neighbours."""

@@ -7,12 +7,13 @@ them. What these are need not be known, as what follows them is.
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Fact", "Line", "Margin", "Seams"]
+__all__ = ["SHOWN", "Fact", "Line", "Margin", "Seams"]
 
 # Where a line of a debugger or of symchk begins, all of them in the first column. A search for it looks at each
 # character a few times, whatever the line.
@@ -35,6 +36,7 @@ _TOKEN = re.compile(
     r"|(?P<quote>[>|])|(?P<blanks> +)|(?P<mark>[^\w >|])",
     re.IGNORECASE,
 )
+_HEX_LETTERS = re.compile(r"[A-Fa-f]+")
 _SAME_TEXT = frozenset(["word", "mark", "quote"])
 _LONGEST = 200
 _MOST_TOKENS = 48
@@ -42,7 +44,9 @@ _MOST_TOKENS = 48
 _ENDS = " >|:;]#)}*/-"
 
 # A kind, then what is said.
-Fact: TypeAlias = tuple[object, ...]
+Fact: TypeAlias = tuple[str, *tuple[object, ...]]
+SHOWN = "shown"
+"""The kind of facts that a path or an address by itself says."""
 
 _NARROWEST, _WIDEST = 60, 132
 _MOST_PIECES = 4
@@ -101,7 +105,7 @@ class Margin:
 
     def _learn(self, margin: str) -> None:
         bare = margin.strip(" ")
-        tokens = tuple(_Token(str(token.lastgroup), token[0]) for token in _TOKEN.finditer(bare))
+        tokens = tuple(_Token(_kind(token), token[0]) for token in _TOKEN.finditer(bare))
         self._tokens = tokens if len(tokens) <= _MOST_TOKENS else ()
         self._blanks = len(margin) - len(margin.rstrip(" ")) if len(tokens) <= _MOST_TOKENS else 0
 
@@ -118,7 +122,7 @@ class Margin:
                 if found is not None and found.lastgroup == "quote":
                     continue
                 return text
-            if found is None or found.lastgroup != expected.kind:
+            if found is None or _kind(found) != expected.kind:
                 return text
             if expected.kind in _SAME_TEXT and found[0] != expected.text:
                 return text
@@ -129,52 +133,76 @@ class Margin:
         return text[at + min(blanks, self._blanks) :]
 
 
+def _kind(token: re.Match[str]) -> str:
+    """Return what *token* is; a hexadecimal number may have digits alone, or letters alone at the width of a thread's."""
+    kind = str(token.lastgroup)
+    if kind == "number" or (kind == "word" and len(token[0]) in {4, 8, 16} and _HEX_LETTERS.fullmatch(token[0])):
+        return "hex"
+    return kind
+
+
 class Seams:
     """Puts together lines that a mail program, a forum or a terminal cut in two.
 
-    1. A line that begins where debuggers begin one, or that says something by itself, is whole.
-    2. Any other line may continue the one before if its first word had no room there: that is past column 60.
-    3. It does continue it if the two together, glued or with a blank between them, say something of a kind that the
+    1. A line may continue the one before if its first word had no room there, that is past column 60. One that begins
+       where debuggers begin a line does not, nor one that says something by itself, unless it only shows a path.
+    2. It does continue it if the two together, glued or with a blank between them, say something of a kind that the
        first does not say alone: a whole index path, a stamp behind its name. Otherwise nothing is joined, as that
        would be a guess.
-    4. Up to four lines make one; lines wider than 132 columns were not cut.
+    3. Up to four lines make one, and that may be continued again; lines wider than 132 columns were not cut.
     """
 
     def __init__(self, facts: Callable[[str], Iterator[Fact]]) -> None:
         self._facts = facts
-        self._pieces: list[Line] = []
+        self._held: list[_Piece] = []
 
-    def whole(self, line: Line) -> None:
-        """Note that *line* continues no other; the next may continue it."""
-        self._pieces = [line]
+    def add(self, line: Line) -> list[str]:
+        """Take the next line; return the text of lines that nothing more belongs to."""
+        piece = _Piece(line.text, line.width, frozenset(self._facts(line.text)))
+        held = self._held
+        if not held or line.begins or {fact[0] for fact in piece.facts} - {SHOWN} or not _had_no_room(held[-1], piece):
+            self._held = [piece]
+            return [each.text for each in held]
+        held.append(piece)
+        for start in range(len(held) - 1):
+            if (joined := self._join(held[start:])) is not None:
+                self._held = [joined]
+                return [each.text for each in held[:start]]
+        return [held.pop(0).text] if len(held) == _MOST_PIECES else []
 
-    def join(self, line: Line) -> str | None:
-        """Return *line* with what it continues, if it does."""
-        pieces = self._pieces
-        if not pieces or line.begins or not _had_no_room(pieces[-1], line) or len(pieces) == _MOST_PIECES:
-            self._pieces = [line]
-            return None
-        self._pieces = [*pieces, line]
-        facts = [set(self._facts(piece.text)) for piece in self._pieces]
-        alone = set().union(*facts)
-        said = {fact[0] for fact in set().union(*facts[:-1])}
-        for start in range(len(pieces)):
-            for joined in _joinings([piece.text for piece in self._pieces[start:]]):
-                if any(fact[0] not in said for fact in set(self._facts(joined)) - alone):
-                    return joined
+    def end(self) -> list[str]:
+        """Return the text of the lines that are left."""
+        held, self._held = self._held, []
+        return [piece.text for piece in held]
+
+    def _join(self, pieces: list[_Piece]) -> _Piece | None:
+        alone = frozenset[Fact]().union(*(piece.facts for piece in pieces))
+        said = {fact[0] for piece in pieces[:-1] for fact in piece.facts}
+        for text in _joinings([piece.text for piece in pieces]):
+            facts = frozenset(self._facts(text))
+            if any(fact[0] not in said for fact in facts - alone):
+                return _Piece(text, pieces[-1].width, facts)
         return None
 
 
-def _had_no_room(before: Line, after: Line) -> bool:
+class _Piece(NamedTuple):
+    text: str
+    width: int
+    facts: frozenset[Fact]
+
+
+def _had_no_room(before: _Piece, after: _Piece) -> bool:
     word = after.text.lstrip(" ").partition(" ")[0]
     return before.width <= _WIDEST and before.width + len(word) >= _NARROWEST
 
 
 def _joinings(texts: list[str]) -> Iterator[str]:
-    """Yield *texts* glued, with blanks between them, and without the ``=`` at the end that a mail marks a cut by."""
+    """Yield *texts* with nothing or a blank at each seam, and without the ``=`` that a mail marks a cut by."""
     first, *rest = texts
-    rest = [text.lstrip(" ") for text in rest]
-    yield "".join([first, *rest])
-    yield " ".join([first, *rest])
+    for seams in product((False, True), repeat=len(rest)):
+        joined = first
+        for has_blank, text in zip(seams, rest, strict=True):
+            joined += f" {text.lstrip(' ')}" if has_blank else text
+        yield joined
     if first.endswith("="):
-        yield "".join(text.removesuffix("=") for text in [first, *rest[:-1]]) + rest[-1]
+        yield "".join(text.removesuffix("=") for text in texts[:-1]) + texts[-1]

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from symcache.errors import MalformedInput
 from symcache.identity import base_name, check_name, compressed_name, fold
+from symcache.readers.logmargin import SHOWN
 from symcache.readers.logmodules import UNREADABLE_HEADERS, key_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _ID_IN_PATH = re.compile(r"[\\/]{1,2}([0-9A-Fa-f]{9,16}|[0-9A-Fa-f]{32,40})[\\/]
 # What is percent-encoded: an address, and the path of a request.
 _ADDRESS = re.compile(r"(?:https?://|(?:HTTPGET:|Get File Path:|GET|HEAD) +/)[^\s'\"<>|*]{1,2000}", re.IGNORECASE)
 _REACH = 300  # further than any name is long
-_ID = re.compile(r"[0-9A-Fa-f]{9,40}")
+_HEX = re.compile(r"[0-9A-Fa-f]{1,40}")
 _BEFORE_NAME = re.compile(r'[\\/:*?"<>|=\[\]{}]')
 _IN_NAME = re.compile(r"[\w.\-]")
 _LOADED = re.compile(r"([^\s\\/]+) - (?:no symbols loaded|(?:public|private|export|coff|dbg|dia|sym) symbols)")
@@ -70,7 +71,7 @@ class NoisyLines:
 
     def end(self) -> None:
         """Note that the lines that belong together have ended."""
-        self._answer_to = None
+        self._close_question()
         if self._loading is not None:
             self._modules.load(self._loading)
             self._loading = None
@@ -79,20 +80,26 @@ class NoisyLines:
         """Take a line that continues the one before: a question's three parts, or where a PDB was loaded from."""
         if self._answer_to is not None:
             part = line.strip()
-            if len(self._answer_to) >= 2 and _ID.fullmatch(part):
-                self._ask(self._answer_to[-1], part)
-                self._answer_to = None
-            elif len(self._answer_to) >= _MOST_PARTS:
-                self._answer_to = None
-            else:
+            is_answered = len(self._answer_to) >= 3 and _HEX.fullmatch(self._answer_to[-1]) is not None
+            if len(self._answer_to) < _MOST_PARTS and (not is_answered or _HEX.fullmatch(part)):
                 self._answer_to.append(part)
-            return True
+                return True
+            self._close_question()
         if self._loading is not None and line.startswith(" "):
             self._modules.load(self._loading, find_keys(line))
             self._loading = None
             return True
         self.end()
         return False
+
+    def _close_question(self) -> None:
+        """Take the parts of a question: the store, which may be cut, the name, and the id, which may be cut, too."""
+        parts, self._answer_to = self._answer_to or [], None
+        first = len(parts)
+        while first and _HEX.fullmatch(parts[first - 1]):
+            first -= 1
+        if first > 1 and first < len(parts):
+            self._ask(parts[first - 1], "".join(parts[first:]))
 
     def _ask(self, name: str, id_: str) -> None:
         self._question = key_of(name, id_)
@@ -141,7 +148,7 @@ def noisy_facts(line: str) -> Iterator[Fact]:
     path = _ID_IN_PATH.search(text)
     is_asked = path is not None and not _ANSWER.match(text) and " - " not in text[: path.start()]
     for key in find_keys(line):
-        yield ("asked" if is_asked else "shown", key)
+        yield ("asked" if is_asked else SHOWN, key)
     if loaded := _LOADED.match(text):
         yield "loaded", loaded[1]
     if copied := _COPIED.match(text):

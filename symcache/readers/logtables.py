@@ -42,7 +42,7 @@ _MENTION = re.compile(
     r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
     r"|(?:checksum|timestamp) is wrong .* for|Unable to read image header for)\s+(\S.*?)(?: - .*| -| at .*)?$"
 )
-_EXTENSION = re.compile(r"\.[A-Za-z]\w{1,3}$")
+_EXTENSION = re.compile(r"\.(?:exe|dll|sys|ocx|drv|cpl|scr|efi|ax|acm|tsp|ime|pdb)$", re.IGNORECASE)
 _UNLOADABLE = re.compile(r"Unable to load image (.+), Win32 error")
 _SYMCHK_VERDICT = re.compile(r"\s(PASSED|FAILED|IGNORED|ERROR)\b[\s-]*(.*)$")
 _SYMCHK_FIELD = re.compile(
@@ -54,6 +54,7 @@ _SYMCHK_CHECKED = re.compile(r'\] Checked "([^"]+)"')
 _OTHER_FIELDS = frozenset(
     ["loadedsymbolimagefile", "mappedmemoryimagefile", "checksum", "machinetype", "symboltype", "loadreport"]
 )
+_FIELDS = _OTHER_FIELDS | {"imagename", "imagepath", "timestamp", "imagesize", "size", "baseaddress", "module"}
 
 
 class TableLines:
@@ -233,10 +234,16 @@ def table_facts(line: str) -> Iterator[Fact]:
     """Yield what *line* alone says: a stamp, a PDB's GUID or age, a row's stamp or key, the name of a file."""
     if row := _ROW.match(line):
         rest = row[4] or ""
+        if (status := _STATUS.match(rest)) and _STATUS_WORD.search(status[1]):
+            yield "row", row[3]
         if (stamp := _stamp(rest)) is not None:
             yield "row's stamp", row[3], stamp
         yield from (("row's key", row[3], key) for key in find_keys(rest))
+    if _HEADING.match(line):
+        yield "heading", line
     name, value = _field(line)
+    if name in _FIELDS:
+        yield "field", name
     if name == "timestamp" and (stamp := _stamp(value)) is not None:
         yield "stamp", stamp
     if guid := _GUID.search(line):
