@@ -26,7 +26,9 @@ _KINDS = (
         "the output of Visual Studio, which names modules without what identifies them: save a dump and give that",
     ),
     (
-        re.compile(r"Faulting (?:module|application) (?:name|path): |(?:Problem )?Event Name: +(?:APPCRASH|BEX|BlueScreen)"),
+        re.compile(
+            r"Faulting (?:module|application) (?:name|path): |(?:Problem )?Event Name: +(?:APPCRASH|BEX|BlueScreen)"
+        ),
         "an error report of Windows, which has time stamps of modules but not their sizes: give the dump",
     ),
     (
@@ -38,7 +40,9 @@ _KINDS = (
         f"a list of modules without time stamps: {_RUN}",
     ),
     (
-        re.compile(r"(?:Child-SP|ChildEBP) +RetAddr|RetAddr +: Args to Child|\b[\w.]{1,64}![\w:~<>@?$]{1,200}\+0x[0-9a-f]"),
+        re.compile(
+            r"(?:Child-SP|ChildEBP) +RetAddr|RetAddr +: Args to Child|\b[\w.]{1,64}![\w:~<>@?$]{1,200}\+0x[0-9a-f]"
+        ),
         f"a debugger's stack, which names modules without what identifies them: {_RUN}",
     ),
     (

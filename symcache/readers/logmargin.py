@@ -197,9 +197,9 @@ def _had_no_room(before: _Piece, after: _Piece) -> bool:
 
 
 def _joinings(texts: list[str]) -> Iterator[str]:
-    """Yield *texts* with nothing or a blank at each seam, and without the ``=`` that a mail marks a cut by."""
+    """Yield *texts* with a blank or nothing at each seam, and without the ``=`` that a mail marks a cut by."""
     first, *rest = texts
-    for seams in product((False, True), repeat=len(rest)):
+    for seams in product((True, False), repeat=len(rest)):
         joined = first
         for has_blank, text in zip(seams, rest, strict=True):
             joined += f" {text.lstrip(' ')}" if has_blank else text

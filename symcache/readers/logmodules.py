@@ -294,7 +294,10 @@ class LogModules:
             if home is not None and home.timestamp is None and build not in homes:
                 home.add_key(key)
                 homes[build] = [home]
-            home = next((each for each in homes.get(build, ()) if _family(each.image_name or each.name) == _family(key.name)), None)
+            home = next(
+                (each for each in homes.get(build, ()) if _family(each.image_name or each.name) == _family(key.name)),
+                None,
+            )
             if home is not None:
                 home.image_is_lacking |= self._is_lacking(key) and fold(home.image_name or "") == fold(key.name)
             elif (build, _family(key.name)) not in known or key.folded in self._found:

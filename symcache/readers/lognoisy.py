@@ -44,6 +44,7 @@ _IS_THERE = re.compile(r"(\S.*?)(?: -)? (?:OK|already cached)\s*$|\S.*? cached t
 _UNREADABLE = re.compile(r"([^\\/]+)[\\/]FFFFFFFE[0-9A-Fa-f]{1,8}[\\/]", re.IGNORECASE)
 # What the client says of an answer names no file.
 _ANSWER = re.compile(r"RESULT|BYINDEX|Http[QS]")
+_FILE = re.compile(r"\.\w{3,4}$")
 # The store or address of a question may be cut into several lines.
 _MOST_PARTS = 6
 
@@ -95,11 +96,14 @@ class NoisyLines:
     def _close_question(self) -> None:
         """Take the parts of a question: the store, which may be cut, the name, and the id, which may be cut, too."""
         parts, self._answer_to = self._answer_to or [], None
-        first = len(parts)
-        while first and _HEX.fullmatch(parts[first - 1]):
-            first -= 1
-        if first > 1 and first < len(parts):
-            self._ask(parts[first - 1], "".join(parts[first:]))
+        if len(parts) == 3:
+            self._ask(*parts[1:])
+        for first in range(len(parts) - 1, 1, -1):
+            if len(parts) == 3 or not _HEX.fullmatch(parts[first]):
+                break
+            if _FILE.search(parts[first - 1]):
+                self._ask(parts[first - 1], "".join(parts[first:]))
+                break
 
     def _ask(self, name: str, id_: str) -> None:
         self._question = key_of(name, id_)
@@ -147,8 +151,9 @@ def noisy_facts(line: str) -> Iterator[Fact]:
     text = "" if marker is None else line[marker.end() :]
     path = _ID_IN_PATH.search(text)
     is_asked = path is not None and not _ANSWER.match(text) and " - " not in text[: path.start()]
-    for key in find_keys(line):
-        yield ("asked" if is_asked else SHOWN, key)
+    for key, is_certain in _find_keys(line):
+        if is_certain:
+            yield ("asked" if is_asked else SHOWN, key)
     if loaded := _LOADED.match(text):
         yield "loaded", loaded[1]
     if copied := _COPIED.match(text):
@@ -162,20 +167,27 @@ def find_keys(text: str) -> Iterator[Key]:
     from a folder that happens to be named in hex digits. Only addresses are percent-decoded: ``a%20b.pdb`` on a disk is
     called so.
     """
+    return (key for key, _ in _find_keys(text))
+
+
+def _find_keys(text: str) -> Iterator[tuple[Key, bool]]:
+    """Yield the keys in *text*, each with whether its name stands there twice, as that of a pointer file does not."""
     if "%" in text:
         text = _ADDRESS.sub(lambda address: unquote(address[0]), text)
     for match in _ID_IN_PATH.finditer(text):
         before, after = text[max(match.start() - _REACH, 0) : match.start()], text[match.end() : match.end() + _REACH]
         cuts = [cut.end() for cut in _BEFORE_NAME.finditer(before)]
         name = before[cuts[-1] :] if cuts else before
-        if not cuts or before[cuts[-1] - 1] not in "\\/":
-            name = name.rpartition(" ")[2]  # not a whole path: words may stand in front
+        is_whole = bool(cuts) and before[cuts[-1] - 1] in "\\/"
+        if not is_whole:
+            name = name.rpartition(" ")[2]  # words may stand in front
         name = name.strip()
-        for file in (name, compressed_name(name), "file.ptr"):
+        files = (name, compressed_name(name), "file.ptr") if is_whole else (name, compressed_name(name))
+        for file in files:
             if name and fold(after).startswith(fold(file)) and not _IN_NAME.match(after[len(file) : len(file) + 1]):
                 key = key_of(name, match[1])
                 if key is not None:
-                    yield key
+                    yield key, file != "file.ptr"
                 break
 
 

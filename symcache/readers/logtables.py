@@ -28,6 +28,11 @@ _ROW = re.compile(rf"[\s.]*{_ADDRESS}\s+{_ADDRESS}\s+(\S+)(?:\s+(.*))?$")
 _MODLOAD = re.compile(rf"ModLoad: {_ADDRESS}\s+{_ADDRESS}\s+(\S.*)$")
 _STATUS = re.compile(r"(?:[#MTC]+\s+)?\(([^)]*)\)\s*(.*)$")
 _STATUS_WORD = re.compile(r"deferred|symbols|code|exports?", re.IGNORECASE)
+# The stamp of a row as a time or a hash, behind the file's name or without it.
+_TIMED = re.compile(
+    r"(?:(\S.{0,254}?\.\w{1,8})\s+)?(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) |\*{3,5} Invalid |[0-9A-F]{8} \()"
+    r".*(?:\([0-9A-Fa-f]{8}\)|not a timestamp\))"
+)
 _NAMED_WITH_TIME = re.compile(r"(\S.*?\.[^\s.]{1,8})\s+(\S.*)$")
 _STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
 # `!lmi` does not pad; a shorter number would be the day of a date.
@@ -42,6 +47,7 @@ _MENTION = re.compile(
     r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
     r"|(?:checksum|timestamp) is wrong .* for|Unable to read image header for)\s+(\S.*?)(?: - .*| -| at .*)?$"
 )
+_PADDED = re.compile(r"[0-9A-Fa-f]{8}\b")
 _EXTENSION = re.compile(r"\.(?:exe|dll|sys|ocx|drv|cpl|scr|efi|ax|acm|tsp|ime|pdb)$", re.IGNORECASE)
 _UNLOADABLE = re.compile(r"Unable to load image (.+), Win32 error")
 _SYMCHK_VERDICT = re.compile(r"\s(PASSED|FAILED|IGNORED|ERROR)\b[\s-]*(.*)$")
@@ -234,10 +240,12 @@ def table_facts(line: str) -> Iterator[Fact]:
     """Yield what *line* alone says: a stamp, a PDB's GUID or age, a row's stamp or key, the name of a file."""
     if row := _ROW.match(line):
         rest = row[4] or ""
+        yield "range", row[1], row[2]
         if (status := _STATUS.match(rest)) and _STATUS_WORD.search(status[1]):
             yield "row", row[3]
-        if (stamp := _stamp(rest)) is not None:
-            yield "row's stamp", row[3], stamp
+        timed = _TIMED.match(rest)
+        if timed is not None and (timed[1] is None or _is_called(row[3], timed[1])):
+            yield "row's stamp", row[3], _stamp(rest)
         yield from (("row's key", row[3], key) for key in find_keys(rest))
     if _HEADING.match(line):
         yield "heading", line
@@ -246,13 +254,30 @@ def table_facts(line: str) -> Iterator[Fact]:
         yield "field", name
     if name == "timestamp" and (stamp := _stamp(value)) is not None:
         yield "stamp", stamp
+    if name == "imagesize" and _PADDED.match(value):
+        yield "size", value
+    if name == "imagename" and _is_plain_name(value):
+        yield "image", value
+    if (loaded := _MODLOAD.match(line)) and _is_plain_name(loaded[3]):
+        yield "loaded image", loaded[3]
     if guid := _GUID.search(line):
         yield "guid", guid[0]
     if pdb := _LMI_PDB.search(line):
         yield "age", pdb[0]
     mention = _UNLOADABLE.search(line) or _MENTION.search(line)
-    if mention is not None and _EXTENSION.search(mention[1]):
+    if mention is not None and _is_plain_name(mention[1]):
         yield "mention", mention[1]
+
+
+def _is_plain_name(path: str) -> bool:
+    """Tell whether *path* ends in the name of an image that has no blank in it: with one it may be two lines' pieces."""
+    return _EXTENSION.search(path) is not None and " " not in base_name(path)
+
+
+def _is_called(module: str, file: str) -> bool:
+    """Tell whether a debugger calls the module of *file* so; it puts an underscore for what C has no names with."""
+    stem = fold(file).rpartition(".")[0]
+    return fold(module) in {stem, re.sub(r"\W", "_", stem)} or (fold(module) == "nt" and stem.startswith("nt"))
 
 
 _CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
@@ -294,6 +319,8 @@ def _add_field(entry: Sighting, name: str, value: str) -> bool:
             entry.path = value or entry.path
         case "timestamp":
             entry.timestamp = _stamp(value) or entry.timestamp
+        case "imagesize" if value.startswith("0") and not _PADDED.match(value):
+            pass  # its end was cut off
         case "imagesize" | "size":
             entry.size = _hex(value) or entry.size
         case "baseaddress" if re.fullmatch(r"[0-9a-fA-F`]{8,17}", value):

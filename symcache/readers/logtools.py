@@ -33,7 +33,9 @@ _NAME_GUID_AGE = re.compile(
 # Breakpad: "MODULE windows ARCH ID NAME", then "INFO CODE_ID ID NAME"; minidump_stackwalk -m and its two messages.
 _BREAKPAD_MODULE = re.compile(r"MODULE windows \S+ ([0-9A-Fa-f]{32,40}) (\S.*)$")
 _BREAKPAD_CODE = re.compile(r"INFO CODE_ID ([0-9A-Fa-f]{9,16}) (\S.*)$")
-_WALKED_ROW = re.compile(r"Module\|([^|]+)\|[^|]*\|([^|]*)\|([0-9A-Fa-f]{0,40})\|0x([0-9a-f]{1,16})\|0x([0-9a-f]{1,16})\|")
+_WALKED_ROW = re.compile(
+    r"Module\|([^|]+)\|[^|]*\|([^|]*)\|([0-9A-Fa-f]{0,40})\|0x([0-9a-f]{1,16})\|0x([0-9a-f]{1,16})\|"
+)
 _WALKED_LIST = re.compile(
     r"\s*0x([0-9a-f]{1,16}) - 0x([0-9a-f]{1,16}) {2,8}(\S.{0,200}?) {2}.*\(WARNING: No symbols, ([^,]{1,200}), ([0-9A-Fa-f]{32,40})\)"
 )
@@ -45,7 +47,9 @@ _NAMED_ID = re.compile(
 )
 _OF_LIST = re.compile(r"[^,]{1,255},[0-9A-Fa-f]{9,40}(?:,\d{1,2})?")
 # LLDB's `image list`: an ELF file's identity looks the same, so that the path has to be one of Windows.
-_LLDB = re.compile(rf"\[ *\d+\] {_GUID}-([0-9A-Fa-f]{{8}}) 0x([0-9A-Fa-f]{{1,16}}) (\S.*\.(?:exe|dll|sys|ocx))\s*$", re.IGNORECASE)
+_LLDB = re.compile(
+    rf"\[ *\d+\] {_GUID}-([0-9A-Fa-f]{{8}}) 0x([0-9A-Fa-f]{{1,16}}) (\S.*\.(?:exe|dll|sys|ocx))\s*$", re.IGNORECASE
+)
 
 # Blocks of fields, a file after the other.
 _FILE = re.compile(r"(?:File|Dump of file|Filename)\s*:? +(?:: )?(\S.*)$")
