@@ -10,19 +10,27 @@ import re
 from typing import TYPE_CHECKING
 
 from symcache.errors import UnknownFormat
+from symcache.formats.view import BytesView
+from symcache.readers.loganalysis import AnalysisLines
+from symcache.readers.logkind import TextKind
+from symcache.readers.logmargin import Margin, Seams
 from symcache.readers.logmodules import LogModules
-from symcache.readers.lognoisy import NoisyLines, find_keys
-from symcache.readers.logtables import TableLines
+from symcache.readers.lognoisy import NoisyLines, find_keys, noisy_facts
+from symcache.readers.logtables import TableLines, table_facts
 from symcache.readers.logtext import iter_lines, text_encoding
+from symcache.readers.logtools import ToolLines, is_of_list, names_identity
 from symcache.readers.records import Input, InputKind, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.view import ByteView
+    from symcache.readers.logmargin import Fact
     from symcache.readers.records import Record
 
-__all__ = ["looks_like_debugger_log", "read_debugger_log"]
+__all__ = ["find_kind_of_text", "is_long_text", "looks_like_debugger_log", "read_debugger_log"]
+
+_FEW_LINES = 16
 
 _BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _SIGNS = re.compile(
@@ -39,15 +47,38 @@ _DETAILS = {
 
 
 def looks_like_debugger_log(head: bytes) -> bool:
-    """Tell whether *head*, the first few KiB of a file, is from a debugger's or symchk's transcript."""
-    encoding = text_encoding(head)
-    if encoding is not None:
-        text = head[: len(head) // 2 * 2].decode(encoding, "replace")
-    elif _BINARY.search(head):
+    """Tell whether *head*, the first few KiB of a file, is a text that may identify files: a debugger's or a tool's."""
+    if text_encoding(head) is None and _BINARY.search(head):
         return False
-    else:
-        text = head.decode("utf-8", "replace")
-    return _SIGNS.search(text.replace("\xa0", " ").replace("\r", "\n").replace("\b", "\n")) is not None
+    margin = Margin()
+    # A list alone is for another reader; in a letter its lines are as good as any.
+    of_list = others = False
+    for text in iter_lines(BytesView(head)):
+        line = margin.strip(text)
+        if is_of_list(text):
+            of_list = True
+        elif line.begins or _SIGNS.search(line.text) or names_identity(line.text) or any(find_keys(line.text)):
+            return True
+        else:
+            others = True
+        if of_list and others:
+            return True
+    return False
+
+
+def find_kind_of_text(head: bytes) -> str | None:
+    """Return what *head* is the beginning of and what to give in its place, if it is a known tool's text."""
+    if text_encoding(head) is None and _BINARY.search(head):
+        return None
+    kind = TextKind()
+    for line in iter_lines(BytesView(head)):
+        kind.see(line)
+    return kind.hint
+
+
+def is_long_text(head: bytes, size: int) -> bool:
+    """Tell whether lines go on behind *head*, so that what it is may stand further down."""
+    return size > len(head) and not _BINARY.search(head) and head.count(b"\n") > _FEW_LINES
 
 
 def read_debugger_log(view: ByteView, path: str) -> Iterator[Record]:
@@ -59,27 +90,78 @@ def read_debugger_log(view: ByteView, path: str) -> Iterator[Record]:
     Raises:
         UnknownFormat: No line is one of a debugger's.
     """
-    modules = LogModules()
-    tables, noisy = TableLines(modules), NoisyLines(modules)
-    details: dict[str, str | int] = {}
-    lines = known_lines = 0
-    for line in iter_lines(view):
-        lines += 1
-        known = noisy.take(line) or tables.take(line)
-        if not known:
-            for key in find_keys(line):
-                modules.spot(key)
-                known = True
-            known |= _note_details(line, details)
-        known_lines += known
-    noisy.end()
-    tables.end()
-    if not known_lines:
-        raise UnknownFormat("not a debugger log: no line is from a debugger or symchk")
-    yield Input(path, InputKind.DEBUGGER_LOG, {**details, "lines": lines, "known_lines": known_lines})
-    yield from modules.modules()
-    if modules.overflowed:
+    log = _Log()
+    for text in iter_lines(view):
+        log.take(text)
+    log.end()
+    if log.known_lines == log.list_lines and log.list_lines in {0, log.lines}:
+        raise UnknownFormat(log.kind.problem(is_log=False))
+    yield Input(path, InputKind.DEBUGGER_LOG, {**log.details, "lines": log.lines, "known_lines": log.known_lines})
+    is_identified = False
+    for module in log.modules.modules():
+        is_identified = is_identified or module.image is not None or bool(module.pdbs) or module.dbg is not None
+        yield module
+    if not is_identified:
+        yield Unreadable(path, log.kind.problem(is_log=True))
+    if log.modules.overflowed:
         yield Unreadable(path, "the log names more files than are kept; the rest of it was left out")
+
+
+class _Log:
+    """One text, line by line: who understands a line takes it.
+
+    Attributes:
+        modules: What the lines say of modules.
+        kind: Which text it may be.
+        details: Facts about the session.
+        lines: How many there are, blank ones left out.
+        known_lines: How many of them say something.
+        list_lines: How many of these are a manifest's.
+    """
+
+    def __init__(self) -> None:
+        self.modules = LogModules()
+        self.kind = TextKind()
+        self.details: dict[str, str | int] = {}
+        self.lines = self.known_lines = self.list_lines = 0
+        self._margin, self._seams = Margin(), Seams(_facts)
+        self._noisy, self._tables = NoisyLines(self.modules), TableLines(self.modules)
+        self._analysis, self._tools = AnalysisLines(self.modules), ToolLines(self.modules)
+
+    def take(self, text: str) -> None:
+        """Take a line as it stands in the text."""
+        self.lines += 1
+        self.list_lines += is_of_list(text)
+        for whole in self._seams.add(self._margin.strip(text)):
+            self._take_whole(whole)
+
+    def end(self) -> None:
+        """Note that the text has ended."""
+        for whole in self._seams.end():
+            self._take_whole(whole)
+        for lines in (self._noisy, self._tables, self._analysis, self._tools):
+            lines.end()
+
+    def _take_whole(self, line: str) -> None:
+        self.kind.see(line)
+        self.known_lines += self._understand(line) or self._spot(line)
+
+    def _understand(self, line: str) -> bool:
+        """Take a line whose meaning depends on its neighbours."""
+        return self._noisy.take(line) or self._analysis.take(line) or self._tables.take(line) or self._tools.take(line)
+
+    def _spot(self, line: str) -> bool:
+        """Take a line of whatever kind for the keys in it."""
+        known = False
+        for key in find_keys(line):
+            self.modules.spot(key)
+            known = True
+        return _note_details(line, self.details) or known
+
+
+def _facts(line: str) -> Iterator[Fact]:
+    yield from noisy_facts(line)
+    yield from table_facts(line)
 
 
 def _note_details(line: str, details: dict[str, str | int]) -> bool:

@@ -17,7 +17,12 @@ from symcache.formats.kerneldump import read_dump_header
 from symcache.formats.otherdumps import find_other_dump
 from symcache.formats.pdb import looks_like_pdb
 from symcache.formats.view import FileView
-from symcache.readers.debuglog import looks_like_debugger_log, read_debugger_log
+from symcache.readers.debuglog import (
+    find_kind_of_text,
+    is_long_text,
+    looks_like_debugger_log,
+    read_debugger_log,
+)
 from symcache.readers.folder import read_folder
 from symcache.readers.image import is_image, read_image
 from symcache.readers.kerneldump import OF_COMPLETE_DUMPS, read_kernel_dump
@@ -90,9 +95,10 @@ def detect(view: ByteView) -> InputKind:
         return kind
     if looks_like_manifest(view):
         return InputKind.MANIFEST
-    if looks_like_debugger_log(view.read(0, min(view.size, _TEXT_BYTES))):
+    start = view.read(0, min(view.size, _TEXT_BYTES))
+    if looks_like_debugger_log(start) or is_long_text(start, view.size):
         return InputKind.DEBUGGER_LOG
-    raise _refuse(head)
+    raise _refuse(start)
 
 
 def open_inputs(paths: Iterable[str | Path], options: InputOptions = _DEFAULT) -> Iterator[Record]:
@@ -170,13 +176,15 @@ def _kind_of(head: bytes) -> InputKind | None:
 def _refuse(head: bytes) -> UnknownFormat:
     if other := find_other_dump(head):
         return UnknownFormat(f"{other[0]}: {other[1]}", offset=0)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return UnknownFormat(
             "a web page or XML, perhaps what a server sent in place of the file: fetch it again", offset=0
         )
-    if not head.strip(b"\0"):
+    if not head[:_HEAD_BYTES].strip(b"\0"):
         return UnknownFormat("it begins with zeros: a raw memory image, or a file that was never written", offset=0)
+    if kind := find_kind_of_text(head):
+        return UnknownFormat(kind, offset=0)
     return UnknownFormat(
         "of no known kind: dumps, images, PDBs, lists of indexes, symchk manifests and debugger logs are read", offset=0
     )

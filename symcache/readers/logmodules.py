@@ -7,19 +7,27 @@ contradict what is known of a name begin another module.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
 from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold, parse_id
-from symcache.readers.records import Module, PdbFormat, PdbReference
+from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from symcache.identity import Key
 
-__all__ = ["LogModules", "Sighting", "key_of"]
+__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of"]
+
+UNREADABLE_STAMP = 0xFFFFFFFE
+"""What dbgeng takes for the stamp of an image whose headers it cannot read; no server has a file of that key.
+
+Source: observed with dbgeng 10.0.15063 on dumps that lack headers of modules.
+"""
+UNREADABLE_HEADERS = "the debugger could not read its headers (stamp FFFFFFFE), so that nothing identifies it"
 
 # What is kept stays below some 100 MiB; the largest real transcripts name a few thousand files.
 _MOST_FACTS = 50_000
@@ -27,8 +35,12 @@ _MOST_FACTS = 50_000
 _MOST_PENDING = 64
 # Modules of one name, from sessions in one transcript, that new facts are compared with.
 _MOST_NAMESAKES = 8
-# Whatever the kernel's file is called, debuggers call its module nt.
-_KERNELS = frozenset(["ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp"])
+# Whatever the files of kernel and HAL are called, debuggers call the modules nt and hal and try all of these names.
+# Source: transcripts of dbgeng 10.0.15063, which asks for six kernels and twelve HALs.
+_FAMILIES = (
+    ("nt", re.compile(r"ntoskrnl\.exe|ntkr\w{1,8}\.exe|xboxkrnl\w{0,4}\.exe")),
+    ("hal", re.compile(r"hal\w{0,12}\.dll")),
+)
 _NO_IDENTITY = "the log does not show what identifies it"
 _NO_KEY = "the log does not show its key"
 
@@ -48,6 +60,8 @@ class Sighting:
         pdbs: PDBs that were asked for or loaded, by folded index.
         dbg: The separate ``.dbg`` file that was asked for.
         pdb_name: PDB that the transcript names without its key.
+        image_is_lacking: The debugger asked for the image and did not get it.
+        reason: Why the transcript does not show what identifies it, where that is known.
     """
 
     name: str
@@ -60,6 +74,8 @@ class Sighting:
     pdbs: dict[str, PdbReference] = field(default_factory=dict)
     dbg: DbgKey | None = None
     pdb_name: str | None = None
+    image_is_lacking: bool = False
+    reason: str | None = None
 
     def agrees_with(self, other: Sighting) -> bool:
         """Nothing in *other* contradicts this one."""
@@ -67,7 +83,7 @@ class Sighting:
             (self.base, other.base),
             (self.size, other.size),
             (self.timestamp, other.timestamp),
-            (self.image_name and fold(self.image_name), other.image_name and fold(other.image_name)),
+            (self.image_name and _family(self.image_name), other.image_name and _family(other.image_name)),
         ):
             if mine is not None and theirs is not None and mine != theirs:
                 return False
@@ -85,6 +101,8 @@ class Sighting:
         self.path = self.path or other.path
         self.dbg = self.dbg or other.dbg
         self.pdb_name = self.pdb_name or other.pdb_name
+        self.image_is_lacking |= other.image_is_lacking
+        self.reason = self.reason or other.reason
         self.pdbs.update(other.pdbs)
 
     def add_key(self, key: Key) -> None:
@@ -96,21 +114,35 @@ class Sighting:
         else:
             self.pdbs[key.folded] = _reference(key)
 
-    def module(self) -> Module:
-        """Return it as a record."""
+    def records(self) -> Iterator[Module]:
+        """Yield it as a module.
+
+        A ``.dbg`` file that was asked for beside an image whose PDB is not known is a record of its own: the image, once
+        it is there, may name a PDB after all.
+        """
         image = self._image_key()
         if self.pdb_name is not None and not self.pdbs and image is None and self.base is None:
-            return Module(self.pdb_name, problem=f"the log does not show its key; it is the PDB of {self.name}")
-        return Module(
+            yield Module(self.pdb_name, problem=f"the log does not show its key; it is the PDB of {self.name}")
+            return
+        is_apart = self.dbg is not None and image is not None and not self.pdbs
+        yield Module(
             self.image_name or (self.dbg.name if self.dbg is not None else self.name),
             path=self.path,
             base=self.base,
             unloaded=self.unloaded,
             image=image,
             pdbs=tuple(self.pdbs.values()),
-            dbg=self.dbg,
+            dbg=None if is_apart else self.dbg,
             problem=self._problem(image),
+            needs_image=self._use_of(image),
         )
+        if is_apart and self.dbg is not None:
+            yield Module(self.dbg.name, dbg=self.dbg)
+
+    def _use_of(self, image: ImageKey | None) -> ImageUse | None:
+        if image is None or not self.image_is_lacking:
+            return None
+        return ImageUse.CODE if self.pdbs else ImageUse.SYMBOLS
 
     def _problem(self, image: ImageKey | None) -> str | None:
         if self.pdbs:
@@ -121,7 +153,7 @@ class Sighting:
             return None
         if self.pdb_name is not None:
             return f"the log does not show the key of its PDB, {self.pdb_name}"
-        return _NO_IDENTITY
+        return self.reason or _NO_IDENTITY
 
     def _image_key(self) -> ImageKey | None:
         if not self.image_name or not self.timestamp or not self.size:
@@ -143,6 +175,7 @@ class LogModules:
         self._pending_pdb_name: str | None = None
         self._loose: dict[str, Key] = {}
         self._found: set[str] = set()
+        self._asked: set[str] = set()
         self._mentions: dict[str, tuple[str, str]] = {}
         self.overflowed = False
 
@@ -162,6 +195,8 @@ class LogModules:
         if key.folded not in self._pending and len(self._pending) >= _MOST_PENDING:
             self._let_go(next(iter(self._pending)))
         self._pending[key.folded] = key
+        if _is_image(key) and key.folded not in self._asked and self._has_room():
+            self._asked.add(key.folded)
 
     def spot(self, key: Key) -> None:
         """Note that a line of another kind shows *key*."""
@@ -173,6 +208,12 @@ class LogModules:
         if self._has_room():
             self._found.add(key.folded)
 
+    def find_by_name(self, name: str) -> None:
+        """Note that a file called *name* was there; the transcript need not show its key."""
+        for key in self._pending.values():
+            if fold(key.name) == fold(name):
+                self.find(key)
+
     def load(self, name: str, more: Iterable[Key] = ()) -> None:
         """Note that what was asked for since the last load, and *more*, was for the module *name*."""
         fact = Sighting(name)
@@ -180,11 +221,11 @@ class LogModules:
         for key in (*self._pending.values(), *more):
             if not _is_image(key) or key == image:
                 fact.add_key(key)
+        fact.image_is_lacking = image is not None and self._is_lacking(image)
         if not fact.pdbs:
             fact.pdb_name = self._pending_pdb_name
         for index, key in list(self._pending.items()):
-            # Other names under one stamp and size are guesses: the debugger tries each name that a HAL can have.
-            if not _is_image(key) or (image is not None and _build(key) == _build(image)):
+            if not _is_image(key) or (image is not None and _is_guess(key, image)):
                 del self._pending[index]
         self.settle()
         self.see(fact)
@@ -225,26 +266,43 @@ class LogModules:
             claimed.update(sighting.pdbs)
             if sighting.dbg is not None:
                 claimed.add(sighting.dbg.folded)
-            yield sighting.module()
+            yield from sighting.records()
         for index, key in self._loose.items():
             if index not in claimed:
                 lone = Sighting(key.name)
                 lone.add_key(key)
-                yield lone.module()
+                lone.image_is_lacking = self._is_lacking(key)
+                yield from lone.records()
         for name, problem in self._mentions.values():
             yield Module(name, problem=problem)
 
+    def _is_lacking(self, key: Key) -> bool:
+        return key.folded in self._asked and key.folded not in self._found
+
     def _place_loose_images(self) -> None:
-        """Drop requests for images that a module has, and guesses at the name of one that was found."""
-        builds = {(sighting.timestamp, sighting.size) for sighting in self._sightings}
+        """Give modules the images that were asked for apart from them; drop guesses at the name of one that is known."""
+        homes: dict[tuple[int, int], list[Sighting]] = {}
+        for each in self._sightings:
+            if each.timestamp is not None and each.size is not None:
+                homes.setdefault((each.timestamp, each.size), []).append(each)
         lacking = {(fold(each.name), each.size): each for each in self._sightings if each.timestamp is None}
         images = [key for key in self._loose.values() if _is_image(key)]
-        found = {_build(key) for key in images if key.folded in self._found}
+        known = {(_build(key), _family(key.name)) for key in images if key.folded in self._found}
         for key in images:
-            home = lacking.get((_stem(key.name), _build(key)[1]))
-            if home is not None and home.timestamp is None and _build(key) not in builds:
+            build = _build(key)
+            home = lacking.get((_stem(key.name), build[1]))
+            if home is not None and home.timestamp is None and build not in homes:
                 home.add_key(key)
-            elif _build(key) not in builds and (_build(key) not in found or key.folded in self._found):
+                homes[build] = [home]
+            home = next(
+                (each for each in homes.get(build, ()) if _family(each.image_name or each.name) == _family(key.name)),
+                None,
+            )
+            if home is not None:
+                home.image_is_lacking |= self._is_lacking(key) and fold(home.image_name or "") == fold(key.name)
+            elif (build, _family(key.name)) not in known or key.folded in self._found:
+                if _family(key.name) == "nt":
+                    known.add((build, "nt"))  # one kernel has one name in a store
                 continue
             del self._loose[key.folded]
 
@@ -256,11 +314,12 @@ class LogModules:
             by_name.setdefault(fold(sighting.name), []).append(sighting)
             known.update(fold(reference.key.name) for reference in sighting.pdbs.values())
             known.update(fold(name) for name in (sighting.image_name, sighting.pdb_name) if name)
-        for folded, (name, _) in list(self._mentions.items()):
+        for folded, (name, problem) in list(self._mentions.items()):
             namesakes = [] if folded.endswith(".pdb") else by_name.get(_stem(name), [])
             for sighting in namesakes:
                 sighting.image_name = sighting.image_name or name
-            if namesakes or folded in known or (_stem(name) in _KERNELS and "nt" in by_name):
+                sighting.reason = sighting.reason or problem
+            if namesakes or folded in known or (_family(name) == "nt" and "nt" in by_name):
                 del self._mentions[folded]
 
     def _pick_image(self, name: str) -> Key | None:
@@ -268,16 +327,21 @@ class LogModules:
         images = [key for key in self._pending.values() if _is_image(key)]
         found = [key for key in images if key.folded in self._found]
         named = [key for key in images if _stem(key.name) == fold(name)]
-        for candidates in ([key for key in found if key in named], named, found):
+        family = [key for key in images if _family(key.name) == fold(name)]
+        listed = [key for key in family if fold(key.name) in self._mentions]
+        for candidates in ([key for key in found if key in named], named, [key for key in found if key in family]):
             if candidates:
                 return candidates[-1]
-        return images[0] if len(images) == 1 else None
+        for candidates in (listed, family):
+            if candidates:
+                return candidates[0]
+        return found[-1] if found else images[0] if len(images) == 1 else None
 
     def _let_go(self, index: str) -> None:
         self.spot(self._pending.pop(index))
 
     def _has_room(self) -> bool:
-        held = len(self._sightings) + len(self._loose) + len(self._mentions) + len(self._found)
+        held = sum(map(len, (self._sightings, self._loose, self._mentions, self._found, self._asked)))
         self.overflowed |= held >= _MOST_FACTS
         return not self.overflowed
 
@@ -285,7 +349,7 @@ class LogModules:
 def key_of(name: str, id_: str) -> Key | None:
     """Return the key of a file that a transcript names; None if that is no key or identifies nothing.
 
-    A nil GUID and a stamp of zero identify nothing, though debuggers ask for them.
+    A nil GUID, a stamp of zero and the mark of unreadable headers identify nothing, though debuggers ask for them.
     """
     try:
         key = parse_id(base_name(name.strip()), id_)
@@ -295,7 +359,7 @@ def key_of(name: str, id_: str) -> Key | None:
         case PdbKey() | PortablePdbKey():
             return key if key.guid.int else None
         case ImageKey():
-            return key if key.timestamp and key.size_of_image else None
+            return key if key.timestamp not in {0, UNREADABLE_STAMP} and key.size_of_image else None
         case OtherKey():
             return None
     return key
@@ -325,3 +389,14 @@ def _build(key: Key) -> tuple[int, int]:
 def _stem(name: str) -> str:
     """Return what debuggers call the module of the file *name*, unless that is taken."""
     return fold(name).rpartition(".")[0] or fold(name)
+
+
+def _family(name: str) -> str:
+    """Return the module that debuggers try several names for and *name* is one of; any other name itself, folded."""
+    folded = fold(name)
+    return next((family for family, names in _FAMILIES if folded == family or names.fullmatch(folded)), folded)
+
+
+def _is_guess(key: Key, image: Key) -> bool:
+    """Tell whether *key* is *image* or another name that a debugger tries for it."""
+    return _build(key) == _build(image) and _family(key.name) == _family(image.name)

@@ -10,22 +10,33 @@ import re
 from typing import TYPE_CHECKING
 
 from symcache.identity import ImageKey, base_name, fold
-from symcache.readers.logmodules import Sighting, key_of
+from symcache.readers.logmodules import UNREADABLE_STAMP, Sighting, key_of
 from symcache.readers.lognoisy import find_keys, safe_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.readers.logmargin import Fact
     from symcache.readers.logmodules import LogModules
 
-__all__ = ["TableLines"]
+__all__ = ["TableLines", "table_facts"]
 
 _ADDRESS = r"(?:0x)?([0-9a-fA-F]{8}(?:`?[0-9a-fA-F]{8})?)"
 _PROMPT = re.compile(r"(?:\d+: ?)?(?:l?kd|\d+:\d+|\d+)(?::[\w&]+)?> ?")
 _HEADING = re.compile(r"\s*start\s+end\s+module name")
 _ROW = re.compile(rf"[\s.]*{_ADDRESS}\s+{_ADDRESS}\s+(\S+)(?:\s+(.*))?$")
+_MODLOAD = re.compile(rf"ModLoad: {_ADDRESS}\s+{_ADDRESS}\s+(\S.*)$")
 _STATUS = re.compile(r"(?:[#MTC]+\s+)?\(([^)]*)\)\s*(.*)$")
 _STATUS_WORD = re.compile(r"deferred|symbols|code|exports?", re.IGNORECASE)
+# The stamp of a row as a time or a hash, behind the file's name or without it.
+_TIMED = re.compile(
+    r"(?:(\S.{0,254}?\.\w{1,8})\s+)?(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) |\*{3,5} Invalid |[0-9A-F]{8} \()"
+    r".*(?:\([0-9A-Fa-f]{8}\)|not a timestamp\))"
+)
 _NAMED_WITH_TIME = re.compile(r"(\S.*?\.[^\s.]{1,8})\s+(\S.*)$")
 _STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
+# `!lmi` does not pad; a shorter number would be the day of a date.
+_LEADING_STAMP = re.compile(r"([0-9A-Fa-f]{8})\b|([0-9A-Fa-f]{5,7})(?=$| [A-Z(])")
 _FIELD_NAME = re.compile(r"[A-Za-z][\w ]{0,30}")
 _LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-((?:[0-9A-Fa-f]{4}-){3})([0-9A-Fa-f]{12})\}?")
@@ -36,6 +47,8 @@ _MENTION = re.compile(
     r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
     r"|(?:checksum|timestamp) is wrong .* for|Unable to read image header for)\s+(\S.*?)(?: - .*| -| at .*)?$"
 )
+_PADDED = re.compile(r"[0-9A-Fa-f]{8}\b")
+_EXTENSION = re.compile(r"\.(?:exe|dll|sys|ocx|drv|cpl|scr|efi|ax|acm|tsp|ime|pdb)$", re.IGNORECASE)
 _UNLOADABLE = re.compile(r"Unable to load image (.+), Win32 error")
 _SYMCHK_VERDICT = re.compile(r"\s(PASSED|FAILED|IGNORED|ERROR)\b[\s-]*(.*)$")
 _SYMCHK_FIELD = re.compile(
@@ -47,6 +60,7 @@ _SYMCHK_CHECKED = re.compile(r'\] Checked "([^"]+)"')
 _OTHER_FIELDS = frozenset(
     ["loadedsymbolimagefile", "mappedmemoryimagefile", "checksum", "machinetype", "symboltype", "loadreport"]
 )
+_FIELDS = _OTHER_FIELDS | {"imagename", "imagepath", "timestamp", "imagesize", "size", "baseaddress", "module"}
 
 
 class TableLines:
@@ -101,6 +115,10 @@ class TableLines:
             self._close_entry()
             self._entry = Sighting(block[1].strip())
             return True
+        if loaded := _MODLOAD.match(line):
+            self._close_entry()
+            self._take_modload(*loaded.groups())
+            return True
         row = _ROW.match(line)
         if row is None:
             return False
@@ -112,6 +130,17 @@ class TableLines:
         self._close_entry()
         self._entry = _row_sighting(row[3], start, end - start, rest, unloaded=self._unloaded)
         return True
+
+    def _take_modload(self, start: str, end: str, path: str) -> None:
+        """Take what an engine prints when a module is loaded; the name alone is what ``lm`` lists it by."""
+        base, limit = (int(address.replace("`", ""), 16) for address in (start, end))
+        name = safe_name(path)
+        if name is None or limit <= base:
+            return
+        fact = Sighting(name.rpartition(".")[0] or name, base, limit - base)
+        fact.image_name = name if "." in name else None
+        fact.path = path if set("\\/") & set(path) else None
+        self._modules.see(fact)
 
     def _take_detail(self, line: str) -> bool:
         """Take a line that ``lmv`` prints below a row, or one of ``!lmi``."""
@@ -199,12 +228,56 @@ class TableLines:
         if image is None and guid is None:
             return
         entry = Sighting((image or "").rpartition(".")[0] or image or base_name(pdb), image_name=image)
-        entry.timestamp = _hex(fields.get("dbgtimedatestamp", "")) or None
+        entry.timestamp = _known(_HEX.match(fields.get("dbgtimedatestamp", "").strip()))
         entry.size = _hex(fields.get("dbgsizeofimage", "")) or None
         if guid is not None and age is not None:
             _add_pdb(entry, pdb, f"{guid[1]}{guid[2].replace('-', '')}{guid[3]}{age:x}")
         if entry.pdbs or entry.timestamp:
             self._modules.see(entry)
+
+
+def table_facts(line: str) -> Iterator[Fact]:
+    """Yield what *line* alone says: a stamp, a PDB's GUID or age, a row's stamp or key, the name of a file."""
+    if row := _ROW.match(line):
+        rest = row[4] or ""
+        yield "range", row[1], row[2]
+        if (status := _STATUS.match(rest)) and _STATUS_WORD.search(status[1]):
+            yield "row", row[3]
+        timed = _TIMED.match(rest)
+        if timed is not None and (timed[1] is None or _is_called(row[3], timed[1])):
+            yield "row's stamp", row[3], _stamp(rest)
+        yield from (("row's key", row[3], key) for key in find_keys(rest))
+    if _HEADING.match(line):
+        yield "heading", line
+    name, value = _field(line)
+    if name in _FIELDS:
+        yield "field", name
+    if name == "timestamp" and (stamp := _stamp(value)) is not None:
+        yield "stamp", stamp
+    if name == "imagesize" and _PADDED.match(value):
+        yield "size", value
+    if name == "imagename" and _is_plain_name(value):
+        yield "image", value
+    if (loaded := _MODLOAD.match(line)) and _is_plain_name(loaded[3]):
+        yield "loaded image", loaded[3]
+    if guid := _GUID.search(line):
+        yield "guid", guid[0]
+    if pdb := _LMI_PDB.search(line):
+        yield "age", pdb[0]
+    mention = _UNLOADABLE.search(line) or _MENTION.search(line)
+    if mention is not None and _is_plain_name(mention[1]):
+        yield "mention", mention[1]
+
+
+def _is_plain_name(path: str) -> bool:
+    """Tell whether *path* ends in the name of an image that has no blank in it: with one it may be two lines' pieces."""
+    return _EXTENSION.search(path) is not None and " " not in base_name(path)
+
+
+def _is_called(module: str, file: str) -> bool:
+    """Tell whether a debugger calls the module of *file* so; it puts an underscore for what C has no names with."""
+    stem = fold(file).rpartition(".")[0]
+    return fold(module) in {stem, re.sub(r"\W", "_", stem)} or (fold(module) == "nt" and stem.startswith("nt"))
 
 
 _CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
@@ -246,6 +319,8 @@ def _add_field(entry: Sighting, name: str, value: str) -> bool:
             entry.path = value or entry.path
         case "timestamp":
             entry.timestamp = _stamp(value) or entry.timestamp
+        case "imagesize" if value.startswith("0") and not _PADDED.match(value):
+            pass  # its end was cut off
         case "imagesize" | "size":
             entry.size = _hex(value) or entry.size
         case "baseaddress" if re.fullmatch(r"[0-9a-fA-F`]{8,17}", value):
@@ -269,9 +344,13 @@ def _stamp(text: str) -> int | None:
     if text.startswith("unavailable"):
         return None
     if match := _STAMP.search(text):
-        return int(match[1] or match[2], 16) or None
-    match = re.match(r"([0-9A-Fa-f]{8})\b", text)
-    return int(match[1], 16) or None if match else None
+        return _known(match)
+    return _known(_LEADING_STAMP.match(text))
+
+
+def _known(match: re.Match[str] | None) -> int | None:
+    stamp = int(next(filter(None, match.groups())), 16) if match else 0
+    return stamp if stamp not in {0, UNREADABLE_STAMP} else None
 
 
 def _hex(text: str) -> int | None:

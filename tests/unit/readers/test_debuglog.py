@@ -15,7 +15,7 @@ from symcache.formats.view import BytesView, FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.readers import logmodules
 from symcache.readers.debuglog import looks_like_debugger_log, read_debugger_log
-from symcache.readers.records import Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+from symcache.readers.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
 ID = "2DCFE7E3D09648B94C4C44205044422Ea"
@@ -150,7 +150,10 @@ def question(name: str, id_: str, result: str = "0x80190194") -> str:
 def test_questions_before_a_load_are_about_the_module_that_loads() -> None:
     text = question("app.dll", "5AB380779000") + question("other.pdb", ID) + "DBGHELP: app - export symbols\n"
     assert only(text) == Module(
-        "app.dll", image=IMAGE, pdbs=(PdbReference(PdbKey("other.pdb", GUID, 10), PdbFormat.NATIVE),)
+        "app.dll",
+        image=IMAGE,
+        pdbs=(PdbReference(PdbKey("other.pdb", GUID, 10), PdbFormat.NATIVE),),
+        needs_image=ImageUse.CODE,
     )
 
 
