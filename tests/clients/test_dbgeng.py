@@ -20,7 +20,7 @@ from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes, plan_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from support.dbgeng import Engine, Session
@@ -62,6 +62,16 @@ def indexes_of(report: dict[str, Any]) -> set[str]:
     """Return every file that *report* calls wanted; an image that names no PDB leaves nothing to want."""
     symbols = (symbol for symbol in report["symbols"] if symbol["index"] and symbol["cause"] != "no-debug-record")
     return {fold(symbol["index"]) for symbol in symbols}
+
+
+def asked_indexes(server: Upstream) -> set[str]:
+    """Return every file that was asked for, by its plain name."""
+    paths = (fold(request.path.strip("/")) for request in server.requests)
+    return {path for path in paths if path.count("/") == 2 and path.split("/")[0] == path.split("/")[2]}
+
+
+def ids_of(indexes: Iterable[str]) -> set[str]:
+    return {fold(index.split("/")[1]) for index in indexes}
 
 
 def files_in(store: Path) -> set[str]:
@@ -114,13 +124,11 @@ def test_what_the_engine_asks_for_is_what_is_wanted_and_nothing_else_is_fetched(
     server.requests.clear()
     cold = f"srv*{windows_path(tmp_path / 'engine')}*{server.url}"
     engine.open(debuggee.dump, cold, *commands(debuggee, report))
-    plain = (request.path.strip("/") for request in server.requests)
-    indexes = {fold(path) for path in plain if path.count("/") == 2 and path.split("/")[0] == path.split("/")[2]}
-    known = {index for index in indexes if not any(form.match(index) for form in NOT_WANTED.values())}
+    known = {index for index in asked_indexes(server) if not any(form.match(index) for form in NOT_WANTED.values())}
     # Under whichever of its names an image is asked for or stored, its stamp and size are the same.
     listed = {index.split("/")[1]: index for index in wanted}
     assert {listed.get(index.split("/")[1], index) for index in known} == wanted
-    assert {index.split("/")[1].lower() for index in files_in(store)} <= listed.keys()
+    assert ids_of(files_in(store)) <= listed.keys()
 
 
 COMPLETENESS = ["x64 kernel", "x64 triage", "minidump"]
@@ -211,3 +219,23 @@ def test_every_module_of_a_real_triage_dump_loads_that_has_a_key(name: str, engi
     session = engine.open(dump, f"srv*{windows_path(store)}", ".reload /f", "lm")
     assert len(session.modules()) == len(loaded) > 100
     assert bare_modules(session) == set()
+
+
+@pytest.mark.parametrize("debuggee", ["x64 kernel", "x64 triage", "x86 triage", "minidump"], indirect=True)
+def test_a_transcript_leads_to_all_that_the_session_asked_for_in_vain(
+    debuggee: Debuggee, engine: Engine, tmp_path: Path
+) -> None:
+    transcript, store = tmp_path / "session.log", tmp_path / "sym"
+    with Upstream(case_insensitive=True) as empty:
+        cold = f"srv*{windows_path(tmp_path / 'engine')}*{empty.url}"
+        session = engine.open(debuggee.dump, cold, "!sym noisy", ".reload /f", "lm")
+        asked = asked_indexes(empty)
+    transcript.write_text(session.text, encoding="utf-8")
+    wanted = indexes_of(run_json("check", transcript, "--store", store, "--allow-missing"))
+    nameless = re.compile(r"[^/]+/(fffffffe|0{32})[0-9a-f]+/")  # of a header or stamp that is not in the dump
+    assert ids_of(wanted) == ids_of(index for index in asked if not nameless.match(index))
+
+    with Upstream(debuggee.published, case_insensitive=True) as server:
+        run_json("warm", transcript, "-y", f"srv*{store}*{server.url}", "--allow-missing")
+    session = engine.open(debuggee.dump, f"srv*{windows_path(store)}", ".reload /f", "lm")
+    assert bare_modules(session) == debuggee.bare | debuggee.by_hand
