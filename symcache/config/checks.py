@@ -17,6 +17,8 @@ from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace, par
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from symcache.sympath import Surroundings
+
 __all__ = [
     "HOLDS",
     "Read",
@@ -237,12 +239,15 @@ def read_unc_map(value: object, where: str) -> Mapping[str, Path]:
     return folders
 
 
-def read_symbol_path(value: object, where: str) -> SymbolPath | None:
-    """Return a symbol path, None for an empty text; lines separate elements as ``;`` does."""
+def read_symbol_path(value: object, where: str, around: Surroundings | None = None) -> SymbolPath | None:
+    """Return a symbol path, None for an empty text; lines separate elements as ``;`` does.
+
+    Without *around*, what stands for something else is left as it is.
+    """
     if not isinstance(value, str):
         raise _unfit("a symbol path", where)
     try:
-        return parse_symbol_path(value) if value.strip() else None
+        return parse_symbol_path(value, around) if value.strip() else None
     except SymbolPathError as error:
         place = f"(at character {error.position + 1} of {error.text!r})"
         raise ConfigError(f"{error.problem} {place}", where=where) from None

@@ -24,11 +24,14 @@ from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
     Chain,
+    ExpansionError,
     HttpPlace,
     LocalPlace,
+    Surroundings,
     SymbolPath,
+    expand,
     parse_symbol_path,
-    redact_url,
+    redact_text,
     with_store,
     with_upstreams,
 )
@@ -52,7 +55,8 @@ def load_config(
     The file is *path*, else what ``SYMCACHE_CONFIG`` names, else ``symcache.toml`` in the user's config folder if it
     is there. The symbol path is *symbol_path*, else ``_NT_ALT_SYMBOL_PATH`` and ``_NT_SYMBOL_PATH``, else the file's,
     else Microsoft's server behind the default store. *store*, else ``SYMCACHE_STORE``, becomes the default store and
-    the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy.
+    the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy. ``~``, ``$NAME`` and
+    ``%NAME%`` in folders and shares of the symbol path and in *store* are filled in.
 
     Args:
         path: Config file named on the command line.
@@ -71,16 +75,16 @@ def load_config(
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
-    store = store or read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
+    around = Surroundings(variables, _home())
+    store = _expand_folder(store, around) if store else read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
     if store is not None:
         config = replace(config, store=replace(config.store, folder=store))
-    chosen = parse_symbol_path(symbol_path) if symbol_path is not None else _environment_path(variables)
-    chosen = chosen or config.symbol_path
+    chosen = _choose_path(symbol_path, config, around)
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
         chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
     chosen = chosen if store is None else with_store(chosen, store)
-    urls = [read_server_url(url, f"upstream {redact_url(url)}") for url in upstreams]
+    urls = [read_server_url(url, f"upstream {redact_text(url)}") for url in upstreams]
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
 
 
@@ -121,11 +125,37 @@ def _with_secrets(entry: ServerEntry, variables: Mapping[str, str]) -> ServerEnt
     return entry
 
 
-def _environment_path(variables: Mapping[str, str]) -> SymbolPath | None:
+def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) -> SymbolPath:
+    """Return the path that counts, with what its places stand for filled in."""
+    if symbol_path is not None:
+        return parse_symbol_path(symbol_path, around)
+    chosen = _environment_path(around)
+    if chosen is not None:
+        return chosen
+    # The file was read without the environment, so that a path that does not count cannot be wrong because of it.
+    return read_symbol_path(str(config.symbol_path), f"{config.source}: symbol_path", around) or config.symbol_path
+
+
+def _environment_path(around: Surroundings) -> SymbolPath | None:
     """Return the path of both variables, the alternative one first.
 
     Sources disagree: windows-driver-docs, symbol-path, searches ``_NT_ALT_SYMBOL_PATH`` first; win32, symbol-paths,
     names ``_NT_SYMBOL_PATH`` first. The driver documentation is the debugger's own.
     """
+    variables = around.variables
     names = [name for name in ("_NT_ALT_SYMBOL_PATH", "_NT_SYMBOL_PATH") if variables.get(name, "").strip()]
-    return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names))
+    return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names), around)
+
+
+def _expand_folder(folder: Path, around: Surroundings) -> Path:
+    try:
+        return Path(expand(str(folder), around))
+    except ExpansionError as error:
+        raise ConfigError(error.problem, where=f"store {folder}") from None
+
+
+def _home() -> str | None:
+    try:
+        return str(Path("~").expanduser())
+    except RuntimeError:
+        return None

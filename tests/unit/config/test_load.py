@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import platformdirs
 import pytest
@@ -8,9 +8,6 @@ import pytest
 from symcache.config import Breaker, Config, load_config
 from symcache.errors import ConfigError, SymbolPathError
 from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -274,3 +271,36 @@ def test_an_error_about_a_secret_does_not_show_it(text: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError) as caught:
         load_config(written(tmp_path, f"[[server]]\n{text}"), {})
     assert "hush" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize("by", ["option", "variable", "file"])
+def test_a_symbol_path_is_filled_in_wherever_it_comes_from(by: str, tmp_path: Path) -> None:
+    text = "srv*~/sym*%TEMP%\\x*https://h"
+    environ = {"TEMP": "/tmp", **({"_NT_SYMBOL_PATH": text} if by == "variable" else {})}
+    file = written(tmp_path, f"symbol_path = '{text}'" if by == "file" else "")
+    config = load_config(file, environ, symbol_path=text if by == "option" else None)
+    assert str(config.symbol_path) == f"srv*{Path('~/sym').expanduser()}*/tmp/x*https://h"
+
+
+def test_a_variable_that_is_not_set_is_named_with_where_it_stands(tmp_path: Path) -> None:
+    file = written(tmp_path, "symbol_path = 'srv*$NONE/x'")
+    with pytest.raises(ConfigError, match=r"symcache.toml: symbol_path: \$NONE: the variable is not set"):
+        load_config(file, {})
+    assert str(load_config(file, {}, symbol_path="srv*c").symbol_path) == "srv*c"
+    with pytest.raises(ConfigError, match=r"^_NT_SYMBOL_PATH: \$NONE"):
+        load_config(None, {"_NT_SYMBOL_PATH": "srv*$NONE/x"})
+    with pytest.raises(SymbolPathError, match=r"\$NONE"):
+        load_config(None, {}, symbol_path="srv*$NONE/x")
+    with pytest.raises(ConfigError, match=r"^store .*\$NONE: "):
+        load_config(None, {}, store=Path("$NONE/x"))
+
+
+def test_a_store_given_by_hand_may_lie_in_the_home_folder() -> None:
+    assert load_config(None, {}, store=Path("~/sym")).store.folder == Path("~/sym").expanduser()
+
+
+@pytest.mark.parametrize("url", ["u:hush@h/s", "http://u:x/hush@h/s", "https//u:hush@h/s", "https://h/s?sig=hush"])
+def test_an_upstream_that_cannot_be_used_shows_no_secret(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {}, upstreams=[url])
+    assert "hush" not in str(caught.value)
