@@ -56,6 +56,17 @@ def shell(upstream: Upstream, tmp_path: Path) -> Shell:
         [f"{KEY.name} {KEY.id}"],
         [KEY.index.replace("/", "\\")],
         [KEY.index.lower()],
+        [f"https://user:hush@srv.example/a/b/{KEY.index}?sig=hush"],
+        [f"HTTPS://srv.example/{KEY.name}/{KEY.id}/crash.pd_"],
+        [f"https://srv.example/{KEY.name}/{KEY.id}/file.ptr"],
+        [f"https://srv.example/{KEY.name}/{KEY.id}"],
+        [f"https://srv.example/s/cr%61sh.pdb/{KEY.id}/{KEY.name}"],
+        [f"/{KEY.index}"],
+        [f"/srv/sym/cr/{KEY.index}"],
+        [f"C:\\sym\\{KEY.name}\\{KEY.id}\\{KEY.name}"],
+        [f"C:\\sym\\{KEY.name}\\{KEY.id}"],
+        [f"{KEY.name}/{{{GUID}}}2"],
+        [KEY.name, f"{GUID}2"],
     ],
 )
 def test_a_file_is_fetched_however_it_is_named(shell: Shell, arguments: list[str]) -> None:
@@ -84,6 +95,27 @@ def test_what_is_missing_is_told_and_the_rest_is_fetched(shell: Shell) -> None:
     assert done.exit_code == 3
     assert done.stdout == f"{shell.store / KEY.index}\n"
     assert done.stderr == f"symcache: {SECDRV.index}: missing, not-published: {shell.upstream.url}: 404\n"
+
+
+def test_an_id_without_an_age_is_answered_with_what_it_lacks(shell: Shell) -> None:
+    done = shell("fetch", f"{KEY.name}/{GUID.hex}")
+    assert done.exit_code == 3
+    assert done.stderr.endswith(
+        f": 404; this id has no age, and hardly any PDB has none: the first is {KEY.name}/{GUID.hex.upper()}1\n"
+    )
+
+
+def test_a_url_of_a_server_that_is_not_asked_is_called_so(shell: Shell) -> None:
+    done = shell("fetch", f"https://me:hush@srv.example:81/s/{SECDRV.index}")
+    assert done.stderr.endswith("404; srv.example:81 is not in the symbol path, so it was not asked\n")
+    assert "hush" not in done.stderr
+    assert "is not in the symbol path" not in shell("fetch", f"{shell.upstream.url}/{OTHER.index}").stderr
+
+
+def test_a_url_that_names_no_file_shows_no_secret(shell: Shell) -> None:
+    done = shell("fetch", "https://me:hush@srv.example/s/")
+    assert type(done.exception).__name__ == "UsageError"
+    assert "hush" not in str(done.exception)
 
 
 def test_a_server_that_is_down_ends_with_one(shell: Shell) -> None:
