@@ -35,6 +35,7 @@ __all__ = [
     "read_table",
     "read_text",
     "read_texts",
+    "read_token",
     "read_token_hashes",
     "read_unc_map",
     "read_users",
@@ -142,6 +143,11 @@ def read_header_text(value: object, where: str) -> str:
     if not read_text(value, where).isascii():
         raise _unfit("plain ASCII text", where)
     return read_text(value, where)
+
+
+def read_token(value: object, where: str) -> str | None:
+    """Return one line of ASCII, fit for a header; None if it is empty."""
+    return read_header_text(value, where) or None
 
 
 def read_texts(value: object, where: str) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from symcache.config.checks import (
     read_table,
     read_text,
 )
-from symcache.config.values import Config, ServerEntry
+from symcache.config.lines import find_excess, find_line
+from symcache.config.values import Config
 from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
@@ -39,7 +40,9 @@ from symcache.sympath import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["load_config"]
+__all__ = ["load_config", "locate"]
+
+_LARGEST_BYTES = 256 << 10
 
 
 def load_config(
@@ -70,8 +73,7 @@ def load_config(
         SymbolPathError: *symbol_path* is not a symbol path.
     """
     variables = os.environ if environ is None else environ
-    config = _read_file(_find_file(path, variables))
-    config = replace(config, server=tuple(_with_secrets(entry, variables) for entry in config.server))
+    config = _with_secrets(_read_file(_find_file(path, variables)), variables)
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
@@ -88,6 +90,22 @@ def load_config(
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
 
 
+def locate(error: ConfigError, config: Config) -> ConfigError:
+    """Return *error*, of which ``where`` is a key alone, with file and line if *config*'s file has that key.
+
+    For settings whose value turns out to be of no use only when it is used.
+    """
+    path = config.source
+    if path is None or not path.is_file():  # a pipe gives what it holds only once
+        return error
+    try:
+        text = path.read_bytes()[:_LARGEST_BYTES].decode("utf-8-sig")
+        line = find_line(text, error.where)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):  # changed since
+        return error
+    return error if line is None else ConfigError(error.problem, where=f"{path}: {error.where}", line=line)
+
+
 def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
     if path is not None:
         return path
@@ -100,29 +118,44 @@ def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
 def _read_file(path: Path | None) -> Config:
     if path is None:
         return Config()
+    where = str(path)
     try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_BYTES + 1)
+        if len(content) > _LARGEST_BYTES:
+            raise ConfigError(f"longer than {_LARGEST_BYTES} bytes, so it is no config file", where=where)
         # Windows editors put a byte order mark in front, which TOML does not know.
-        parsed: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        if (excess := find_excess(text)) is not None:
+            raise ConfigError(excess[0], where=where, line=excess[1])
+        parsed: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        raise ConfigError(f"it cannot be read: {error.strerror}", where=where) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"it is not UTF-8 (at byte {error.start})", where=str(path)) from error
+        raise ConfigError(f"it is not UTF-8 (at byte {error.start})", where=where) from error
     except tomllib.TOMLDecodeError as error:
         hint = "; write Windows paths in single quotes" if "escape" in str(error) or "hex" in str(error) else ""
-        raise ConfigError(f"it is not TOML: {error}{hint}", where=str(path)) from error
-    return replace(read_table(Config, parsed, f"{path}: "), source=path)
+        raise ConfigError(f"it is not TOML: {error}{hint}", where=where) from error
+    try:
+        return replace(read_table(Config, parsed, ""), source=path)
+    except ConfigError as error:
+        line = find_line(text, error.where)
+        raise ConfigError(error.problem, where=f"{path}: {error.where}", line=line) from None
 
 
-def _with_secrets(entry: ServerEntry, variables: Mapping[str, str]) -> ServerEntry:
+def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
     """Fill in what the named variables hold; one that is not set is no error, as not every run asks that server."""
-    where = f"server {entry.url}"
-    if entry.password_env and (password := variables.get(entry.password_env)):
-        entry = replace(entry, password=read_text(password.strip(), entry.password_env))
-    if entry.token_env and (token := variables.get(entry.token_env)):
-        entry = replace(entry, token=read_header_text(token.strip(), entry.token_env))
-    if entry.token is not None and entry.password is not None:
-        raise ConfigError("a token and a password exclude each other", where=where)
-    return entry
+    entries = []
+    for number, entry in enumerate(config.server):
+        if entry.password_env and (password := variables.get(entry.password_env)):
+            entry = replace(entry, password=read_text(password.strip(), entry.password_env))  # noqa: PLW2901
+        if entry.token_env and (token := variables.get(entry.token_env)):
+            entry = replace(entry, token=read_header_text(token.strip(), entry.token_env))  # noqa: PLW2901
+        if entry.token is not None and entry.password is not None:
+            problem = f"a token and a password exclude each other, and {entry.url} has both"
+            raise locate(ConfigError(problem, where=f"server[{number}]"), config)
+        entries.append(entry)
+    return replace(config, server=tuple(entries))
 
 
 def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) -> SymbolPath:
@@ -133,7 +166,10 @@ def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) 
     if chosen is not None:
         return chosen
     # The file was read without the environment, so that a path that does not count cannot be wrong because of it.
-    return read_symbol_path(str(config.symbol_path), f"{config.source}: symbol_path", around) or config.symbol_path
+    try:
+        return read_symbol_path(str(config.symbol_path), "symbol_path", around) or config.symbol_path
+    except ConfigError as error:
+        raise locate(error, config) from None
 
 
 def _environment_path(around: Surroundings) -> SymbolPath | None:

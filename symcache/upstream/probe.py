@@ -14,7 +14,8 @@ from uuid import uuid4
 import anyio
 import httpx
 
-from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.config import locate
+from symcache.errors import ConfigError, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import ImageKey, PdbKey, PortablePdbKey, compressed_name, relative_parts
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
@@ -85,13 +86,16 @@ async def probe_servers(
         clock_s: Monotonic seconds.
     """
     network = config.network
-    lanes = Lanes(
-        count=max(len(urls), 1),
-        timeout=httpx.Timeout(timeout_s),
-        proxy=network.proxy,
-        ca_file=network.ca_file,
-        transport=transport,
-    )
+    try:
+        lanes = Lanes(
+            count=max(len(urls), 1),
+            timeout=httpx.Timeout(timeout_s),
+            proxy=network.proxy,
+            ca_file=network.ca_file,
+            transport=transport,
+        )
+    except ConfigError as error:
+        raise locate(error, config) from error
     netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
     client = Client(
         lanes,

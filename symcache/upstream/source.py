@@ -15,6 +15,7 @@ import anyio
 import httpx
 from anyio import to_thread
 
+from symcache.config import locate
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, Tier, fold, interchangeable_keys, published_keys
@@ -88,13 +89,16 @@ class SymbolSource:
         self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
         network = config.network
-        self._lanes = Lanes(
-            count=network.connections,
-            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s, pool=None),
-            proxy=network.proxy,
-            ca_file=network.ca_file,
-            transport=transport,
-        )
+        try:
+            self._lanes = Lanes(
+                count=network.connections,
+                timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s, pool=None),
+                proxy=network.proxy,
+                ca_file=network.ca_file,
+                transport=transport,
+            )
+        except ConfigError as error:
+            raise locate(error, config) from error
         # As many keys at once as requests: each holds a lock and a scratch file open.
         self._keys_at_once = anyio.CapacityLimiter(network.connections)
         self._downloader = self._make_downloader(clock_s, sleep)

@@ -142,6 +142,19 @@ def test_fetch_writes_the_report_as_a_document(shell: Shell) -> None:
     assert [symbol["state"] for symbol in document["symbols"]] == ["fetched", "missing"]
 
 
+@pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), ("no certificate", "not a PEM file")])
+@pytest.mark.parametrize("command", [["fetch", KEY.index], ["missing", "--retry"], ["servers", "--probe"]])
+def test_an_unusable_file_of_authorities_is_named_with_its_line(
+    shell: Shell, tmp_path: Path, content: str | None, problem: str, command: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    shell.config.write_text(f"[network]\nca_file = '{tmp_path / 'ca.pem'}'\n")
+    error = str(shell(*command).exception)
+    assert error.startswith(f"{shell.config}: network.ca_file: {tmp_path / 'ca.pem'} holds no certificates: {problem}")
+    assert error.endswith("(at line 2)")
+
+
 def test_a_wrong_index_is_wrong_usage(shell: Shell) -> None:
     for wrong in (["../x/y"], ["crash.pdb"], ["a.pdb/00/b.pdb"], ["a\x1b.pdb/00"]):
         done = shell("fetch", *wrong)
