@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from symcache.store import Store
     from symcache.sympath import SymbolPath, parse_symbol_path
-    from symcache.upstream import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+    from symcache.upstream import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.warm import ImageChoice, Report, State, Symbol, SymbolCache
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "Event",
     "Failed",
     "Fetched",
+    "Hint",
     "ImageChoice",
     "ImageKey",
     "ImageUse",
@@ -132,7 +133,7 @@ _HOMES = {
     },
     "store": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
-    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"},
+    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
     "warm": {"ImageChoice", "Report", "State", "Symbol", "SymbolCache"},
 }
 

@@ -11,9 +11,16 @@ SymcacheError
     NotInDump                 an address whose bytes the dump lacks    (.address)
   StoreError                the local disk                           (.path)
   UpstreamError             the other end                            (.url)
-    UpstreamUnavailable       another try may help: time-out, refused, 429, 5xx
+    UpstreamUnavailable       another try may help: time-out, 5xx           (.retry_after_s)
+      HostUnavailable           of the whole host: no connection, 429
+      NextHopUnavailable        the upstream is well, what it asks itself is not
+      StillFetching             the upstream is well, and has it soon
     UpstreamRefused           it will not: 401, 403
+      Forbidden                 403
+      LoopDetected              servers that ask each other in a circle
+      PointerNotAllowed         a pointer file to a place that may not be followed
     WrongContent              it sent something that is not the file the key names
+      PageInstead               a page or a message with status 200
 """
 
 from __future__ import annotations
@@ -27,9 +34,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Absence",
     "ConfigError",
+    "Forbidden",
+    "HostUnavailable",
     "InputError",
+    "LoopDetected",
     "MalformedInput",
+    "NextHopUnavailable",
     "NotInDump",
+    "PageInstead",
+    "PointerNotAllowed",
+    "StillFetching",
     "StoreError",
     "SymbolPathError",
     "SymcacheError",
@@ -181,10 +195,10 @@ class UpstreamError(SymcacheError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """Another try may help: time-out, refused connection, cut body, 429, 5xx.
+    """Another try may help: time-out, cut body, 5xx; it may be of the one file alone.
 
     Attributes:
-        retry_after_s: Seconds the upstream asked to be left alone; None if it did not say.
+        retry_after_s: Seconds after which the upstream wants to be asked again; None if it did not say.
     """
 
     def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None) -> None:
@@ -192,9 +206,37 @@ class UpstreamUnavailable(UpstreamError):
         self.retry_after_s = retry_after_s
 
 
+class HostUnavailable(UpstreamUnavailable):
+    """The whole host is in trouble, whatever it is asked for: no connection, 429."""
+
+
+class NextHopUnavailable(UpstreamUnavailable):
+    """The upstream is well, and what it asks itself did not deliver, though it has tried again already."""
+
+
+class StillFetching(UpstreamUnavailable):
+    """The upstream asks others itself and goes on with that; a later try finds what they said."""
+
+
 class UpstreamRefused(UpstreamError):
     """The upstream will not serve us: 401, 403, 407, an endless redirect."""
 
 
+class Forbidden(UpstreamRefused):
+    """403; a bucket whose files may not be listed answers so for every file that it does not have."""
+
+
+class LoopDetected(UpstreamRefused):
+    """The upstream asks us, itself or by way of others, so that the question came back to where it was."""
+
+
+class PointerNotAllowed(UpstreamRefused):
+    """The upstream has a pointer file, to a place that may not be followed."""
+
+
 class WrongContent(UpstreamError):
     """What was sent is not the file that the key names."""
+
+
+class PageInstead(WrongContent):
+    """A page or a message with status 200: it asks for credentials, or says that there is no such file."""

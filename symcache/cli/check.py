@@ -8,7 +8,15 @@ import anyio
 import click
 
 from symcache.cli.inputs import process_options, select_processes
-from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
+from symcache.cli.options import (
+    ImagesCommand,
+    Settings,
+    allow_options,
+    images_option,
+    inputs_argument,
+    json_option,
+    settings_options,
+)
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
 from symcache.upstream.source import SymbolSource
@@ -26,7 +34,7 @@ __all__ = ["command"]
 @process_options
 @images_option
 @click.option("--all-pdbs", is_flag=True, help="Ask for every PDB an image names, not only the one debuggers want.")
-@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@allow_options
 @json_option
 @settings_options
 def command(
@@ -35,6 +43,7 @@ def command(
     images: ImageChoice,
     all_pdbs: bool,
     allow_missing: bool,
+    allow_empty: bool,
     as_json: bool,
     processes: tuple[str, ...],
     user: bool | None,
@@ -49,4 +58,4 @@ def command(
         with Warmer(source, Plan(images=images, all_pdbs=all_pdbs), observer=observer) as warmer:
             report = anyio.run(warmer.check, warmer.open_inputs(inputs, select_processes(processes, user)))
         source.close()
-    finish(report, settings, as_json=as_json, allow_missing=allow_missing)
+    finish(report, settings, as_json=as_json, allow_missing=allow_missing, allow_empty=allow_empty)

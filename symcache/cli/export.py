@@ -10,8 +10,8 @@ import click
 from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
-from symcache.cli.options import ImagesCommand, Settings, images_option, json_option, settings_options
-from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line
+from symcache.cli.options import ImagesCommand, Settings, allow_options, images_option, json_option, settings_options
+from symcache.cli.output import EMPTY, count_text, plain, say_error, size_text, write_json, write_line
 from symcache.cli.ticker import show_ticker
 from symcache.store.bundle import export_bundle
 from symcache.warm.plan import Plan
@@ -40,7 +40,7 @@ __all__ = ["command"]
 @process_options
 @images_option
 @click.option("--all-pdbs", is_flag=True, help="Take every PDB an image names, not only the one debuggers ask for.")
-@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@allow_options
 @json_option
 @settings_options
 def command(
@@ -50,6 +50,7 @@ def command(
     images: ImageChoice,
     all_pdbs: bool,
     allow_missing: bool,
+    allow_empty: bool,
     as_json: bool,
     processes: tuple[str, ...],
     user: bool | None,
@@ -59,7 +60,7 @@ def command(
     INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
     """
     config = settings.load()
-    needs = Needs((), (), (), (), {})
+    needs = Needs()
     if inputs:
         plan = Plan(images=images, all_pdbs=all_pdbs)
         needs = find_needs(config, inputs, plan, select_processes(processes, user))
@@ -81,7 +82,11 @@ def command(
             write_line(plain(f"{output}: {count_text(exported.files, 'file')}, {size_text(exported.size_bytes)}"))
     for item in needs.unreadable:
         say_error(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
-    raise click.exceptions.Exit(4 if needs.unreadable else 3 if missing and not allow_missing else 0)
+    is_empty = needs.is_empty and not allow_empty
+    if is_empty:
+        say_error(EMPTY)
+    is_bad = needs.unreadable or is_empty
+    raise click.exceptions.Exit(4 if is_bad else 3 if missing and not allow_missing else 0)
 
 
 def _export(store: Store, output: Path, needs: Needs | None, settings: Settings) -> Exported:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
-from symcache.identity import ImageKey, parse_index
-from symcache.upstream.outcome import Cause, Missing, Present
+from symcache.identity import ImageKey, parse_index, published_keys
+from symcache.upstream.outcome import Cause, Failed, Missing, Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from symcache.readers.kerneldump import ProcessSelection
     from symcache.readers.records import Unreadable
     from symcache.store.links import Link
+    from symcache.store.tree import Store
     from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 
@@ -32,18 +33,20 @@ class Needs:
     """What inputs need.
 
     Attributes:
-        keys: Files that are known by their keys, once each.
+        keys: Files that are known by their keys, once each; a kernel or HAL by the one that the store has it under.
         images: Images that are known while their PDBs are not, because nobody has looked into them yet.
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
         links: What images name, of those whose PDB is known by the image alone.
+        is_empty: The inputs hold no module at all.
     """
 
-    keys: tuple[Key, ...]
-    images: tuple[ImageKey, ...]
-    nameless: tuple[str, ...]
-    unreadable: tuple[Unreadable, ...]
-    links: Mapping[ImageKey, tuple[Link, ...]]
+    keys: tuple[Key, ...] = ()
+    images: tuple[ImageKey, ...] = ()
+    nameless: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    links: Mapping[ImageKey, tuple[Link, ...]] = field(default_factory=dict)
+    is_empty: bool = False
 
 
 def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
@@ -57,6 +60,7 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
 
     Raises:
         ConfigError: A place of the symbol path that cannot be reached from this system.
+        StoreError: The store cannot be read.
     """
     source = SymbolSource(config)
     try:
@@ -71,14 +75,23 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
         if key is None:
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
-            keys.append(key)
-    return Needs(tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links)
+            keys.append(_name_in_store(source.store, key))
+    return Needs(
+        tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links, report.is_empty
+    )
+
+
+def _name_in_store(store: Store | None, key: Key) -> Key:
+    """Return the one of the names that debuggers try under which *store* has *key*'s file; *key* if there is none."""
+    if store is None or not isinstance(key, ImageKey):
+        return key
+    return next((name for name in published_keys(key) if store.find(name) is not None), key)
 
 
 def _is_file(symbol: Symbol, key: Key) -> bool:
     if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
         return False  # a PDB that is known by its image alone
     match symbol.outcome:
-        case Present() | Missing(Cause.NOT_CACHED):
+        case Present() | Failed() | Missing(Cause.NOT_CACHED):
             return True
     return False

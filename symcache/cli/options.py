@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ImagesCommand",
     "Settings",
+    "allow_options",
     "color_option",
     "images_option",
     "inputs_argument",
@@ -107,6 +108,14 @@ def color_option(command: F) -> F:
     return click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")(
         command
     )
+
+
+def allow_options(command: F) -> F:
+    """Give *command* ``--allow-missing`` and ``--allow-empty``."""
+    command = click.option("--allow-empty", is_flag=True, help="Exit with 0 also if the inputs hold no module at all.")(
+        command
+    )
+    return click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")(command)
 
 
 class ImagesCommand(click.Command):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "EMPTY",
     "TWO_TIER_NOTE",
     "count_text",
     "plain",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 
+EMPTY = "no image, PDB or dump was found in what was given: is the path right? --allow-empty makes that a success"
 TWO_TIER_NOTE = "Microsoft's debuggers read a two-tier store; LLDB, angr and radare2 find nothing in one"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from symcache.cli.output import count_text, plain, size_text, write_line, write_table
 from symcache.readers.records import ImageUse
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.warm.report import State
 
 if TYPE_CHECKING:
@@ -29,9 +29,19 @@ _ADVICE = {
     Cause.IMAGE_NOT_PUBLISHED: "the input names only the image, and no server has that; give the image itself as input",
     Cause.NOT_CACHED: "`symcache warm` with the same inputs fetches it",
     Cause.NO_DEBUG_RECORD: "the image names no PDB; there is nothing to fetch",
+    Cause.UNUSABLE_IDENTITY: "the image names a PDB that no symbol store can hold; ask its maker for the PDB itself",
     Cause.EMBEDDED: "the PDB lies in the image itself; there is nothing to fetch",
     Cause.EXCLUDED: "exclusions.names in the config file leaves it out",
 }
+
+_HINTED = {
+    Hint.PAGE: "a page came instead: credentials are needed (see [[server]]), or the server answers misses with 200",
+    Hint.POINTER: "the server only says where the file lies; pointers.allow in the config file lets that be followed",
+    Hint.NO_SERVER: "no server was asked: the symbol path names none; see `symcache path`, and -y or --upstream URL",
+    Hint.FOREIGN_SYSTEM: "a dump of another system: its programs have no PDBs, and no fuller dump helps",
+    Hint.LOOP: "servers ask each other in a circle; take one out of the symbol path of another",
+}
+"""Advice that comes before that of the cause."""
 
 
 _NEEDED_FOR = {
@@ -48,21 +58,25 @@ _LOST_WITHOUT = {
 
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     """Write *report* to stdout; with *quiet* only what is wanting, with *verbose* every file."""
-    shown = [symbol for symbol in report.symbols if verbose or symbol.is_wanting or symbol.state is State.FAILED]
+    shown = [symbol for symbol in report.symbols if verbose or _matters(symbol)]
     blocking = [symbol for symbol in shown if symbol.keeps]
     if blocking:
         count = sum(len(symbol.keeps) for symbol in blocking)
-        write_line(f"not loaded by the debugger: {count_text(count, 'PDB')} of the store, for want of their images")
+        write_line(
+            f"will not load: {count_text(count, 'PDB')} in the store - the debugger learns only from a module's image"
+            " which PDB it has, and the image is missing"
+        )
         write_table(["", _named(symbol), evidence(symbol), f"keeps {', '.join(symbol.keeps)}"] for symbol in blocking)
         write_line()
     shown = [symbol for symbol in shown if not symbol.keeps]
     for cause, advice in _ADVICE.items():
-        group = [symbol for symbol in shown if symbol.cause is cause]
-        if group:
-            state = group[0].state.value
-            write_line(f"{state}: {cause.value} ({len(group)}) - {advice}")
-            write_table(_row(symbol) for symbol in group)
-            write_line()
+        for hint in (None, *Hint):
+            group = [symbol for symbol in shown if (symbol.cause, _hint_of(symbol)) == (cause, hint)]
+            if group:
+                state = group[0].state.value
+                write_line(f"{state}: {cause.value} ({len(group)}) - {advice if hint is None else _HINTED[hint]}")
+                write_table(_row(symbol) for symbol in group)
+                write_line()
     if verbose:
         found = [symbol for symbol in shown if symbol.cause is None]
         write_table(_found_row(symbol) for symbol in found)
@@ -77,6 +91,14 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_line(_summary(report))
         if report.store is not None:
             write_line(plain(f"store: {report.store}"))
+
+
+def _matters(symbol: Symbol) -> bool:
+    return symbol.is_wanting or symbol.state is State.FAILED or symbol.cause is Cause.UNUSABLE_IDENTITY
+
+
+def _hint_of(symbol: Symbol) -> Hint | None:
+    return symbol.outcome.hint if isinstance(symbol.outcome, Missing | Failed) else None
 
 
 def _row(symbol: Symbol) -> list[str]:

@@ -66,6 +66,7 @@ class ListedServer:
             "ranges": hints.ranges,
             "checksum": hints.checksum,
             "letter_case": hints.letter_case,
+            "forbidden_is_missing": hints.forbidden_is_missing,
             "note": self.note or None,
             "probe": None
             if probe is None
@@ -74,6 +75,7 @@ class ListedServer:
                 "answer": probe.answer,
                 "latency_s": None if probe.latency_s is None else round(probe.latency_s, 4),
                 "two_tier": probe.two_tier,
+                **({"settings": probe.settings} if probe.settings else {}),
             },
         }
 
@@ -144,7 +146,11 @@ def _quirks(hints: Hints) -> Iterator[str]:
         yield "no ranges"
     if hints.checksum:
         yield "wants the checksum"
-    if hints.letter_case not in {LetterCase.UNKNOWN, LetterCase.ANY}:
+    if hints.forbidden_is_missing:
+        yield "403 means no such file"
+    if hints.letter_case is LetterCase.LOWER:
+        yield "lower case alone"
+    elif hints.letter_case not in {LetterCase.UNKNOWN, LetterCase.ANY}:
         yield "letter case counts"
 
 

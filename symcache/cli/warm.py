@@ -10,8 +10,16 @@ import click
 
 from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.interrupt import cancelled_by_interrupt
-from symcache.cli.options import ImagesCommand, Settings, images_option, inputs_argument, json_option, settings_options
-from symcache.cli.output import write_json
+from symcache.cli.options import (
+    ImagesCommand,
+    Settings,
+    allow_options,
+    images_option,
+    inputs_argument,
+    json_option,
+    settings_options,
+)
+from symcache.cli.output import EMPTY, say_error, write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
 from symcache.upstream.source import SymbolSource
@@ -38,7 +46,7 @@ __all__ = ["command", "finish", "run_warm"]
 @click.option(
     "--upstream", "upstreams", metavar="URL", multiple=True, help="Ask URL first; may be given several times."
 )
-@click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")
+@allow_options
 @json_option
 @settings_options
 def command(
@@ -48,6 +56,7 @@ def command(
     all_pdbs: bool,
     upstreams: tuple[str, ...],
     allow_missing: bool,
+    allow_empty: bool,
     as_json: bool,
     processes: tuple[str, ...],
     user: bool | None,
@@ -60,7 +69,7 @@ def command(
     selection = select_processes(processes, user)
     plan = Plan(images=images, all_pdbs=all_pdbs)
     report = run_warm(settings, plan, lambda warmer: warmer.open_inputs(inputs, selection), upstreams=upstreams)
-    finish(report, settings, as_json=as_json, allow_missing=allow_missing)
+    finish(report, settings, as_json=as_json, allow_missing=allow_missing, allow_empty=allow_empty)
 
 
 def run_warm(
@@ -96,10 +105,14 @@ async def _warm(config: Config, read: Callable[[Warmer], Iterable[Record]], plan
             return report or warmer.report(is_interrupted=True)
 
 
-def finish(report: Report, settings: Settings, *, as_json: bool, allow_missing: bool) -> None:
+def finish(
+    report: Report, settings: Settings, *, as_json: bool, allow_missing: bool = False, allow_empty: bool = False
+) -> None:
     """Write *report* and end with its exit code."""
     if as_json:
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
-    raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing))
+    if report.is_empty and not allow_empty:
+        say_error(EMPTY)
+    raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))

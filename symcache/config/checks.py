@@ -27,6 +27,7 @@ __all__ = [
     "read_flag",
     "read_header_text",
     "read_holds",
+    "read_letter_case",
     "read_networks",
     "read_path",
     "read_proxy",
@@ -48,6 +49,8 @@ Read: TypeAlias = Callable[[object, str], object]
 """Takes a value as TOML has it and where it stands; returns ours, None for "not set"; raises `ConfigError`."""
 
 HOLDS = ("pdb", "portable", "image")
+
+_LETTER_CASES = ("given", "lower")
 
 _USER = re.compile(r"[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}")
 _TOKEN = re.compile(r"sha256:[0-9a-f]{64}")
@@ -228,6 +231,13 @@ def read_holds(value: object, where: str) -> tuple[str, ...]:
     if not value or not isinstance(value, list) or not all(item in HOLDS for item in value):
         raise _unfit("a list of " + ", ".join(f'"{kind}"' for kind in HOLDS), where)
     return tuple(value)
+
+
+def read_letter_case(value: object, where: str) -> str:
+    """Return how names and ids are spelt."""
+    if value not in _LETTER_CASES:
+        raise _unfit(" or ".join(f'"{letter_case}"' for letter_case in _LETTER_CASES), where)
+    return str(value)
 
 
 def read_unc_map(value: object, where: str) -> Mapping[str, Path]:

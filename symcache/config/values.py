@@ -14,6 +14,7 @@ from symcache.config.checks import (
     read_flag,
     read_header_text,
     read_holds,
+    read_letter_case,
     read_networks,
     read_path,
     read_proxy,
@@ -84,10 +85,10 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """``[network.breaker]``: after *failures* in a row, over seconds, a server is left alone for *cool_down_s*."""
+    """``[network.breaker]``: after *failures* in a row a server is left alone, and tried again every *cool_down_s*."""
 
     failures: int = field(default=5, metadata=whole(1, 1000))
-    cool_down_s: float = field(default=60.0, metadata=number(0, _DAY_S))
+    cool_down_s: float = field(default=2.0, metadata=number(0, _DAY_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,8 @@ class ServerEntry:
         two_tier: Whether its store has two tiers; None asks it for ``index2.txt``.
         ranges: Whether it can send parts of a file.
         holds: Kinds of files it has: ``pdb``, ``portable``, ``image``.
+        letter_case: How it spells names and ids: ``given`` or ``lower``.
+        forbidden_is_missing: Whether its 403 means that it has no such file.
         checksum: Whether it wants the ``SymbolChecksum`` header.
         username: For basic authentication; may be empty, as Azure DevOps wants it.
         password: For basic authentication.
@@ -255,6 +258,8 @@ class ServerEntry:
     two_tier: bool | None = field(default=None, metadata=key(read_flag))
     ranges: bool | None = field(default=None, metadata=key(read_flag))
     holds: tuple[str, ...] | None = field(default=None, metadata=key(read_holds))
+    letter_case: str | None = field(default=None, metadata=key(read_letter_case))
+    forbidden_is_missing: bool | None = field(default=None, metadata=key(read_flag))
     checksum: bool | None = field(default=None, metadata=key(read_flag))
     username: str | None = field(default=None, metadata=key(read_text))
     password: str | None = field(default=None, repr=False, metadata=key(read_text))

@@ -1,6 +1,6 @@
 """What names a symbol file: keys, safe names and their place in a store. Values only, no I/O."""
 
-from symcache.identity.aliases import interchangeable_keys, published_keys, source_name
+from symcache.identity.aliases import published_keys, source_name
 from symcache.identity.keys import (
     DbgKey,
     ImageKey,
@@ -29,7 +29,6 @@ __all__ = [
     "check_path_part",
     "compressed_name",
     "fold",
-    "interchangeable_keys",
     "parse_id",
     "parse_index",
     "printable",

@@ -9,10 +9,10 @@ from symcache.errors import MalformedInput
 from symcache.identity.keys import DbgKey, ImageKey
 from symcache.identity.names import fold
 
-__all__ = ["interchangeable_keys", "published_keys", "source_name"]
+__all__ = ["published_keys", "source_name"]
 
 # Setup installs one of several kernels and HALs under a fixed name, and the symbol server has the original ones.
-# Source: bug check 0x79 names the originals; dbgeng was seen to try each of them, whatever the dump lists.
+# Source: bug check 0x79 names the originals.
 _FAMILIES = (
     ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"),
     ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"),
@@ -33,25 +33,23 @@ def source_name(name: str) -> str:
     return name
 
 
-def interchangeable_keys(key: ImageKey) -> tuple[ImageKey, ...]:
-    """Return *key* and those of its other names that a debugger tries by itself: of kernels and HALs."""
-    for family in _FAMILIES:
-        if fold(key.name) in family:
-            others = (name for name in family if name != fold(key.name))
-            return (key, *(_renamed(key, name) for name in others))
-    return (key,)
-
-
 def published_keys(key: ImageKey) -> tuple[ImageKey, ...]:
-    """Return the keys under which *key*'s image may be published, the likeliest first, *key* among them."""
+    """Return the keys under which *key*'s image may be published, the likeliest first, *key* among them.
+
+    dbgeng 10.0.15063 was seen to look for all of them, whichever the dump lists.
+    """
     if isinstance(key, DbgKey):
         return (key,)
     try:
         source = _renamed(key, source_name(key.name))
     except MalformedInput:  # "dump_con.sys" is a file name, "con.sys" is none
         return (key,)
-    keys = interchangeable_keys(source)
-    return keys if source == key else (*keys, key)
+    if source != key:
+        return (source, key)
+    for family in _FAMILIES:
+        if fold(key.name) in family:
+            return (key, *(_renamed(key, name) for name in family if name != fold(key.name)))
+    return (key,)
 
 
 def _renamed(key: ImageKey, name: str) -> ImageKey:

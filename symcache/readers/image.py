@@ -79,6 +79,7 @@ def image_module(image: Image, name: str, path: str | None = None, base: int | N
         dbg=dbg,
         problem="; ".join(problems) or None,
         no_debug_record=not named and not image.problems,
+        unusable_pdb=bool(image.code_views) and not pdbs and dbg is None,
     )
 
 

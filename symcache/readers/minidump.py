@@ -107,7 +107,7 @@ class _Modules:
         name = base_name(entry.path or "") or f"image{entry.base_va:08x}"
         known = Module(name, path=entry.path, base=entry.base_va, unloaded=table.unloaded)
         if self._foreign is not None:
-            return replace(known, problem=f"no PDBs here: {self._foreign}")
+            return replace(known, problem=f"no PDBs here: {self._foreign}", is_foreign=True)
         reference, record_problem = _named_pdb(entry)
         captured: Module | None = None
         if not table.unloaded and (reference is None or self._full_memory):

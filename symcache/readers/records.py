@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from symcache.errors import MalformedInput
 from symcache.identity import ImageKey, fold, source_name
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Module:
         problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
         process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
         no_debug_record: The image was read to its end and names no PDB at all.
+        unusable_pdb: The image names a PDB by a name or GUID that no file in a store can have.
+        is_foreign: It belongs to a system that has no PDBs.
         is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
         needs_image: What a debugger needs the image itself for; None if it does not ask for it.
     """
@@ -118,6 +121,8 @@ class Module:
     problem: str | None = None
     process: str | None = None
     no_debug_record: bool = False
+    unusable_pdb: bool = False
+    is_foreign: bool = False
     is_presumed: bool = False
     needs_image: ImageUse | None = None
 
@@ -127,7 +132,10 @@ class Module:
         image = self.image
         if image is None or fold(self.name) == fold(image.name) or fold(source_name(self.name)) != fold(image.name):
             return image
-        return ImageKey(self.name, image.timestamp, image.size_of_image)
+        try:
+            return ImageKey(self.name, image.timestamp, image.size_of_image)
+        except MalformedInput:  # the prefix makes it too long
+            return image
 
 
 @dataclass(frozen=True, slots=True)

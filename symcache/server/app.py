@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -42,6 +43,8 @@ __all__ = ["App"]
 
 _TELL_EVERY_S = 1.0
 _BEGIN_ANEW_S = 60.0
+# A debugger asks for one file after another and could be kept waiting for each, so that no pause takes it all.
+_PAUSE_OF_PATIENCE = 0.25
 _BUSY = (b"retry-after", b"2")
 _METHODS = (b"allow", b"GET, HEAD")
 
@@ -58,6 +61,12 @@ async def _keep_doing(duty: Callable[[], Awaitable[None]]) -> None:
             await anyio.sleep(_BEGIN_ANEW_S)
         else:
             return
+
+
+def _with_short_pauses(config: Config) -> Config:
+    """Return *config* for a source on which clients wait: no pause takes more than a part of their patience."""
+    longest_s = min(config.network.longest_backoff_s, config.serve.patience_s * _PAUSE_OF_PATIENCE)
+    return replace(config, network=replace(config.network, longest_backoff_s=longest_s))
 
 
 class App:
@@ -106,11 +115,16 @@ class App:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         source = await stack.enter_async_context(
-            SymbolSource(self._config, observer=self._observe, transport=self._transport)
+            SymbolSource(
+                _with_short_pauses(self._config),
+                observer=self._observe,
+                transport=self._transport,
+                tell_end=self._metrics.fetch_ended,
+            )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())
         metrics, settings = self._metrics, self._settings
-        self._flights = Flights(source, self._group, metrics)
+        self._flights = Flights(source, self._group)
         rechecks = Rechecks(source, self._flights, self._group, after_s=settings.recheck_misses_s)
         self._symbols = Symbols(source, self._flights, rechecks, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"

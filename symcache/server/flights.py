@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from symcache.errors import SymcacheError
-from symcache.events import TransferAdvanced, TransferStarted
+from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import fold
 from symcache.server.growth import Growth
 from symcache.store.growing import read_growing
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from symcache.events import Event
     from symcache.identity import Key
-    from symcache.server.metrics import Metrics
     from symcache.store.growing import Growing
     from symcache.upstream.outcome import Outcome
     from symcache.upstream.source import SymbolSource
@@ -102,20 +102,29 @@ class Flight:
         self._changed = anyio.Event()
 
 
+@dataclass(slots=True)
+class _Unread:
+    """A transfer that belongs to no flight."""
+
+    index: str
+    upstream: str
+    size_bytes: int | None
+    whole_bytes: int = 0
+
+
 class Flights:
     """Every flight of this process.
 
     Args:
         source: Fetches.
         group: Where flights live; a client that leaves does not end one.
-        metrics: Told how long upstreams took.
     """
 
-    def __init__(self, source: SymbolSource, group: TaskGroup, metrics: Metrics) -> None:
+    def __init__(self, source: SymbolSource, group: TaskGroup) -> None:
         self._source = source
         self._group = group
-        self._metrics = metrics
         self._flights: dict[str, Flight] = {}
+        self._unread: dict[Path, _Unread] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -124,8 +133,8 @@ class Flights:
         return key.folded in self._flights
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Return what is on its way, oldest first."""
-        return [
+        """Return what is on its way, oldest first; then what nobody reads along with, as the page's downloads."""
+        flights = [
             {
                 "index": flight.key.index,
                 "upstream": flight.upstream,
@@ -135,6 +144,8 @@ class Flights:
             }
             for flight in self._flights.values()
         ]
+        unread = [each for each in self._unread.values() if fold(each.index) not in self._flights]
+        return [*flights, *({**asdict(each), "readers": 0} for each in unread)]
 
     def join(self, key: Key) -> Flight:
         """Return the flight for *key*, and let it begin if there is none."""
@@ -153,6 +164,12 @@ class Flights:
                     flight.upstream = upstream
                     if size_bytes and path is not None:
                         flight.begin(path, size_bytes)
+                elif path is not None:
+                    self._unread[path] = _Unread(index, upstream, size_bytes)
+            case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._unread:
+                self._unread[path].whole_bytes = whole_bytes
+            case TransferEnded(path=path) if path in self._unread:
+                del self._unread[path]
             case TransferAdvanced(index, _, size_bytes, path, whole_bytes):
                 flight = self._flights.get(fold(index))
                 if flight is not None and flight.growth is not None and flight.growth.path == path:
@@ -178,7 +195,6 @@ class Flights:
         finally:
             del self._flights[flight.key.folded]
             flight.end(outcome)
-            self._metrics.flight_ended(outcome, time.monotonic() - flight.began_s)
         if isinstance(outcome, Failed):
             _log.warning("%s: %s: %s", flight.key.index, outcome.cause.value, outcome.detail or "failed")
         elif isinstance(outcome, Fetched):

@@ -98,8 +98,8 @@ class Metrics:
         self.statuses[exchange.status] += 1
         self.sent_bytes += exchange.sent_bytes
 
-    def flight_ended(self, outcome: Outcome, took_s: float) -> None:
-        """Count a question to upstreams."""
+    def fetch_ended(self, outcome: Outcome, took_s: float) -> None:
+        """Count a question to upstreams, whoever asked."""
         self._fetch_classes[bisect_left(BUCKETS_S, took_s)] += 1
         self._fetch_s += took_s
         match outcome:

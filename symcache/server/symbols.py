@@ -19,7 +19,7 @@ from symcache.server.request import FileAsked, read_in_decimal
 from symcache.server.transfers import Transfers
 from symcache.store.access import AccessLog
 from symcache.store.tree import Form, Store
-from symcache.upstream.outcome import Cause, Failed, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,6 @@ _STREAM_AFTER_S = 5.0
 _OF_THEIR_PATIENCE = 0.8
 _NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", 10, [(b"cache-control", b"no-store")])
 _RETRY_SOON = (b"retry-after", b"5")
-_RETRY_LATER = (b"retry-after", b"30")
 # ERROR_APP_HANG: how SymProxy tells symsrv to come back, as the file is on its way.
 _STILL_FETCHING = (b"symbol-agent-status", b"0x80070512")
 
@@ -222,7 +221,7 @@ class Symbols:
         match outcome:
             case None:
                 exchange.said = "late"
-                await exchange.say(504, "still being fetched", [_RETRY_SOON, _STILL_FETCHING])
+                await exchange.say(504, "still being fetched", _LATE)
             case Missing():
                 self._rechecks.consider(key, outcome)
                 self._metrics.note_miss(key.index)
@@ -230,10 +229,13 @@ class Symbols:
                     return False
                 exchange.said = "miss"
                 await self._say_not_found(exchange)
+            case Failed(hint=Hint.LOOP):
+                exchange.said = "loop"
+                await exchange.say(508, "servers ask each other in a circle")
             case Failed():
                 exchange.said = "failed"
-                status, retry = _STATUS_OF.get(outcome.cause, (502, _RETRY_LATER))
-                await exchange.say(status, f"not to be had just now: {outcome.cause.value}", [retry])
+                status, extra = _ANSWERS.get(outcome.cause, _ANSWERS[Cause.REFUSED])
+                await exchange.say(status, f"not to be had just now: {outcome.cause.value}", extra)
             case _:
                 exchange.said = "hit" if isinstance(outcome, Present) else "cold"
                 if not await self._answer_present(exchange, key, outcome.path, known_as=known_as):
@@ -291,12 +293,23 @@ class Symbols:
         self._absent[raw_path] = _Absent(key.index, time.monotonic() + _ABSENT_FOR_S, places)
 
 
-_STATUS_OF = {
-    Cause.UNAVAILABLE: (503, _RETRY_LATER),
-    Cause.DISK: (503, _RETRY_LATER),
-    Cause.WRONG_CONTENT: (502, _RETRY_LATER),
-    Cause.REFUSED: (502, _RETRY_LATER),
+def _of_this_file(error: bytes) -> Sequence[tuple[bytes, bytes]]:
+    """Return the fields that tell other servers that we are well, so that they go on asking us for other files.
+
+    Source: RFC 9209, sections 2.1.1 and 2.3, for the field and the kinds of errors.
+    """
+    return [_RETRY_SOON, (b"proxy-status", b"symcache; error=" + error)]
+
+
+_ANSWERS = {
+    Cause.UNAVAILABLE: (503, _of_this_file(b"destination_unavailable")),
+    Cause.DISK: (503, _of_this_file(b"proxy_internal_error")),
+    Cause.WRONG_CONTENT: (502, _of_this_file(b"http_protocol_error")),
+    Cause.REFUSED: (502, _of_this_file(b"http_protocol_error")),
 }
+"""Status and fields by why a file cannot be had."""
+
+_LATE = [*_of_this_file(b"http_response_timeout"), _STILL_FETCHING]
 
 
 def _speaks_hex(exchange: Exchange) -> bool:

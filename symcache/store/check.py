@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
 from symcache.formats.dbg import parse_dbg
+from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
 from symcache.formats.pdb import Container, NativePdb, parse_pdb
 from symcache.formats.pdb2 import Pdb2
 from symcache.formats.pe import Layout, parse_image
@@ -71,9 +72,9 @@ def check_view(view: ByteView, key: Key, *, checksums: Sequence[str] = ()) -> Ve
             return _check_image(view, key)
     except InputError as error:
         return Verdict(str(error))
-    head = view.read(0, min(view.size, 512)).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return Verdict("an HTML page")
+    markup = find_markup(view.read(0, min(view.size, HEAD_BYTES)))
+    if markup in {Markup.HTML, Markup.XML}:
+        return Verdict(markup)
     return Verdict(note="this kind of id cannot be verified")
 
 

@@ -6,9 +6,11 @@ filled, so that it goes where the store goes; a user's own memory keeps what no 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Self
+    from typing import BinaryIO, Literal, Self
 
     from symcache.store.memory import Memory
 
@@ -73,15 +75,22 @@ class StoreLinks:
         line = f"\n{json.dumps([image.index, links_json(links)])}\n".encode()
         if len(line) > _LONGEST_LINE_BYTES:
             return False
+        shard = self._shard(image)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._shard(image), os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                return os.write(fd, line) == len(line)
-            finally:
-                os.close(fd)
+            with _open(shard, "ab") as file:
+                before = os.fstat(file.fileno())
+                # What lies beyond the bound is never read.
+                if before.st_size + len(line) > _LARGEST_SHARD_BYTES or file.write(line) != len(line):
+                    return False
+                after = os.fstat(file.fileno())
         except OSError:
             return False
+        known = self._shards.get(shard)
+        if known is not None and known[0] == _state(before) and after.st_size == before.st_size + len(line):
+            # Nobody else has written meanwhile. Reading all of it again for each line would take quadratic time.
+            self._shards[shard] = (_state(after), known[1] | {image.folded: tuple(links)})
+        return True
 
     def list(self) -> Iterator[tuple[ImageKey, tuple[Link, ...]]]:
         """Yield every image that the store knows of, with what it names."""
@@ -102,12 +111,11 @@ class StoreLinks:
     def _read(self, shard: Path) -> dict[str, tuple[Link, ...]]:
         """Return what *shard* holds; it is read again only when it has changed."""
         try:
-            status = shard.stat()
-            state = (status.st_mtime_ns, status.st_size)
+            state = _state(shard.stat())
             known = self._shards.get(shard)
             if known is not None and known[0] == state:
                 return known[1]
-            with shard.open("rb") as file:
+            with _open(shard, "rb") as file:
                 lines = file.read(_LARGEST_SHARD_BYTES).splitlines()
         except OSError:
             return {}
@@ -177,6 +185,30 @@ def parse_links(rows: Any) -> tuple[Link, ...] | None:
     except (ValueError, TypeError, AttributeError, InputError):
         return None
     return tuple(links)
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
+    """Open *shard*, unbuffered for appending.
+
+    Others can write to a shared store: a link would lead out of it, and a pipe would be waited for.
+
+    Raises:
+        OSError: It is not there, or no plain file.
+    """
+    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
+
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags | guard, 0o666)
+
+    file = open(shard, mode, 0 if mode == "ab" else -1, opener=opener)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file", str(shard))
+    return file
 
 
 def _parse(text: str) -> tuple[Link, ...] | None:

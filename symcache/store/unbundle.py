@@ -79,7 +79,8 @@ def import_bundle(store: Store, path: Path, check: Check, *, lock_wait_s: float 
     """Publish what a bundle carries, and yield what came of each file.
 
     The archive as a whole is judged before the first file is read; its names choose no path. A file is published if the
-    store has none for its key, its bytes have the hash that the manifest states, and *check* finds it right.
+    store has none for its key, its bytes have the hash that the manifest states, and *check* finds it right. What
+    images name is taken over, unchecked, where the store does not know it.
 
     Args:
         store: The store; made if need be.
@@ -103,9 +104,10 @@ def import_bundle(store: Store, path: Path, check: Check, *, lock_wait_s: float 
             with _understood():
                 members = _check_members(archive)
                 files, links = _read_manifest(archive, members)
-            carried_links = StoreLinks(store.root)
+            known = StoreLinks(store.root)
             for image, named in links.items():
-                carried_links.remember(image, named)
+                if known.recall(image) is None:  # as with files, what the store has stays
+                    known.remember(image, named)
             for carried in files:
                 try:
                     with store.lock(carried.key).hold(timeout_s=lock_wait_s):

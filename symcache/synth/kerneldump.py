@@ -59,6 +59,8 @@ class DumpPlan:
         root_bits: Bits to set in the page table register besides the root, such as a PCID.
         magic: First word of a bitmap's header, ``SDMP`` or ``FDMP``.
         bitmap_bits: Length of the bitmap; None for three bits more than there are pages, no multiple of 8.
+        secondary_bytes: Length of what drivers leave behind the pages. dbgeng does not read as many bytes at the end of
+            a dump with a bitmap as stand before its first page, which Windows always fills with such data.
     """
 
     kind: DumpKind = DumpKind.FULL
@@ -75,6 +77,7 @@ class DumpPlan:
     root_bits: int = 0
     magic: bytes = b"SDMP"
     bitmap_bits: int | None = None
+    secondary_bytes: int = 0
 
 
 _MACHINES = {Paging.X86: 0x14C, Paging.PAE: 0x14C, Paging.X64: 0x8664, Paging.LA57: 0x8664, Paging.ARM64: 0xAA64}
@@ -90,11 +93,14 @@ def dump_bytes(machine: MachineMemory, plan: DumpPlan) -> bytes:
 def write_dump(out: IO[bytes], machine: MachineMemory, plan: DumpPlan) -> None:
     """Write a dump to a seekable file; pages of zeros are skipped, so that a large dump becomes a sparse file."""
     runs = _runs(machine, plan)
-    header = header_bytes(machine, plan, runs if plan.kind is DumpKind.FULL else ())
+    header = header_bytes(machine, plan, runs if plan.kind is DumpKind.FULL else _memory_of(machine))
     body = _body_header(plan, len(header), runs)
     out.write(header + body)
     if plan.kind is not DumpKind.HEADER:
         _write_pages(out, len(header) + len(body), runs, machine)
+    if plan.secondary_bytes:
+        out.seek(plan.secondary_bytes - 1, io.SEEK_END)
+        out.write(b"\0")
 
 
 def _body_header(plan: DumpPlan, base: int, runs: list[tuple[int, int]]) -> bytes:
@@ -126,6 +132,12 @@ def _runs(machine: MachineMemory, plan: DumpPlan) -> list[tuple[int, int]]:
         if start < first + count:
             runs.append((start, first + count - start))
     return runs
+
+
+def _memory_of(machine: MachineMemory) -> list[tuple[int, int]]:
+    """Return the machine's physical memory, as its loader would have described it: one run up to the last page."""
+    last = max(machine.physical.pages, default=0)
+    return [(1, last)] if last else []
 
 
 def _merge(pfns: Iterable[int]) -> list[tuple[int, int]]:

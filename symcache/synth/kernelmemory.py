@@ -213,6 +213,8 @@ def _write_debugger_data(machine: MachineMemory, variables: int) -> None:
         extended = address | 0xFFFFFFFF00000000 if width == 4 and address >> 31 else address
         struct.pack_into("<Q", block, offset, extended)
 
+    # A debugger that has read the block takes the kind of paging from it, no longer from the header.
+    struct.pack_into("<H", block, 0x36, plan.paging is Paging.PAE)
     put(0x18, machine.bases[0])
     put(0x48, machine.loaded_modules_va)
     put(0x50, machine.active_processes_va)

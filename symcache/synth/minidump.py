@@ -62,6 +62,8 @@ class MinidumpPlan:
         process: Process id and start time; None for no such stream.
         timestamp: When the dump was written, in seconds since 1970.
         flags: MINIDUMP_TYPE bits.
+        thread: Address of the stack of one thread and its CONTEXT; None for no such stream, without which dbgeng opens
+            no dump.
         more_streams: Type and bytes of further streams, after the others.
     """
 
@@ -80,6 +82,7 @@ class MinidumpPlan:
     process: tuple[int, int] | None = None
     timestamp: int = 0x5F5F2CF4
     flags: int = 0
+    thread: tuple[int, bytes] | None = None
     more_streams: Sequence[tuple[int, bytes]] = ()
 
 
@@ -103,6 +106,8 @@ def write_minidump(plan: MinidumpPlan, file: IO[bytes]) -> None:
         streams.add(6, _exception(*plan.exception))
     if plan.process is not None:
         streams.add(15, struct.pack("<6I", 24, 3, *plan.process, 0, 0))
+    if plan.thread is not None:
+        streams.add(3, _thread_list(*plan.thread, streams))
     streams.add(4, _module_list(plan, streams))
     if plan.unloaded is not None:
         streams.add(14, _unloaded_list(plan, streams))
@@ -122,7 +127,8 @@ class _Streams:
         self._plan = plan
         self._file = file
         self._directory: list[tuple[int, int, int]] = []
-        optional = (plan.exception, plan.process, plan.unloaded, plan.memory or None, plan.memory64 or None)
+        lists = (plan.memory or None, plan.memory64 or None)
+        optional = (plan.exception, plan.process, plan.thread, plan.unloaded, *lists)
         self._room = 2 + sum(part is not None for part in optional) + len(plan.more_streams)
         file.write(bytes(_HEADER_BYTES + self._room * _DIRECTORY_ENTRY_BYTES))
 
@@ -176,6 +182,13 @@ def _system_info(plan: MinidumpPlan, service_pack_at: int) -> bytes:
 
 def _exception(code: int, address: int) -> bytes:
     return struct.pack("<IIIIQQII120xII", 1, 0, code, 0, 0, address, 0, 0, 0, 0)
+
+
+def _thread_list(stack_va: int, context: bytes, streams: _Streams) -> bytes:
+    """Return a list of one thread, whose stack lies in one of the captured ranges."""
+    context_at = streams.put(context)
+    thread = struct.pack("<4I2Q4I", 1, 0, 0, 0, 0, stack_va, 0, 0, len(context), context_at)
+    return struct.pack("<I", 1) + thread
 
 
 def _module_list(plan: MinidumpPlan, streams: _Streams) -> bytes:

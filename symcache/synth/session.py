@@ -33,6 +33,7 @@ _SERVER = 3
 _LINKED = 0x47918A00  # January 2008
 _CRASHED = 0x1C8872C_5E0F4000  # FILETIME, March 2008
 _UPTIME = 3_600 * 10_000_000
+_SECONDARY_BYTES = 0x10000
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ def _write_dump(path: Path, modules: tuple[SessionModule, ...]) -> None:
         product_type=_SERVER,
         system_time=_CRASHED,
         uptime=_UPTIME,
+        secondary_bytes=_SECONDARY_BYTES,
     )
     with path.open("xb") as file:
         write_dump(file, machine, plan)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TriagePlan", "triage_bytes"]
 
+_STATE_BYTES = 0x1000
+
 
 @dataclass(frozen=True, slots=True)
 class TriagePlan:
@@ -52,6 +54,9 @@ def triage_bytes(machine: MachineMemory, plan: TriagePlan | None = None) -> byte
     debugger_data_at = len(out)
     debugger_data = _debugger_data(machine)
     out += debugger_data
+    # Where PRCB, process, thread and stack would lie: all zeros, but a debugger wants room for them.
+    state_at = len(out)
+    out += bytes(_STATE_BYTES)
     unloaded_at = len(out)
     out += _unloaded(machine, wide=wide)
     out += bytes(-len(out) % 8)
@@ -66,7 +71,17 @@ def triage_bytes(machine: MachineMemory, plan: TriagePlan | None = None) -> byte
     out += _data_blocks(machine, plan, blocks_at, wide=wide)
     valid_at = len(out)
     out += b"TRGD"
-    words = [0x300, len(out), valid_at, 0x348, 0xF00, 0, unloaded_at, 0, 0, 0, 0, 0]
+    words = [
+        0x300,
+        len(out),
+        valid_at,
+        0x348 if wide else 0x320,
+        0xF00 if wide else 0x7D0,
+        0,
+        unloaded_at,
+        *[state_at] * 4,
+        0x100,
+    ]
     words += [drivers_at, len(machine.plan.drivers), pool_at, len(pool), 0, 0xFFFFFFFF]
     struct.pack_into("<18I", out, table_at, *words)
     tail = (0, 0, 0, debugger_data_at, len(debugger_data), blocks_at, _block_count(plan, machine))

@@ -1,6 +1,6 @@
 """The other end: servers asked over HTTP, and the chains of stores that a symbol path makes."""
 
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
 from symcache.upstream.servers import SERVERS, Hints, Server
 from symcache.upstream.source import SymbolSource
 
@@ -10,6 +10,7 @@ __all__ = [
     "Cause",
     "Failed",
     "Fetched",
+    "Hint",
     "Hints",
     "Missing",
     "Outcome",

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from symcache.errors import StoreError, UpstreamError, UpstreamRefused, UpstreamUnavailable, WrongContent
-from symcache.upstream.outcome import Attempt, Cause, Failed, Missing
+from symcache.errors import (
+    LoopDetected,
+    PageInstead,
+    PointerNotAllowed,
+    StoreError,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WrongContent,
+)
+from symcache.upstream.outcome import Attempt, Cause, Failed, Hint, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +59,7 @@ def sum_up(answers: Sequence[Brought]) -> Missing | Failed:
     for kind, cause in _CAUSES.items():
         for answer in answers:
             if isinstance(answer.error, kind):
-                return Failed(cause, attempts, str(answer.error))
+                return Failed(cause, attempts, str(answer.error), _HINTS.get(type(answer.error)))
     only_memory = any(answer.remembered for answer in answers) and not any(answer.asked for answer in answers)
     return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
 
@@ -61,6 +70,12 @@ _CAUSES: dict[type[StoreError | UpstreamError], Cause] = {
     UpstreamUnavailable: Cause.UNAVAILABLE,
     WrongContent: Cause.WRONG_CONTENT,
     UpstreamRefused: Cause.REFUSED,
+}
+
+_HINTS: dict[type[StoreError | UpstreamError], Hint] = {
+    PageInstead: Hint.PAGE,
+    PointerNotAllowed: Hint.POINTER,
+    LoopDetected: Hint.LOOP,
 }
 
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError, UpstreamRefused, WrongContent
+from symcache.errors import InputError, PointerNotAllowed, UpstreamRefused, WrongContent
 from symcache.formats.cab import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.identity import compressed_name
@@ -105,7 +105,7 @@ def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) ->
         raise NotHereError(f"MSG: {said.message}")
     path = follow(said.target)
     if path is None:
-        raise UpstreamRefused("a pointer to a place that pointers.allow does not name", url=origin)
+        raise PointerNotAllowed("a pointer to a place that pointers.allow does not name", url=origin)
     if not path.is_file():
         # Where a whole folder was compressed after the pointers into it were written; symsrv looks there, too.
         path = path.with_name(compressed_name(path.name))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
@@ -81,6 +81,11 @@ class Chain:
         self._unreadable: dict[Path, float] = {}
         self._unwritable: dict[Path, float] = {}
 
+    @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
+        return tuple(place for place in self.places if isinstance(place, Store)) if len(self.places) > 1 else ()
+
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
         """Return the plain file that the chain's first place holds for *key*; no network.
 
@@ -90,7 +95,11 @@ class Chain:
         return stored if stored is not None and stored.form is Form.PLAIN else None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any place on disk and in any form."""
+        """Return what a debugger would open for *key* without a network, from any place on disk and in any form.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for place in self.places:
             with self._opened(place, key, checksums) as (stored, plain):
                 if stored is not None and plain is not None:
@@ -98,7 +107,11 @@ class Chain:
         return None
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet."""
+        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for place in self.places:
             with self._opened(place, key, ()) as (_, plain):
                 if plain is not None:
@@ -143,17 +156,32 @@ class Chain:
 
     @contextmanager
     def _opened(self, place: Place, key: Key, checksums: Sequence[str]) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to."""
+        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         stored = self._look_for_right(place, key, checksums)
         if stored is None or stored.form is Form.PLAIN:
             yield stored, None if stored is None else stored.path
             return
-        with TemporaryDirectory(prefix="symcache-") as folder:
-            scratch = Path(folder, "arrived")
+        try:
+            temporary = TemporaryDirectory(prefix="symcache-")
+        except OSError as error:
+            raise as_store_error(error, Path(gettempdir())) from error
+        with temporary as folder:
+            source = stored.path
             try:
-                shutil.copyfile(stored.path, scratch)
-                arrival = self._examine(scratch, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
-            except (NotHereError, WrongContent, UpstreamRefused, StoreError, OSError):
+                if stored.form is Form.POINTER:
+                    source = Path(shutil.copyfile(source, Path(folder, "pointer")))  # what it names takes its place
+                else:
+                    source.open("rb").close()
+            except OSError:
+                yield stored, None
+                return
+            try:
+                arrival = self._examine(source, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
+            except (NotHereError, WrongContent, UpstreamRefused):
                 yield stored, None
             else:
                 yield stored, arrival.plain

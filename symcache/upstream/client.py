@@ -8,10 +8,18 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import anyio
 import httpx
 
 from symcache._version import __version__
-from symcache.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from symcache.errors import (
+    HostUnavailable,
+    NextHopUnavailable,
+    StillFetching,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
 from symcache.upstream.reply import check_status, drain, read_reply, translate
 from symcache.upstream.urls import origin_of, redact, redirect_target
 
@@ -30,6 +38,8 @@ VIA: ContextVar[str | None] = ContextVar("via", default=None)
 """What the ``Via`` field of every question says; a server that asks on behalf of its clients sets it."""
 
 _MOST_REDIRECTS = 10
+# With any other status, Retry-After speaks of what was asked for (RFC 9110, section 10.2.3; RFC 6585, section 4).
+_PAUSES = frozenset({429, 503})
 
 
 class Client:
@@ -81,7 +91,7 @@ class Client:
             UpstreamUnavailable: Another try may help.
             UpstreamRefused: It will not.
             UnfitRangeError: The answer is not of the range asked for.
-            WrongContent: An answer that cannot be the file: a page, an encoding that was not asked for.
+            WrongContent: An encoding that was not asked for.
         """
         shown = redact(url)
         fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -97,9 +107,12 @@ class Client:
             response = await self._follow(lane, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = read_reply(response, shown, start, end)
-                if reply.is_miss:
-                    await drain(response)
-                yield reply
+                try:
+                    if reply.is_miss:
+                        await drain(response)
+                    yield reply
+                finally:
+                    await reply.aclose()
             finally:
                 await response.aclose()
 
@@ -135,18 +148,32 @@ class Client:
             if isinstance(known, UpstreamUnavailable):
                 self._note_failure(origin, asked_s, known)
             raise known from error
+        except anyio.get_cancelled_exc_class():
+            self._patience.note_unheard(origin, asked_s=asked_s)
+            raise
         try:
             check_status(response, shown)
         except UpstreamError as error:
+            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | StillFetching):
+                self._note_failure(origin, asked_s, error, may_pause=response.status_code in _PAUSES)
+            else:
+                self._patience.note_success(origin)  # the host is well, whatever it thinks of us
             await drain(response)
-            if isinstance(error, UpstreamUnavailable):
-                self._note_failure(origin, asked_s, error)
             raise
         self._patience.note_success(origin)
         return response
 
-    def _note_failure(self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable) -> None:
-        if self._patience.note_failure(origin, asked_s=asked_s, retry_after_s=error.retry_after_s):
+    def _note_failure(
+        self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable, *, may_pause: bool = False
+    ) -> None:
+        begins = self._patience.note_failure(
+            origin,
+            asked_s=asked_s,
+            retry_after_s=error.retry_after_s if may_pause else None,
+            # A file's other names lie in the same folder.
+            file=None if isinstance(error, HostUnavailable) else error.url.rpartition("/")[0],
+        )
+        if begins:
             self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
 
     def _authorization(self, url: httpx.URL) -> dict[str, str]:

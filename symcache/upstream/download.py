@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.store.tree import as_store_error
 from symcache.upstream.imagehead import read_remote_image
@@ -47,7 +47,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class NotHere:
-    """The upstream has no such file: *status* is 404 or 410."""
+    """The upstream does not have the file under this name: *status* is 404, 410, or a 403 that may mean it."""
 
     status: int
 
@@ -123,6 +123,8 @@ class Downloader:
 
         async def ask() -> bool:
             async with self.client.get(url) as reply:
+                if not reply.is_miss:
+                    await reply.begin()
                 return not reply.is_miss
 
         return await self._patiently(ask, url)
@@ -130,7 +132,7 @@ class Downloader:
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
         pause_s = None
-        if not isinstance(error, HostLeftAloneError):
+        if not isinstance(error, HostLeftAloneError | NextHopUnavailable):
             pause_s = self.policy.pause_s(failures, error.retry_after_s)
         if pause_s is None:
             raise error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from symcache.errors import UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
 from symcache.store.tree import Form
 from symcache.upstream.answers import Brought
@@ -16,7 +16,7 @@ from symcache.upstream.outcome import Attempt
 from symcache.upstream.urls import file_url, parse_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import httpx
@@ -29,8 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpStore"]
 
+T = TypeVar("T")
+
 _POINTER = "file.ptr"
+_FORBIDDEN = 403
 _TWO_TIER_MARK = "index2.txt"
+
+
+async def _or_forbidden(answer: Awaitable[T]) -> T | NotHere:
+    """Return *answer*, a 403 as one that may mean no such file: other names of the file are to be asked for, too."""
+    try:
+        return await answer
+    except Forbidden:
+        return NotHere(_FORBIDDEN)
 
 
 class HttpStore:
@@ -77,6 +88,8 @@ class HttpStore:
                 form = await self._ask_names(key, scratch, checksums, attempts)
         except UpstreamError as error:
             return Brought(attempts=tuple(attempts), error=error, asked=True)
+        if form is None and (forbidden := self._find_forbidden(key, attempts)) is not None:
+            return Brought(attempts=tuple(attempts), error=forbidden, asked=True)
         if form is None and attempts:
             self.remember_miss(key, attempts[-1].answer)
         return Brought(form, tuple(attempts), asked=True)
@@ -110,9 +123,9 @@ class HttpStore:
             return None
         try:
             asked_tier = self._tier or Tier.ONE
-            found = await self._downloader.read_image(self.url_of(key))
+            found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
             if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
-                found = await self._downloader.read_image(self.url_of(key))
+                found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
         except RangesRefusedError:
             return None
         except UpstreamError as error:
@@ -120,8 +133,11 @@ class HttpStore:
         if isinstance(found, NotHere):
             if self.hints.compressed or self.hints.pointers:
                 return found
-            self.remember_miss(key, str(found.status))
-            return Brought(attempts=(Attempt(self.name, str(found.status)),), asked=True)
+            attempts = (Attempt(self.name, str(found.status)),)
+            forbidden = self._find_forbidden(key, attempts)
+            if forbidden is None:
+                self.remember_miss(key, str(found.status))
+            return Brought(attempts=attempts, error=forbidden, asked=True)
         if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
             problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
             wrong = WrongContent(problem, url=self.name)
@@ -140,7 +156,8 @@ class HttpStore:
 
     def url_of(self, key: Key, name: str | None = None) -> httpx.URL:
         """Return where *key*'s file lies at this upstream, under *name* if that is not its own."""
-        return file_url(self.base, (*relative_parts(key, self._tier or Tier.ONE), name or key.name))
+        parts = (*relative_parts(key, self._tier or Tier.ONE), name or key.name)
+        return file_url(self.base, map(self.hints.spell, parts))
 
     def fields_for(self, checksums: Sequence[str]) -> Mapping[str, str]:
         """Return the fields that this upstream wants beside the usual ones.
@@ -171,8 +188,10 @@ class HttpStore:
                 attempts.append(Attempt(self.name, str(no_plain.status), asked))
                 continue
             try:
-                answer = await self._downloader.download(
-                    self.url_of(key, name), scratch, index=key.index, headers=self.fields_for(checksums)
+                answer = await _or_forbidden(
+                    self._downloader.download(
+                        self.url_of(key, name), scratch, index=key.index, headers=self.fields_for(checksums)
+                    )
                 )
             except UpstreamError as error:
                 attempts.append(Attempt(self.name, error.problem, asked))
@@ -186,12 +205,23 @@ class HttpStore:
 
     async def _ask_for_one_byte(self, key: Key, answers: list[str]) -> tuple[Form, str] | None:
         for name, form in self._names(key):
-            async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
-                if not reply.is_miss:
-                    size = f", {reply.size_bytes} bytes" if reply.size_bytes else ""
-                    return form, f"there, {form}{size}"
-                answers.append(str(reply.status) if name == key.name else f"{reply.status} ({name})")
+            try:
+                async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
+                    if not reply.is_miss:
+                        await reply.begin()
+                        size = f", {reply.size_bytes} bytes" if reply.size_bytes else ""
+                        return form, f"there, {form}{size}"
+                    status = reply.status
+            except Forbidden:
+                status = _FORBIDDEN
+            answers.append(str(status) if name == key.name else f"{status} ({name})")
         return None
+
+    def _find_forbidden(self, key: Key, attempts: Iterable[Attempt]) -> Forbidden | None:
+        """Return why *attempts*, none of which brought the file, are no definite no; None if they are."""
+        if self.hints.forbidden_is_missing or all(attempt.answer != str(_FORBIDDEN) for attempt in attempts):
+            return None
+        return Forbidden(str(_FORBIDDEN), url=redact(self.url_of(key)))
 
     def _names(self, key: Key) -> Iterator[tuple[str, Form]]:
         plain = (key.name, Form.PLAIN)

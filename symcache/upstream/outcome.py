@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Attempt", "Cause", "Failed", "Fetched", "Missing", "Outcome", "Present"]
+__all__ = ["Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"]
 
 
 class Cause(StrEnum):
@@ -19,6 +19,7 @@ class Cause(StrEnum):
     REMEMBERED_MISS = "remembered-miss"
     NO_IDENTITY = "no-identity"
     NO_DEBUG_RECORD = "no-debug-record"
+    UNUSABLE_IDENTITY = "unusable-identity"
     IMAGE_NOT_PUBLISHED = "image-not-published"
     EXCLUDED = "excluded"
     EMBEDDED = "embedded"
@@ -28,6 +29,21 @@ class Cause(StrEnum):
     REFUSED = "refused"
     WRONG_CONTENT = "wrong-content"
     DISK = "disk"
+
+
+class Hint(StrEnum):
+    """What is known beyond a cause, where that calls for other advice.
+
+    ``page``: a page or a message came with status 200. ``pointer``: a pointer file that may not be followed. ``loop``:
+    servers ask each other in a circle. ``no-server``: the symbol path names no server. ``foreign-system``: the dump is
+    one of Linux, macOS or the like.
+    """
+
+    PAGE = "page"
+    POINTER = "pointer"
+    LOOP = "loop"
+    NO_SERVER = "no-server"
+    FOREIGN_SYSTEM = "foreign-system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,7 @@ class Missing:
     cause: Cause
     attempts: tuple[Attempt, ...] = ()
     detail: str | None = None
+    hint: Hint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +112,7 @@ class Failed:
     cause: Cause
     attempts: tuple[Attempt, ...] = ()
     detail: str | None = None
+    hint: Hint | None = None
 
 
 Outcome: TypeAlias = Present | Fetched | Missing | Failed

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 
-from symcache.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, WrongContent
+from symcache.errors import (
+    Forbidden,
+    HostUnavailable,
+    LoopDetected,
+    NextHopUnavailable,
+    PageInstead,
+    StillFetching,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WrongContent,
+)
+from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
 from symcache.upstream.retry import parse_retry_after
 
 if TYPE_CHECKING:
@@ -26,6 +38,9 @@ _DRAINED_BYTES = 64 * 1024
 _DRAINED_S = 2.0
 _INFLATED_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+# How a symcache server says that it is well and its upstream is not; others that say so may not have tried again.
+# Source: RFC 9209, section 2.1.1.
+_NEXT_HOP_FAILED = re.compile(r"(?:^|,)\s*symcache\s*;(?:[^,]*;)?\s*error=")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -45,7 +60,6 @@ class Reply:
         body_bytes: Length announced for the body; None if it was not.
         validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
         takes_ranges: The server said that it serves ranges.
-        content_type: Media type, lower-case, without parameters.
     """
 
     status: int
@@ -55,21 +69,63 @@ class Reply:
     body_bytes: int | None = None
     validator: str | None = None
     takes_ranges: bool = False
-    content_type: str = ""
     _response: httpx.Response | None = field(default=None, repr=False)
+    _begun: _Begun | None = field(default=None, repr=False)
 
     @property
     def is_miss(self) -> bool:
         """The upstream has no such file, definitely."""
         return self.status in _MISSES
 
+    async def begin(self) -> None:
+        """Look at the first bytes of the body, which alone tell what it is; for who does not read `chunks`.
+
+        What Content-Type says is not looked at: servers send right files as ``text/html`` and pages as anything.
+
+        Raises:
+            PageInstead: It is a page or a message.
+            WrongContent: It is not encoded as it says.
+        """
+        begun = self._begun = _Begun(self._read())
+        # No more is waited for than it takes: the first piece of a file is none of a page.
+        while begun.error is None and len(begun.head) < HEAD_BYTES and could_be_markup(begun.head):
+            try:
+                begun.head += await anext(begun.rest)
+            except StopAsyncIteration:
+                break
+            except UpstreamUnavailable as error:
+                begun.error = error  # what came before it counts
+        markup = find_markup(begun.head) if self.start == 0 else None
+        if markup is not None:
+            raise PageInstead(f"200, but {markup}", url=self.url)
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives.
 
         Raises:
             UpstreamUnavailable: It breaks off, or nothing more comes in time.
+            PageInstead: As `begin`, which it does first.
             WrongContent: It is longer than announced, or not encoded as it says.
         """
+        if self._begun is None:
+            await self.begin()
+        begun = self._begun
+        assert begun is not None
+        if begun.head:
+            yield begun.head
+        if begun.error is not None:
+            raise begun.error
+        async for chunk in begun.rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Give up what has not been read of the body."""
+        if self._begun is not None:
+            await self._begun.rest.aclose()
+        if self._response is not None:
+            await self._response.aclose()
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
         assert self._response is not None
         left_bytes = self.body_bytes
         encoding = _encoding(self._response.headers)
@@ -86,6 +142,15 @@ class Reply:
             raise translate(error, self.url) from error
         if left_bytes:
             raise UpstreamUnavailable(f"body cut short by {left_bytes} bytes", url=self.url)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A body whose first bytes were looked at: these, what ended it meanwhile, and the rest."""
+
+    rest: AsyncGenerator[bytes, None]
+    head: bytes = b""
+    error: UpstreamUnavailable | None = None
 
 
 async def _read(response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -132,7 +197,7 @@ def check_status(response: httpx.Response, shown: str) -> None:
     """Return if *response* is a file, a part of one, a miss or a redirect.
 
     Raises:
-        UpstreamUnavailable: Another try may help.
+        UpstreamUnavailable: Another try may help; one of its subclasses where the answer tells more.
         UpstreamRefused: It will not.
         UnfitRangeError: The file has no such range.
     """
@@ -141,10 +206,17 @@ def check_status(response: httpx.Response, shown: str) -> None:
         return
     if status == 416:
         raise UnfitRangeError("416", url=shown)
+    if status == 403:
+        raise Forbidden("403", url=shown)
+    if status == 508:
+        raise LoopDetected("508, a loop of servers", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:
-        raise UpstreamUnavailable(
-            str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after"))
-        )
+        kind = UpstreamUnavailable
+        if status == 429:
+            kind = HostUnavailable
+        elif _NEXT_HOP_FAILED.search(response.headers.get("proxy-status", "")):
+            kind = StillFetching if status == 504 else NextHopUnavailable
+        raise kind(str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after")))
     raise UpstreamRefused(str(status), url=shown)
 
 
@@ -159,9 +231,6 @@ def read_reply(response: httpx.Response, shown: str, start: int, end: int | None
     if reply.is_miss:
         return reply
     fields = response.headers
-    reply.content_type = fields.get("content-type", "").partition(";")[0].strip().lower()
-    if reply.content_type in {"text/html", "application/xhtml+xml"}:
-        raise WrongContent("200, but an HTML page", url=shown)
     encoding = _encoding(fields)
     if encoding not in {"", "gzip", "x-gzip", "deflate"}:
         raise WrongContent(f"200, but encoded as {encoding[:20]}, which was not asked for", url=shown)
@@ -206,17 +275,17 @@ def translate(error: Exception, shown: str) -> UpstreamError:
     """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
     match error:
         case httpx.ConnectTimeout():
-            return UpstreamUnavailable("no connection in time", url=shown)
+            return HostUnavailable("no connection in time", url=shown)
         case httpx.TimeoutException():
             return UpstreamUnavailable("no answer in time", url=shown)
         case httpx.ProxyError():
             code = str(error)[:3]
-            kind = UpstreamRefused if code in {"401", "403", "407"} else UpstreamUnavailable
+            kind = UpstreamRefused if code in {"401", "403", "407"} else HostUnavailable
             return kind(f"the proxy answered {code}" if code.isdigit() else "the proxy failed", url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
-            return UpstreamUnavailable(f"cannot connect{_reason(error)}", url=shown)
+            return HostUnavailable(f"cannot connect{_reason(error)}", url=shown)
         case httpx.RemoteProtocolError() if "location header" in str(error):
             return UpstreamRefused("redirect to something that is not a URL", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():

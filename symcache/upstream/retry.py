@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -71,21 +71,44 @@ class HostLeftAloneError(UpstreamUnavailable):
     """The host was not asked at all; trying again before its time is over is of no use."""
 
 
+_SEVERAL_FILES = 3
+# A try that nothing was heard of for so long was given up.
+_LONGEST_TRY_S = 30.0
+
+
 @dataclass(slots=True)
 class _Host:
+    """A host that failed since it last answered.
+
+    Attributes:
+        failing_since_s: When the first of the requests that failed was made.
+        failures: How many failed.
+        files: What they asked for; no more than are of interest.
+        is_ailing: It is the host that fails, and not one file.
+        not_before_s: When it is to be asked again.
+        left_alone: It failed too often; one request tries it when the time has come.
+        tried_s: When that request was made; None if there is none.
+    """
+
     failing_since_s: float
     failures: int = 0
+    files: set[str] = field(default_factory=set)
+    is_ailing: bool = False
     not_before_s: float = 0.0
     left_alone: bool = False
+    tried_s: float | None = None
 
 
 class HostPatience:
     """What is known of each host's health, shared by all requests of a run.
 
-    A host that failed *failures* times in a row is left alone for *cool_down_s*, but not before it has been failing for
-    *hiccup_s*: many requests that are under way break at once when a connection does, and that is one failure and not
-    many. After the cool-down one request tries it; the others follow when that one is answered. A host that asked for
-    a pause (``Retry-After``) gets it from everybody.
+    A failure may be of one file: that pauses nobody else's. It is of the host if it says so itself, as a connection
+    that is not to be had or a 429, or if several different files failed and nothing was answered in between.
+
+    A host that asked for a pause (``Retry-After``) gets it from everybody. One that failed *failures* times in a row is
+    left alone for *cool_down_s*, but not before it has been failing for *hiccup_s*: many requests that are under way
+    break at once when a connection does, and that is one failure and not many. After the cool-down one request tries
+    it; the others follow when that one is answered.
 
     Args:
         failures: Failures in a row that are too many.
@@ -140,27 +163,56 @@ class HostPatience:
         now_s = self._clock_s()
         host = self._hosts.get(origin)
         if host is not None and host.left_alone:
-            host.not_before_s = now_s + self._cool_down_s  # for all but this one
+            host.not_before_s = now_s + max(self._cool_down_s, _LONGEST_TRY_S)  # for all but this one
+            host.tried_s = now_s
         return now_s
 
     def note_success(self, origin: tuple[str, str, int]) -> None:
         """Note that *origin* answered."""
         self._hosts.pop(origin, None)
 
-    def note_failure(self, origin: tuple[str, str, int], *, asked_s: float, retry_after_s: float | None = None) -> bool:
+    def note_unheard(self, origin: tuple[str, str, int], *, asked_s: float) -> None:
+        """Note that the request made at *asked_s* was given up; if it was the one that tries, another one may."""
+        host = self._hosts.get(origin)
+        if host is not None and host.tried_s == asked_s:
+            host.not_before_s = asked_s
+            host.tried_s = None
+
+    def note_failure(
+        self,
+        origin: tuple[str, str, int],
+        *,
+        asked_s: float,
+        retry_after_s: float | None = None,
+        file: str | None = None,
+    ) -> bool:
         """Note that *origin* did not answer what it was asked at *asked_s*.
+
+        Args:
+            origin: Who.
+            asked_s: When.
+            retry_after_s: The pause it asked for.
+            file: What for, if it may be of that file alone; None if it is of the host.
 
         Returns:
             Whether it begins to be left alone with that.
         """
         host = self._hosts.setdefault(origin, _Host(failing_since_s=asked_s))
-        host.failures += 1
         now_s = self._clock_s()
-        if retry_after_s is not None:
+        if file is not None and len(host.files) < _SEVERAL_FILES:
+            host.files.add(file)
+        host.is_ailing = host.is_ailing or file is None or len(host.files) >= _SEVERAL_FILES
+        # Those that are told to pause while a pause is on were asked before it: they are no more failures in a row.
+        if retry_after_s is None or now_s >= host.not_before_s:
+            host.failures += 1
+        if not host.is_ailing:
+            return False
+        was_left_alone = host.left_alone
+        lasts = host.failures >= self._failures and now_s - host.failing_since_s >= self._hiccup_s
+        if was_left_alone or lasts:
+            host.left_alone = True
+            host.tried_s = None
+            host.not_before_s = now_s + max(self._cool_down_s, retry_after_s or 0.0)
+        elif retry_after_s is not None:
             host.not_before_s = max(host.not_before_s, now_s + retry_after_s)
-            return False
-        if host.left_alone or host.failures < self._failures or now_s - host.failing_since_s < self._hiccup_s:
-            return False
-        host.not_before_s = now_s + self._cool_down_s
-        host.left_alone = True
-        return True
+        return host.left_alone and not was_left_alone

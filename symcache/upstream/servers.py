@@ -30,11 +30,15 @@ class Holding(StrEnum):
 
 
 class LetterCase(StrEnum):
-    """How a server compares the letters of a path with those of its files."""
+    """How a server compares the letters of a path with those of its files.
+
+    ``lower`` compares exactly as well, and has only names and ids in lower case.
+    """
 
     ANY = "any"
     EXACT = "exact"
     EXACT_NAME = "exact-name"
+    LOWER = "lower"
     UNKNOWN = "unknown"
 
 
@@ -50,7 +54,8 @@ class Hints:
         two_tier: Its store has two tiers; None asks it for ``index2.txt`` once.
         ranges: It can send parts of a file.
         holds: Kinds of files it has.
-        letter_case: How it compares names and ids; a client that spells them as usual is right with all.
+        letter_case: How it compares names and ids; a client that spells them as usual is right with all but ``lower``.
+        forbidden_is_missing: Its 403 means that it has no such file.
         checksum: It wants ``SymbolChecksum`` with a portable PDB.
     """
 
@@ -62,7 +67,12 @@ class Hints:
     ranges: bool = True
     holds: tuple[Holding, ...] = tuple(Holding)
     letter_case: LetterCase = LetterCase.UNKNOWN
+    forbidden_is_missing: bool = False
     checksum: bool = False
+
+    def spell(self, part: str) -> str:
+        """Return *part* of a path as the server has it."""
+        return part.lower() if self.letter_case is LetterCase.LOWER else part
 
     def refusal(self, key: Key) -> str | None:
         """Return why the server need not be asked for *key*, in a few words; None if it may have it."""
@@ -166,6 +176,8 @@ def hints_for(url: str, configured: Iterable[ServerEntry] = ()) -> Hints:
     said = {item.name: getattr(entry, item.name, None) for item in fields(Hints)}
     if entry.holds is not None:
         said["holds"] = tuple(map(Holding, entry.holds))
+    if entry.letter_case is not None:
+        said["letter_case"] = LetterCase.LOWER if entry.letter_case == "lower" else LetterCase.EXACT
     return replace(hints, **{name: value for name, value in said.items() if value is not None})
 
 

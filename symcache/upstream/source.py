@@ -18,7 +18,7 @@ from anyio import to_thread
 from symcache.config import locate
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
-from symcache.identity import ImageKey, Tier, fold, interchangeable_keys, published_keys
+from symcache.identity import ImageKey, Tier, fold, published_keys
 from symcache.store.access import AccessLog
 from symcache.store.misses import Misses
 from symcache.store.shares import local_path
@@ -35,7 +35,7 @@ from symcache.upstream.flight import SingleFlight
 from symcache.upstream.folder import PlainFolder
 from symcache.upstream.httpstore import HttpStore
 from symcache.upstream.lanes import Lanes
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.upstream.pointers import resolve_pointer
 from symcache.upstream.retry import HostPatience, RetryPolicy
 from symcache.upstream.servers import hints_for
@@ -67,6 +67,7 @@ class SymbolSource:
         config: Every setting, the symbol path among them.
         observer: Told what happens, from any thread.
         transport: Stands in for the network, in tests.
+        tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
         clock_s: Monotonic seconds, for the pauses that upstreams get.
         sleep: Waits a number of seconds, between two tries.
 
@@ -80,11 +81,13 @@ class SymbolSource:
         *,
         observer: Observer = ignore,
         transport: httpx.AsyncBaseTransport | None = None,
+        tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.config = config
         self._observer = Board(observer).observe
+        self._tell_end = tell_end
         self._stores: dict[Path, Store] = {}
         self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
@@ -122,6 +125,11 @@ class SymbolSource:
         return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
 
     @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that may be written to: those that files are copied into; where nothing is copied, every one."""
+        return tuple(store for chain in self.chains for store in chain.downstream_stores) or self.stores
+
+    @property
     def servers(self) -> tuple[HttpStore, ...]:
         """Every upstream of the symbol path, in the order they are asked."""
         return tuple(self._servers.values())
@@ -133,17 +141,22 @@ class SymbolSource:
 
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return the plain file for *key* in the first store of a chain; it is looked at, too."""
-        for name in _tried_by_debuggers(key):
-            for chain in self.chains:
-                stored = chain.find(name, checksums)
-                if stored is not None:
-                    self._note_use(name, stored.path)
-                    return Present(stored.path, stored.size_bytes)
+        for chain in self.chains:
+            stored = chain.find(key, checksums)
+            if stored is not None:
+                self._note_use(key, stored.path)
+                return Present(stored.path, stored.size_bytes)
         return None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network: from any store on disk, in any form."""
-        for name in _tried_by_debuggers(key):
+        """Return what a debugger would open for *key* without a network.
+
+        It looks into every store on disk, for files of any form and for an image under each of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
+        for name in published_keys(key) if isinstance(key, ImageKey) else (key,):
             for chain in self.chains:
                 present = chain.find_for_debugger(name, checksums)
                 if present is not None:
@@ -167,7 +180,11 @@ class SymbolSource:
                 lock.release()
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names."""
+        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
         for name in published_keys(key):
             for chain in self.chains:
                 image = chain.find_image(name)
@@ -191,8 +208,8 @@ class SymbolSource:
         if self.is_excluded(key):
             return Missing(Cause.EXCLUDED)
         if isinstance(key, ImageKey) and published_keys(key) != (key,):
-            return await self._named_fetches.run(key.folded, lambda: self._walk_names(key))
-        return await self._fetches.run(key.folded, lambda: self._walk(key, checksums))
+            return await self._named_fetches.run(key.folded, lambda: self._told(self._walk_names(key)))
+        return await self._fetches.run(key.folded, lambda: self._told(self._walk(key, checksums)))
 
     async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
         """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
@@ -227,6 +244,12 @@ class SymbolSource:
             await self._lanes.aclose()
             self.close()
 
+    async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
+        began_s = time.monotonic()
+        outcome = await walk
+        self._tell_end(outcome, time.monotonic() - began_s)
+        return outcome
+
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
         answers: list[Brought] = []
         async with self._keys_at_once:
@@ -238,10 +261,17 @@ class SymbolSource:
                 if isinstance(found, Fetched):
                     return replace(found, attempts=(*attempts_of(answers), *found.attempts))
                 answers.extend(found)
-        return sum_up(answers)
+        return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
-        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too."""
+        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
+
+        What a store has already, under whichever name, is not asked for.
+        """
+        for name in (key, *published_keys(key)):
+            present = await to_thread.run_sync(self.find, name)
+            if present is not None:
+                return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
         ends: list[tuple[ImageKey, Missing | Failed]] = []
         for name in published_keys(key):
             if self.is_excluded(name):
@@ -257,9 +287,12 @@ class SymbolSource:
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
     ) -> Present | Fetched | Failed:
-        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first."""
+        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first.
+
+        A store that is only read stays as it is.
+        """
         error: StoreError | None = None
-        for store in sorted(self.stores, key=lambda store: not found.path.is_relative_to(store.root)):
+        for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
             except StoreError as failure:
@@ -290,7 +323,13 @@ class SymbolSource:
                 if not isinstance(found, tuple):
                     return found
                 answers.extend(found)
-        return sum_up(answers)
+        return self._sum_up(answers)
+
+    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+        end = sum_up(answers)
+        if isinstance(end, Missing) and not self._servers:
+            return replace(end, hint=Hint.NO_SERVER)
+        return end
 
     def _note_use(self, key: Key, path: Path) -> None:
         """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
@@ -389,10 +428,6 @@ class SymbolSource:
             return None
 
 
-def _tried_by_debuggers(key: Key) -> Sequence[Key]:
-    return interchangeable_keys(key) if isinstance(key, ImageKey) else (key,)
-
-
 def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:
     """Return what it means that *key*'s image could be had under none of its names; without *ends* all are excluded."""
     if not ends:
@@ -402,7 +437,8 @@ def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageK
         if isinstance(end, Failed):
             return replace(end, attempts=attempts)
     only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
+    hint = next((end.hint for _, end in ends if isinstance(end, Missing)), None)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=hint)
 
 
 def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.readers.records import ImageUse, PdbFormat
-from symcache.upstream.outcome import Cause
+from symcache.upstream.outcome import Cause, Hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -72,12 +73,17 @@ class WantedFile:
     def reload(self) -> str | None:
         """The debugger's command that makes it look for the image; None where it does so by itself.
 
+        None, too, for a name with characters that mean something to the debugger's command line.
+
         Source: observed with dbgeng 10.0.15063, which asks for the stamp FFFFFFFE where the dump lacks an image's
         headers, and for the right one after this command.
         """
         if self.use is not ImageUse.BY_HAND or self.base is None or not isinstance(self.key, ImageKey):
             return None
-        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},{self.key.timestamp:x}"
+        if _NAME_IN_A_COMMAND.fullmatch(self.key.name) is None:
+            return None
+        # Behind a grave accent the stamp is one of 64 bits, which is not extended by its sign.
+        return f".reload /f {self.key.name}={self.base:x},{self.key.size_of_image:x},0`{self.key.timestamp:08x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ class NothingToFetch:
         cause: Why.
         key: What is known of its identity; None if nothing is.
         detail: The reason in words.
+        hint: What calls for other advice than the cause.
     """
 
     module: str
@@ -112,11 +119,17 @@ class NothingToFetch:
     cause: Cause
     key: Key | None = None
     detail: str | None = None
+    hint: Hint | None = None
 
 
 Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
 
 _PDB_OF = "pdb of"
+# Each says more than those before it: without symbols there is no code either, and the last one has a command to type.
+_USES = (None, ImageUse.CODE, ImageUse.SYMBOLS, ImageUse.BY_HAND)
+# A name comes from the input and the command is typed into a debugger, which takes ``;`` for the start of another one,
+# ``.shell`` among them.
+_NAME_IN_A_COMMAND = re.compile(r"[\w~][\w.~+-]*", re.ASCII)
 
 
 class Plan:
@@ -131,7 +144,7 @@ class Plan:
         self._images = images
         self._all_pdbs = all_pdbs
         self._wants: dict[tuple[str, str], Want] = {}
-        self._whole_images: dict[str, Key] = {}
+        self._whole_images: dict[str, dict[str, ImageKey]] = {}
         self._left_out: set[str] = set()
 
     def __len__(self) -> int:
@@ -147,15 +160,16 @@ class Plan:
         """How many images a debugger will ask for that are not wanted."""
         return len(self._left_out)
 
-    def whole_image(self, image: ImageKey) -> Key | None:
-        """Return the key under which *image* is wanted as a file; None if only its headers are of interest."""
-        return self._whole_images.get(image.folded)
+    def whole_images(self, image: ImageKey) -> tuple[ImageKey, ...]:
+        """Return the keys under which *image* is wanted as a file; none if only its headers are of interest."""
+        return tuple(self._whole_images.get(image.folded, {}).values())
 
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs; one whose image was read says more than one that only names that image."""
         if module.image is not None and module.listed_image is not None:
             if self._images.takes(module):
-                self._whole_images[module.image.folded] = module.listed_image
+                listed = module.listed_image
+                self._whole_images.setdefault(module.image.folded, {}).setdefault(listed.folded, listed)
             elif module.needs_image is not None:
                 self._left_out.add(module.listed_image.folded)
         for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):
@@ -166,7 +180,8 @@ class Plan:
         """Take in *wants*; return those that were not wanted before.
 
         A PDB that one image has embedded and another asks for as a file is a file to fetch, and what is presumed of
-        one image is not of another that says nothing of its PDB.
+        one image is not of another that says nothing of its PDB. An image that several modules need is needed for all
+        that they need it for.
         """
         fresh: dict[tuple[str, str], Want] = {}
         for want in wants:
@@ -193,6 +208,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
         if module.is_presumed and module.image is not None:
             yield WantedPdbOfImage(module.name, module.image, is_presumed=True)
+    elif module.unusable_pdb:
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.UNUSABLE_IDENTITY, module.image, module.problem)
     elif module.no_debug_record:
         yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
     elif module.dbg is not None:
@@ -201,7 +218,8 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
         yield WantedPdbOfImage(module.name, module.image)
     elif not module.unloaded:
         # An unloaded driver has left nothing but its name, and no debugger asks for it either.
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem)
+        hint = Hint.FOREIGN_SYSTEM if module.is_foreign else None
+        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem, hint=hint)
 
 
 def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) -> Iterator[Want]:
@@ -237,6 +255,8 @@ def kind_of(key: Key) -> FileKind:
 def _outdoes(want: Want, known: Want) -> bool:
     if isinstance(known, WantedPdbOfImage):
         return known.is_presumed and isinstance(want, WantedPdbOfImage) and not want.is_presumed
+    if isinstance(known, WantedFile) and isinstance(want, WantedFile):
+        return _USES.index(want.use) > _USES.index(known.use)
     return isinstance(known, NothingToFetch) and isinstance(want, WantedFile)
 
 

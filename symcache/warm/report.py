@@ -30,7 +30,7 @@ class State(StrEnum):
 
 
 # Nothing that exists anywhere is wanting in these cases, so they do not make a run incomplete.
-HARMLESS = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD, Cause.EXCLUDED})
+HARMLESS = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD, Cause.UNUSABLE_IDENTITY, Cause.EXCLUDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ class Symbol:
         }
         if self.reason is not None:
             fields["detail"] = self.reason
+        if isinstance(outcome, Missing | Failed) and outcome.hint is not None:
+            fields["hint"] = outcome.hint
         if found is not None and found.note is not None:
             fields["note"] = found.note
         if self.use is not None:
@@ -120,6 +122,7 @@ class Report:
         unreadable: Inputs, and files of folders, that could not be read.
         is_interrupted: The run was ended before its end.
         images_left_out: How many images a debugger will ask for were not wanted.
+        is_empty: The inputs hold no module at all.
     """
 
     symbol_path: str
@@ -129,6 +132,7 @@ class Report:
     unreadable: Sequence[Unreadable] = ()
     is_interrupted: bool = False
     images_left_out: int = 0
+    is_empty: bool = False
 
     def count(self) -> Counter[State]:
         """Return how many files ended in each state."""
@@ -139,13 +143,13 @@ class Report:
         """Length of all files fetched."""
         return sum(symbol.outcome.size_bytes for symbol in self.symbols if isinstance(symbol.outcome, Fetched))
 
-    def exit_code(self, *, allow_missing: bool = False) -> int:
+    def exit_code(self, *, allow_missing: bool = False, allow_empty: bool = False) -> int:
         """Return how the command ends; see the table in docs/reference.md."""
         if self.is_interrupted:
             return 130
         if any(symbol.state is State.FAILED for symbol in self.symbols):
             return 1
-        if self.unreadable:
+        if self.unreadable or (self.is_empty and not allow_empty):
             return 4
         if not allow_missing and any(symbol.is_wanting for symbol in self.symbols):
             return 3

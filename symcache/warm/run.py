@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -79,6 +80,7 @@ class Warmer:
         self._named: dict[Want, Sequence[Want]] = {}
         self._pdbs_of: dict[str, tuple[Want, ...]] = {}
         self._unreadable: list[Unreadable] = []
+        self._found_none = False
         self._began_s = time.monotonic()
         self._stopped = threading.Event()
         self._may_fetch = False
@@ -90,6 +92,7 @@ class Warmer:
 
         Where a dump's processes are, the kernel's PDB says, which is looked for on the symbol path.
         """
+        self._found_none = True
         return open_inputs(paths, InputOptions(processes, self._find_kernel_layout))
 
     async def warm(self, records: Iterable[Record]) -> Report:
@@ -132,6 +135,7 @@ class Warmer:
             symbols=[self._with_kept(want, ends.get(want) or _cut_off(want)) for want in self._in_order()],
             unreadable=tuple(self._unreadable),
             images_left_out=self._plan.left_out,
+            is_empty=self._found_none and not self._unreadable,
             is_interrupted=is_interrupted,
         )
 
@@ -194,6 +198,7 @@ class Warmer:
                 if self._stopped.is_set():
                     return
                 if isinstance(record, Module):
+                    self._found_none = False
                     self._plan.add_module(record)
                 elif isinstance(record, Unreadable):
                     self._unreadable.append(record)
@@ -218,10 +223,14 @@ class Warmer:
         remembered = self._resolve_remembered(want)
         if remembered is not None:
             return remembered
-        image = self._source.find_image(want.image)
-        if image is not None:
-            return self._resolve_by_image(want, image)
-        return [want]
+        try:
+            image = self._source.find_image(want.image)
+        except StoreError as error:
+            if self._may_fetch:
+                return [want]
+            self._settle(want, Failed(Cause.DISK, detail=str(error)))
+            return ()
+        return [want] if image is None else self._resolve_by_image(want, image)
 
     def _resolve_remembered(self, want: WantedPdbOfImage) -> Sequence[Want] | None:
         """Put what *want*'s image was seen to name in its place; None if it never was seen."""
@@ -231,13 +240,12 @@ class Warmer:
     def _settle_at_once(self, want: Want) -> OpenWant | None:
         """Settle *want* if that needs no network, else return it."""
         if isinstance(want, NothingToFetch):
-            self._settle(want, Missing(want.cause))
+            self._settle(want, Missing(want.cause, hint=want.hint))
             return None
         outcome: Outcome | None
         if isinstance(want, WantedFile):
             is_excluded = self._source.is_excluded(want.key)
-            find = self._source.find if self._may_fetch else self._source.find_for_debugger
-            outcome = Missing(Cause.EXCLUDED) if is_excluded else find(want.key, want.checksums)
+            outcome = Missing(Cause.EXCLUDED) if is_excluded else self._find(want)
         else:
             is_excluded = all(map(self._source.is_excluded, published_keys(want.image)))
             outcome = Missing(Cause.EXCLUDED) if is_excluded else None
@@ -245,6 +253,15 @@ class Warmer:
             return want
         self._settle(want, outcome)
         return None
+
+    def _find(self, want: WantedFile) -> Present | Failed | None:
+        """Look for *want* where files are opened from or, if nothing is fetched, wherever on disk a debugger looks."""
+        if self._may_fetch:
+            return self._source.find(want.key, want.checksums)
+        try:
+            return self._source.find_for_debugger(want.key, want.checksums)
+        except StoreError as error:
+            return Failed(Cause.DISK, detail=str(error))
 
     async def _work(self, wants: Iterator[OpenWant]) -> None:
         for want in wants:
@@ -277,14 +294,14 @@ class Warmer:
         return self._resolve_by_image(want, image)
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
-        whole = self._plan.whole_image(key)
-        if whole is not None:
+        for whole in self._plan.whole_images(key):
             # It comes whole in any case; whoever else fetches it just now shares that.
             outcome = await self._source.fetch(whole)
             if isinstance(outcome, Present | Fetched):
-                image = await to_thread.run_sync(self._source.find_image, key)
-                if image is not None:
-                    return image
+                with suppress(StoreError):  # no room to expand what lies packed in another store
+                    image = await to_thread.run_sync(self._source.find_image, key)
+                    if image is not None:
+                        return image
         return await self._source.read_image(key)
 
     def _resolve_by_image(self, want: WantedPdbOfImage, image: Image) -> Sequence[Want]:
@@ -294,15 +311,14 @@ class Warmer:
             # Damaged debug data names nothing either, and another hop would bring no more.
             module = replace(module, no_debug_record=True)
         links = tuple(_links_of(module))
-        if self._may_fetch:  # a check leaves the store as it is
+        if self._may_fetch and not module.unusable_pdb:  # a check leaves the store as it is
             self._links.remember(want.image, links)
         return self._resolve(want, module, links)
 
     def _resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
         """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
         self.links[want.image] = links
-        whole = self._plan.whole_image(want.image)
-        if whole is not None:
+        for whole in self._plan.whole_images(want.image):
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
         self._named[want] = fresh = self._plan.add_files_of(module)
         return fresh
@@ -324,7 +340,7 @@ class Warmer:
 
     def _goes_without_saying(self, want: WantedPdbOfImage, outcome: Outcome) -> bool:
         """Say whether another line of the report tells already how *want*, whose image could not be had, ended."""
-        if self._plan.whole_image(want.image) is not None:
+        if self._plan.whole_images(want.image):
             return True
         # Nothing speaks against the PDB that is wanted already.
         return want.is_presumed and isinstance(outcome, Missing)
@@ -335,7 +351,9 @@ class Warmer:
             memory = Memory(self._source.config.misses.folder / "images")
         except StoreError as error:
             self._observer(Noted(f"{error}; what images name is remembered in the store alone"))
-        return ImageLinks(memory, [StoreLinks(store.root) for store in self._source.stores])
+        downstream = self._source.downstream_stores
+        stores = sorted(self._source.stores, key=lambda store: store not in downstream)
+        return ImageLinks(memory, [StoreLinks(store.root) for store in stores])
 
 
 def _symbol(want: Want, outcome: Outcome) -> Symbol:
@@ -344,20 +362,20 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
             return Symbol(key.index, kind_of(key), module, outcome, use=want.use, reload=want.reload)
         case WantedPdbOfImage(module, image, _):
             return Symbol(image.index, FileKind.PDB, module, outcome)
-        case NothingToFetch(module, kind, _, known, detail):
+        case NothingToFetch(module, kind, _, known, detail, _):
             return Symbol(None if known is None else known.index, kind, module, outcome, detail)
 
 
 def _cut_off(want: Want) -> Symbol:
     """Return how *want* ends if the work is cancelled before it has an end."""
     if isinstance(want, NothingToFetch):
-        return _symbol(want, Missing(want.cause))
+        return _symbol(want, Missing(want.cause, hint=want.hint))
     return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
 
 
 def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
     """Return what it means for a PDB that its image's headers could not be had."""
-    return end if isinstance(end, Failed) else Missing(Cause.IMAGE_NOT_PUBLISHED, end.attempts)
+    return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)
 
 
 def _links_of(module: Module) -> Iterator[Link]:

@@ -65,6 +65,17 @@ def test_a_store_that_is_kept_is_found_filled_the_next_time(tmp_path: Path) -> N
     assert files_for_debuggers(store) == kept
 
 
+def test_all_of_the_demo_is_kept_to_go_on_with_a_debugger(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    done = run("demo", "--keep", kept)
+    assert done.returncode == 0, done.stderr
+    assert f"windbg -z {kept / 'MEMORY.DMP'} -y srv*{kept / 'store'}" in done.stdout
+    assert {path.name for path in kept.iterdir()} == {"MEMORY.DMP", "drivers", "store"}
+    assert run_json("check", kept / "MEMORY.DMP", "--store", kept / "store", code=3)["summary"]["present"] == 7
+    again = run("demo", "--keep", kept)
+    assert (again.returncode, "is not empty; name a new folder" in again.stderr) == (2, True)
+
+
 def test_a_store_that_cannot_be_written_fails_the_demo(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_bytes(b"")

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.answers import page
+from support.answers import page, status
 from support.command import run, run_json
 
 from symcache.upstream.servers import SERVERS
@@ -95,6 +96,47 @@ def test_a_server_that_sends_pages_makes_the_probe_exit_with_1(upstream: Upstrea
     upstream.always("*", page(200))
     document = run_json("servers", "--probe", upstream.url, code=1)
     assert document["servers"][0]["probe"]["behaviour"] == "soft-errors"
+
+
+def test_a_probe_writes_the_lines_that_a_bucket_needs(upstream: Upstream, tmp_path: Path) -> None:
+    index = f"App.pdb/{'AB' * 16}1/App.pdb"
+    upstream.always("*", status(403))
+    upstream.always(index.lower(), status(200, b"Microsoft C/C++ MSF 7.00"))
+    done = run("servers", "--probe", upstream.url, "--index", index)
+    assert done.returncode == 1
+    lines = done.stdout.partition("\n\n")[2]
+    assert tomllib.loads(lines)["server"] == [
+        {"url": upstream.url, "letter_case": "lower", "forbidden_is_missing": True}
+    ]
+    config = tmp_path / "symcache.toml"
+    config.write_text(f"[[server]]\nurl = '{upstream.url}'\nletter_case = 'lower'\n", encoding="utf-8")
+    done = run("servers", "--probe", upstream.url, "--index", index, "--config", str(config))
+    assert done.stdout.endswith(f"\n# into the block of {upstream.url}\nforbidden_is_missing = true\n")
+    config.write_text(lines, encoding="utf-8")
+    done = run("servers", "--probe", upstream.url, "--index", index, "--config", str(config))
+    assert done.returncode == 0
+    assert "[[server]]" not in done.stdout
+
+
+def test_a_probe_takes_files_of_the_store_if_none_is_named(upstream: Upstream, tmp_path: Path) -> None:
+    index = f"App.pdb/{'AB' * 16}1/App.pdb"
+    (tmp_path / "sym" / index).parent.mkdir(parents=True)
+    (tmp_path / "sym" / index).write_bytes(b"x")
+    upstream.always("*", status(403))
+    done = run("servers", "--probe", "-y", f"srv*{tmp_path / 'sym'}*{upstream.url}")
+    assert "--index" in done.stderr
+    upstream.always(index, status(200, b"x"))
+    document = run_json("servers", "--probe", "-y", f"srv*{tmp_path / 'sym'}*{upstream.url}", code=1)
+    assert document["servers"][0]["probe"]["settings"] == {"forbidden_is_missing": True}
+    asked = len(upstream.requests)
+    run("servers", "--probe", upstream.url)  # not of the path: what lies in the store is not told to it
+    assert all(index.lower() not in request.path.lower() for request in upstream.requests[asked:])
+
+
+def test_an_index_that_is_none_is_said() -> None:
+    done = run("servers", "--probe", "--index", "nonsense")
+    assert done.returncode == 2
+    assert "is not an index" in done.stderr
 
 
 @pytest.mark.parametrize("as_json", [False, True])

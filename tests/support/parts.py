@@ -22,6 +22,7 @@ PARTS = {
     "compiler": "cc",
     "curl": "curl",
     "llvm": "llvm-pdbutil",
+    "mingw": "x86_64-w64-mingw32-g++-win32",
     "nginx": "nginx",
     "openssl": "openssl",
     "wrk": "wrk",

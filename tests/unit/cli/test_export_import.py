@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support.stores import APP, IMAGE, PUBLIC, StoreShell, write_build
 
+from symcache.identity import ImageKey
+from symcache.synth.pe import disk_bytes, plan_image
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -56,6 +59,20 @@ def test_images_come_along_when_asked_for(shell: StoreShell, tmp_path: Path) -> 
     shell.json("export", tmp_path / "build" / IMAGE.name, "--images", "-o", bundle, group=None)
     with zipfile.ZipFile(bundle) as archive:
         assert set(archive.namelist()) == {APP.index, IMAGE.index, "manifest.json"}
+
+
+def test_a_kernel_goes_along_under_the_name_that_the_store_has_it_by(shell: StoreShell, tmp_path: Path) -> None:
+    listed = ImageKey("ntoskrnl.exe", IMAGE.timestamp, IMAGE.size_of_image)
+    kept = ImageKey("ntkrnlmp.exe", IMAGE.timestamp, IMAGE.size_of_image)
+    kernel = tmp_path / listed.name
+    kernel.write_bytes(disk_bytes(plan_image(listed, APP)))
+    (shell.store / kept.index).parent.mkdir(parents=True)
+    (shell.store / kept.index).write_bytes(kernel.read_bytes())
+    document = shell.json("export", kernel, "--images", "-o", tmp_path / "b.zip", group=None)
+    assert document["missing"] == []
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        assert set(archive.namelist()) == {APP.index, kept.index, "manifest.json"}
+    assert kept.index in shell.json("pin", "--for", kernel)["pins"]
 
 
 def test_without_inputs_all_of_the_store_is_packed(shell: StoreShell, inside: StoreShell, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None
     assert config.store.folder == tmp_path / "s"
     assert config.store.durable
     assert (config.network.connections, config.network.backoff_s) == (3, 1.0)
-    assert config.network.breaker == Breaker(failures=2, cool_down_s=60.0)
+    assert config.network.breaker == Breaker(failures=2, cool_down_s=2.0)
     assert config.unc.map == {"\\\\host\\share": tmp_path}
     assert [(entry.url, entry.holds) for entry in config.server] == [("https://h/p", ("pdb",)), ("https://i", None)]
 
@@ -151,6 +151,9 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         pytest.param("[network]\nproxy = 'h:x'", "network.proxy", "host:port", id="no port"),
         pytest.param("[network]\nuser_agent_extra = 'é'", "network.user_agent_extra", "ASCII", id="not for a header"),
         pytest.param('[network]\nuser_agent_extra = "a\\nb"', "network.user_agent_extra", "one line", id="two lines"),
+        pytest.param(
+            "[[server]]\nurl='https://h'\nletter_case='any'", "server[0].letter_case", '"given" or "lower"', id="a case"
+        ),
         pytest.param("[network.breaker]\nfailures = 0", "network.breaker.failures", "from 1", id="a table in a table"),
         pytest.param("[store]\nfolder = 'sym'", "store.folder", "whole path", id="a relative path"),
         pytest.param("symbol_path = 3", "symbol_path", "a symbol path", id="a path that is no text"),

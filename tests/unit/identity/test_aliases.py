@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import MalformedInput
-from symcache.identity import DbgKey, ImageKey, interchangeable_keys, published_keys, source_name
+from symcache.identity import DbgKey, ImageKey, published_keys, source_name
 
 _OTHER_KERNELS = ["ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"]
 _OTHER_HALS = ["halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]
@@ -29,12 +29,6 @@ def test_an_image_may_be_published_under_names_that_no_dump_lists(name: str, pub
     keys = published_keys(ImageKey(name, 0x4A5BBFF7, 0x412000))
     assert [key.name for key in keys] == published
     assert {key.id for key in keys} == {"4A5BBFF7412000"}
-
-
-def test_a_debugger_tries_the_other_kernels_and_hals_but_no_original_of_a_copy() -> None:
-    assert len(interchangeable_keys(ImageKey("ntoskrnl.exe", 1, 0x1000))) == 5
-    copy = ImageKey("dump_storport.sys", 1, 0x1000)
-    assert interchangeable_keys(copy) == (copy,)
 
 
 def test_a_separate_debug_file_has_one_name() -> None:

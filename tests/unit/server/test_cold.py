@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import pytest
 from support.answers import Stall, busy, cut, file, not_found, page, status, unframed
 from support.serving import Client, fetch, serving
 
 from symcache.config import Breaker
+from symcache.identity import ImageKey
 from symcache.synth.cab import SynthFolder, build_cabinet
+from symcache.synth.pe import disk_bytes, plan_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +76,29 @@ def test_a_short_wrong_file_is_an_error_and_never_a_file(
         answer = fetch(served.port, old.index)
     assert answer.status == 502
     assert int(answer.fields["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"<!DOCTYPE html><html>", b"<!-- --><html>", b'{"error": 404}', b"<?xml version='1.0'?>"]
+)
+def test_no_page_is_ever_passed_on_whatever_it_says_it_is(
+    body: bytes, tmp_path: Path, upstream: Upstream, small: Published
+) -> None:
+    upstream.files[small.index] = body.ljust(8 << 20)
+    with serving(tmp_path, upstream=upstream.url, stream_from_bytes=0) as served:
+        answer = fetch(served.port, small.index)
+        assert (answer.status, len(answer.body) < 100) == (502, True)
+        assert published(served.store) == []
+
+
+def test_a_right_file_is_served_whatever_its_upstream_says_it_is(
+    tmp_path: Path, upstream: Upstream, small: Published
+) -> None:
+    upstream.always(small.index, status(200, small.content, headers=[("Content-Type", "text/html")]))
+    with serving(tmp_path, upstream=upstream.url) as served:
+        answer = fetch(served.port, small.index)
+    assert (answer.status, answer.body) == (200, small.content)
+    assert answer.fields["content-type"] == "application/octet-stream"
 
 
 def test_a_client_that_leaves_does_not_end_the_download(tmp_path: Path, upstream: Upstream, large: Published) -> None:
@@ -229,3 +255,17 @@ def test_a_stopping_server_lets_transfers_end(tmp_path: Path, upstream: Upstream
             threading.Timer(0.3, stall.release).start()
         reader.join()
     assert got == [large.content]
+
+
+def test_an_image_is_served_under_the_name_that_a_debugger_asks_for(tmp_path: Path, upstream: Upstream) -> None:
+    original = ImageKey("stor.sys", 0x5F001122, 0x9000)
+    content = disk_bytes(plan_image(original))
+    upstream.files = {original.index: content}
+    listed = ImageKey("dump_stor.sys", original.timestamp, original.size_of_image)
+    with serving(tmp_path, upstream=upstream.url) as served:
+        for _ in range(2):
+            answered = fetch(served.port, listed.index)
+            assert (answered.status, answered.body) == (200, content)
+        asked = len(upstream.requests)
+        assert fetch(served.port, original.index).body == content
+    assert len(upstream.requests) == asked == 1

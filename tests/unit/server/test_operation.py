@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +77,39 @@ def test_everything_is_counted(tmp_path: Path, upstream: Upstream, small: Publis
     assert counted["symcache_upstream_seconds_count"] == counted['symcache_upstream_seconds_bucket{le="+Inf"}'] == 2
     assert counted["symcache_upstream_in_flight"] == 0
     assert counted["symcache_workers"] == 1
+
+
+def test_what_the_page_fetches_is_counted_and_told_as_anything_else(
+    tmp_path: Path, upstream: Upstream, small: Published, large: Published, old: Published
+) -> None:
+    upstream.files |= {small.index: small.content, large.index: large.content}
+    stall = Stall(1 << 20)
+    upstream.script(large.index, stall)
+    keys = [published.key for published in (small, large, old)]
+    manifest = "".join(f"{key.name},{key.id},1\n" for key in keys).encode()
+    with serving(tmp_path, upstream=upstream.url) as served, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, served, manifest, {"X-Symcache": "warm"})
+        stall.reached.wait()
+
+        def downloads() -> list[dict[str, object]]:
+            told: list[dict[str, object]] = json.loads(fetch(served.port, "-/status").body)["downloads"]
+            return [download for download in told if download["whole_bytes"]]
+
+        wait_for(lambda: any(download["index"] == large.index for download in downloads()))
+        (download,) = (each for each in downloads() if each["index"] == large.index)
+        assert (download["size_bytes"], download["readers"]) == (len(large.content), 0)
+        assert str(download["upstream"]).startswith(upstream.url)
+        stall.release()
+        answer.result()
+        assert downloads() == []
+        counted = counts(served)
+        status = json.loads(fetch(served.port, "-/status").body)
+    assert counted["symcache_upstream_bytes_total"] == len(small.content) + len(large.content)
+    assert status["fetched_bytes"] == len(small.content) + len(large.content)
+    assert counted['symcache_upstream_fetches_total{end="fetched"}'] == 2
+    assert counted['symcache_upstream_fetches_total{end="not-published"}'] == 1
+    assert counted["symcache_upstream_seconds_count"] == 3
+    assert counted["symcache_upstream_in_flight"] == 0
 
 
 def test_what_is_on_its_way_is_told(tmp_path: Path, upstream: Upstream, large: Published) -> None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
-from symcache.identity import Key, OtherKey, PdbKey, Tier
+from symcache.identity import ImageKey, Key, OtherKey, PdbKey, Tier
 from symcache.store import bundle as bundle_module
 from symcache.store.bundle import export_bundle
+from symcache.store.links import Link, StoreLinks
 from symcache.store.tree import Form, Store
 from symcache.store.unbundle import Outcome, import_bundle
 
@@ -74,6 +75,17 @@ def test_a_bundle_carries_a_store_of_any_layout_into_another(source: Store, targ
         assert (here.form, here.path.read_bytes()) == (there.form, there.path.read_bytes())
     assert set(outcomes(target, tmp_path / "b.zip").values()) == {Outcome.KEPT}
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
+
+
+def test_what_a_store_knows_of_an_image_is_not_replaced_by_what_a_bundle_says(
+    source: Store, target: Store, tmp_path: Path
+) -> None:
+    known, new = ImageKey("a.dll", 1, 0x1000), ImageKey("b.dll", 1, 0x1000)
+    right, wrong = ((Link(key),) for key in KEYS[:2])
+    StoreLinks(target.root).remember(known, right)
+    export_bundle(source, tmp_path / "b.zip", (), links={known: wrong, new: wrong})
+    assert outcomes(target, tmp_path / "b.zip") == {}
+    assert dict(StoreLinks(target.root).list()) == {known: right, new: wrong}
 
 
 def test_a_bundle_is_a_plain_archive_that_unpacks_into_a_store(source: Store, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
+from symcache.store import links as links_module
 from symcache.store.links import ImageLinks, Link, StoreLinks
 from symcache.store.memory import Memory
 
@@ -76,11 +79,13 @@ def test_threads_that_are_gone_leave_no_connection_open(tmp_path: Path) -> None:
 
 
 GUIDS = st.uuids()
+# The index of a native PDB of age FFFFFFFF is that of a portable one, and is read as that.
+AGES = st.integers(0, 2**32 - 2)
 LINKS = st.lists(
     st.builds(
         Link,
         st.one_of(
-            st.builds(PdbKey, st.just("a.pdb"), GUIDS, st.integers(0, 2**32 - 1)),
+            st.builds(PdbKey, st.just("a.pdb"), GUIDS, AGES),
             st.builds(PortablePdbKey, st.just("b.pdb"), GUIDS),
         ),
         st.booleans(),
@@ -143,3 +148,56 @@ def test_where_no_store_takes_it_the_user_remembers(tmp_path: Path) -> None:
         assert links.recall(IMAGE) == ()
     assert list(store.list()) == []
     assert ImageLinks(None, [store]).recall(IMAGE) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights to make a link, and there are no pipes in folders")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_nothing_but_a_plain_file_is_read_or_written(tmp_path: Path, kind: str) -> None:
+    store, outside = StoreLinks(tmp_path / "store"), tmp_path / "outside"
+    store.remember(IMAGE, [])
+    (shard,) = (tmp_path / "store" / ".symcache" / "links").iterdir()
+    shard.rename(outside)
+    before = outside.read_bytes()
+    if kind == "link":
+        shard.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(shard)
+    else:
+        shard.mkdir()
+    hostile = StoreLinks(tmp_path / "store")
+    assert hostile.recall(IMAGE) is None
+    assert not hostile.remember(IMAGE, [Link(PdbKey("nt.pdb", GUID, 1))])
+    assert outside.read_bytes() == before
+
+
+def test_each_line_is_read_at_most_once_by_who_writes_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    parse = links_module._parse_line
+
+    def note(line: bytes) -> object:
+        read.append(line)
+        return parse(line)
+
+    monkeypatch.setattr(links_module, "_parse_line", note)
+    store, other = StoreLinks(tmp_path), StoreLinks(tmp_path)
+    images = [ImageKey(f"{number}.dll", 1, 0x1000) for number in range(3000)]
+    for image in images:
+        assert store.remember(image, [])
+    assert len([line for line in read if line]) <= 256  # the first of each of the files
+    mine, theirs = (Link(PdbKey("a.pdb", GUID, age)) for age in (1, 2))
+    assert other.remember(IMAGE, [theirs])
+    assert store.recall(IMAGE) == (theirs,)
+    assert other.remember(IMAGE, [mine])
+    assert store.remember(images[0], [mine])
+    assert {store.recall(IMAGE), other.recall(IMAGE)} == {(mine,)}
+    assert all(store.recall(image) == () for image in images[1:])
+
+
+def test_nothing_is_written_beyond_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StoreLinks(tmp_path)
+    assert store.remember(IMAGE, [])
+    (shard,) = (tmp_path / ".symcache" / "links").iterdir()
+    before = shard.read_bytes()
+    monkeypatch.setattr(links_module, "_LARGEST_SHARD_BYTES", len(before) + 1)
+    assert not store.remember(IMAGE, [Link(PdbKey("a.pdb", GUID, 1))])
+    assert shard.read_bytes() == before

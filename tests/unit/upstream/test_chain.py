@@ -16,7 +16,7 @@ from symcache.errors import ConfigError
 from symcache.events import Noted
 from symcache.identity import PdbKey, PortablePdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,9 @@ async def test_what_comes_compressed_stays_so_between(stores: list[Path], upstre
 
 async def test_a_store_alone_is_looked_into_and_left_as_it_is(stores: list[Path], rig: Rig) -> None:
     async with rig.source(f"srv*{stores[0]}") as source:
-        assert await source.fetch(KEY) == Missing(Cause.NOT_PUBLISHED, (Attempt(str(stores[0]), "not there"),))
+        assert await source.fetch(KEY) == Missing(
+            Cause.NOT_PUBLISHED, (Attempt(str(stores[0]), "not there"),), hint=Hint.NO_SERVER
+        )
         assert not stores[0].exists()
         found = put(stores[0], PATH, PDB)
         assert await source.fetch(KEY) == Present(found, len(PDB))
@@ -369,7 +371,9 @@ async def test_where_nothing_is_missing_the_tier_is_not_asked(upstream: Upstream
     assert asked(upstream) == [PATH]
 
 
-@pytest.mark.parametrize("mark", [page(), status(403), page(404)], ids=["page", "forbidden", "friendly 404"])
+@pytest.mark.parametrize(
+    "mark", [page(), status(200, b"{}"), status(403), page(404)], ids=["page", "json", "forbidden", "404"]
+)
 async def test_whatever_stands_for_the_mark_of_two_tiers_is_none(mark: object, upstream: Upstream, rig: Rig) -> None:
     upstream.always("index2.txt", mark)  # type: ignore[arg-type]
     async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import busy, chunked, cut, file, gzipped, hang_up, page, raw, redirect, reset, status, unframed
-from support.sources import CAB, KEY, PATH, PDB, Rig, scratch_files, visible
+from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
 from support.wire import closed_port
 
 from symcache.config import ServerEntry
+from symcache.formats.pe import Image
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from conftest import MakeUpstream
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 OTHER_GUID = make_pdb(NativePdbSpec(KEY.guid.__class__(int=1), age=KEY.age))
 OTHER_AGE = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age + 1))
+
+
+def typed(body: bytes, media_type: str) -> Answer:
+    return status(200, body, headers=[("Content-Type", media_type)])
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,12 @@ GIVEN_UP = 3  # with two retries
 
 CASES = [
     Case("html", page(), Cause.WRONG_CONTENT, "200, but an HTML page"),
-    Case("html without saying so", unframed(b"<!DOCTYPE html><html>"), Cause.WRONG_CONTENT, "200, but "),
+    Case("html without saying so", unframed(b"<!DOCTYPE html><html>"), Cause.WRONG_CONTENT, "200, but an HTML page"),
+    Case(
+        "html as a file", typed(b"<!-- --><head>", "application/octet-stream"), Cause.WRONG_CONTENT, "200, but an HTML"
+    ),
+    Case("json", typed(b'{"errors":[{"status":404}]}', "application/json"), Cause.WRONG_CONTENT, "200, but JSON"),
+    Case("xml", typed(b"<?xml version='1.0'?><Error/>", "application/xml"), Cause.WRONG_CONTENT, "200, but XML"),
     Case("ref a", status(200, b"Ref A: 0123 Ref B: XYZ Ref C: 2023"), Cause.WRONG_CONTENT, "200, but "),
     Case("text of a miss", status(200, b"Symbol Not Found"), Cause.WRONG_CONTENT, "200, but "),
     Case("empty", status(200), Cause.WRONG_CONTENT, "200, but empty"),
@@ -56,6 +66,7 @@ CASES = [
     Case("403", status(403), Cause.REFUSED, "403"),
     Case("407", status(407), Cause.REFUSED, "407"),
     Case("406", status(406), Cause.REFUSED, "406"),
+    Case("508", status(508), Cause.REFUSED, "508"),
     Case("416", status(416), Cause.REFUSED, "416"),
     Case("304", status(304), Cause.REFUSED, "304"),
     Case("429", busy(), Cause.UNAVAILABLE, "429", GIVEN_UP),
@@ -139,6 +150,72 @@ async def test_what_has_turned_up_is_no_miss_any_more(upstream: Upstream, rig: R
     assert rig.misses() == []
 
 
+@pytest.mark.parametrize("has", ["app.pd_", "file.ptr"])
+async def test_a_name_that_is_forbidden_keeps_no_other_from_being_asked(has: str, upstream: Upstream, rig: Rig) -> None:
+    folder = PATH.rpartition("/")[0]
+    target = rig.folder / "drop.pdb"
+    target.write_bytes(PDB)
+    upstream.always("*", status(403))
+    upstream.always(f"{folder}/{has}", status(200, CAB if has == "app.pd_" else str(target).encode()))
+    entry = ServerEntry(url=upstream.url, two_tier=False, pointers=True)
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path, servers=(entry,), allow=(str(rig.folder),)) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Fetched)
+    assert [attempt.answer for attempt in outcome.attempts] == ["403"] * (len(outcome.attempts) - 1) + ["200"]
+    assert outcome.attempts[-1].asked == has
+
+
+@pytest.mark.parametrize("entry", [{}, {"forbidden_is_missing": False}])
+async def test_a_forbidden_name_is_no_definite_no_and_never_remembered(
+    entry: dict[str, bool], upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always(PATH, status(403))  # and 404 for the cabinet
+    servers = (ServerEntry(url=upstream.url, **entry),)  # type: ignore[arg-type]
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", servers=servers) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert (outcome.cause, outcome.detail) == (Cause.REFUSED, f"{upstream.url}/{PATH}: 403")
+    assert [attempt.answer for attempt in outcome.attempts] == ["403", "404"]
+    assert rig.misses() == []
+
+
+async def test_where_forbidden_means_missing_it_is_a_miss_and_remembered(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(403))
+    servers = (ServerEntry(url=upstream.url, forbidden_is_missing=True),)
+    async with rig.source(f"srv*{rig.store}*{upstream.url}", servers=servers) as source:
+        first = await source.fetch(KEY)
+        again = await source.fetch(KEY)
+        assert isinstance(await source.read_image(IMAGE_KEY), Missing)
+    assert isinstance(first, Missing)
+    assert (first.cause, [attempt.answer for attempt in first.attempts]) == (Cause.NOT_PUBLISHED, ["403", "403"])
+    assert isinstance(again, Missing)
+    assert again.cause is Cause.REMEMBERED_MISS
+    assert PATH in rig.misses()
+
+
+async def test_an_image_that_is_forbidden_may_lie_there_as_a_cabinet(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", status(403))
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path) as source:
+        outcome = await source.read_image(IMAGE_KEY)
+        assert isinstance(outcome, Failed)
+        assert outcome.cause is Cause.REFUSED
+        upstream.always(IMAGE_KEY.index[:-1] + "_", status(200, cabinet(IMAGE)))
+        assert isinstance(await source.read_image(IMAGE_KEY), Image)
+
+
+async def test_a_server_that_has_lower_case_alone_is_asked_so(upstream: Upstream, rig: Rig) -> None:
+    key = replace(KEY, name="App.pdb")
+    upstream.files[key.index.lower()] = PDB
+    path = f"srv*{rig.store}*{upstream.url}"
+    async with rig.source(path, servers=(ServerEntry(url=upstream.url, letter_case="lower"),)) as source:
+        assert isinstance(await source.fetch(key), Fetched)
+        await source.fetch(replace(key, age=9))
+    assert [request.path for request in upstream.requests] == [request.path.lower() for request in upstream.requests]
+    assert visible(rig.store) == [key.index]
+
+
 PASSING = [
     ("500", status(500)),
     ("502", status(502)),
@@ -182,6 +259,48 @@ async def test_a_file_comes_whole_however_it_is_sent(answer: Answer, upstream: U
     assert upstream.requests[0].headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize("media_type", ["text/html; charset=utf-8", "application/json", "text/xml", "image/png"])
+async def test_the_bytes_count_and_not_what_they_are_said_to_be(media_type: str, upstream: Upstream, rig: Rig) -> None:
+    upstream.always(PATH, typed(PDB, media_type))
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    upstream.always(PATH, typed(CAB, media_type))
+    async with rig.source(f"srv*{rig.folder / 'other'}*{upstream.url}") as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert (rig.folder / "other" / PATH).read_bytes() == PDB
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (page(), Hint.PAGE),
+        (redirect("/signin"), Hint.PAGE),
+        (typed(b'{"errors":[{"status":404}]}', "application/json"), Hint.PAGE),
+        (status(508), Hint.LOOP),
+        (file(OTHER_AGE), None),
+        (status(403), None),
+    ],
+    ids=["page", "sign in", "json", "loop", "another age", "403"],
+)
+async def test_what_calls_for_other_advice_than_its_cause_is_told(
+    answer: Answer, hint: Hint | None, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always(PATH, answer)
+    upstream.always("signin", page())
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.hint is hint
+
+
+async def test_a_page_that_comes_in_crumbs_is_known(upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = b"\r\n<!-- hello --><html></html>"
+    upstream.always(PATH, chunked(chunk_bytes=1))
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(KEY)
+    assert outcome.attempts[0].answer == "200, but an HTML page"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("sent", ["seconds", "date"])
 async def test_a_pause_that_is_asked_for_is_kept(sent: str, upstream: Upstream, rig: Rig) -> None:
     upstream.files[PATH] = PDB
@@ -191,16 +310,17 @@ async def test_a_pause_that_is_asked_for_is_kept(sent: str, upstream: Upstream, 
     assert 15 < sum(rig.clock.slept) <= 17
 
 
-async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(upstream: Upstream, rig: Rig) -> None:
-    upstream.always("*", busy(3600, code=503))
-    other = replace(KEY, age=9)
+@pytest.mark.parametrize(("code", "enough"), [(429, 1), (503, 3)], ids=["of the host", "of several files"])
+async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(
+    code: int, enough: int, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always("*", busy(3600, code=code))
     async with rig.plain(upstream) as source:
-        first = await source.fetch(KEY)
-        second = await source.fetch(other)
-    assert isinstance(first, Failed)
-    assert isinstance(second, Failed)
-    assert [outcome.attempts[0].answer for outcome in (first, second)] == ["503", "asked for a pause of 3600 s"]
-    assert len(upstream.requests) == 1
+        outcomes = [await source.fetch(replace(KEY, age=age)) for age in range(enough + 2)]
+    assert all(isinstance(outcome, Failed) for outcome in outcomes)
+    answers = [outcome.attempts[0].answer for outcome in outcomes]  # type: ignore[union-attr]
+    assert answers == [str(code)] * enough + ["asked for a pause of 3600 s"] * 2
+    assert len(upstream.requests) == enough
     assert rig.clock.slept == []
 
 

@@ -12,7 +12,7 @@ from support.sources import CAB, KEY, PATH, PDB, Rig, scratch_files, visible
 
 from symcache.config import ServerEntry
 from symcache.errors import MalformedInput
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing
+from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing
 from symcache.upstream.pointers import Pointer, parse_pointer, resolve_pointer
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ async def test_a_pointer_never_leads_out_of_what_is_allowed(
         outcome = await source.fetch(KEY)
     assert isinstance(outcome, Failed)
     assert outcome.cause is Cause.REFUSED
+    assert outcome.hint is Hint.POINTER
     assert "pointers.allow" in outcome.attempts[-1].answer
     assert visible(rig.store) == scratch_files(rig.store) == []
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.answers import Stall, busy, hang_up, page, redirect, status, unframed
+from support.sources import KEY, PDB
 from support.wire import closed_port
 
 from symcache.config import Config, Misses, Network, ServerEntry
@@ -77,6 +79,42 @@ async def test_each_answer_is_judged(answer: Answer, behaviour: Behaviour, says:
     upstream.always("nowhere", status(404))
     found = await probe(upstream.url)
     assert (found.behaviour, found.answer) == (behaviour, says)
+
+
+LOWER = {KEY.index.lower(): PDB}
+GIVEN = {KEY.index: PDB}
+CABINET = {KEY.index[:-1] + "_": PDB}
+
+
+@pytest.mark.parametrize(
+    ("files", "absent", "entry", "settings"),
+    [
+        (LOWER, 404, {}, {"letter_case": "lower"}),
+        (GIVEN, 404, {}, {}),
+        (GIVEN, 403, {}, {"forbidden_is_missing": True}),
+        (CABINET, 403, {}, {"forbidden_is_missing": True}),
+        (LOWER, 403, {}, {"letter_case": "lower", "forbidden_is_missing": True}),
+        (LOWER, 403, {"letter_case": "lower", "forbidden_is_missing": True}, {}),
+        (GIVEN, 404, {"letter_case": "lower"}, {"letter_case": "given"}),
+        (LOWER | GIVEN, 404, {}, {}),
+        ({}, 403, {}, {}),
+    ],
+    ids=[
+        "lower", "given", "forbidden", "a cabinet", "both", "both said already", "said wrongly", "any", "not there",
+    ],
+)  # fmt: skip
+async def test_a_file_that_a_server_has_tells_which_settings_it_needs(
+    files: dict[str, bytes], absent: int, entry: dict[str, Any], settings: dict[str, object], upstream: Upstream
+) -> None:
+    upstream.always("*", status(absent))
+    for path, content in files.items():
+        upstream.always(path, status(200, content))
+    config = Config(network=DIRECT.network, server=(ServerEntry(upstream.url, **entry),))
+    other = replace(KEY, age=9)
+    (found,) = await probe_servers([upstream.url], config, known=[other, KEY], timeout_s=20.0)
+    assert found.settings == settings
+    is_plain = absent == 404 or "forbidden_is_missing" in entry
+    assert found.behaviour is (Behaviour.SYMBOL_SERVER if is_plain else Behaviour.REFUSES)
 
 
 async def test_a_server_that_fails_is_asked_once(upstream: Upstream) -> None:

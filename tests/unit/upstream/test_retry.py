@@ -9,18 +9,26 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.answers import status
-from support.sources import KEY, PDB, Clock, Rig
+from support.answers import busy, file, status
+from support.sources import KEY, PATH, PDB, Clock, Rig
 from support.wire import closed_port
 
 from symcache.config import values
 from symcache.errors import UpstreamUnavailable
 from symcache.events import Noted
-from symcache.upstream.outcome import Cause, Failed, Fetched
+from symcache.upstream.outcome import Cause, Failed, Fetched, Missing
 from symcache.upstream.retry import HostLeftAloneError, HostPatience, RetryPolicy, parse_retry_after
 
 if TYPE_CHECKING:
+    from support.answers import Answer
     from support.upstream import Upstream
+
+
+def next_hop_failed() -> Answer:
+    """Answer as a symcache server does whose upstream is down."""
+    said = "cdn; received-status=200, symcache; error=destination_unavailable"
+    return status(503, headers=[("Retry-After", "5"), ("Proxy-Status", said)])
+
 
 ORIGIN = ("https", "symbols.example", 443)
 OTHER = ("https", "symbols.example", 8443)
@@ -159,6 +167,96 @@ async def test_everybody_keeps_the_pause_that_one_was_asked_for() -> None:
         await ask(patience)
 
 
+async def fail(
+    patience: HostPatience, clock: Clock, times: int, *, file: str | None = None, retry_after_s: float | None = None
+) -> bool:
+    """Ask that many times, a second each, in vain; return whether the host is left alone with that."""
+    begins = False
+    for _ in range(times):
+        asked_s = await ask(patience)
+        clock.now_s += 1
+        begins = patience.note_failure(ORIGIN, asked_s=asked_s, file=file, retry_after_s=retry_after_s)
+    return begins
+
+
+async def test_one_file_pauses_no_other_however_often_it_fails() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    assert not await fail(patience, clock, 50, file="a")
+    assert not await fail(patience, clock, 50, file="b", retry_after_s=3600)
+    await ask(patience)
+    assert clock.slept == []
+
+
+async def test_several_files_in_a_row_are_of_the_host() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    assert not await fail(patience, clock, 1, file="a")
+    assert not await fail(patience, clock, 1, file="b")
+    assert await fail(patience, clock, 1, file="c")
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+
+
+async def test_a_file_that_is_answered_clears_the_host_of_what_others_had() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    for number in range(30):
+        assert not await fail(patience, clock, 1, file=f"{number}")
+        assert not await fail(patience, clock, 1, file=f"{number} again")
+        patience.note_success(ORIGIN)
+
+
+async def test_a_pause_that_several_files_were_told_is_kept_for_all_and_counts_once_each_time() -> None:
+    clock = Clock()
+    patience = make_patience(clock, failures=9)
+    for number in range(3):
+        await fail(patience, clock, 1, file=f"{number}", retry_after_s=10)
+    assert clock.slept == []  # until now it could have been the files
+    asked_s = await ask(patience)
+    assert clock.slept == [10]
+    for _ in range(20):  # a crowd that asked at the same time
+        assert not patience.note_failure(ORIGIN, asked_s=asked_s, file="3", retry_after_s=10)
+    await ask(patience)
+    assert clock.slept == [10, 10]
+
+
+async def test_pauses_asked_for_again_and_again_end_with_the_host_left_alone_for_as_long() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    assert await fail(patience, clock, 3, retry_after_s=25)
+    assert clock.slept == [25, 25]
+    clock.now_s += 59
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    assert not await fail_after(patience, clock, 1, retry_after_s=600)
+    clock.now_s += 599
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    clock.now_s += 1
+    await ask(patience)
+
+
+async def fail_after(patience: HostPatience, clock: Clock, pause_s: float, *, retry_after_s: float) -> bool:
+    clock.now_s += pause_s
+    return await fail(patience, clock, 1, retry_after_s=retry_after_s)
+
+
+async def test_whoever_tries_keeps_others_waiting_no_longer_than_it_is_heard_of() -> None:
+    clock = Clock()
+    patience = make_patience(clock)
+    assert await fail(patience, clock, 3)
+    clock.now_s += 60
+    asked_s = await ask(patience)
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    patience.note_unheard(ORIGIN, asked_s=asked_s - 1)  # another one
+    with pytest.raises(HostLeftAloneError):
+        await ask(patience)
+    patience.note_unheard(ORIGIN, asked_s=asked_s)
+    await ask(patience)
+
+
 async def fetch_all(rig: Rig, symbol_path: str, count: int, **options: object) -> list[object]:
     """Fetch as many keys at once as there are lanes."""
     outcomes: list[object] = []
@@ -203,7 +301,9 @@ async def test_a_host_left_alone_is_not_waited_for_and_asked_again_after_the_coo
     upstream.always("*", status(503))
     # Shorter than the longest back-off, and yet nobody sits it out.
     breaker = values.Breaker(failures=3, cool_down_s=20.0)
-    async with rig.plain(upstream, breaker=breaker, retries=9) as source:
+    async with rig.plain(upstream, breaker=breaker, retries=2, backoff_s=1.0) as source:
+        for age in (11, 12):
+            await source.fetch(replace(KEY, age=age))
         first = await source.fetch(KEY)
         asked = len(upstream.requests)
         slept = len(rig.clock.slept)
@@ -218,6 +318,75 @@ async def test_a_host_left_alone_is_not_waited_for_and_asked_again_after_the_coo
     assert isinstance(second, Failed)
     assert second.attempts[0].answer == "left alone after repeated failures"
     assert isinstance(third, Fetched)
+
+
+@pytest.mark.parametrize("answer", [status(200, PDB), status(404), status(403), next_hop_failed()])
+async def test_a_host_that_returns_is_found_within_seconds_by_one_that_tries(
+    answer: Answer, upstream: Upstream, rig: Rig
+) -> None:
+    upstream.always("*", status(503))
+    await_files = [replace(KEY, age=age) for age in range(20, 40)]
+    async with rig.plain(upstream) as source:
+        for key in await_files:
+            await source.fetch(key)
+        upstream.always("*", answer)
+        rig.clock.now_s += 2
+        asked = len(upstream.requests)
+        for key in [KEY, *await_files]:
+            outcome = await source.fetch(key)
+            assert "left alone" not in outcome.attempts[0].answer  # type: ignore[union-attr]
+    assert len(upstream.requests) == asked + 1 + len(await_files)
+
+
+async def test_one_file_in_trouble_is_tried_again_and_no_other_waits_for_it(upstream: Upstream, rig: Rig) -> None:
+    others = [replace(KEY, age=age) for age in range(20, 40)]
+    upstream.always("*", status(404))
+    for answer in (status(500), busy(20, code=503), busy(20, code=502)):
+        upstream.always(PATH, answer)
+        async with rig.plain(upstream) as source:
+            for _ in range(3):
+                assert isinstance(await source.fetch(KEY), Failed)
+            slept = len(rig.clock.slept)
+            assert slept
+            for key in others:
+                assert isinstance(await source.fetch(key), Missing)
+            assert len(rig.clock.slept) == slept
+        rig.clock.slept.clear()
+
+
+async def test_a_server_whose_own_upstream_failed_is_asked_once_for_each_file(upstream: Upstream, rig: Rig) -> None:
+    upstream.always("*", next_hop_failed())
+    async with rig.plain(upstream, breaker=values.Breaker(failures=1)) as source:
+        outcomes = []
+        for age in range(30):
+            outcomes.append(await source.fetch(replace(KEY, age=age)))
+            rig.clock.now_s += 1
+    assert {type(outcome) for outcome in outcomes} == {Failed}
+    assert {outcome.cause for outcome in outcomes} == {Cause.UNAVAILABLE}  # type: ignore[union-attr]
+    assert len(upstream.requests) == 30
+    assert rig.clock.slept == []
+
+
+async def test_a_server_that_still_fetches_is_asked_again_when_it_says(upstream: Upstream, rig: Rig) -> None:
+    late = status(504, headers=[("Retry-After", "5"), ("Proxy-Status", "symcache; error=http_response_timeout")])
+    upstream.always("*", late)
+    upstream.files[PATH] = PDB
+    upstream.script(PATH, late, late, file())
+    async with rig.plain(upstream, breaker=values.Breaker(failures=1), retries=2) as source:
+        for age in range(20, 24):  # slow files are no fault of the server
+            assert isinstance(await source.fetch(replace(KEY, age=age)), Failed)
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert rig.clock.slept == [5] * 10
+
+
+@pytest.mark.parametrize(
+    "said", ["cdn; error=connection_refused", "symcache", 'cdn; details="symcache; error=x"', "nosymcache; error=x"]
+)
+async def test_what_others_say_of_their_next_hop_is_tried_again(said: str, upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.script(PATH, status(502, headers=[("Proxy-Status", said)]))
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
 
 
 async def test_a_dead_host_keeps_no_other_from_being_asked(upstream: Upstream, rig: Rig) -> None:

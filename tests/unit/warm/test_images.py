@@ -15,6 +15,7 @@ from symcache.identity import ImageKey, PdbKey, compressed_name
 from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes, plan_image
+from symcache.upstream.outcome import Present
 from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
@@ -109,15 +110,15 @@ async def test_a_copy_for_the_crash_lies_under_the_name_that_the_dump_lists_too(
     assert len(upstream.requests) == asked
 
 
-async def test_the_original_alone_is_not_what_a_debugger_finds_for_the_copy(
+async def test_a_store_that_has_the_original_alone_gets_the_listed_name_without_a_request(
     config: Config, upstream: Upstream, tmp_path: Path
 ) -> None:
     put(tmp_path / "sym", IMAGE, IMAGE_BYTES)
     put(tmp_path / "sym", PDB, PDB_BYTES)
-    assert ends(await check(config, [COPY])) == {LISTED.index: "not-cached", PDB.index: "present"}
-    assert ends(await warm(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
-    assert upstream.requests == []
     assert ends(await check(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
+    assert ends(await warm(config, [COPY])) == {LISTED.index: "present", PDB.index: "present"}
+    assert (tmp_path / "sym" / LISTED.index).read_bytes() == IMAGE_BYTES
+    assert upstream.requests == []
 
 
 async def test_a_kernel_that_is_published_under_another_name_lies_under_both(
@@ -165,7 +166,7 @@ async def test_the_report_names_what_a_missing_image_keeps_from_loading(
 async def test_a_paged_out_header_needs_a_command(config: Config) -> None:
     module = replace(IMAGE_ALONE, base=0xFFFFF80010010000, needs_image=ImageUse.BY_HAND)
     image, _ = (await warm(config, [module])).symbols
-    assert image.reload == ".reload /f stor.sys=fffff80010010000,9000,5f001122"
+    assert image.reload == ".reload /f stor.sys=fffff80010010000,9000,0`5f001122"
     assert image.as_json()["needed_for"] == "symbols-by-hand"
 
 
@@ -186,6 +187,18 @@ async def test_a_cabinet_of_another_file_is_not_what_a_debugger_finds(config: Co
     put(tmp_path / "sym", IMAGE, PDB_BYTES, packed=True)
     put(tmp_path / "sym", PDB, IMAGE_BYTES, packed=True)
     assert ends(await check(config, [BOTH])) == {IMAGE.index: "not-cached", PDB.index: "not-cached"}
+
+
+async def test_a_cabinet_that_cannot_be_expanded_for_want_of_room_is_no_missing_file(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "sym", IMAGE, IMAGE_BYTES, packed=True)
+    put(tmp_path / "sym", PDB, PDB_BYTES, packed=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    report = await check(config, [BOTH, IMAGE_ALONE])
+    assert ends(report) == {IMAGE.index: "disk", PDB.index: "disk"}
+    assert report.exit_code() == 1
+    assert all("gone" in (symbol.reason or "") for symbol in report.symbols)
 
 
 async def test_a_store_further_up_is_where_a_debugger_finds_it_too(config: Config, tmp_path: Path) -> None:
@@ -214,3 +227,50 @@ async def test_images_in_a_store_tell_what_they_name_where_nothing_else_does(con
     shutil.rmtree(tmp_path / "sym" / ".symcache")
     there = replace(config, misses=replace(config.misses, folder=tmp_path / "another user"))
     assert ends(await check(there, [IMAGE_ALONE])) == {IMAGE.index: "present", PDB.index: "present"}
+
+
+@pytest.mark.parametrize("element", ["srv*{}", "{}"], ids=["store", "folder"])
+async def test_a_share_that_is_only_read_stays_as_it_is(
+    config: Config, upstream: Upstream, tmp_path: Path, element: str
+) -> None:
+    share = tmp_path / "share"
+    put(share, IMAGE, IMAGE_BYTES)
+    put(share, PDB, PDB_BYTES)
+    (share / "pingme.txt").touch()
+    before = sorted(share.rglob("*"))
+    text = f"{element.format(share)};srv*{tmp_path / 'sym'}*{upstream.url}"
+    path = load_config(None, {}, symbol_path=text).symbol_path
+    report = await warm(replace(config, symbol_path=path), [COPY])
+    assert ends(report) == {LISTED.index: "present", PDB.index: "present"}
+    assert sorted(share.rglob("*")) == before
+    assert (tmp_path / "sym" / LISTED.index).read_bytes() == IMAGE_BYTES
+    assert upstream.requests == []
+
+
+async def test_a_copy_that_lies_under_its_listed_name_alone_is_asked_of_nobody(
+    config: Config, upstream: Upstream, tmp_path: Path
+) -> None:
+    put(tmp_path / "sym", LISTED, IMAGE_BYTES)
+    async with SymbolSource(config) as source:
+        found = await source.fetch(LISTED)
+    assert isinstance(found, Present)
+    assert found.path == tmp_path / "sym" / LISTED.index
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("modules", [[IMAGE_ALONE, COPY], [COPY, IMAGE_ALONE]], ids=["copy last", "copy first"])
+async def test_a_driver_and_its_copy_are_both_said_to_keep_symbols_from_loading(
+    config: Config, modules: list[Module]
+) -> None:
+    await warm(config, [IMAGE_ALONE], ImageChoice.NONE)
+    report = await check(config, modules)
+    keeps = {symbol.index: symbol.keeps for symbol in report.symbols}
+    assert keeps == {IMAGE.index: (PDB.index,), LISTED.index: (PDB.index,), PDB.index: ()}
+
+
+@pytest.mark.parametrize("modules", [[BOTH, IMAGE_ALONE], [IMAGE_ALONE, BOTH]], ids=["code first", "symbols first"])
+async def test_an_image_is_needed_for_all_that_any_input_needs_it_for(config: Config, modules: list[Module]) -> None:
+    await warm(config, [IMAGE_ALONE], ImageChoice.NONE)
+    image = next(symbol for symbol in (await check(config, modules)).symbols if symbol.index == IMAGE.index)
+    assert image.use is ImageUse.SYMBOLS
+    assert image.keeps == (PDB.index,)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.readers.records import Module, PdbFormat, PdbReference
+from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
 from symcache.upstream.outcome import Cause
 from symcache.warm.plan import (
     FileKind,
@@ -184,3 +184,30 @@ def test_an_image_that_was_read_and_names_nothing_is_not_asked_for_its_pdb(read_
     for each in (read, named) if read_first else (named, read):
         plan.add_module(each)
     assert plan.wants == (NothingToFetch("a.sys", FileKind.PDB, Cause.NO_DEBUG_RECORD, IMAGE),)
+
+
+def test_a_copy_whose_listed_name_is_too_long_for_a_file_goes_by_its_originals() -> None:
+    original = ImageKey("s" * 247 + ".sys", 1, 0x1000)
+    listed = Module(f"hiber_{original.name}", image=original)
+    assert listed.listed_image == original
+    plan = Plan(images=ImageChoice.ALL)
+    plan.add_module(listed)
+    assert [want.key for want in plan.wants if isinstance(want, WantedFile)] == [original]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_typed"),
+    [
+        ("win32k-full_1.0.sys", True),
+        ("a;.shell calc;b.sys", False),
+        ("-a.sys", False),
+        ("a b.sys", False),
+        ("a=b,c.sys", False),
+        ("@$extin.sys", False),
+        ("`a`.sys", False),
+        ("a\u037e.sys", False),
+    ],
+)
+def test_no_name_from_a_dump_puts_a_second_command_into_the_one_to_type(name: str, is_typed: bool) -> None:
+    want = WantedFile(name, ImageKey(name, 0x5F, 0x1000), use=ImageUse.BY_HAND, base=0xFFFF800000000000)
+    assert want.reload == (f".reload /f {name}=ffff800000000000,1000,0`0000005f" if is_typed else None)
