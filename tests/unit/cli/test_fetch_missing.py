@@ -9,17 +9,23 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
+from support import sources
 from support.answers import status
+from support.sources import IMAGE, IMAGE_KEY, PDB
+from support.upstream import Upstream
 
 from symcache.cli.app import root
+from symcache.cli.options import Settings
+from symcache.cli.warm import run_warm
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.warm.plan import Plan, WantedPdbOfImage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from click.testing import Result
-    from support.upstream import Upstream
 
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
 KEY = PdbKey("crash.pdb", GUID, 2)
@@ -37,9 +43,12 @@ class Shell:
         self.config.write_text("network.retries = 0\n")
         upstream.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
 
+    @property
+    def path(self) -> str:
+        return f"srv*{self.store}*{self.upstream.url}"
+
     def __call__(self, command: str, *arguments: str) -> Result:
-        path = f"srv*{self.store}*{self.upstream.url}"
-        return CliRunner().invoke(root, [command, "--config", str(self.config), "-y", path, *arguments])
+        return CliRunner().invoke(root, [command, "--config", str(self.config), "-y", self.path, *arguments])
 
 
 @pytest.fixture
@@ -282,3 +291,101 @@ def test_missing_can_be_allowed(shell: Shell, tmp_path: Path) -> None:
     assert shell("warm", str(wanted)).exit_code == 3
     assert shell("warm", str(wanted), "--allow-missing").exit_code == 0
     assert shell("check", str(wanted), "--allow-missing").exit_code == 0
+
+
+class TwoServers(Shell):
+    """Runs commands on two upstreams, one element of the symbol path for each."""
+
+    def __init__(self, first: Upstream, second: Upstream, folder: Path) -> None:
+        super().__init__(first, folder)
+        self.second = second
+        first.files = {}
+
+    @property
+    def path(self) -> str:
+        return f"{super().path};srv*{self.store}*{self.second.url}"
+
+
+@pytest.fixture
+def two(upstream: Upstream, tmp_path: Path) -> Iterator[TwoServers]:
+    with Upstream() as second:
+        yield TwoServers(upstream, second, tmp_path)
+
+
+def test_what_a_later_server_delivers_is_not_missing(two: TwoServers) -> None:
+    two.second.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
+    miss(two, KEY, SECDRV)
+    assert listed(two) == [SECDRV.index]
+    assert len(said_of_misses(two)) == 2
+    asked = len(two.upstream.requests)
+    assert two("missing", "--retry").exit_code == 3
+    assert {request.path.split("/")[1] for request in two.upstream.requests[asked:]} == {"secdrv.pdb", "index2.txt"}
+
+
+def test_what_one_server_could_not_be_asked_for_is_not_missing(two: TwoServers) -> None:
+    two.second.always("*", status(503))
+    miss(two, SECDRV)
+    assert listed(two) == []
+    two.second.always("*", status(404))
+    miss(two, SECDRV)
+    assert listed(two) == [SECDRV.index]
+
+
+def test_forgetting_covers_every_answer_of_every_server(two: TwoServers) -> None:
+    two.second.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
+    miss(two, KEY, SECDRV)
+    assert two("missing", "--forget").stdout == "forgot 3 answers\n"
+
+
+def test_what_lies_in_a_store_meanwhile_is_not_missing(shell: Shell, tmp_path: Path) -> None:
+    miss(shell, SECDRV, OTHER)
+    folder = shell.store / OTHER.name / OTHER.id
+    folder.mkdir(parents=True)
+    (folder / OTHER.name).write_bytes(b"brought by hand")
+    assert listed(shell) == [SECDRV.index]
+    plain = tmp_path / "build"
+    plain.mkdir()
+    (plain / SECDRV.name).write_bytes(make_pdb(NativePdbSpec(SECDRV.guid, SECDRV.age)))
+    path = f"{plain};srv*{shell.store}*{shell.upstream.url}"
+    done = CliRunner().invoke(root, ["missing", "--config", str(shell.config), "-y", path])
+    assert (done.stdout, done.stderr) == ("", "no miss is remembered\n")
+
+
+def test_a_path_without_a_server_misses_nothing(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    done = CliRunner().invoke(root, ["missing", "--config", str(shell.config), "-y", f"srv*{shell.store}"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "the symbol path has no server, so nobody was asked\n"
+
+
+def test_an_image_whose_headers_were_read_in_passing_is_not_missing(two: TwoServers) -> None:
+    two.second.files = {IMAGE_KEY.index: IMAGE, sources.KEY.index: PDB}
+    assert hop(two) == {sources.KEY.index: "fetched"}
+    assert listed(two) == []
+
+
+def test_a_retry_makes_the_hop_again_and_fetches_the_pdb_alone(two: TwoServers) -> None:
+    assert hop(two) == {IMAGE_KEY.index: "missing"}
+    assert two("missing").stdout.splitlines()[0] == f"{IMAGE_KEY.index}: the PDB that it names"
+    two.second.files = {IMAGE_KEY.index: IMAGE, sources.KEY.index: PDB}
+    done = two("missing", "--retry", "--json")
+    states = {symbol["index"]: symbol["state"] for symbol in json.loads(done.stdout)["symbols"]}
+    assert (done.exit_code, states) == (0, {sources.KEY.index: "fetched"})
+    assert not (two.store / IMAGE_KEY.name).exists()
+    assert listed(two) == []
+
+
+def test_an_image_that_is_wanted_later_is_fetched_by_a_retry(shell: Shell) -> None:
+    hop(shell)
+    assert shell("fetch", IMAGE_KEY.index).exit_code == 3
+    shell.upstream.files = {IMAGE_KEY.index: IMAGE}
+    assert shell("missing", "--retry").exit_code == 0
+    assert (shell.store / IMAGE_KEY.index).exists()
+
+
+def hop(shell: Shell) -> dict[str, str]:
+    """Ask for the PDB of an image that is known by its own key alone; return how it ended."""
+    plan = Plan()
+    plan.add([WantedPdbOfImage(IMAGE_KEY.name, IMAGE_KEY)])
+    report = run_warm(Settings(shell.config, shell.path, quiet=True), plan)
+    return {symbol.index or "": symbol.state.value for symbol in report.symbols}
