@@ -13,7 +13,7 @@ from symcache.cli.output import plain, say_error, write_json, write_line
 from symcache.cli.reporttext import evidence
 from symcache.cli.warm import run_warm
 from symcache.errors import InputError, UsageError
-from symcache.identity import Key, PdbKey, compressed_name, fold, parse_index
+from symcache.identity import Key, OtherKey, PdbKey, compressed_name, fold, parse_index
 from symcache.sympath import redact_text
 from symcache.upstream.outcome import Fetched, Missing, Present
 from symcache.warm.plan import Plan, WantedFile
@@ -61,9 +61,13 @@ def _parse_all(indexes: Sequence[str]) -> Iterator[tuple[str, Key]]:
     for text in indexes:
         host, index = _cut_out(text.strip())
         try:
-            yield host, parse_index(_GUID.sub(lambda match: "".join(match.groups()), index))
+            key = parse_index(_GUID.sub(lambda match: "".join(match.groups()), index))
         except InputError as error:
             raise UsageError(redact_text(str(error))) from error
+        if index != text.strip() and isinstance(key, OtherKey) and index.count("/") < 2:
+            # Any two folders look like a name and an id of a kind that is not known.
+            raise UsageError(f"{redact_text(text)!r} does not end in an index; write it as name/id/name")
+        yield host, key
 
 
 def _cut_out(text: str) -> tuple[str, str]:
@@ -75,8 +79,9 @@ def _cut_out(text: str) -> tuple[str, str]:
     if len(parts) < 3 or (len(parts) == 3 and not host):
         return host, text
     name, _, file = map(fold, parts[-3:])
-    is_file = file in {name, compressed_name(name), "file.ptr"}
-    return host, "/".join(parts[-3:-1] if is_file else parts[-2:])
+    if file in {name, compressed_name(name)}:
+        return host, "/".join(parts[-3:])
+    return host, "/".join(parts[-3:-1] if file == "file.ptr" else parts[-2:])
 
 
 def _write_paths(report: Report, hosts: Mapping[str, str]) -> None:

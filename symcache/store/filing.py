@@ -77,7 +77,7 @@ class Filing:
         keys = {filed.key.folded: filed.key for filed in _files_of(self._folder, id_)}
         if self._folder.is_doubtful(id_):
             keys |= {key.folded: key for key, refs in walk_refs(self._store) if refs.of(id_).lines}
-            taken = f"what refs.ptr names is taken: {len(keys)} files" if keys else "no refs.ptr names it, either"
+            taken = f"taken is what refs.ptr names it for ({len(keys)})" if keys else "no refs.ptr names it, either"
             on_left(f"the own file of {id_:010} does not tell what it brought; {taken}")
         named = self._named_by(keys.keys(), id_)
         standing = self._folder.standing_ids() - {id_}

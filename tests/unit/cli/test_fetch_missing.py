@@ -121,8 +121,9 @@ def test_a_url_of_a_server_that_is_not_asked_is_called_so(shell: Shell) -> None:
     assert "is not in the symbol path" not in shell("fetch", f"{shell.upstream.url}/{OTHER.index}").stderr
 
 
-def test_a_url_that_names_no_file_shows_no_secret(shell: Shell) -> None:
-    done = shell("fetch", "https://me:hush@srv.example/s/")
+@pytest.mark.parametrize("text", ["https://me:hush@srv.example/s/", "https://me:hush@srv.example/s/t"])
+def test_a_url_that_names_no_file_shows_no_secret(shell: Shell, text: str) -> None:
+    done = shell("fetch", text)
     assert type(done.exception).__name__ == "UsageError"
     assert "hush" not in str(done.exception)
 
@@ -162,6 +163,13 @@ def test_an_unusable_file_of_authorities_is_named_with_its_line(
     error = str(shell(*command).exception)
     assert error.startswith(f"{shell.config}: network.ca_file: {tmp_path / 'ca.pem'} holds no certificates: {problem}")
     assert error.endswith("(at line 2)")
+
+
+@pytest.mark.parametrize("text", ["u:hush@host/s", "http://u:hu/sh@host/s", "https//u:hush@host/s", "https://h:x"])
+def test_a_server_that_is_none_is_named_without_its_secret(shell: Shell, text: str) -> None:
+    done = shell("servers", "--probe", text)
+    assert str(done.exception).endswith("is no server that is known; give a name of `symcache servers`, or a URL")
+    assert "hush" not in str(done.exception).replace("/", "")
 
 
 def test_a_wrong_index_is_wrong_usage(shell: Shell) -> None:

@@ -234,7 +234,9 @@ def test_a_delete_takes_what_references_name_when_the_list_of_the_transaction_is
     assert [(each["path"], each["mend"]) for each in found] == [("000Admin/0000000001", "rewrite-account")]
     done = shell("del", "1")
     assert (done.exit_code, done.stdout) == (0, "0000000002 del 0000000001\n")
-    assert "the own file of 0000000001 does not tell what it brought; what refs.ptr names is taken" in done.stderr
+    assert (
+        "the own file of 0000000001 does not tell what it brought; taken is what refs.ptr names it for (" in done.stderr
+    )
     assert sorted(path.name for path in shell.store.iterdir() if path.is_dir()) == [".symcache", "000Admin"]
     assert shell("verify").exit_code == 0
 
