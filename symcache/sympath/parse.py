@@ -134,7 +134,7 @@ class _Parser:
             if len(elements) == _MOST_ELEMENTS:
                 raise _Misfit(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
             element = self._parse_element(piece)
-            if is_wrapped and isinstance(element, Folder) and piece.text[0].isalnum() and piece.text[1:2] != ":":
+            if elements and is_wrapped and isinstance(element, Folder) and _is_relative(piece.text):
                 raise _Misfit(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
             if isinstance(element, Chain):
                 named = (element.dll or _STANDARD_DLL).lower()
@@ -215,6 +215,11 @@ def _elements(whole: _Piece) -> Iterator[tuple[_Piece, bool]]:
     for number, line in enumerate(_split(whole, r"[\r\n]")):
         for at, piece in enumerate(_split(line, ";")):
             yield piece, bool(number) and not at
+
+
+def _is_relative(text: str) -> bool:
+    """Whether *text* begins with the name of a folder, as what is left of a URL on two lines does."""
+    return text[0].isalnum() and text[1:2] != ":"
 
 
 def _without_quotes(piece: _Piece) -> _Piece:

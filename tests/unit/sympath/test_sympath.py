@@ -74,6 +74,7 @@ MSDL = HttpPlace(MICROSOFT)
         pytest.param(
             r"\\files.corp.example\s", [Folder(UncPlace(r"\\files.corp.example\s"))], id="a share's full host"
         ),
+        pytest.param("\n  sym\n", [Folder(LocalPlace("sym"))], id="a relative folder on a line of its own"),
         pytest.param("C:/mail@home/s", [Folder(LocalPlace("C:/mail@home/s"))], id="an at sign in a folder"),
         pytest.param("C:\\c\n.\\d", [Folder(C), Folder(LocalPlace(".\\d"))], id="a relative folder on its own line"),
     ],
