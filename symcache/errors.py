@@ -3,7 +3,7 @@
 SymcacheError
   UsageError                what the user typed or configured
     SymbolPathError           a symbol path that is not one          (.text .position)
-    ConfigError               a config file or variable              (.where)
+    ConfigError               a config file or variable              (.where .line)
   InputError                the bytes we were given                  (.problem .offset)
     UnknownFormat             not a format that is read here
     TruncatedInput            it ends before something it promises
@@ -90,15 +90,17 @@ class ConfigError(UsageError):
     Attributes:
         problem: What is wrong and what would be right.
         where: The file and key, or the environment variable.
+        line: Line of the file, from 1; None if there is no file, or no single line.
     """
 
-    def __init__(self, problem: str, *, where: str) -> None:
-        super().__init__(problem, where)
+    def __init__(self, problem: str, *, where: str, line: int | None = None) -> None:
+        super().__init__(problem, where, line)
         self.problem = problem
         self.where = where
+        self.line = line
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.problem}"
+        return f"{self.where}: {self.problem}" + (f" (at line {self.line})" if self.line is not None else "")
 
 
 class InputError(SymcacheError):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from symcache.errors import UsageError
+from symcache.errors import SymbolPathError, UsageError
 from symcache.identity import fold
-from symcache.sympath import HttpPlace, chains
+from symcache.sympath import Chain, HttpPlace, chains, parse_symbol_path, redact_text
 from symcache.upstream.servers import SERVERS, Hints, Holding, LetterCase, entry_for, hints_for
 
 if TYPE_CHECKING:
@@ -116,10 +116,19 @@ def choose_servers(servers: Sequence[ListedServer], wanted: Sequence[str], confi
     for text in wanted:
         shown = HttpPlace(text).redacted
         found = [each for each in servers if fold(each.name) == fold(text) or _same(each.shown_url) == _same(shown)]
-        if not found and not text.lower().startswith(("http://", "https://")):
-            raise UsageError(f"{text} is no server that is known; give a name of `symcache servers`, or a URL")
+        if not found and not _is_url(text):
+            shown = redact_text(text)
+            raise UsageError(f"{shown} is no server that is known; give a name of `symcache servers`, or a URL")
         chosen.extend(found or [_make(text, config.server)])
     return chosen
+
+
+def _is_url(text: str) -> bool:
+    try:
+        elements = parse_symbol_path(f"srv*{text}").elements
+    except SymbolPathError:
+        return False
+    return len(elements) == 1 and isinstance(elements[0], Chain) and isinstance(elements[0].stores[0], HttpPlace)
 
 
 def describe(server: ListedServer) -> str:

@@ -1,6 +1,6 @@
 """Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
 
-from symcache.config.load import load_config
+from symcache.config.load import load_config, locate
 from symcache.config.values import (
     Breaker,
     Config,
@@ -28,4 +28,5 @@ __all__ = [
     "Store",
     "Unc",
     "load_config",
+    "locate",
 ]

@@ -17,6 +17,8 @@ from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace, par
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from symcache.sympath import Surroundings
+
 __all__ = [
     "HOLDS",
     "Read",
@@ -34,6 +36,7 @@ __all__ = [
     "read_table",
     "read_text",
     "read_texts",
+    "read_token",
     "read_token_hashes",
     "read_unc_map",
     "read_users",
@@ -145,6 +148,11 @@ def read_header_text(value: object, where: str) -> str:
     return read_text(value, where)
 
 
+def read_token(value: object, where: str) -> str | None:
+    """Return one line of ASCII, fit for a header; None if it is empty."""
+    return read_header_text(value, where) or None
+
+
 def read_texts(value: object, where: str) -> tuple[str, ...]:
     """Return a list of lines of text."""
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
@@ -247,12 +255,15 @@ def read_unc_map(value: object, where: str) -> Mapping[str, Path]:
     return folders
 
 
-def read_symbol_path(value: object, where: str) -> SymbolPath | None:
-    """Return a symbol path, None for an empty text; lines separate elements as ``;`` does."""
+def read_symbol_path(value: object, where: str, around: Surroundings | None = None) -> SymbolPath | None:
+    """Return a symbol path, None for an empty text; lines separate elements as ``;`` does.
+
+    Without *around*, what stands for something else is left as it is.
+    """
     if not isinstance(value, str):
         raise _unfit("a symbol path", where)
     try:
-        return parse_symbol_path(value) if value.strip() else None
+        return parse_symbol_path(value, around) if value.strip() else None
     except SymbolPathError as error:
         place = f"(at character {error.position + 1} of {error.text!r})"
         raise ConfigError(f"{error.problem} {place}", where=where) from None

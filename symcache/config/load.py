@@ -19,16 +19,20 @@ from symcache.config.checks import (
     read_table,
     read_text,
 )
-from symcache.config.values import Config, ServerEntry
+from symcache.config.lines import find_excess, find_line
+from symcache.config.values import Config
 from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
     Chain,
+    ExpansionError,
     HttpPlace,
     LocalPlace,
+    Surroundings,
     SymbolPath,
+    expand,
     parse_symbol_path,
-    redact_url,
+    redact_text,
     with_store,
     with_upstreams,
 )
@@ -36,7 +40,9 @@ from symcache.sympath import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["load_config"]
+__all__ = ["load_config", "locate"]
+
+_LARGEST_BYTES = 256 << 10
 
 
 def load_config(
@@ -52,7 +58,8 @@ def load_config(
     The file is *path*, else what ``SYMCACHE_CONFIG`` names, else ``symcache.toml`` in the user's config folder if it
     is there. The symbol path is *symbol_path*, else ``_NT_ALT_SYMBOL_PATH`` and ``_NT_SYMBOL_PATH``, else the file's,
     else Microsoft's server behind the default store. *store*, else ``SYMCACHE_STORE``, becomes the default store and
-    the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy.
+    the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy. ``~``, ``$NAME`` and
+    ``%NAME%`` in folders and shares of the symbol path and in *store* are filled in.
 
     Args:
         path: Config file named on the command line.
@@ -66,22 +73,37 @@ def load_config(
         SymbolPathError: *symbol_path* is not a symbol path.
     """
     variables = os.environ if environ is None else environ
-    config = _read_file(_find_file(path, variables))
-    config = replace(config, server=tuple(_with_secrets(entry, variables) for entry in config.server))
+    config = _with_secrets(_read_file(_find_file(path, variables)), variables)
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
-    store = store or read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
+    around = Surroundings(variables, _home())
+    store = _expand_folder(store, around) if store else read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
     if store is not None:
         config = replace(config, store=replace(config.store, folder=store))
-    chosen = parse_symbol_path(symbol_path) if symbol_path is not None else _environment_path(variables)
-    chosen = chosen or config.symbol_path
+    chosen = _choose_path(symbol_path, config, around)
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
         chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
     chosen = chosen if store is None else with_store(chosen, store)
-    urls = [read_server_url(url, f"upstream {redact_url(url)}") for url in upstreams]
+    urls = [read_server_url(url, f"upstream {redact_text(url)}") for url in upstreams]
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
+
+
+def locate(error: ConfigError, config: Config) -> ConfigError:
+    """Return *error*, of which ``where`` is a key alone, with file and line if *config*'s file has that key.
+
+    For settings whose value turns out to be of no use only when it is used.
+    """
+    path = config.source
+    if path is None or not path.is_file():  # a pipe gives what it holds only once
+        return error
+    try:
+        text = path.read_bytes()[:_LARGEST_BYTES].decode("utf-8-sig")
+        line = find_line(text, error.where)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):  # changed since
+        return error
+    return error if line is None else ConfigError(error.problem, where=f"{path}: {error.where}", line=line)
 
 
 def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
@@ -96,36 +118,80 @@ def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
 def _read_file(path: Path | None) -> Config:
     if path is None:
         return Config()
+    where = str(path)
     try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_BYTES + 1)
+        if len(content) > _LARGEST_BYTES:
+            raise ConfigError(f"longer than {_LARGEST_BYTES} bytes, so it is no config file", where=where)
         # Windows editors put a byte order mark in front, which TOML does not know.
-        parsed: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        if (excess := find_excess(text)) is not None:
+            raise ConfigError(excess[0], where=where, line=excess[1])
+        parsed: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        raise ConfigError(f"it cannot be read: {error.strerror}", where=where) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"it is not UTF-8 (at byte {error.start})", where=str(path)) from error
+        raise ConfigError(f"it is not UTF-8 (at byte {error.start})", where=where) from error
     except tomllib.TOMLDecodeError as error:
         hint = "; write Windows paths in single quotes" if "escape" in str(error) or "hex" in str(error) else ""
-        raise ConfigError(f"it is not TOML: {error}{hint}", where=str(path)) from error
-    return replace(read_table(Config, parsed, f"{path}: "), source=path)
+        raise ConfigError(f"it is not TOML: {error}{hint}", where=where) from error
+    try:
+        return replace(read_table(Config, parsed, ""), source=path)
+    except ConfigError as error:
+        line = find_line(text, error.where)
+        raise ConfigError(error.problem, where=f"{path}: {error.where}", line=line) from None
 
 
-def _with_secrets(entry: ServerEntry, variables: Mapping[str, str]) -> ServerEntry:
+def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
     """Fill in what the named variables hold; one that is not set is no error, as not every run asks that server."""
-    where = f"server {entry.url}"
-    if entry.password_env and (password := variables.get(entry.password_env)):
-        entry = replace(entry, password=read_text(password.strip(), entry.password_env))
-    if entry.token_env and (token := variables.get(entry.token_env)):
-        entry = replace(entry, token=read_header_text(token.strip(), entry.token_env))
-    if entry.token is not None and entry.password is not None:
-        raise ConfigError("a token and a password exclude each other", where=where)
-    return entry
+    entries = []
+    for number, entry in enumerate(config.server):
+        if entry.password_env and (password := variables.get(entry.password_env)):
+            entry = replace(entry, password=read_text(password.strip(), entry.password_env))  # noqa: PLW2901
+        if entry.token_env and (token := variables.get(entry.token_env)):
+            entry = replace(entry, token=read_header_text(token.strip(), entry.token_env))  # noqa: PLW2901
+        if entry.token is not None and entry.password is not None:
+            problem = f"a token and a password exclude each other, and {entry.url} has both"
+            raise locate(ConfigError(problem, where=f"server[{number}]"), config)
+        entries.append(entry)
+    return replace(config, server=tuple(entries))
 
 
-def _environment_path(variables: Mapping[str, str]) -> SymbolPath | None:
+def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) -> SymbolPath:
+    """Return the path that counts, with what its places stand for filled in."""
+    if symbol_path is not None:
+        return parse_symbol_path(symbol_path, around)
+    chosen = _environment_path(around)
+    if chosen is not None:
+        return chosen
+    # The file was read without the environment, so that a path that does not count cannot be wrong because of it.
+    try:
+        return read_symbol_path(str(config.symbol_path), "symbol_path", around) or config.symbol_path
+    except ConfigError as error:
+        raise locate(error, config) from None
+
+
+def _environment_path(around: Surroundings) -> SymbolPath | None:
     """Return the path of both variables, the alternative one first.
 
     Sources disagree: windows-driver-docs, symbol-path, searches ``_NT_ALT_SYMBOL_PATH`` first; win32, symbol-paths,
     names ``_NT_SYMBOL_PATH`` first. The driver documentation is the debugger's own.
     """
+    variables = around.variables
     names = [name for name in ("_NT_ALT_SYMBOL_PATH", "_NT_SYMBOL_PATH") if variables.get(name, "").strip()]
-    return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names))
+    return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names), around)
+
+
+def _expand_folder(folder: Path, around: Surroundings) -> Path:
+    try:
+        return Path(expand(str(folder), around))
+    except ExpansionError as error:
+        raise ConfigError(error.problem, where=f"store {folder}") from None
+
+
+def _home() -> str | None:
+    try:
+        return str(Path("~").expanduser())
+    except RuntimeError:
+        return None

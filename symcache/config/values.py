@@ -22,6 +22,7 @@ from symcache.config.checks import (
     read_symbol_path,
     read_text,
     read_texts,
+    read_token,
     read_token_hashes,
     read_unc_map,
     read_users,
@@ -263,7 +264,7 @@ class ServerEntry:
     username: str | None = field(default=None, metadata=key(read_text))
     password: str | None = field(default=None, repr=False, metadata=key(read_text))
     password_env: str | None = field(default=None, metadata=key(read_text))
-    token: str | None = field(default=None, repr=False, metadata=key(read_header_text))
+    token: str | None = field(default=None, repr=False, metadata=key(read_token))
     token_env: str | None = field(default=None, metadata=key(read_text))
 
 

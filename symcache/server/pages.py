@@ -83,7 +83,7 @@ class Pages:
         query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
         text = query.get("q", [""])[0][:300]
         missed = await self._status.missed()
-        found = await to_thread.run_sync(search, self._source.store, text, missed)
+        found = await to_thread.run_sync(search, self._source.store, text, missed, self._status.is_missing)
         await self._send_json(exchange, found)
 
     async def _send_json(self, exchange: Exchange, document: dict[str, Any]) -> None:

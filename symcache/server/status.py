@@ -12,6 +12,7 @@ from symcache._version import __version__
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
 from symcache.server.metrics import sum_up
+from symcache.upstream.lacking import Lacking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Status"]
 
 _SHOWN_MISSING = 50
-_READ_MISSES = 5_000
+_MOST_LOOKED_FOR = 1000
+_READ_MISSES = 100_000
 _MISSES_FRESH_S = 60.0
 
 
@@ -51,6 +53,7 @@ class Status:
         can_warm: bool,
     ) -> None:
         self._source = source
+        self._lacking = Lacking(source)
         self._flights = flights
         self._metrics = metrics
         self._sharing = sharing
@@ -72,7 +75,10 @@ class Status:
         return self._upkeep.store
 
     async def missed(self) -> list[dict[str, Any]]:
-        """Return what was asked for and not found, most wanted first: ``index``, ``times``, ``since_s``."""
+        """Return what was asked for and no server has, most wanted first: ``index``, ``times``, ``since_s``.
+
+        Some may lie in a store meanwhile; see `is_missing`.
+        """
         remembered = await to_thread.run_sync(self._remember)
         rows = {folded: dict(row) for folded, row in remembered.items()}
         for index, times in self.totals().missed.items():
@@ -80,13 +86,23 @@ class Status:
             row["times"] = max(times, row["times"])
         return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
 
+    def is_missing(self, row: Mapping[str, Any]) -> bool:
+        """Return whether no place on disk has a row of `missed`; it blocks, and only those shown should be asked of."""
+        try:
+            return not self._lacking.is_held(parse_index(row["index"]))
+        except InputError:
+            return False
+
     async def document(self, *, brief: bool = False) -> dict[str, Any]:
         """Return everything; *brief* leaves out what changes slowly and is long: ``samples`` and ``missing``."""
         totals = self.totals()
         now_s = time.time()
         past: dict[str, Any] = {}
         if not brief:
-            past = {"samples": self._upkeep.samples(totals), "missing": (await self.missed())[:_SHOWN_MISSING]}
+            missed = await self.missed()
+            likely = missed[:_MOST_LOOKED_FOR]
+            shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
+            past = {"samples": self._upkeep.samples(totals), "missing": shown}
         return {
             **past,
             "version": __version__,
@@ -103,20 +119,25 @@ class Status:
         }
 
     def _remember(self) -> dict[str, dict[str, Any]]:
-        """Return the misses that are remembered from former times too, read once a minute."""
-        read_s, rows = self._remembered
+        """Return what was denied in former times too.
+
+        It is read once a minute, or after twenty times as long as the reading took: 100,000 misses take a few seconds.
+        """
+        fresh_until_s, rows = self._remembered
         misses = self._source.misses
-        if misses is None or (rows and time.monotonic() - read_s < _MISSES_FRESH_S):
+        began_s = time.monotonic()
+        if misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
         with misses:  # closes this thread's connection, which nobody else would
-            for miss in islice(misses.list(), _READ_MISSES):
-                row = rows.setdefault(
-                    fold(miss.index), {"index": miss.index, "times": 0, "since_s": miss.first_asked_s}
-                )
-                row["times"] = max(row["times"], miss.times)
-                row["since_s"] = min(row["since_s"], miss.first_asked_s)
-        self._remembered = (time.monotonic(), rows)
+            for group in islice(self._lacking.denied(), _READ_MISSES):
+                rows[fold(group[0].index)] = {
+                    "index": group[0].index,
+                    "times": max(miss.times for miss in group),
+                    "since_s": min(miss.first_asked_s for miss in group),
+                }
+        now_s = time.monotonic()
+        self._remembered = (now_s + max(_MISSES_FRESH_S, 20 * (now_s - began_s)), rows)
         return rows
 
     def _since(self, index: str) -> float | None:

@@ -151,10 +151,15 @@ class Admin:
                     scratch.unlink(missing_ok=True)
         return added
 
-    def delete(self, id_: int) -> Transaction:
+    def delete(self, id_: int, *, on_left: Callable[[str], None] = lambda _: None) -> Transaction:
         """Undo transaction *id_*; return the transaction that does so.
 
-        A file goes when no other transaction in force names it, by ``refs.ptr`` or by its own file.
+        A file goes when no other transaction names it, by ``refs.ptr`` or by its own file. Where the own file of *id_*
+        is lost or damaged, every ``refs.ptr`` of the store is looked into.
+
+        Args:
+            id_: Number of a transaction in force.
+            on_left: Told in a line what stays although no transaction in force names it, or that nothing tells.
 
         Raises:
             UsageError: There is no such transaction in force.
@@ -166,7 +171,7 @@ class Admin:
             deleted = Transaction(self._folder.next_id(), deleted_id=id_)
             intent = Intent(Stage.DELETING, deleted.id, format_deleted(deleted.id, id_), id_)
             write_journal(self._store, intent)
-            self._filing.settle(intent)
+            self._filing.settle(intent, on_left)
         return deleted
 
     def recover(self) -> bool:

@@ -74,6 +74,15 @@ class AdminFolder:
                 filed = parse_filed(line)
             yield line, filed
 
+    def is_doubtful(self, id_: int) -> bool:
+        """Return whether transaction *id_*'s own file may not tell all that it brought: absent, empty or unreadable.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        lines = [filed for _, filed in self.filed(id_)]
+        return not lines or None in lines
+
     def has_own_file(self, id_: int) -> bool:
         """Return whether transaction *id_* is in force as far as its own file tells."""
         return (self.path / f"{id_:010}").is_file()
@@ -84,6 +93,33 @@ class AdminFolder:
             for entry in entries:
                 if match := _OWN_FILE.fullmatch(entry.name):
                     yield int(match[1]), match[2] is not None
+
+    def deleted_ids(self) -> set[int]:
+        """Return the transactions that ``history.txt`` says were undone.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        return {each.deleted_id for _, each in self.history() if each is not None and each.deleted_id is not None}
+
+    def lost_ids(self) -> set[int]:
+        """Return the adds of ``history.txt`` that were never undone, and that ``server.txt`` lacks all the same.
+
+        Raises:
+            StoreError: One of the two cannot be read.
+        """
+        added = {each.id for _, each in self.history() if each is not None and each.deleted_id is None}
+        return added - self.deleted_ids() - {each.id for _, each in self.server() if each is not None}
+
+    def standing_ids(self) -> set[int]:
+        """Return the transactions that any admin file has for being in force, so that nothing of theirs may go.
+
+        Raises:
+            StoreError: One of the files cannot be read.
+        """
+        server = {each.id for _, each in self.server() if each is not None and each.deleted_id is None}
+        own = {id_ for id_, is_deleted in self.own_files() if not is_deleted}
+        return server | self.lost_ids() | (own - self.deleted_ids())
 
     def next_id(self) -> int:
         """Return a number above every one that any of the files knows."""
@@ -100,7 +136,7 @@ class AdminFolder:
         Raises:
             StoreError: The disk does not take it.
         """
-        self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in filed))
+        self.write_filed(id_, filed)
         self._append(_SERVER, id_, line)
         self._append(_HISTORY, id_, line)
         self._write(_LAST_ID, b"%010d" % id_)
@@ -115,15 +151,48 @@ class AdminFolder:
         kept = b"".join(each for each in content.splitlines(keepends=True) if _id_of(each) != deleted_id)
         if kept != content:
             self._write(_SERVER, kept)
-        own = self.path / f"{deleted_id:010}"
+        self.mark_deleted(deleted_id)
+        self._append(_HISTORY, id_, line)
+        self._write(_LAST_ID, b"%010d" % id_)
+
+    def mark_deleted(self, id_: int) -> bool:
+        """Rename transaction *id_*'s own file to that of one undone; return whether it was there.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        own = self.path / f"{id_:010}"
         try:
             own.replace(own.with_name(own.name + ".deleted"))
         except FileNotFoundError:
-            pass
+            return False
         except OSError as error:
             raise as_store_error(error, own) from error
-        self._append(_HISTORY, id_, line)
-        self._write(_LAST_ID, b"%010d" % id_)
+        return True
+
+    def take_back(self, id_: int) -> bool:
+        """Write *id_*'s line of ``history.txt`` into ``server.txt``, in its place; return whether there is one.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        line = next((line for line, each in self.history() if each is not None and each.id == id_), None)
+        if line is None:
+            return False
+        lines = self._read(_SERVER).splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines[-1] += b"\r\n"
+        at = next((at for at, each in enumerate(lines) if (_id_of(each) or 0) > id_), len(lines))
+        self._write(_SERVER, b"".join([*lines[:at], line + b"\r\n", *lines[at:]]))
+        return True
+
+    def write_filed(self, id_: int, filed: list[bytes]) -> None:
+        """Write transaction *id_*'s own file.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in filed))
 
     def _find(self) -> Path:
         root = self._store.root

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from symcache.store.journal import Intent, Stage, clear_journal
 from symcache.store.place import as_store_error, remove_empty_folders, take_away
-from symcache.store.refs import read_refs, write_refs
+from symcache.store.refs import read_refs, walk_refs, write_refs
 from symcache.store.transactions import Filed, Ref, format_filed
 from symcache.store.tree import Form, Store, list_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
     from symcache.store.adminfolder import AdminFolder
+    from symcache.store.refs import Refs
 
 __all__ = ["Filing"]
 
@@ -38,8 +39,12 @@ class Filing:
         self._folder = folder
         self._lock_wait_s = lock_wait_s
 
-    def settle(self, intent: Intent) -> None:
+    def settle(self, intent: Intent, on_left: Callable[[str], None] = lambda _: None) -> None:
         """Undo an add whose files are not all in place; finish all else; forget the intent.
+
+        Args:
+            intent: What to undo or finish.
+            on_left: Told what a delete leaves although nobody in force has a claim to it, or nothing tells.
 
         Raises:
             StoreError: The disk does not take it, or somebody fills in one of the files for too long.
@@ -50,10 +55,7 @@ class Filing:
         elif intent.stage is Stage.RECORDING:
             self._folder.record_added(intent.id, intent.line, [format_filed(entry.filed) for entry in intent.entries])
         elif intent.deleted_id is not None:
-            keys = {filed.key.folded: filed.key for filed in _files_of(self._folder, intent.deleted_id)}
-            named = self._named_by(keys.keys(), intent.deleted_id)
-            for folded, key in keys.items():
-                self._release(key, intent.deleted_id, named_by=named.get(folded, set()))
+            self._delete(intent.deleted_id, on_left)
             self._folder.record_deleted(intent.id, intent.line, intent.deleted_id)
         with suppress(OSError):
             (self._store.root / "pingme.txt").touch()  # its time is that of the last change, as symstore has it
@@ -71,7 +73,22 @@ class Filing:
             folder = self._store.folder_for(key)
             write_refs(self._store, folder, read_refs(folder).adding(ref))
 
-    def _release(self, key: Key, id_: int, *, gone: frozenset[Form] = _BOTH, named_by: Collection[int] = ()) -> None:
+    def _delete(self, id_: int, on_left: Callable[[str], None]) -> None:
+        keys = {filed.key.folded: filed.key for filed in _files_of(self._folder, id_)}
+        if self._folder.is_doubtful(id_):
+            keys |= {key.folded: key for key, refs in walk_refs(self._store) if refs.of(id_).lines}
+            taken = f"taken is what refs.ptr names it for ({len(keys)})" if keys else "no refs.ptr names it, either"
+            on_left(f"the own file of {id_:010} does not tell what it brought; {taken}")
+        named = self._named_by(keys.keys(), id_)
+        standing = self._folder.standing_ids() - {id_}
+        for folded, key in keys.items():
+            left = self._release(key, id_, named_by=named.get(folded, set()))
+            if left.lines and folded not in named and not standing.intersection(ref.id for ref in left.refs):
+                names = ", ".join(str(ref.id) for ref in left.refs[:8]) or "lines that cannot be read"
+                why = f"refs.ptr has {names}, not in force; `symcache store verify --repair` mends that"
+                on_left(f"{key.index} stays: {why}")
+
+    def _release(self, key: Key, id_: int, *, gone: frozenset[Form] = _BOTH, named_by: Collection[int] = ()) -> Refs:
         """Take transaction *id_* off a key: the file, in the forms that nobody else wants, then its ``refs.ptr``.
 
         The order is such that a second run, after a kill, sees again what the first one had to do.
@@ -81,6 +98,9 @@ class Filing:
             id_: Which transaction.
             gone: Forms that it may have brought.
             named_by: Other transactions whose own files name the key.
+
+        Returns:
+            What ``refs.ptr`` says now.
         """
         with self._store.lock(key).hold(timeout_s=self._lock_wait_s):
             folder = self._store.folder_for(key)
@@ -100,6 +120,7 @@ class Filing:
             if left != refs:
                 write_refs(self._store, folder, left)
             remove_empty_folders(folder, self._store.root)
+        return left
 
     def _publish(self, scratch: Path, key: Key, form: Form) -> None:
         found = self._store.find(key)

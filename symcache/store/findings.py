@@ -41,7 +41,7 @@ class Problem(StrEnum):
     UNWANTED = "unwanted"  # the right file, of a kind that this store is not to hold
     STRAY = "stray"  # a file that nobody looks for: another tool's scratch, as a rule
     POINTER = "pointer"  # file.ptr and refs.ptr contradict each other
-    REFERENCES = "references"  # lines of refs.ptr that cannot be read
+    REFERENCES = "references"  # lines of refs.ptr that cannot be read, or of transactions that are not in force
     ABSENT = "absent"  # named by a transaction, and not there
     ACCOUNT = "account"  # the admin files contradict themselves
     INTERRUPTED = "interrupted"  # a writer or a conversion died
@@ -55,6 +55,8 @@ class Mend(StrEnum):
     FETCH = "fetch"  # fetch it anew
     POINTER = "rewrite-pointer"  # write file.ptr as refs.ptr has it
     MERGE = "merge"  # move all into the other spelling
+    REFERENCES = "rewrite-references"  # take lines of transactions not in force off refs.ptr
+    ACCOUNT = "rewrite-account"  # write admin files as references and history.txt have it
     FINISH = "finish"  # end what was interrupted
     NONE = "none"  # only a person can tell
 

@@ -14,7 +14,7 @@ from symcache.store.survey import MSFZ_FOLDER
 from symcache.store.tree import Form, list_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
@@ -35,6 +35,7 @@ def inspect_folder(
     check: Check,
     *,
     policy: Check | None = None,
+    find_stale: Callable[[Collection[int]], Collection[int]] = lambda _: (),
     clock_s: Callable[[], float] = time.time,
 ) -> Iterator[Finding]:
     """Yield what is wrong in *folder*, which is filed as a key of the file *name*.
@@ -47,6 +48,7 @@ def inspect_folder(
         name: The name of its parent.
         check: Looks into files.
         policy: Says why a file that is right should not be in this store; None where every kind may be.
+        find_stale: Says which of some transactions are not in force.
         clock_s: Seconds since 1970.
     """
     where = folder.relative_to(root).as_posix()
@@ -58,7 +60,7 @@ def inspect_folder(
     try:
         for path in sorted(folder.iterdir()):
             yield from _inspect_entry(root, path, key, check, policy, clock_s)
-        yield from _inspect_refs(root, folder, key)
+        yield from _inspect_refs(root, folder, key, find_stale)
     except FileNotFoundError:
         return  # pruned, or moved, since
     except StoreError as error:
@@ -103,7 +105,9 @@ def _inspect_file(root: Path, path: Path, key: Key, check: Check, policy: Check 
         yield _finding(root, path, Problem.UNWANTED, reason, Mend.NONE, key)
 
 
-def _inspect_refs(root: Path, folder: Path, key: Key) -> Iterator[Finding]:
+def _inspect_refs(
+    root: Path, folder: Path, key: Key, find_stale: Callable[[Collection[int]], Collection[int]]
+) -> Iterator[Finding]:
     refs = read_refs(folder)
     if not refs.exists:
         return
@@ -111,6 +115,12 @@ def _inspect_refs(root: Path, folder: Path, key: Key) -> Iterator[Finding]:
     if refs.unreadable or not refs.refs:
         yield _finding(root, path, Problem.REFERENCES, f"{len(refs.unreadable)} lines cannot be read", Mend.NONE)
         return
+    if stale := sorted(find_stale({ref.id for ref in refs.refs})):
+        verb = "is" if len(stale) == 1 else "are"
+        detail = f"names {', '.join(map(str, stale[:8]))}, which {verb} not in force"
+        yield _finding(root, path, Problem.REFERENCES, detail, Mend.REFERENCES)
+        if len(stale) == len({ref.id for ref in refs.refs}):
+            return
     forms = {stored.form for stored in list_stored(folder, key.name)}
     found, wanted = read_pointer(folder), refs.pointer
     if found != wanted:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -140,12 +141,24 @@ class Memory:
             return name in self._cache and bool(self._cache.delete(name))
         return False
 
-    def names(self) -> Iterator[str]:
-        """Yield every name, sorted."""
-        names: list[str] = []
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Yield every name with its text, sorted by name; a query brings a thousand of them."""
+        name = ""
+        while rows := self._rows_after(name):
+            for name, text in rows:
+                if text:
+                    yield name, text
+
+    def _rows_after(self, name: str) -> list[tuple[str, str]]:
+        # As diskcache's own iteration has it, which fetches keys alone; the index on its keys gives the order.
+        query = (
+            "SELECT key, mode, filename, value FROM Cache WHERE key > ? AND typeof(key) = 'text' AND raw = 1"
+            " AND (expire_time IS NULL OR expire_time > ?) ORDER BY key LIMIT 1000"
+        )
         with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
-            names = sorted(name for name in self._cache.iterkeys() if name)
-        yield from names
+            rows = self._cache._sql(query, (name, time.time())).fetchall()  # noqa: SLF001 - the database is ours
+            return [(key, self._cache.disk.fetch(mode, file, value, False)) for key, mode, file, value in rows]
+        return []
 
     def close(self) -> None:
         """Close the database; safe to call twice."""

@@ -35,6 +35,7 @@ class Miss:
         last_asked_s: When it last did.
         times: How often it did.
         answer: What it said: ``404``, ``410``, ``MSG: …``.
+        in_passing: Nobody wanted the file itself: an image that was asked for which PDB it names.
     """
 
     index: str
@@ -43,6 +44,7 @@ class Miss:
     last_asked_s: float
     times: int
     answer: str
+    in_passing: bool = False
 
 
 class Misses:
@@ -71,13 +73,14 @@ class Misses:
         """Whether *miss* is recent enough to be believed."""
         return 0 <= self._clock_s() - miss.last_asked_s < self._ttl_s
 
-    def remember(self, upstream: str, key: Key, answer: str) -> None:
-        """Note that *upstream* said no just now."""
+    def remember(self, upstream: str, key: Key, answer: str, *, in_passing: bool = False) -> None:
+        """Note that *upstream* said no just now; a file that was wanted once is not wanted *in_passing* later."""
         row = _row(upstream, key.folded)
         now_s = self._clock_s()
         known = self._read(row)
         first_s, times = (known.first_asked_s, known.times) if known is not None else (now_s, 0)
-        miss = Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200])
+        in_passing = in_passing and (known is None or known.in_passing)
+        miss = Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200], in_passing)
         self._memory.set(row, json.dumps(asdict(miss)), kept_s=_KEPT_S)
 
     def keep(self, miss: Miss) -> None:
@@ -90,8 +93,8 @@ class Misses:
 
     def list(self) -> Iterator[Miss]:
         """Yield every miss known, those that do not count any more too, in the order of their indexes."""
-        for row in self._memory.names():
-            miss = self._read(row)
+        for row, text in self._memory.items():
+            miss = _parse(text)
             if miss is not None and row == _row(miss.upstream, fold(miss.index)):
                 yield miss
 
@@ -127,6 +130,7 @@ def _parse(text: str) -> Miss | None:
             last_asked_s=float(fields["last_asked_s"]),
             times=int(fields["times"]),
             answer=fields["answer"],
+            in_passing=fields.get("in_passing") is True,
         )
         printable = miss.upstream.isprintable() and miss.answer.isprintable()
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
+from symcache.identity import parse_id
 from symcache.store.place import as_store_error, take_away, write_whole
 from symcache.store.transactions import Kind, Ref, format_ref, parse_ref, split_lines
 from symcache.store.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from symcache.identity import Key
     from symcache.store.tree import Store
 
-__all__ = ["POINTER", "REFS", "Refs", "read_pointer", "read_refs", "write_refs"]
+__all__ = ["POINTER", "REFS", "Refs", "read_pointer", "read_refs", "walk_refs", "write_refs"]
 
 REFS = "refs.ptr"
 POINTER = "file.ptr"
@@ -95,6 +98,19 @@ def read_refs(folder: Path) -> Refs:
     if len(content) > _LARGEST_BYTES:
         raise StoreError(f"larger than {_LARGEST_BYTES} bytes, so it is no list of transactions", path=path)
     return Refs(tuple(_understood(split_lines(content))), exists=True)
+
+
+def walk_refs(store: Store) -> Iterator[tuple[Key, Refs]]:
+    """Yield each key of *store* that has a ``refs.ptr``, with what it says; this looks into every folder.
+
+    Raises:
+        StoreError: The store, or one of them, cannot be read.
+    """
+    for name, id_, folder in store.key_folders():
+        refs = read_refs(folder)
+        if refs.exists:
+            with suppress(InputError):  # a folder that no key can have
+                yield parse_id(name, id_), refs
 
 
 def write_refs(store: Store, folder: Path, refs: Refs) -> None:

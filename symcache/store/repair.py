@@ -13,6 +13,7 @@ from symcache.store.findings import Finding, Mend
 from symcache.store.merge import merge_key_folder, rename_folder, spelt
 from symcache.store.place import remove_empty_folders
 from symcache.store.quarantine import put_into_quarantine
+from symcache.store.rebuild import drop_stale_refs, restore_transaction
 from symcache.store.refs import read_refs, write_refs
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ def _mend(store: Store, finding: Finding, fetch: Callable[[Key], str | None] | N
             return _fetch(finding.index, fetch)
         case Mend.POINTER:
             return _rewrite_pointer(store, path)
+        case Mend.REFERENCES:
+            with Admin(store).locked():
+                return drop_stale_refs(store, path.parent)
+        case Mend.ACCOUNT if path.name.isdecimal():
+            return _restore(store, int(path.name))
         case Mend.MERGE if finding.other is not None:
             return _merge(store, path, _below(store.root, finding.other))
         case Mend.FINISH:
@@ -127,6 +133,14 @@ def _rewrite_pointer(store: Store, path: Path) -> str:
             raise _LeftError("refs.ptr is gone, so nothing tells what is right")
         write_refs(store, path.parent, refs)
     return "written" if refs.pointer is not None else "removed"
+
+
+def _restore(store: Store, id_: int) -> str:
+    with Admin(store).locked():
+        note = restore_transaction(store, id_)
+    if note is None:
+        raise _LeftError("nothing tells what it was")
+    return note
 
 
 def _merge(store: Store, folder: Path, target: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,15 @@ from symcache.store.admin import Admin
 from symcache.store.adminfolder import AdminFolder
 from symcache.store.checkpoint import Checkpoint, Progress
 from symcache.store.findings import Check, Finding, Mend, Problem
-from symcache.store.journal import journal_path
+from symcache.store.journal import journal_path, read_journal
 from symcache.store.keyfolder import inspect_folder
 from symcache.store.locks import KeyLock
+from symcache.store.refs import read_refs, walk_refs
 from symcache.store.staging import OWN_FOLDER
 from symcache.store.survey import list_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from symcache.store.tree import Store
@@ -70,8 +72,10 @@ def verify(
         finished = False
         try:
             yield from checkpoint.findings
-            yield from _verify_keys(store, (check, policy), checkpoint, on_progress, clock_s)
-            yield from _verify_account(store)
+            is_whole = not checkpoint.progress.at
+            standing = _Standing(store)
+            yield from _verify_keys(store, (check, policy), standing, checkpoint, on_progress, clock_s)
+            yield from _verify_account(store, standing.named if is_whole else _count_references(store))
             yield from _find_interrupted(store)
             finished = True
         finally:
@@ -81,6 +85,7 @@ def verify(
 def _verify_keys(
     store: Store,
     looks: tuple[Check, Check | None],
+    standing: _Standing,
     checkpoint: Checkpoint,
     on_progress: Callable[[Progress], None] | None,
     clock_s: Callable[[], float],
@@ -94,7 +99,10 @@ def _verify_keys(
         if skipping and at.split("/") <= progress.at.split("/"):
             continue
         skipping = False
-        findings = [*twins, *inspect_folder(store.root, folder, name, looks[0], policy=looks[1], clock_s=clock_s)]
+        inside = inspect_folder(
+            store.root, folder, name, looks[0], policy=looks[1], find_stale=standing.find_stale, clock_s=clock_s
+        )
+        findings = [*twins, *inside]
         size = sum(size for _, size, _ in list_files(folder, name))
         progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.findings + len(findings))
         for finding in findings:
@@ -107,6 +115,32 @@ def _verify_keys(
             on_progress(progress)
         yield from findings
     checkpoint.advance(progress)
+
+
+class _Standing:
+    """Which transactions are in force; others may add some while a store is walked.
+
+    Attributes:
+        named: How many keys each transaction is named for, as far as was asked.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ids = AdminFolder(store).standing_ids()
+        self._stale: set[int] = set()
+        self.named: Counter[int] = Counter()
+
+    def find_stale(self, ids: Collection[int]) -> set[int]:
+        """Return those of *ids*, which one key's references name, that are not in force and not being added."""
+        self.named.update(ids)
+        unknown = set(ids) - self._ids
+        if unknown - self._stale:
+            # In this order: whoever has ended its intent has recorded its transaction before.
+            intent = read_journal(self._store)
+            self._ids = AdminFolder(self._store).standing_ids()
+            unknown -= self._ids
+            self._stale |= unknown - ({intent.id} if intent is not None else set())
+        return unknown & self._stale
 
 
 class _Spellings:
@@ -142,9 +176,17 @@ class _Spellings:
             yield Finding(path, Problem.TWO_SPELLINGS, f"there is {other} too", Mend.MERGE, other=other)
 
 
-def _verify_account(store: Store) -> Iterator[Finding]:
+def _count_references(store: Store) -> Counter[int]:
+    """Return how many keys each transaction is named for, for a walk that went on where another was interrupted."""
+    return Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
+
+
+def _verify_account(store: Store, named: Counter[int]) -> Iterator[Finding]:
     folder = AdminFolder(store)
     where = folder.path.name
+    # What a writer was about to change, at work or dead: `_find_interrupted` tells of it.
+    intent = read_journal(store)
+    unsettled = set() if intent is None else {intent.id, intent.deleted_id}
     in_force: set[int] = set()
     for line, transaction in folder.server():
         if transaction is None or transaction.deleted_id is not None:
@@ -152,24 +194,39 @@ def _verify_account(store: Store) -> Iterator[Finding]:
             yield Finding(f"{where}/server.txt", Problem.ACCOUNT, detail)
         else:
             in_force.add(transaction.id)
-    for id_ in sorted(in_force):
-        findings = tuple(_verify_transaction(store, folder, id_))
+    for id_ in sorted(in_force - unsettled):
+        findings = tuple(_verify_transaction(store, folder, id_, named[id_]))
         if findings and id_ in _in_force(store):  # else it is being deleted just now
             yield from findings
-    for id_, deleted in sorted(folder.own_files()):
-        if not deleted and id_ not in in_force and id_ not in _in_force(store):
-            yield Finding(f"{where}/{id_:010}", Problem.ACCOUNT, "not in server.txt")
+    yield from _verify_others(store, folder, in_force | unsettled)
 
 
-def _verify_transaction(store: Store, folder: AdminFolder, id_: int) -> Iterator[Finding]:
+def _verify_others(store: Store, folder: AdminFolder, known: Collection[int | None]) -> Iterator[Finding]:
+    """Yield transactions that an admin file has for being in force, and that are not *known* to be."""
+    own = {id_ for id_, is_deleted in folder.own_files() if not is_deleted}
+    lost, deleted = folder.lost_ids(), folder.deleted_ids()
+    for id_ in sorted((own | lost).difference(known)):
+        if id_ not in _in_force(store):
+            can_tell = id_ in lost or id_ in deleted
+            detail = "not in server.txt" + (", and history.txt has it" if id_ in lost else "")
+            where = f"{folder.path.name}/{id_:010}"
+            yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT if can_tell else Mend.NONE)
+
+
+def _verify_transaction(store: Store, folder: AdminFolder, id_: int, named: int) -> Iterator[Finding]:
     where = f"{folder.path.name}/{id_:010}"
     if not folder.has_own_file(id_):
-        yield Finding(where, Problem.ACCOUNT, "absent")
+        yield Finding(where, Problem.ACCOUNT, "absent", Mend.ACCOUNT)
         return
-    for line, filed in folder.filed(id_):
+    lines = tuple(folder.filed(id_))
+    if len(lines) < named:
+        detail = f"lists {len(lines)} files, and {named} have a refs.ptr that names it"
+        yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT)
+    for line, filed in lines:
         if filed is None:
-            yield Finding(where, Problem.ACCOUNT, f"{line[:80].decode(errors='replace')!r} names no file")
-        elif store.find(filed.key) is None:
+            detail = f"{line[:80].decode(errors='replace')!r} names no file"
+            yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT)
+        elif store.find(filed.key) is None and read_refs(store.folder_for(filed.key)).pointer is None:
             yield Finding(where, Problem.ABSENT, f"names {filed.key.index}", Mend.FETCH, filed.key.index)
 
 

@@ -4,11 +4,14 @@ r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, taken apart, printed back 
     element := folder | "cache*" [folder] | "srv*" store *( "*" store ) | "symsrv*" dll "*" store *( "*" store )
     store   := "" | folder | \\host\share[\…] | http(s)://…
 
-Nothing here touches a disk or the environment; whether ``C:\sym`` means anything on this system is decided later.
+Nothing here touches a disk or the environment: what ``~`` and ``%NAME%`` stand for is handed in, and whether ``C:\sym``
+means anything on this system is decided later.
 Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
 """
 
+from symcache.sympath.expand import ExpansionError, Surroundings, expand
 from symcache.sympath.parse import parse_symbol_path
+from symcache.sympath.redact import redact_text, redact_url
 from symcache.sympath.resolve import ResolvedElement, chains, with_store, with_upstreams
 from symcache.sympath.values import (
     MICROSOFT,
@@ -23,7 +26,6 @@ from symcache.sympath.values import (
     ResolvedPlace,
     SymbolPath,
     UncPlace,
-    redact_url,
 )
 
 __all__ = [
@@ -32,16 +34,20 @@ __all__ = [
     "Chain",
     "DefaultPlace",
     "Element",
+    "ExpansionError",
     "Folder",
     "HttpPlace",
     "LocalPlace",
     "Place",
     "ResolvedElement",
     "ResolvedPlace",
+    "Surroundings",
     "SymbolPath",
     "UncPlace",
     "chains",
+    "expand",
     "parse_symbol_path",
+    "redact_text",
     "redact_url",
     "with_store",
     "with_upstreams",

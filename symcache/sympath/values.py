@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+
+from symcache.sympath.redact import redact_url
 
 __all__ = [
     "MICROSOFT",
@@ -19,7 +20,6 @@ __all__ = [
     "ResolvedPlace",
     "SymbolPath",
     "UncPlace",
-    "redact_url",
 ]
 
 MICROSOFT = "https://msdl.microsoft.com/download/symbols"
@@ -124,18 +124,17 @@ class SymbolPath:
     def __str__(self) -> str:
         return ";".join(map(str, self.elements))
 
+    @property
+    def has_server(self) -> bool:
+        """Whether any element asks a server over HTTP; ``srv*`` alone asks Microsoft's."""
+        chains = (element.stores for element in self.elements if isinstance(element, Chain))
+        return any(
+            stores == (DefaultPlace(),) or any(isinstance(store, HttpPlace) for store in stores) for stores in chains
+        )
+
     def redacted(self) -> str:
         """Return the text for reports and logs: no URL in it shows a user, password, query or fragment."""
         return ";".join(map(str, map(_redact_element, self.elements)))
-
-
-def redact_url(url: str) -> str:
-    """Return *url* without user, password, query and fragment, where tokens and signatures stand."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "an address that is not well formed"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _redact_element(element: Element) -> Element:

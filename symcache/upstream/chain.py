@@ -232,7 +232,7 @@ class Chain:
         if target is None:
             return self._cannot_bring()
         brought, image = await self._try(
-            place, key, (), target, lambda arrival, _: read_image_file(arrival.plain), no_plain
+            place, key, (), target, lambda arrival, _: read_image_file(arrival.plain), no_plain, in_passing=True
         )
         return brought if image is None else image
 
@@ -282,15 +282,18 @@ class Chain:
         target: Store,
         finish: Callable[[Arrival, str], T],
         no_plain: NotHere | None = None,
+        *,
+        in_passing: bool = False,
     ) -> tuple[Brought, T | None]:
         """Ask *place*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
-        *no_plain* is its answer to who asked for the plain file a moment ago.
+        *no_plain* is its answer to who asked for the plain file a moment ago. With *in_passing* nobody wants the file
+        itself.
         """
         scratch = target.scratch()
         try:
             if isinstance(place, HttpStore):
-                brought = await place.bring(key, scratch, checksums=checksums, no_plain=no_plain)
+                brought = await place.bring(key, scratch, checksums=checksums, no_plain=no_plain, in_passing=in_passing)
             else:
                 brought = await to_thread.run_sync(self._copy_from, place, key, scratch)
             if brought.form is None:
@@ -307,7 +310,7 @@ class Chain:
                 return brought, await to_thread.run_sync(settle, brought.form)
             except NotHereError as error:
                 if isinstance(place, HttpStore):
-                    place.remember_miss(key, str(error))
+                    place.remember_miss(key, str(error), in_passing=in_passing)
                 return brought.but(str(error)), None
             except (WrongContent, UpstreamRefused) as error:
                 return brought.but(error.problem, error), None

@@ -9,7 +9,7 @@ from symcache.store.check import check_file
 from symcache.store.tree import Form, Stored, as_store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
@@ -54,6 +54,20 @@ class PlainFolder:
         except OSError as error:
             raise as_store_error(error, self.root) from error
         return None
+
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
+        """Yield those of *keys* for which `find` finds something; only those whose name is here are looked for.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+        names: dict[str, set[str]] = {}
+        for key in keys:
+            extension = fold(key.name).rpartition(".")[2]
+            if extension not in names:
+                names[extension] = {name for folder in self._folders(key) for name in self._listing(folder)}
+            if fold(key.name) in names[extension] and self.find(key) is not None:
+                yield key
 
     def _folders(self, key: Key) -> Iterator[Path]:
         own = fold(key.name).rpartition(".")[2]

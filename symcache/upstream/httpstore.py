@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -67,17 +68,23 @@ class HttpStore:
         self._tier_lock = anyio.Lock()
 
     async def bring(
-        self, key: Key, scratch: Path, *, checksums: Sequence[str] = (), no_plain: NotHere | None = None
+        self,
+        key: Key,
+        scratch: Path,
+        *,
+        checksums: Sequence[str] = (),
+        no_plain: NotHere | None = None,
+        in_passing: bool = False,
     ) -> Brought:
         """Bring *key*'s file to *scratch*, under whichever of its names the upstream has it.
 
         Only a definite "no such file" is remembered. With *no_plain*, its answer to `read_headers`, the plain file is
-        not asked for again.
+        not asked for again. With *in_passing* nobody wants the file itself.
 
         Raises:
             StoreError: The disk does not take it.
         """
-        known = self._answer_unasked(key)
+        known = self._answer_unasked(key, in_passing=in_passing)
         if known is not None:
             return known
         attempts: list[Attempt] = []
@@ -91,7 +98,7 @@ class HttpStore:
         if form is None and (forbidden := self._find_forbidden(key, attempts)) is not None:
             return Brought(attempts=tuple(attempts), error=forbidden, asked=True)
         if form is None and attempts:
-            self.remember_miss(key, attempts[-1].answer)
+            self.remember_miss(key, attempts[-1].answer, in_passing=in_passing)
         return Brought(form, tuple(attempts), asked=True)
 
     async def ask(self, key: Key) -> tuple[Form | None, str]:
@@ -136,7 +143,7 @@ class HttpStore:
             attempts = (Attempt(self.name, str(found.status)),)
             forbidden = self._find_forbidden(key, attempts)
             if forbidden is None:
-                self.remember_miss(key, str(found.status))
+                self.remember_miss(key, str(found.status), in_passing=True)
             return Brought(attempts=attempts, error=forbidden, asked=True)
         if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
             problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
@@ -144,10 +151,10 @@ class HttpStore:
             return Brought(attempts=(Attempt(self.name, f"200, but {problem}"),), error=wrong, asked=True)
         return found
 
-    def remember_miss(self, key: Key, answer: str) -> None:
-        """Note that the upstream has no file for *key*."""
+    def remember_miss(self, key: Key, answer: str, *, in_passing: bool = False) -> None:
+        """Note that the upstream has no file for *key*, which nobody wanted for itself if it was *in_passing*."""
         if self._misses is not None:
-            self._misses.remember(self.name, key, answer)
+            self._misses.remember(self.name, key, answer, in_passing=in_passing)
 
     def forget_miss(self, key: Key) -> None:
         """Drop what was remembered of *key*: it has turned up."""
@@ -166,11 +173,13 @@ class HttpStore:
         """
         return {"SymbolChecksum": ";".join(checksums)} if self.hints.checksum and checksums else {}
 
-    def _answer_unasked(self, key: Key) -> Brought | None:
+    def _answer_unasked(self, key: Key, *, in_passing: bool = True) -> Brought | None:
         refusal = self.hints.refusal(key)
         if refusal is not None:
             return Brought(attempts=(Attempt(self.name, refusal),))
         if self._misses is not None and (miss := self._misses.recall(self.name, key)) is not None:
+            if miss.in_passing and not in_passing:
+                self._misses.keep(replace(miss, in_passing=False))
             return Brought(attempts=(Attempt(self.name, f"{miss.answer}, remembered"),), remembered=True)
         return None
 

@@ -148,7 +148,9 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{ca_file} holds no certificates: {error}", where="network.ca_file") from error
+            reason = "not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
+            problem = f"{ca_file} holds no certificates: {reason}; name a PEM file of authorities, or leave it out"
+            raise ConfigError(problem, where="network.ca_file") from error
     if not context.cert_store_stats()["x509_ca"] and ca_file is None:
         return httpx.create_ssl_context()
     return context

@@ -14,7 +14,8 @@ from uuid import uuid4
 import anyio
 import httpx
 
-from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.config import locate
+from symcache.errors import ConfigError, Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import ImageKey, PdbKey, PortablePdbKey, Tier, compressed_name, relative_parts
 from symcache.upstream.client import Client
 from symcache.upstream.credentials import Credentials
@@ -100,7 +101,10 @@ async def probe_servers(
         ca_file=network.ca_file,
         transport=transport,
     )
-    lanes.open()
+    try:
+        lanes.open()
+    except ConfigError as error:
+        raise locate(error, config) from error
     netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
     client = Client(
         lanes,

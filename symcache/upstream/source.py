@@ -15,6 +15,7 @@ import anyio
 import httpx
 from anyio import to_thread
 
+from symcache.config import locate
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, Tier, fold, published_keys
@@ -227,7 +228,10 @@ class SymbolSource:
         Raises:
             ConfigError: The certificates or the proxy cannot be used.
         """
-        self._lanes.open()
+        try:
+            self._lanes.open()
+        except ConfigError as error:
+            raise locate(error, self.config) from error
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)

@@ -6,7 +6,7 @@ import click
 
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, write_json, write_line
+from symcache.cli.output import plain, say, write_json, write_line
 from symcache.store.admin import Admin
 
 __all__ = ["command"]
@@ -22,7 +22,7 @@ def command(settings: Settings, ids: tuple[int, ...], as_json: bool) -> None:
         admin = Admin(store)
         deleted = []
         for id_ in ids:
-            deleted.append(admin.delete(id_))
+            deleted.append(admin.delete(id_, on_left=say))
             if not as_json:
                 write_line(plain(str(deleted[-1])))
     if as_json:

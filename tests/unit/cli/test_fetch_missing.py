@@ -9,17 +9,23 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
+from support import sources
 from support.answers import status
+from support.sources import IMAGE, IMAGE_KEY, PDB
+from support.upstream import Upstream
 
 from symcache.cli.app import root
+from symcache.cli.options import Settings
+from symcache.cli.warm import run_warm
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.warm.plan import Plan, WantedPdbOfImage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from click.testing import Result
-    from support.upstream import Upstream
 
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
 KEY = PdbKey("crash.pdb", GUID, 2)
@@ -37,9 +43,12 @@ class Shell:
         self.config.write_text("network.retries = 0\n")
         upstream.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
 
+    @property
+    def path(self) -> str:
+        return f"srv*{self.store}*{self.upstream.url}"
+
     def __call__(self, command: str, *arguments: str) -> Result:
-        path = f"srv*{self.store}*{self.upstream.url}"
-        return CliRunner().invoke(root, [command, "--config", str(self.config), "-y", path, *arguments])
+        return CliRunner().invoke(root, [command, "--config", str(self.config), "-y", self.path, *arguments])
 
 
 @pytest.fixture
@@ -56,6 +65,17 @@ def shell(upstream: Upstream, tmp_path: Path) -> Shell:
         [f"{KEY.name} {KEY.id}"],
         [KEY.index.replace("/", "\\")],
         [KEY.index.lower()],
+        [f"https://user:hush@srv.example/a/b/{KEY.index}?sig=hush"],
+        [f"HTTPS://srv.example/{KEY.name}/{KEY.id}/crash.pd_"],
+        [f"https://srv.example/{KEY.name}/{KEY.id}/file.ptr"],
+        [f"https://srv.example/{KEY.name}/{KEY.id}"],
+        [f"https://srv.example/s/cr%61sh.pdb/{KEY.id}/{KEY.name}"],
+        [f"/{KEY.index}"],
+        [f"/srv/sym/cr/{KEY.index}"],
+        [f"C:\\sym\\{KEY.name}\\{KEY.id}\\{KEY.name}"],
+        [f"C:\\sym\\{KEY.name}\\{KEY.id}"],
+        [f"{KEY.name}/{{{GUID}}}2"],
+        [KEY.name, f"{GUID}2"],
     ],
 )
 def test_a_file_is_fetched_however_it_is_named(shell: Shell, arguments: list[str]) -> None:
@@ -86,6 +106,28 @@ def test_what_is_missing_is_told_and_the_rest_is_fetched(shell: Shell) -> None:
     assert done.stderr == f"symcache: {SECDRV.index}: missing, not-published: {shell.upstream.url}: 404\n"
 
 
+def test_an_id_without_an_age_is_answered_with_what_it_lacks(shell: Shell) -> None:
+    done = shell("fetch", f"{KEY.name}/{GUID.hex}")
+    assert done.exit_code == 3
+    assert done.stderr.endswith(
+        f": 404; this id has no age, and hardly any PDB has none: the first is {KEY.name}/{GUID.hex.upper()}1\n"
+    )
+
+
+def test_a_url_of_a_server_that_is_not_asked_is_called_so(shell: Shell) -> None:
+    done = shell("fetch", f"https://me:hush@srv.example:81/s/{SECDRV.index}")
+    assert done.stderr.endswith("404; srv.example:81 is not in the symbol path, so it was not asked\n")
+    assert "hush" not in done.stderr
+    assert "is not in the symbol path" not in shell("fetch", f"{shell.upstream.url}/{OTHER.index}").stderr
+
+
+@pytest.mark.parametrize("text", ["https://me:hush@srv.example/s/", "https://me:hush@srv.example/s/t"])
+def test_a_url_that_names_no_file_shows_no_secret(shell: Shell, text: str) -> None:
+    done = shell("fetch", text)
+    assert type(done.exception).__name__ == "UsageError"
+    assert "hush" not in str(done.exception)
+
+
 def test_a_server_that_is_down_ends_with_one(shell: Shell) -> None:
     shell.upstream.always("*", status(503))
     done = shell("fetch", KEY.index)
@@ -108,6 +150,26 @@ def test_fetch_writes_the_report_as_a_document(shell: Shell) -> None:
     assert done.exit_code == 3
     assert document["schema"] == "symcache.report/1"
     assert [symbol["state"] for symbol in document["symbols"]] == ["fetched", "missing"]
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), ("no certificate", "not a PEM file")])
+@pytest.mark.parametrize("command", [["fetch", KEY.index], ["missing", "--retry"], ["servers", "--probe"]])
+def test_an_unusable_file_of_authorities_is_named_with_its_line(
+    shell: Shell, tmp_path: Path, content: str | None, problem: str, command: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    shell.config.write_text(f"[network]\nca_file = '{tmp_path / 'ca.pem'}'\n")
+    error = str(shell(*command).exception)
+    assert error.startswith(f"{shell.config}: network.ca_file: {tmp_path / 'ca.pem'} holds no certificates: {problem}")
+    assert error.endswith("(at line 2)")
+
+
+@pytest.mark.parametrize("text", ["u:hush@host/s", "http://u:hu/sh@host/s", "https//u:hush@host/s", "https://h:x"])
+def test_a_server_that_is_none_is_named_without_its_secret(shell: Shell, text: str) -> None:
+    done = shell("servers", "--probe", text)
+    assert str(done.exception).endswith("is no server that is known; give a name of `symcache servers`, or a URL")
+    assert "hush" not in str(done.exception).replace("/", "")
 
 
 def test_a_wrong_index_is_wrong_usage(shell: Shell) -> None:
@@ -237,3 +299,101 @@ def test_missing_can_be_allowed(shell: Shell, tmp_path: Path) -> None:
     assert shell("warm", str(wanted)).exit_code == 3
     assert shell("warm", str(wanted), "--allow-missing").exit_code == 0
     assert shell("check", str(wanted), "--allow-missing").exit_code == 0
+
+
+class TwoServers(Shell):
+    """Runs commands on two upstreams, one element of the symbol path for each."""
+
+    def __init__(self, first: Upstream, second: Upstream, folder: Path) -> None:
+        super().__init__(first, folder)
+        self.second = second
+        first.files = {}
+
+    @property
+    def path(self) -> str:
+        return f"{super().path};srv*{self.store}*{self.second.url}"
+
+
+@pytest.fixture
+def two(upstream: Upstream, tmp_path: Path) -> Iterator[TwoServers]:
+    with Upstream() as second:
+        yield TwoServers(upstream, second, tmp_path)
+
+
+def test_what_a_later_server_delivers_is_not_missing(two: TwoServers) -> None:
+    two.second.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
+    miss(two, KEY, SECDRV)
+    assert listed(two) == [SECDRV.index]
+    assert len(said_of_misses(two)) == 2
+    asked = len(two.upstream.requests)
+    assert two("missing", "--retry").exit_code == 3
+    assert {request.path.split("/")[1] for request in two.upstream.requests[asked:]} == {"secdrv.pdb", "index2.txt"}
+
+
+def test_what_one_server_could_not_be_asked_for_is_not_missing(two: TwoServers) -> None:
+    two.second.always("*", status(503))
+    miss(two, SECDRV)
+    assert listed(two) == []
+    two.second.always("*", status(404))
+    miss(two, SECDRV)
+    assert listed(two) == [SECDRV.index]
+
+
+def test_forgetting_covers_every_answer_of_every_server(two: TwoServers) -> None:
+    two.second.files = {KEY.index: make_pdb(NativePdbSpec(KEY.guid, KEY.age))}
+    miss(two, KEY, SECDRV)
+    assert two("missing", "--forget").stdout == "forgot 3 answers\n"
+
+
+def test_what_lies_in_a_store_meanwhile_is_not_missing(shell: Shell, tmp_path: Path) -> None:
+    miss(shell, SECDRV, OTHER)
+    folder = shell.store / OTHER.name / OTHER.id
+    folder.mkdir(parents=True)
+    (folder / OTHER.name).write_bytes(b"brought by hand")
+    assert listed(shell) == [SECDRV.index]
+    plain = tmp_path / "build"
+    plain.mkdir()
+    (plain / SECDRV.name).write_bytes(make_pdb(NativePdbSpec(SECDRV.guid, SECDRV.age)))
+    path = f"{plain};srv*{shell.store}*{shell.upstream.url}"
+    done = CliRunner().invoke(root, ["missing", "--config", str(shell.config), "-y", path])
+    assert (done.stdout, done.stderr) == ("", "no miss is remembered\n")
+
+
+def test_a_path_without_a_server_misses_nothing(shell: Shell) -> None:
+    miss(shell, SECDRV)
+    done = CliRunner().invoke(root, ["missing", "--config", str(shell.config), "-y", f"srv*{shell.store}"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "the symbol path has no server, so nobody was asked\n"
+
+
+def test_an_image_whose_headers_were_read_in_passing_is_not_missing(two: TwoServers) -> None:
+    two.second.files = {IMAGE_KEY.index: IMAGE, sources.KEY.index: PDB}
+    assert hop(two) == {sources.KEY.index: "fetched"}
+    assert listed(two) == []
+
+
+def test_a_retry_makes_the_hop_again_and_fetches_the_pdb_alone(two: TwoServers) -> None:
+    assert hop(two) == {IMAGE_KEY.index: "missing"}
+    assert two("missing").stdout.splitlines()[0] == f"{IMAGE_KEY.index}: the PDB that it names"
+    two.second.files = {IMAGE_KEY.index: IMAGE, sources.KEY.index: PDB}
+    done = two("missing", "--retry", "--json")
+    states = {symbol["index"]: symbol["state"] for symbol in json.loads(done.stdout)["symbols"]}
+    assert (done.exit_code, states) == (0, {sources.KEY.index: "fetched"})
+    assert not (two.store / IMAGE_KEY.name).exists()
+    assert listed(two) == []
+
+
+def test_an_image_that_is_wanted_later_is_fetched_by_a_retry(shell: Shell) -> None:
+    hop(shell)
+    assert shell("fetch", IMAGE_KEY.index).exit_code == 3
+    shell.upstream.files = {IMAGE_KEY.index: IMAGE}
+    assert shell("missing", "--retry").exit_code == 0
+    assert (shell.store / IMAGE_KEY.index).exists()
+
+
+def hop(shell: Shell) -> dict[str, str]:
+    """Ask for the PDB of an image that is known by its own key alone; return how it ended."""
+    plan = Plan()
+    plan.add([WantedPdbOfImage(IMAGE_KEY.name, IMAGE_KEY)])
+    report = run_warm(Settings(shell.config, shell.path, quiet=True), plan)
+    return {symbol.index or "": symbol.state.value for symbol in report.symbols}

@@ -223,3 +223,53 @@ def test_a_hostile_name_is_shown_without_what_a_terminal_would_act_on(shell: Sto
     server.write_bytes(server.read_bytes().replace(b"evil ", b"evil\x1b"))
     assert "\x1b" not in shell("list").output
     assert "evil\\x1b[31m" in shell("list").stdout
+
+
+def test_a_delete_takes_what_references_name_when_the_list_of_the_transaction_is_lost(
+    shell: StoreShell, build: Path
+) -> None:
+    shell("add", build, "--product", "p")
+    (shell.store / "000Admin" / "0000000001").unlink()
+    found = shell.json("verify", code=4)["findings"]
+    assert [(each["path"], each["mend"]) for each in found] == [("000Admin/0000000001", "rewrite-account")]
+    done = shell("del", "1")
+    assert (done.exit_code, done.stdout) == (0, "0000000002 del 0000000001\n")
+    assert (
+        "the own file of 0000000001 does not tell what it brought; taken is what refs.ptr names it for (" in done.stderr
+    )
+    assert sorted(path.name for path in shell.store.iterdir() if path.is_dir()) == [".symcache", "000Admin"]
+    assert shell("verify").exit_code == 0
+
+
+def test_a_lost_list_of_a_transaction_is_written_anew(shell: StoreShell, build: Path) -> None:
+    shell("add", build, "--product", "p")
+    own = shell.store / "000Admin" / "0000000001"
+    before = sorted(own.read_bytes().splitlines())
+    own.unlink()
+    assert shell("verify", "--repair").exit_code == 0
+    assert sorted(own.read_bytes().splitlines()) == before
+    assert shell("verify").exit_code == 0
+
+
+def test_a_reference_to_no_transaction_in_force_is_named_kept_and_mended(shell: StoreShell, build: Path) -> None:
+    shell("add", build, "--product", "p")
+    refs = next(shell.store.glob("*.pdb/*/refs.ptr"))
+    with refs.open("ab") as file:
+        file.write(b'\r\n0000000099,file,"x",pri,,N,,')
+    (found,) = shell.json("verify", code=4)["findings"]
+    assert (found["problem"], found["detail"]) == ("references", "names 99, which is not in force")
+    done = shell("del", "1")
+    assert "stays: refs.ptr has 99, not in force; `symcache store verify --repair` mends that" in done.stderr
+    assert refs.exists()
+    assert shell("verify", "--repair").exit_code == 0
+    assert not refs.exists()
+    assert [path.name for path in refs.parent.iterdir()] == [refs.parent.parent.name]  # the file, as if it was fetched
+    assert shell("verify").exit_code == 0
+
+
+def test_a_delete_that_finds_nothing_says_so(shell: StoreShell, build: Path) -> None:
+    shell("add", build, "--product", "p")
+    (shell.store / "000Admin" / "0000000001").unlink()
+    for refs in shell.store.glob("*/*/refs.ptr"):
+        refs.unlink()
+    assert "no refs.ptr names it, either" in shell("del", "1").stderr

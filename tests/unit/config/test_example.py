@@ -67,3 +67,10 @@ def test_the_example_as_it_stands_holds_headings_alone() -> None:
     assert not parsed["network"].pop("parallel_ranges")
     assert not parsed["unc"].pop("map")
     assert not any(parsed.values())
+
+
+def test_everything_in_the_example_can_be_uncommented_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "symcache.toml"
+    file.write_text(uncommented(), encoding="utf-8")
+    (entry,) = load_config(file, {"EXAMPLE_PASSWORD": "from the variable"}).server
+    assert (entry.password, entry.token) == ("from the variable", None)

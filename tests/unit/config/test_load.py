@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tomllib
+from pathlib import Path
 
 import platformdirs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from symcache.config import Breaker, Config, load_config
+from symcache.config.lines import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
 from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -277,3 +278,97 @@ def test_an_error_about_a_secret_does_not_show_it(text: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError) as caught:
         load_config(written(tmp_path, f"[[server]]\n{text}"), {})
     assert "hush" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize("by", ["option", "variable", "file"])
+def test_a_symbol_path_is_filled_in_wherever_it_comes_from(by: str, tmp_path: Path) -> None:
+    text = "srv*~/sym*%TEMP%\\x*https://h"
+    environ = {"TEMP": "/tmp", **({"_NT_SYMBOL_PATH": text} if by == "variable" else {})}
+    file = written(tmp_path, f"symbol_path = '{text}'" if by == "file" else "")
+    config = load_config(file, environ, symbol_path=text if by == "option" else None)
+    assert str(config.symbol_path) == f"srv*{Path('~/sym').expanduser()}*/tmp/x*https://h"
+
+
+def test_a_variable_that_is_not_set_is_named_with_where_it_stands(tmp_path: Path) -> None:
+    file = written(tmp_path, "symbol_path = 'srv*$NONE/x'")
+    with pytest.raises(ConfigError, match=r"symcache.toml: symbol_path: \$NONE: the variable is not set"):
+        load_config(file, {})
+    assert str(load_config(file, {}, symbol_path="srv*c").symbol_path) == "srv*c"
+    with pytest.raises(ConfigError, match=r"^_NT_SYMBOL_PATH: \$NONE"):
+        load_config(None, {"_NT_SYMBOL_PATH": "srv*$NONE/x"})
+    with pytest.raises(SymbolPathError, match=r"\$NONE"):
+        load_config(None, {}, symbol_path="srv*$NONE/x")
+    with pytest.raises(ConfigError, match=r"^store .*\$NONE: "):
+        load_config(None, {}, store=Path("$NONE/x"))
+
+
+def test_a_store_given_by_hand_may_lie_in_the_home_folder() -> None:
+    assert load_config(None, {}, store=Path("~/sym")).store.folder == Path("~/sym").expanduser()
+
+
+@pytest.mark.parametrize("url", ["u:hush@h/s", "http://u:x/hush@h/s", "https//u:hush@h/s", "https://h/s?sig=hush"])
+def test_an_upstream_that_cannot_be_used_shows_no_secret(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {}, upstreams=[url])
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param("[network]\n\nconnections = 0", 3, id="a key under a heading"),
+        pytest.param("# network.connections = 1\nnetwork.connections = 0", 2, id="a key with dots behind a comment"),
+        pytest.param("exclusions.names = [\n  ]\n\n[misses]\nttl_s = -1", 5, id="behind brackets over two lines"),
+        pytest.param('symbol_path = """\n[misses]\n"""\n[misses]\nttl_s = -1', 5, id="not in a string"),
+        pytest.param("[exclusions]\nnames = [\n  'a # [',\n  '',\n]", 2, id="a list over several lines"),
+        pytest.param("misses = { ttl_s = 'x' }", 1, id="in a table on one line"),
+        pytest.param("[unc.map]\n'\\\\a\\b' = '/m'\n'\\\\h\\s' = ''", 3, id="a key in quotes"),
+        pytest.param("\n[[server]]\nurl = 'https://a'\n[[server]]\nname = 'b'", 4, id="a key that lacks"),
+        pytest.param("[[server]]\nurl = 'https://a'\n[[server]]\nurl = 'b'", 4, id="in the second of two tables"),
+        pytest.param("[serve]\nport = 1\n[nework]\nx = 1", 3, id="an unknown table"),
+        pytest.param("[serve]\r\nport = 'x'\r\n", 2, id="line ends of Windows"),
+        pytest.param("[[server]]\nurl = 'https://a'\ntoken = 'a'\npassword = 'b'", 1, id="two keys that disagree"),
+        pytest.param("\nsymbol_path = 'srv*$NONE'", 2, id="a variable that is not set"),
+    ],
+)
+def test_an_error_names_the_line_of_its_key(text: str, line: int, tmp_path: Path) -> None:
+    file = tmp_path / "symcache.toml"
+    file.write_bytes(text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert caught.value.line == line
+    assert str(caught.value).endswith(f"(at line {line})")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("[network]\nconnections = " + "9" * 5000, "number has more", id="digits"),
+        pytest.param("[network]\nconnections = " + "[" * 3000, "nested more", id="brackets"),
+        pytest.param("x = 1\n" + "a." * 20_000 + "b = 1", "more than 32 dots", id="dots"),
+        pytest.param("x = 1\n[" + "a." * 20_000 + "b]", "more than 32 dots", id="dots in a heading"),
+        pytest.param("x = 1\ny = {" + '"a".' * 20_000 + "b = 1}", "more than 32 dots", id="dots between quotes"),
+    ],
+)
+def test_what_would_take_too_long_to_read_is_refused_with_its_line(text: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        load_config(written(tmp_path, text), {})
+    assert caught.value.line == 2
+
+
+def test_a_config_file_has_a_largest_size(tmp_path: Path) -> None:
+    file = written(tmp_path, "#" * (256 << 10))
+    assert load_config(file, {}).source == file
+    with pytest.raises(ConfigError, match="longer than 262144 bytes"):
+        load_config(written(tmp_path, "#" * ((256 << 10) + 1)), {})
+
+
+@given(st.text(st.sampled_from("ab.=[]{}'\"#\\\n ,1"), max_size=40))
+def test_every_key_of_a_config_file_has_a_line(text: str) -> None:
+    try:
+        parsed = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        assert find_excess(text) is None
+        return
+    for name in parsed:
+        assert find_line(text, name) is not None

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import Stall, not_found
 from support.serving import Client, fetch, publish, serving
+from support.upstream import Upstream
 
 from symcache.config import load_config
 from symcache.errors import ConfigError, UsageError
 from symcache.server import hash_password, hash_token, listen
 from symcache.store.admin import Admin
+from symcache.store.misses import Misses
 from symcache.store.tree import Store
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.serving import Published, Served
-    from support.upstream import Upstream
 
 TOKEN = "a-long-random-token"
 CHEAP = 4  # rounds of scrypt, as a power of two: tests need no strong hash
@@ -382,3 +383,24 @@ def test_what_is_missing_most_comes_first_with_since_when(
         missing = json.loads(fetch(served.port, "-/status").body)["missing"]
     assert [(row["index"], row["times"]) for row in missing] == [(old.index, 2), (small.index, 1)]
     assert all(before_s - 1 <= row["since_s"] <= time.time() for row in missing)
+
+
+def test_what_a_later_server_or_a_store_has_is_not_among_the_missing(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    gone = publish("gone.pdb", 9)
+    upstream.always("*", not_found())
+    with Upstream() as second:
+        second.files[small.index] = small.content
+        path = ";".join(f"srv*{tmp_path / 'store'}*{server.url}" for server in (upstream, second))
+        for _ in range(2):  # counted in this run, then remembered from the one before
+            with serving(tmp_path, path) as served:
+                for index in (small.index, old.index, gone.index):
+                    fetch(served.port, index)
+                put(tmp_path / "store", old)
+                missing = json.loads(fetch(served.port, "-/status").body)["missing"]
+                found = json.loads(fetch(served.port, "-/search?q=pdb").body)["missing"]
+            assert [row["index"] for row in missing] == [gone.index]
+            assert [row["index"] for row in found] == [gone.index]
+            with Misses(tmp_path / "misses", ttl_s=3600) as misses:
+                assert {miss.index for miss in misses.list()} == {small.index, old.index, gone.index}

@@ -165,3 +165,21 @@ def test_a_row_that_lies_about_its_key_is_not_listed(tmp_path: Path) -> None:
         text = json.dumps({**json.loads(misses._memory.get(ROW_OF_KEY) or ""), "upstream": "x"})
         misses._memory.set(ROW_OF_KEY, text)
         assert list(misses.list()) == []
+
+
+def test_thousands_of_misses_are_listed_in_order(tmp_path: Path) -> None:
+    keys = [PdbKey(f"{number % 7}.pdb", UUID(int=number), 1) for number in range(1, 2502)]
+    with Misses(tmp_path, ttl_s=60) as misses:
+        with misses._memory._cache.transact():
+            for key in keys:
+                misses.remember(UPSTREAM, key, "404")
+        assert [miss.index for miss in misses.list()] == sorted((key.index for key in keys), key=str.lower)
+
+
+def test_a_file_that_was_wanted_once_stays_so(tmp_path: Path) -> None:
+    with Misses(tmp_path, ttl_s=60) as misses:
+        misses.remember(UPSTREAM, KEY, "404", in_passing=True)
+        assert [miss.in_passing for miss in misses.list()] == [True]
+        misses.remember(UPSTREAM, KEY, "404")
+        misses.remember(UPSTREAM, KEY, "404", in_passing=True)
+        assert [miss.in_passing for miss in misses.list()] == [False]

@@ -203,3 +203,30 @@ def test_a_file_in_use_can_stand_under_a_second_key(tmp_path: Path, monkeypatch:
                 assert store.also_file_under(first, ALIAS).samefile(first)
             finally:
                 running.kill()
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_which_of_many_keys_are_there_takes_a_listing_for_each_name_that_is(
+    tmp_path: Path, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [PdbKey("a.pdb", UUID(int=1), 1), PdbKey("A.pdb", UUID(int=2), 1), PdbKey("b.pdb", UUID(int=3), 1)]
+    with Store(tmp_path / "s") as store:
+        store.create(tier)
+        for key in there:
+            put(store, key, b"x")
+        (store.folder_for(there[2]) / "b.pdb").write_bytes(b"")  # empty files count as absent
+        others = [PdbKey(f"{name}.pdb", UUID(int=number), 2) for name in "abc" for number in range(1, 1000)]
+        listings: list[str] = []
+        scandir = os.scandir
+
+        def counted(path: str) -> object:
+            listings.append(path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", counted)
+        assert set(store.holding([*others, *there])) == {*there[:2]}
+        assert len(listings) < 20
+
+
+def test_a_store_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert list(Store(tmp_path / "none").holding([KEY])) == []

@@ -360,3 +360,60 @@ def test_what_a_deep_check_does_not_look_into_is_counted(tmp_path: Path) -> None
     path.write_bytes(make_pdb(NativePdbSpec(key.guid, key.age, extra_streams=1_100_000)))
     assert (check(path, key), check.passed_over) == (None, 1)
     assert "another PDB" in str(check(path, PdbKey("a.pdb", UUID(int=2), 1)))
+
+
+def test_a_transaction_that_is_being_added_is_not_stale(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text(KEYS[0].index)
+    put(store, KEYS[1])
+    walk = verify(store, lambda path, key: "cut short" if key == KEYS[1] else None)
+    assert next(walk).index == KEYS[1].index  # what is in force was read before
+    folder = store.folder_for(KEYS[2])
+    Admin(store).add([Addition(KEYS[2], tmp_path / "f"), Addition(KEYS[3], tmp_path / "f")], product="p")
+    assert (folder / "refs.ptr").exists()
+    assert list(walk) == []
+
+
+def test_a_transaction_that_server_txt_lacks_is_taken_back_in_its_place(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text(KEYS[0].index)
+    admin = Admin(store)
+    for _ in range(4):
+        admin.add([Addition(KEYS[0], tmp_path / "f")], product="p")
+    admin.delete(4)
+    server, deleted = store.root / "000Admin" / "server.txt", store.root / "000Admin" / "0000000004.deleted"
+    before = server.read_bytes()
+    server.write_bytes(b"".join(before.splitlines(keepends=True)[::2]))
+    deleted.rename(deleted.with_suffix(""))
+    findings = list(verify(store, check))
+    assert [(each.path, each.mend) for each in findings] == [
+        ("000Admin/0000000002", Mend.ACCOUNT),
+        ("000Admin/0000000004", Mend.ACCOUNT),
+    ]
+    assert all(each.mended for each in repair(store, findings))
+    assert server.read_bytes() == before
+    assert deleted.exists()
+    assert find(store) == []
+
+
+@pytest.mark.parametrize("lost", ["a line", "a part of a line"])
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_transaction_whose_list_was_cut_short_lists_all_again_and_the_rest_is_kept(
+    store: Store, tmp_path: Path, lost: str, is_resumed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_text(KEYS[0].index)
+    Admin(store).add([Addition(key, tmp_path / "f") for key in KEYS[:2]], product="p")
+    own = store.root / "000Admin" / "0000000001"
+    before = own.read_bytes()
+    first, last = before.splitlines(keepends=True)
+    cut = first if lost == "a line" else first + last[:5]
+    own.write_bytes(cut)
+    if is_resumed:
+        monkeypatch.setattr("symcache.store.verify._CHECKPOINT_KEYS", 1)
+        with pytest.raises(ZeroDivisionError):
+            list(verify(store, lambda *_: None, on_progress=lambda progress: print(1 / (2 - progress.keys))))
+    findings = list(verify(store, lambda *_: None))
+    assert {(each.path, each.mend) for each in findings} == {("000Admin/0000000001", Mend.ACCOUNT)}
+    assert all(each.mended for each in repair(store, findings))
+    assert last in own.read_bytes()
+    assert own.read_bytes() == before
+    (kept,) = (store.root / ".symcache" / "quarantine").glob("*/0000000001")
+    assert kept.read_bytes() == cut

@@ -21,6 +21,7 @@ from symcache.sympath import (
     UncPlace,
     chains,
     parse_symbol_path,
+    redact_text,
     redact_url,
     with_store,
 )
@@ -63,6 +64,19 @@ MSDL = HttpPlace(MICROSOFT)
         pytest.param(r"srv*C:\c;symsrv*SymSrv.DLL*C:\c", [Chain((C,)), Chain((C,), "SymSrv.DLL")], id="one DLL twice"),
         pytest.param("srv*" + "*".join(["a"] * 10), [Chain((LocalPlace("a"),) * 10)], id="ten stores"),
         pytest.param("srv*http://[::1]:8000/", [Chain((HttpPlace("http://[::1]:8000/"),))], id="an IPv6 host"),
+        pytest.param('"srv*https://h/p"', [Chain((H,))], id="quotes round the whole"),
+        pytest.param(" \u201csrv*https://h/p \u201d ", [Chain((H,))], id="typographic quotes round the whole"),
+        pytest.param("'srv*https://h/p'", [Chain((H,))], id="single quotes round the whole"),
+        pytest.param("'odd'", [Folder(LocalPlace("'odd'"))], id="a folder's name with single quotes"),
+        pytest.param("srv*./srv.example/s", [Chain((LocalPlace("./srv.example/s"),))], id="a folder like a server"),
+        pytest.param("srv*build.out", [Chain((LocalPlace("build.out"),))], id="a relative folder with a dot"),
+        pytest.param(r"srv*sym.d\x", [Chain((LocalPlace(r"sym.d\x"),))], id="a relative folder in another"),
+        pytest.param(
+            r"\\files.corp.example\s", [Folder(UncPlace(r"\\files.corp.example\s"))], id="a share's full host"
+        ),
+        pytest.param("\n  sym\n", [Folder(LocalPlace("sym"))], id="a relative folder on a line of its own"),
+        pytest.param("C:/mail@home/s", [Folder(LocalPlace("C:/mail@home/s"))], id="an at sign in a folder"),
+        pytest.param("C:\\c\n.\\d", [Folder(C), Folder(LocalPlace(".\\d"))], id="a relative folder on its own line"),
     ],
 )
 def test_a_symbol_path_parses(text: str, elements: list[Folder | Cache | Chain]) -> None:
@@ -102,6 +116,30 @@ def test_a_symbol_path_parses(text: str, elements: list[Folder | Cache | Chain])
         pytest.param(r".sympath+ C:\c", 0, "a command", id="pasted from the debugger"),
         pytest.param(r'srv*"C:\c"', 4, "quotation", id="quotation marks"),
         pytest.param("srv*C:\\c\0", 8, "control", id="a control character"),
+        pytest.param("srv*C:\\c\x9c", 8, "control", id="a control character of the second set"),
+        pytest.param("\u202aC:\\c", 0, "invisible character U+202A", id="a mark copied from a dialog"),
+        pytest.param("srv*C:\\c\ufeff", 8, "invisible character U+FEFF", id="a byte order mark"),
+        pytest.param("srv*\u201cC:\\c\u201d", 4, "quotation", id="typographic quotation marks"),
+        pytest.param(" 'srv*C:x'", 8, "back slash", id="inside quotes"),
+        pytest.param("srv*c*srv.example/symbols", 6, "https://srv.example/symbols, a folder ./srv", id="no scheme"),
+        pytest.param("srv*c*srv.example", 6, "no URL", id="a host alone behind a store"),
+        pytest.param(r"srv*c*srv.example\s", 6, "https://srv.example/s,", id="no scheme and back slashes"),
+        pytest.param("srv*srv.example/s", 4, "no URL", id="no scheme in the first place"),
+        pytest.param("srv*www.srv.example", 4, "no URL", id="a host of three labels"),
+        pytest.param("srv.example/symbols", 0, "no URL", id="no scheme and no srv"),
+        pytest.param("srv*c*127.0.0.1:80/s", 6, "no URL", id="an address"),
+        pytest.param("srv*localhost:8080", 4, "no URL", id="a host and a port"),
+        pytest.param("srv*c*http//host/p", 10, "begins with http://", id="no colon"),
+        pytest.param("SRV*..*HTTPS//host/p", 12, "begins with https://", id="no colon, in capitals"),
+        pytest.param("srv*c*https:/host", 12, "begins with https://", id="one slash"),
+        pytest.param("srv*c*//host/p", 6, r"https://host/path, a share \\host", id="slashes alone"),
+        pytest.param(r"srv*\\msdl.microsoft.com\download", 4, "the server is written", id="the server as a share"),
+        pytest.param("srv*c:symbols*//msdl.microsoft.com", 6, r"c:\symbols", id="a drive without a back slash"),
+        pytest.param("srv*https://h/\ndownload/symbols", 15, "line break ends", id="a URL on two lines"),
+        pytest.param(r"srv*https://h\p", 13, "no ", id="a back slash in a URL"),
+        pytest.param("set _NT_SYMBOL_PATH=srv*c", 0, "alone: srv*c", id="a command with its path"),
+        pytest.param("Symbol search path is: srv*c", 0, "alone: srv*c", id="what the debugger printed"),
+        pytest.param(";".join(["c"] * 501), 1000, "at most 500 elements", id="too many elements"),
     ],
 )
 def test_an_error_points_at_the_first_character_that_does_not_fit(text: str, position: int, problem: str) -> None:
@@ -124,6 +162,14 @@ def test_an_error_points_at_the_first_character_that_does_not_fit(text: str, pos
         "srv*https://me:x/hush@h",
         "srv*https://me:x;hush@h",
         "srv*https://me:x*hush@h",
+        "srv*c*me:hush@h/s",
+        "srv*c*u:hush@h/s",
+        "srv*c*u:hu//hush@h/s",
+        "srv*c*u:x*hush@h/s",
+        "srv*c*https//me:hush@h/s",
+        "srv*c*//me:hush@h/s",
+        "set _NT_SYMBOL_PATH=srv*C:\\c*https://me:hush@h",
+        "srv*c*h.example/s?sig=hush",
     ],
 )
 def test_an_error_shows_no_credentials(text: str) -> None:
@@ -214,7 +260,7 @@ _LETTERS = st.text(st.sampled_from("abcxyzABC019._-+&()'@ é\u4e2d"), min_size=1
 _PARTS = _LETTERS.map(str.strip).filter(lambda part: bool(part) and part.lower() not in {"srv", "symsrv", "cache"})
 _LOCAL = st.builds(
     lambda head, parts: LocalPlace(head + "\\".join(parts)),
-    st.sampled_from(["C:\\", "/", ".\\", "~/", "\\\\?\\D:\\", "rel"]),
+    st.sampled_from(["C:\\", "/", ".\\", "~/", "\\\\?\\D:\\", "rel\\"]),
     st.lists(_PARTS, min_size=1, max_size=3),
 )
 _UNC = st.builds(lambda parts: UncPlace("\\\\host\\" + "\\".join(parts)), st.lists(_PARTS, min_size=1, max_size=3))
@@ -278,7 +324,43 @@ def test_any_text_parses_to_a_path_that_prints_back_or_is_refused(text: str) -> 
     [
         ("https://me:hush@h:80/p/x.pdb?sig=hush#hush", "https://h:80/p/x.pdb"),
         ("https://[hush", "an address that is not well formed"),
+        ("http://me:x/hush@h/s", "an address that is not well formed"),
+        ("me:hush@h/s", "an address that is not well formed"),
+        ("HTTPS://h/p", "HTTPS://h/p"),
+        ("HTTPS://me@h/p", "HTTPS://h/p"),
     ],
 )
 def test_a_redacted_url_holds_no_secret(url: str, shown: str) -> None:
     assert redact_url(url) == shown
+
+
+@given(st.text(st.sampled_from('srv*;:/\\@?ahtps \n"') | st.characters(), max_size=60))
+def test_a_redacted_text_keeps_its_length_and_shows_nothing_before_an_at_sign(text: str) -> None:
+    shown = redact_text(text)
+    assert len(shown) == len(text)
+    assert "//" not in shown.rpartition("@")[0]
+
+
+def test_paths_without_secrets_are_shown_whole() -> None:
+    text = r"srv*C:\c;C:/mail@home/s;\\?\C:\c;srv*https://h/p"
+    assert redact_text(text) == text
+    assert parse_symbol_path(text).redacted() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "has_server"),
+    [
+        ("srv*", True),
+        ("symsrv*symsrv.dll*", True),
+        ("srv*https://h", True),
+        (r"C:\c;srv*C:\d*https://h", True),
+        ("cache*", False),
+        (r"srv*C:\c", False),
+        (r"srv*C:\c*", False),
+        (r"srv*\\mid\s;C:\c", False),
+    ],
+)
+def test_a_path_tells_whether_it_asks_a_server(text: str, has_server: bool) -> None:
+    assert parse_symbol_path(text).has_server is has_server
+    resolved = chains(parse_symbol_path(text), STORE)
+    assert any(isinstance(store, HttpPlace) for element in resolved for store in element.stores) is has_server
