@@ -335,7 +335,7 @@ class SymbolSource:
 
     def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
         end = sum_up(answers)
-        if isinstance(end, Missing) and not self._servers:
+        if isinstance(end, Missing) and not self.config.symbol_path.has_server:
             return replace(end, hint=Hint.NO_SERVER)
         return end
 
