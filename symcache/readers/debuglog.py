@@ -132,7 +132,10 @@ class _Log:
         """Take a line as it stands in the text."""
         self.lines += 1
         self.list_lines += is_of_list(text)
-        for whole in self._seams.add(self._margin.strip(text)):
+        line = self._margin.strip(text)
+        if not line.text.strip():
+            return  # a blank line that was quoted is blank
+        for whole in self._seams.add(line):
             self._take_whole(whole)
 
     def end(self) -> None:

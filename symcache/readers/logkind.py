@@ -47,13 +47,15 @@ _KINDS = (
     ),
     (
         re.compile(r"\*\*\* (?:ERROR|WARNING): |Unable to load image |^SYMCHK: "),
-        "messages that name files without what identifies them: run `!sym noisy`, `.reload /f` and `lm t n` in the "
-        "debugger (`symchk /v` in place of symchk) and give their output, or give the dump",
+        (
+            "messages that name files without what identifies them: run `!sym noisy`, `.reload /f` and `lm t n` in the "
+            "debugger (`symchk /v` in place of symchk) and give their output, or give the dump"
+        ),
     ),
 )
 _LOG = (
-    "a debugger's log that names no file by its key: run `!sym noisy`, `.reload /f` and `lm t n` and give their output, "
-    "or give the dump"
+    "a debugger's log that names no file by its key: run `!sym noisy`, `.reload /f` and `lm t n` and give their "
+    "output, or give the dump"
 )
 _NO_LOG = "not a debugger log: no line is from a debugger or symchk, and no index path stands in it"
 

@@ -134,7 +134,7 @@ class Margin:
 
 
 def _kind(token: re.Match[str]) -> str:
-    """Return what *token* is; a hexadecimal number may have digits alone, or letters alone at the width of a thread's."""
+    """Return what *token* is; a hexadecimal number may have digits alone, or letters alone at a thread's width."""
     kind = str(token.lastgroup)
     if kind == "number" or (kind == "word" and len(token[0]) in {4, 8, 16} and _HEX_LETTERS.fullmatch(token[0])):
         return "hex"

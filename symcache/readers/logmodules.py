@@ -117,8 +117,8 @@ class Sighting:
     def records(self) -> Iterator[Module]:
         """Yield it as a module.
 
-        A ``.dbg`` file that was asked for beside an image whose PDB is not known is a record of its own: the image, once
-        it is there, may name a PDB after all.
+        A ``.dbg`` file that was asked for beside an image whose PDB is not known is a record of its own: the image,
+        once it is there, may name a PDB after all.
         """
         image = self._image_key()
         if self.pdb_name is not None and not self.pdbs and image is None and self.base is None:
@@ -280,7 +280,7 @@ class LogModules:
         return key.folded in self._asked and key.folded not in self._found
 
     def _place_loose_images(self) -> None:
-        """Give modules the images that were asked for apart from them; drop guesses at the name of one that is known."""
+        """Give modules the images that were asked for apart from them; drop guesses at a name that is known."""
         homes: dict[tuple[int, int], list[Sighting]] = {}
         for each in self._sightings:
             if each.timestamp is not None and each.size is not None:

@@ -146,7 +146,7 @@ class NoisyLines:
 
 
 def noisy_facts(line: str) -> Iterator[Fact]:
-    """Yield what *line* alone says: the keys in it and, behind a marker, that they were asked for or what was loaded."""
+    """Yield what *line* alone says: the keys in it and, behind a marker, what was asked for or loaded."""
     marker = _MARKER.search(line)
     text = "" if marker is None else line[marker.end() :]
     path = _ID_IN_PATH.search(text)

@@ -55,7 +55,13 @@ _SYMCHK_FIELD = re.compile(
     r"(Result(?=\s+0x)|DbgTimeDateStamp|DbgSizeOfImage|PdbFilename|PdbSignature|PdbDbiAge)\s+(\S.*)$", re.IGNORECASE
 )
 _SYMCHK_CHECKED = re.compile(r'\] Checked "([^"]+)"')
-
+_SYMCHK_BLOCK = re.compile(r"MODULE64 Info |-{5,}\s*$")
+# What `symchk /v` says of a loaded module; sizes and ages stand there in decimal.
+_SYMCHK_MODULE_FIELD = re.compile(
+    r"(?:Image size: (?P<size>\d{1,10}) bytes|Date: (?P<stamp>0x[0-9A-Fa-f]{1,8})|ImageName: (?P<image>\S.*)"
+    r"|CV Data: +(?P<pdb>\S.*)|PDB7 Sig: (?P<guid>\{.*)|Age: (?P<age>\d{1,10}))\s*$",
+    re.IGNORECASE,
+)
 
 _OTHER_FIELDS = frozenset(
     ["loadedsymbolimagefile", "mappedmemoryimagefile", "checksum", "machinetype", "symboltype", "loadreport"]
@@ -181,7 +187,7 @@ class TableLines:
             line = line.removeprefix("[SYMCHK]").lstrip()
             checked = _SYMCHK_CHECKED.search(line)
             if checked is None:
-                return self._take_symchk_field(line) or True
+                return self._take_symchk_module(line) or self._take_symchk_field(line) or True
             self._fields["image"] = checked[1]
             self._close_check()
             return True
@@ -194,6 +200,19 @@ class TableLines:
             if name is not None:
                 said = verdict[2] or fold(verdict[1])
                 self._modules.mention(name, f"the log does not show what identifies it (symchk: {said})")
+        return True
+
+    def _take_symchk_module(self, line: str) -> bool:
+        """Take a line of the block about a loaded module, which begins with a heading and ends with dashes."""
+        if _SYMCHK_BLOCK.match(line):
+            self._close_check()
+            return True
+        match = _SYMCHK_MODULE_FIELD.match(line)
+        if match is None:
+            return False
+        field, value = str(match.lastgroup), match[str(match.lastgroup)]
+        is_decimal = field in {"size", "age"}
+        self._fields[_MODULE_FIELDS[field]] = f"{int(value):x}" if is_decimal else value
         return True
 
     def _take_symchk_field(self, line: str) -> bool:
@@ -270,7 +289,7 @@ def table_facts(line: str) -> Iterator[Fact]:
 
 
 def _is_plain_name(path: str) -> bool:
-    """Tell whether *path* ends in the name of an image that has no blank in it: with one it may be two lines' pieces."""
+    """Tell whether *path* ends in an image's name without a blank; with one it may be two lines' pieces."""
     return _EXTENSION.search(path) is not None and " " not in base_name(path)
 
 
@@ -280,6 +299,14 @@ def _is_called(module: str, file: str) -> bool:
     return fold(module) in {stem, re.sub(r"\W", "_", stem)} or (fold(module) == "nt" and stem.startswith("nt"))
 
 
+_MODULE_FIELDS = {
+    "size": "dbgsizeofimage",
+    "stamp": "dbgtimedatestamp",
+    "image": "image",
+    "pdb": "pdbfilename",
+    "guid": "pdbsignature",
+    "age": "pdbdbiage",
+}
 _CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
 
 

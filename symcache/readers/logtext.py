@@ -1,4 +1,4 @@
-"""Lines of a debugger's transcript, whatever carried it: encodings, line ends, progress counters, colours and markup."""
+"""Lines of a debugger's transcript, whatever carried it: encodings, line ends, counters, colours and markup."""
 
 from __future__ import annotations
 

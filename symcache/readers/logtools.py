@@ -37,7 +37,8 @@ _WALKED_ROW = re.compile(
     r"Module\|([^|]+)\|[^|]*\|([^|]*)\|([0-9A-Fa-f]{0,40})\|0x([0-9a-f]{1,16})\|0x([0-9a-f]{1,16})\|"
 )
 _WALKED_LIST = re.compile(
-    r"\s*0x([0-9a-f]{1,16}) - 0x([0-9a-f]{1,16}) {2,8}(\S.{0,200}?) {2}.*\(WARNING: No symbols, ([^,]{1,200}), ([0-9A-Fa-f]{32,40})\)"
+    r"\s*0x([0-9a-f]{1,16}) - 0x([0-9a-f]{1,16}) {2,8}(\S.{0,200}?) {2}.*"
+    r"\(WARNING: No symbols, ([^,]{1,200}), ([0-9A-Fa-f]{32,40})\)"
 )
 # "NAME.pdb|ID", "NAME.pdb, ID", "NAME.sys,ID,1": a list's line, a program's message.
 _NAMED_ID = re.compile(
@@ -66,8 +67,8 @@ _FIELDS = (
     ("pdb", re.compile(r"\s*PDBFileName: (\S.*)$")),
 )
 _STARTS = re.compile(
-    r"MODULE windows |INFO CODE_ID |Module\||WARNING: No symbols, |RSDS|Locating PDB |Dump of file |PDBGUID: |Filename +: "
-    r"|\[ *\d+\] [0-9A-Fa-f]{8}-"
+    r"MODULE windows |INFO CODE_ID |Module\||WARNING: No symbols, |RSDS|Locating PDB |Dump of file |PDBGUID: "
+    r"|Filename +: |\[ *\d+\] [0-9A-Fa-f]{8}-"
 )
 _PAGE = 0x1000
 

@@ -318,7 +318,9 @@ def test_the_documents_have_the_schema_of_the_design(upstream: Upstream, tmp_pat
             *path_to(store, upstream),
             code=code,
         )
-        assert document.keys() == {"schema", "symbol_path", "store", "seconds", "summary", "symbols", "unreadable"}
+        assert document.keys() == {
+            *("schema", "symbol_path", "store", "seconds", "summary", "images_left_out", "symbols", "unreadable")
+        }
         assert document["schema"] == "symcache.report/1"
         assert document["symbol_path"] == f"srv*{store}*{upstream.url}"
         assert document["store"] == str(store)
