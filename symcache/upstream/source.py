@@ -231,6 +231,7 @@ class SymbolSource:
         try:
             self._lanes.open()
         except ConfigError as error:
+            self.close()
             raise locate(error, self.config) from error
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
