@@ -34,20 +34,15 @@ if TYPE_CHECKING:
         PortablePdbKey,
         parse_index,
     )
-    from symcache.readers import (
-        ImageUse,
-        Input,
-        Module,
-        PdbReference,
-        ProcessSelection,
-        ProcessSummary,
-        Unreadable,
-        read_input,
-    )
-    from symcache.store import Store
+    from symcache.inputs.detect import read_input
+    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import ImageUse, Input, Module, PdbReference, ProcessSummary, Unreadable
+    from symcache.stores.local.tree import Store
+    from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.sympath import SymbolPath, parse_symbol_path
-    from symcache.upstream import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
-    from symcache.warm import ImageChoice, Report, State, Symbol, SymbolCache
+    from symcache.warm.cache import SymbolCache
+    from symcache.warm.plan import ImageChoice
+    from symcache.warm.report import Report, State, Symbol
 
 __all__ = [
     "Attempt",
@@ -121,7 +116,7 @@ _HOMES = {
         "PortablePdbKey",
         "parse_index",
     },
-    "readers": {
+    "inputs": {
         "ImageUse",
         "Input",
         "Module",
@@ -131,10 +126,12 @@ _HOMES = {
         "Unreadable",
         "read_input",
     },
-    "store": {"Store"},
+    "stores.local.tree": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
-    "upstream": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
-    "warm": {"ImageChoice", "Report", "State", "Symbol", "SymbolCache"},
+    "stores.results": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
+    "warm.cache": {"SymbolCache"},
+    "warm.plan": {"ImageChoice"},
+    "warm.report": {"Report", "State", "Symbol"},
 }
 
 

@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import keyword
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from symcache._version import __version__
-from symcache.cli.lazygroup import LazyGroup
 from symcache.cli.output import say_error
 from symcache.errors import InputError, SymcacheError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["main", "root"]
+__all__ = ["LazyGroup", "main", "root"]
+
+
+class LazyGroup(click.Group):
+    """A group whose commands lie in modules of their names, each called ``command`` there.
+
+    Args:
+        package: Where those modules lie. A name that Python keeps for itself has an underscore behind it there.
+        summaries: What each command is for, in the order in which help lists them.
+        rest: As for `click.Group`.
+    """
+
+    def __init__(self, *rest: Any, package: str, summaries: Mapping[str, str], **more: Any) -> None:
+        super().__init__(*rest, **more)
+        self._package = package
+        self._summaries = summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self._summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in self._summaries:
+            return None
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"{self._package}.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries.items()))
+
 
 _COMMANDS = {
     "warm": "Fill the store with what the inputs need; report what is missing.",

@@ -19,7 +19,7 @@ from symcache.cli.options import (
 )
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
-from symcache.upstream.source import SymbolSource
+from symcache.stores.source import SymbolSource
 from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 

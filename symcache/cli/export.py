@@ -12,16 +12,15 @@ from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
 from symcache.cli.options import ImagesCommand, Settings, allow_options, images_option, json_option, settings_options
 from symcache.cli.output import EMPTY, count_text, plain, say_error, size_text, write_json, write_line
-from symcache.cli.ticker import show_ticker
-from symcache.store.bundle import export_bundle
+from symcache.cli.progress import show_ticker
+from symcache.upkeep.bundle import export_bundle
 from symcache.warm.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.store.bundle import Exported
-    from symcache.store.manifest import Carried
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.bundle import Carried, Exported
     from symcache.warm.plan import ImageChoice
 
 __all__ = ["command"]

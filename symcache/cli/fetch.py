@@ -14,8 +14,8 @@ from symcache.cli.reporttext import evidence
 from symcache.cli.warm import run_warm
 from symcache.errors import InputError, UsageError
 from symcache.identity import Key, OtherKey, PdbKey, compressed_name, fold, parse_index
+from symcache.stores.results import Fetched, Missing, Present
 from symcache.sympath import redact_text
-from symcache.upstream.outcome import Fetched, Missing, Present
 from symcache.warm.plan import Plan, WantedFile
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ import click
 from symcache.cli.openstore import find_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line
-from symcache.cli.ticker import show_ticker
+from symcache.cli.progress import show_ticker
 from symcache.errors import InputError
-from symcache.store.checkstored import StoredCheck
-from symcache.store.unbundle import Outcome, import_bundle
+from symcache.stores.check import StoredCheck
+from symcache.upkeep.bundle import Outcome, import_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from symcache.store.tree import Store
-    from symcache.store.unbundle import Imported
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.bundle import Imported
 
 __all__ = ["command"]
 

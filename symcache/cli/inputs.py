@@ -6,12 +6,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from symcache.cli.output import count_text, write_line, write_table
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from symcache.readers.kerneldump import ProcessSelection
+    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import ProcessSummary
 
-__all__ = ["process_options", "select_processes"]
+__all__ = ["process_options", "select_processes", "write_processes"]
+
+
+def write_processes(processes: Sequence[ProcessSummary]) -> None:
+    """Write *processes* to stdout: id, name, how many modules, executable; nothing if there are none."""
+    if processes:
+        write_line()
+        write_line("processes:")
+        write_table(
+            ("", str(each.id), each.name, count_text(each.modules, "module"), each.image or "") for each in processes
+        )
+
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -34,7 +48,7 @@ def process_options(command: F) -> F:
 
 def select_processes(processes: Sequence[str], user: bool | None) -> ProcessSelection | None:
     """Return the processes of a kernel dump whose modules are wanted; None for none."""
-    from symcache.readers.kerneldump import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
+    from symcache.inputs.kerneldump import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
 
     if processes:
         return ProcessSelection(tuple(processes))

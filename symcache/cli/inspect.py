@@ -3,16 +3,168 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from symcache.cli.inspection import DeepWish, inspect_file
-from symcache.cli.inspecttext import write_inspection
+from symcache.cli.inputs import write_processes
 from symcache.cli.options import color_option, json_option
-from symcache.cli.output import write_json
+from symcache.cli.output import size_text, write_json, write_line, write_table
 from symcache.errors import UsageError
+from symcache.warm.inspect import DeepWish, inspect_file
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from symcache.warm.inspect import Inspection
+
+__all__ = ["command", "write_inspection"]
+
+
+# Facts in the order they are shown; whatever is not named here comes after them under its own name.
+_LABELS = {
+    "type": "type",
+    "format": "format",
+    "container": "container",
+    "storage": "storage",
+    "os": "system",
+    "version": "version",
+    "machine": "machine",
+    "cpu": "machine",
+    "build": "build",
+    "build_lab": "build lab",
+    "guid": "GUID",
+    "signature": "signature",
+    "stamp": "stamp",
+    "age": "age",
+    "info_age": "age of information",
+    "dbi_age": "age of debug data",
+    "symbols": "symbols",
+    "timestamp": "time stamp",
+    "size_of_image": "size of image",
+    "code_views": "names",
+    "debug": "debug directory",
+    "bugcheck_code": "bug check",
+    "exception": "exception",
+    "system_time": "time of crash",
+    "time": "time",
+    "uptime_s": "up for",
+    "attributes": "flags",
+    "physical_memory_bytes": "memory",
+    "fuller_dumps": "a fuller dump",
+}
+_SHOWN_ELSEWHERE = frozenset(
+    {"problems", "notes", "bugcheck_name", "bugcheck_parameters", "size_bytes", "type_number", "module_count"}
+)
+
+
+def write_inspection(found: Inspection) -> None:
+    """Write *found* to stdout: what it is, then what is wrong with it."""
+    write_table(_rows(found))
+    for name in ("streams", "publics", "types"):
+        if name in found.deep:
+            write_line()
+            write_line(f"{name}:")
+            write_table(_deep_rows(name, found.deep[name]))
+    write_processes(found.processes)
+    write_line()
+    if found.is_healthy:
+        write_line("Nothing is wrong with it.")
+    write_table(_problem_rows(found))
+
+
+def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
+    yield "file", found.path
+    yield "kind", found.kind or "unknown"
+    if found.size_bytes is not None:
+        yield "size", f"{found.size_bytes} bytes ({size_text(found.size_bytes)})"
+    if found.cabinet is not None:
+        yield "cabinet of", f"{found.cabinet[0]}, {found.cabinet[1]} bytes"
+    if found.index is not None:
+        yield "index", found.index
+    yield from _detail_rows(found.details)
+    for number, name in enumerate(found.names):
+        yield "" if number else "symbols", name
+    if found.modules > 1 or not (found.index or found.problems):
+        unloaded = f", {found.unloaded} unloaded" if found.unloaded else ""
+        yield "modules", f"{found.modules}, {found.identified} with an identity{unloaded}"
+    if found.filed is not None:
+        yield "filed as", found.filed.index
+    notes = [*found.details.get("notes", ()), *([found.filed.note] if found.filed and found.filed.note else [])]
+    for number, note in enumerate(notes):
+        yield "" if number else "notes", note
+
+
+def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    shown = [*_LABELS, *(name for name in details if name not in _LABELS and name not in _SHOWN_ELSEWHERE)]
+    for name in shown:
+        value = details.get(name)
+        if value is None or value is False or value == []:
+            continue
+        label = _LABELS.get(name, name.replace("_", " "))
+        match name:
+            case "bugcheck_code":
+                yield label, _bugcheck(details)
+            case "exception":
+                yield label, f"{value['code']} at {value['address']}"
+            case "code_views":
+                for number, view in enumerate(value):
+                    yield "" if number else label, _code_view(view)
+            case "fuller_dumps":
+                for number, line in enumerate(value):
+                    yield "" if number else label, line
+            case "physical_memory_bytes":
+                yield label, size_text(value)
+            case "size_of_image":
+                yield label, f"{value:#x}"
+            case "uptime_s":
+                yield label, _duration(value)
+            case _:
+                yield label, _text(value)
+
+
+def _bugcheck(details: Mapping[str, Any]) -> str:
+    name = details.get("bugcheck_name")
+    parameters = ", ".join(details.get("bugcheck_parameters", ()))
+    return f"{details['bugcheck_code']}{f' {name}' if name else ''} ({parameters})"
+
+
+def _code_view(view: Mapping[str, Any]) -> str:
+    return f"{view['path']} ({view['format']}{', portable' if view['portable'] else ''})"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest_s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{f'{days} days ' if days else ''}{hours}:{minutes:02}:{rest_s:02}"
+
+
+def _text(value: Any) -> str:
+    if value is True:
+        return "yes"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _deep_rows(name: str, items: list[Any]) -> Iterator[tuple[str, ...]]:
+    for number, item in enumerate(items):
+        match name:
+            case "streams":
+                yield "", str(number), f"{item} bytes"
+            case "publics":
+                yield "", f"{item['segment']:04x}:{item['offset']:08x}", item["name"]
+            case _:
+                yield "", item
+
+
+def _problem_rows(found: Inspection) -> Iterator[tuple[str, str]]:
+    for text, offset in found.problems:
+        yield "wrong", text if offset is None else f"{text} (at {offset:#x})"
+    if found.more_problems:
+        yield "", f"and {found.more_problems} more"
+    if found.filed is not None and found.filed.problem is not None:
+        yield "misfiled", found.filed.problem
+
 
 _SHOWN = 20
 

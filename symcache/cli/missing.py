@@ -17,9 +17,9 @@ from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.events import Noted
 from symcache.identity import ImageKey, fold, parse_index
-from symcache.store.misses import Misses
-from symcache.upstream.lacking import Lacking
-from symcache.upstream.source import SymbolSource
+from symcache.stores.lacking import Lacking
+from symcache.stores.negative import Misses
+from symcache.stores.source import SymbolSource
 from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.events import Event
-    from symcache.store.misses import Miss
+    from symcache.stores.negative import Miss
     from symcache.warm.plan import Want
 
 __all__ = ["command"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from symcache.identity import ImageKey, parse_index, published_keys
-from symcache.upstream.outcome import Cause, Failed, Missing, Present
-from symcache.upstream.source import SymbolSource
+from symcache.stores.results import Cause, Failed, Missing, Present
+from symcache.stores.source import SymbolSource
 from symcache.warm.plan import FileKind
 from symcache.warm.run import Warmer
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.identity import Key
-    from symcache.readers.kerneldump import ProcessSelection
-    from symcache.readers.records import Unreadable
-    from symcache.store.links import Link
-    from symcache.store.tree import Store
+    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import Unreadable
+    from symcache.stores.links import Link
+    from symcache.stores.local.tree import Store
     from symcache.warm.plan import Plan
     from symcache.warm.report import Symbol
 

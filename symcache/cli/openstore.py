@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import UsageError
 from symcache.identity import Tier
-from symcache.store.shares import local_path
-from symcache.store.tree import Store
+from symcache.stores.folder import local_path
+from symcache.stores.local.tree import Store
 from symcache.sympath import HttpPlace, chains
 
 if TYPE_CHECKING:

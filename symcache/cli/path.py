@@ -15,17 +15,17 @@ from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line, write_table
 from symcache.errors import InputError, UsageError
 from symcache.identity import parse_index
+from symcache.stores.explain import explain
+from symcache.stores.source import SymbolSource
 from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath, UncPlace
-from symcache.upstream.explain import explain
-from symcache.upstream.source import SymbolSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from symcache.config import Config
     from symcache.identity import Key
+    from symcache.stores.explain import Step
     from symcache.sympath import Element
-    from symcache.upstream.explain import Step
 
 __all__ = ["command"]
 

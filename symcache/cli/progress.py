@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -13,13 +14,44 @@ from symcache.cli.output import plain, say, size_text
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.progress import TaskID
 
     from symcache.events import Event, Observer
 
-__all__ = ["show_progress"]
+__all__ = ["show_progress", "show_ticker"]
+
+
+_EVERY_S = 0.2
+
+
+@contextmanager
+def show_ticker(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Lend what shows a text in place of the last one; most are dropped, so that showing costs nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed here
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    context = click.get_current_context(silent=True)
+    console = Console(stderr=True, no_color=True if context is not None and context.color is False else None)
+    # Nothing is redirected: stdout may lead elsewhere.
+    with Live(
+        console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    ) as live:
+        shown_s = 0.0
+
+        def show(text: str) -> None:
+            nonlocal shown_s
+            if time.monotonic() - shown_s >= _EVERY_S:
+                shown_s = time.monotonic()
+                live.update(Text(plain(text), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        yield show
+
 
 _MOST_TRANSFERS = 6
 _WORTH_SHOWING_BYTES = 4_000_000

@@ -9,8 +9,8 @@ from anyio.from_thread import start_blocking_portal
 
 from symcache.cli.output import say
 from symcache.events import Noted
-from symcache.upstream.outcome import Failed, Fetched, Missing, Present
-from symcache.upstream.source import SymbolSource
+from symcache.stores.results import Failed, Fetched, Missing, Present
+from symcache.stores.source import SymbolSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Event
     from symcache.identity import Key
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
 
 __all__ = ["Refetch", "refetching"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from symcache.config import Config, Misses, Network, ServerEntry, Store
 from symcache.identity import fold
+from symcache.stores.results import Cause, Fetched, Present
+from symcache.stores.source import SymbolSource
 from symcache.sympath import Chain, HttpPlace, LocalPlace, SymbolPath
-from symcache.upstream.outcome import Cause, Fetched, Present
-from symcache.upstream.source import SymbolSource
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from symcache.cli.output import count_text, plain, size_text, write_line, write_table
-from symcache.readers.records import ImageUse
-from symcache.upstream.outcome import Cause, Failed, Fetched, Hint, Missing, Present
+from symcache.inputs.records import ImageUse
+from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.warm.report import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.upstream.outcome import Attempt
+    from symcache.stores.results import Attempt
     from symcache.warm.report import Report, Symbol
 
 __all__ = ["evidence", "write_report"]

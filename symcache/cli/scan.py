@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
+from symcache.cli.inputs import process_options, select_processes, write_processes
 from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
 from symcache.cli.output import say, write_table
-from symcache.cli.processes import process_json, write_processes
 from symcache.errors import StoreError, UsageError
-from symcache.readers.detect import InputOptions, open_inputs
-from symcache.readers.manifest import manifest_lines
-from symcache.readers.records import Input, Module, ProcessSummary, Unreadable
+from symcache.inputs.detect import InputOptions, open_inputs
+from symcache.inputs.manifest import manifest_lines
+from symcache.inputs.records import Input, Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from symcache.identity import ImageKey
-    from symcache.readers.records import PdbReference, Record
+    from symcache.inputs.records import PdbReference, Record
 
 __all__ = ["command"]
 
@@ -117,7 +116,7 @@ class _Scan:
         write = sys.stdout.write
         write("\n  ],\n")
         inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
-        processes = [{"input": number, **process_json(each)} for number, each in self.processes]
+        processes = [{"input": number, **each.as_json()} for number, each in self.processes]
         write(f'  "processes": {json.dumps(processes)},\n')
         unreadable = [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable]
         write(f'  "inputs": {json.dumps(inputs, default=str)},\n  "unreadable": {json.dumps(unreadable)}\n}}\n')

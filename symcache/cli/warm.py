@@ -22,7 +22,7 @@ from symcache.cli.options import (
 from symcache.cli.output import EMPTY, say_error, write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
-from symcache.upstream.source import SymbolSource
+from symcache.stores.source import SymbolSource
 from symcache.warm.plan import Plan
 from symcache.warm.run import Warmer
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.events import Observer
-    from symcache.readers.records import Record
+    from symcache.inputs.records import Record
     from symcache.warm.plan import ImageChoice
     from symcache.warm.report import Report
 

@@ -1,6 +1,5 @@
 """What names a symbol file: keys, safe names and their place in a store. Values only, no I/O."""
 
-from symcache.identity.aliases import published_keys, source_name
 from symcache.identity.keys import (
     DbgKey,
     ImageKey,
@@ -9,11 +8,14 @@ from symcache.identity.keys import (
     Pdb2Key,
     PdbKey,
     PortablePdbKey,
+    Tier,
+    compressed_name,
     parse_id,
     parse_index,
+    relative_parts,
+    tier_folder,
 )
-from symcache.identity.layout import Tier, compressed_name, relative_parts, tier_folder
-from symcache.identity.names import base_name, check_name, check_path_part, fold, printable
+from symcache.identity.names import base_name, check_name, check_path_part, fold, printable, published_keys, source_name
 
 __all__ = [
     "DbgKey",

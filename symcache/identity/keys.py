@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeAlias
 from uuid import UUID
 
@@ -18,9 +19,45 @@ __all__ = [
     "Pdb2Key",
     "PdbKey",
     "PortablePdbKey",
+    "Tier",
+    "compressed_name",
     "parse_id",
     "parse_index",
+    "relative_parts",
+    "tier_folder",
 ]
+
+
+class Tier(IntEnum):
+    """How many folders lie between a store's root and a key's folder."""
+
+    ONE = 1
+    TWO = 2
+
+
+def tier_folder(name: str) -> str:
+    """Return the extra folder of a two-tier store: the first two letters of the file's name.
+
+    A name whose second character is a dot, or that has only one, is filed under one letter, as Symbolicator does;
+    Microsoft documents no rule for it.
+    Source: windows-driver-docs, symbol-store-folder-tree.
+    """
+    return name[:1] if name[1:2] in {"", "."} else name[:2]
+
+
+def compressed_name(name: str) -> str:
+    """Return the name of a file's cabinet: the last character becomes an underscore.
+
+    Source: windows-driver-docs, symstore-command-line-options.
+    """
+    return name[:-1] + "_"
+
+
+def relative_parts(key: Key, tier: Tier = Tier.ONE) -> tuple[str, ...]:
+    """Return the folders between a store's root and the key's file, outermost first."""
+    folders = (key.name, key.id)
+    return (tier_folder(key.name), *folders) if tier is Tier.TWO else folders
+
 
 _GUID_AGE = re.compile(r"([0-9A-Fa-f]{32})([0-9A-Fa-f]{0,8})")
 _STAMP_REST = re.compile(r"([0-9A-Fa-f]{8})([0-9A-Fa-f]{1,8})")

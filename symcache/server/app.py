@@ -12,23 +12,19 @@ import anyio
 
 from symcache.errors import SymcacheError
 from symcache.events import Noted
-from symcache.server.accesslog import AccessLines
 from symcache.server.auth import Gate
-from symcache.server.exchange import CutOffError, Exchange
-from symcache.server.flights import Flights
+from symcache.server.inflight import Flights
 from symcache.server.metrics import Metrics, Sharing
-from symcache.server.pages import Pages
-from symcache.server.proxies import Proxies
-from symcache.server.rechecks import Rechecks
-from symcache.server.request import FileAsked, MalformedPath, Mark, parse_path
-from symcache.server.status import Status
+from symcache.server.pages import Pages, Status
+from symcache.server.protocol import CutOffError, Exchange
+from symcache.server.request import FileAsked, Loops, MalformedPath, Mark, Proxies, parse_path
+from symcache.server.run import AccessLines
 from symcache.server.symbols import Symbols
-from symcache.server.upkeep import Upkeep
+from symcache.server.upkeep import Rechecks, Upkeep
 from symcache.server.upload import Uploads
-from symcache.server.via import Loops
 from symcache.server.warming import Warming
-from symcache.store.staging import OWN_FOLDER
-from symcache.upstream.source import SymbolSource
+from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.source import SymbolSource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.events import Event
-    from symcache.server.exchange import Receive, Scope, Send
+    from symcache.server.protocol import Receive, Scope, Send
 
 __all__ = ["App"]
 

@@ -14,7 +14,7 @@ from anyio import to_thread
 
 if TYPE_CHECKING:
     from symcache.config import Serve
-    from symcache.server.exchange import Exchange
+    from symcache.server.protocol import Exchange
 
 __all__ = ["Gate", "hash_password", "hash_token"]
 

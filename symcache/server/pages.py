@@ -3,23 +3,216 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from importlib import resources
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from anyio import to_thread
 
+from symcache._version import __version__
+from symcache.errors import InputError
+from symcache.identity import fold, parse_index
 from symcache.server.answers import header_list
-from symcache.server.prometheus import format_metrics
-from symcache.server.search import search
+from symcache.server.metrics import format_metrics, sum_up
+from symcache.stores.lacking import Lacking
+from symcache.upkeep.survey import list_files
 
 if TYPE_CHECKING:
-    from symcache.server.exchange import Exchange
-    from symcache.server.status import Status
-    from symcache.server.warming import Warming
-    from symcache.upstream.source import SymbolSource
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Pages"]
+    from symcache.server.inflight import Flights
+    from symcache.server.metrics import Metrics, Sharing, Totals
+    from symcache.server.protocol import Exchange
+    from symcache.server.upkeep import Upkeep
+    from symcache.server.warming import Warming
+    from symcache.stores.local.tree import Store
+    from symcache.stores.source import SymbolSource
+
+__all__ = ["Pages", "Status", "search"]
+
+
+_MOST = 100
+_MOST_LOOKED_FOR = 1000
+_LONGEST_S = 5.0
+_GUID = re.compile(r"\{?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}?")
+
+
+def search(
+    store: Store | None,
+    text: str,
+    missed: Sequence[dict[str, Any]],
+    is_missing: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> dict[str, Any]:
+    """Return ``files`` of *store* and rows of *missed* whose index has every word of *text*, and ``is_complete``.
+
+    *is_missing* tells of a row that fits whether no store has the file meanwhile. A GUID may be written with braces and
+    hyphens. The search ends after a hundred files, or a few seconds.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    words = [
+        word for part in fold(text).replace("\\", "/").split() for word in _without_hyphens(part).split("/") if word
+    ]
+    if not words:
+        return {"files": [], "missing": [], "is_complete": True}
+    end_s = time.monotonic() + _LONGEST_S
+    files: list[dict[str, Any]] = []
+    is_complete = True
+    for name, id_, folder in store.key_folders() if store is not None else ():
+        index = f"{name}/{id_}/{name}"
+        if _has(index, words):
+            size_bytes = max((size for _, size, _ in list_files(folder, name)), default=None)
+            if size_bytes is not None:
+                files.append({"index": index, "bytes": size_bytes})
+        if len(files) >= _MOST or time.monotonic() > end_s:
+            is_complete = False
+            break
+    fitting = islice((row for row in missed if _has(row["index"], words)), _MOST_LOOKED_FOR)
+    return {
+        "files": files,
+        "missing": list(islice(filter(is_missing, fitting), _MOST)),
+        "is_complete": is_complete,
+    }
+
+
+def _without_hyphens(word: str) -> str:
+    return word.strip("{}").replace("-", "") if _GUID.fullmatch(word) else word
+
+
+def _has(index: str, words: Sequence[str]) -> bool:
+    folded = fold(index)
+    return all(word in folded for word in words)
+
+
+_SHOWN_MISSING = 50
+_MOST_LOOKED_FOR = 1000
+_READ_MISSES = 100_000
+_MISSES_FRESH_S = 60.0
+
+
+class Status:
+    """Gathers the document of ``/-/status``.
+
+    Args:
+        source: Knows stores and misses.
+        flights: Of this worker.
+        metrics: Of this worker.
+        sharing: Those of the others.
+        upkeep: Knows the store's size and the past.
+        can_warm: Whether the page may take inputs.
+    """
+
+    def __init__(
+        self,
+        source: SymbolSource,
+        flights: Flights,
+        metrics: Metrics,
+        sharing: Sharing,
+        upkeep: Upkeep,
+        *,
+        can_warm: bool,
+    ) -> None:
+        self._source = source
+        self._lacking = Lacking(source)
+        self._flights = flights
+        self._metrics = metrics
+        self._sharing = sharing
+        self._upkeep = upkeep
+        self._can_warm = can_warm
+        self._began_s = time.time()
+        self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
+
+    def own(self) -> dict[str, Any]:
+        """Return what this worker tells the others."""
+        return self._metrics.as_json(self._flights.as_json(), began_s=self._began_s)
+
+    def totals(self) -> Totals:
+        """Return what all workers counted."""
+        return sum_up(self._sharing.read_all(self.own()), now_s=time.time())
+
+    def store(self) -> Mapping[str, Any]:
+        """Return ``bytes``, ``files`` and ``keys`` of the store, as far as they have been measured."""
+        return self._upkeep.store
+
+    async def missed(self) -> list[dict[str, Any]]:
+        """Return what was asked for and no server has, most wanted first: ``index``, ``times``, ``since_s``.
+
+        Some may lie in a store meanwhile; see `is_missing`.
+        """
+        remembered = await to_thread.run_sync(self._remember)
+        rows = {folded: dict(row) for folded, row in remembered.items()}
+        for index, times in self.totals().missed.items():
+            row = rows.setdefault(fold(index), {"index": index, "times": 0, "since_s": self._since(index)})
+            row["times"] = max(times, row["times"])
+        return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
+
+    def is_missing(self, row: Mapping[str, Any]) -> bool:
+        """Return whether no place on disk has a row of `missed`; it blocks, and only those shown should be asked of."""
+        try:
+            return not self._lacking.is_held(parse_index(row["index"]))
+        except InputError:
+            return False
+
+    async def document(self, *, brief: bool = False) -> dict[str, Any]:
+        """Return everything; *brief* leaves out what changes slowly and is long: ``samples`` and ``missing``."""
+        totals = self.totals()
+        now_s = time.time()
+        past: dict[str, Any] = {}
+        if not brief:
+            missed = await self.missed()
+            likely = missed[:_MOST_LOOKED_FOR]
+            shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
+            past = {"samples": self._upkeep.samples(totals), "missing": shown}
+        return {
+            **past,
+            "version": __version__,
+            "up_s": now_s - min(totals.began_s, self._began_s),
+            "workers": totals.workers,
+            "requests": totals.requests,
+            "transfers": totals.transfers,
+            "answers": dict(totals.answers),
+            "sent_bytes": totals.sent_bytes,
+            "fetched_bytes": totals.fetched_bytes,
+            "store": self.store(),
+            "downloads": totals.downloads,
+            "can_warm": self._can_warm,
+        }
+
+    def _remember(self) -> dict[str, dict[str, Any]]:
+        """Return what was denied in former times too.
+
+        It is read once a minute, or after twenty times as long as the reading took: 100,000 misses take a few seconds.
+        """
+        fresh_until_s, rows = self._remembered
+        misses = self._source.misses
+        began_s = time.monotonic()
+        if misses is None or (rows and began_s < fresh_until_s):
+            return rows
+        rows = {}
+        with misses:  # closes this thread's connection, which nobody else would
+            for group in islice(self._lacking.denied(), _READ_MISSES):
+                rows[fold(group[0].index)] = {
+                    "index": group[0].index,
+                    "times": max(miss.times for miss in group),
+                    "since_s": min(miss.first_asked_s for miss in group),
+                }
+        now_s = time.monotonic()
+        self._remembered = (now_s + max(_MISSES_FRESH_S, 20 * (now_s - began_s)), rows)
+        return rows
+
+    def _since(self, index: str) -> float | None:
+        misses = self._source.misses
+        try:
+            key = parse_index(index)
+        except InputError:
+            return None
+        known = [misses.recall(server.name, key) for server in self._source.servers] if misses is not None else []
+        return min((miss.first_asked_s for miss in known if miss is not None), default=None)
+
 
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -11,12 +13,93 @@ from urllib.parse import unquote_to_bytes
 
 from symcache.errors import MalformedInput
 from symcache.identity import PdbKey, check_path_part, compressed_name, fold, parse_id
-from symcache.store.tree import Form
+from symcache.stores.http.client import VIA
+from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
-    from symcache.identity import Key
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["FileAsked", "MalformedPath", "Mark", "NotAFile", "parse_path", "read_in_decimal"]
+    from symcache.identity import Key
+    from symcache.server.protocol import Exchange
+
+__all__ = ["FileAsked", "Loops", "MalformedPath", "Mark", "NotAFile", "Proxies", "parse_path", "read_in_decimal"]
+
+
+class Proxies:
+    """The proxies that are believed.
+
+    Args:
+        trusted: Addresses and networks.
+    """
+
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(text) for text in trusted]
+
+    def client_of(self, exchange: Exchange) -> str:
+        """Return the address that *exchange* came from: the last one of the chain that is no trusted proxy."""
+        client = exchange.scope.get("client")
+        address = str(client[0]) if client else ""
+        if not self._is_trusted(address):
+            return address
+        named = exchange.fields.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+        for text in reversed([part.strip() for part in named if part.strip()]):
+            if not _is_address(text):
+                return address
+            address = text
+            if not self._is_trusted(text):
+                break
+        return address
+
+    def _is_trusted(self, address: str) -> bool:
+        if not self._networks or not _is_address(address):
+            return False
+        known = ipaddress.ip_address(address)
+        return any(known in network for network in self._networks if network.version == known.version)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+_MOST_HOPS = 16
+
+
+class Loops:
+    """Finds requests that this server has made itself, by way of others.
+
+    Args:
+        run: Names this server; a random text.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._own = f"symcache-{run}"
+
+    def is_in_one(self, exchange: Exchange) -> bool:
+        """Whether *exchange* came from this very server, or by way of too many."""
+        via = exchange.fields.get(b"via")
+        if via is None:
+            return False
+        hops = via.decode("latin-1").split(",")
+        return len(hops) > _MOST_HOPS or any(self._own in hop.split() for hop in hops)
+
+    @contextmanager
+    def noting(self, exchange: Exchange) -> Iterator[None]:
+        """Let what is asked of upstreams in a ``with`` block say whom it is for.
+
+        Source: RFC 9110, section 7.6.3: protocol version and a name, nearest hop last.
+        """
+        before = exchange.fields.get(b"via", b"").decode("latin-1")
+        own = f"1.1 {self._own}"
+        token = VIA.set(f"{before}, {own}" if before and before.isprintable() else own)
+        try:
+            yield
+        finally:
+            VIA.reset(token)
+
 
 _LONGEST_PATH = 4096
 _GUID_DECIMAL = re.compile(r"[0-9A-Fa-f]{32}([0-9]{2,10})")

@@ -14,24 +14,23 @@ from anyio import to_thread
 
 from symcache.identity import Tier, relative_parts
 from symcache.server.answers import Facts, header_list
-from symcache.server.disk import open_shared
 from symcache.server.request import FileAsked, read_in_decimal
 from symcache.server.transfers import Transfers
-from symcache.store.access import AccessLog
-from symcache.store.tree import Form, Store
-from symcache.upstream.outcome import Cause, Failed, Hint, Missing, Present
+from symcache.server.upkeep import open_shared
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.tree import Form, Store
+from symcache.stores.results import Cause, Failed, Hint, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from symcache.config import Serve
     from symcache.identity import Key
-    from symcache.server.exchange import Exchange
-    from symcache.server.flights import Flight, Flights
-    from symcache.server.growth import Growth
+    from symcache.server.inflight import Flight, Flights, Growth
     from symcache.server.metrics import Metrics
-    from symcache.server.rechecks import Rechecks
-    from symcache.upstream.source import SymbolSource
+    from symcache.server.protocol import Exchange
+    from symcache.server.upkeep import Rechecks
+    from symcache.stores.source import SymbolSource
 
 __all__ = ["Symbols"]
 

@@ -10,15 +10,14 @@ import anyio
 from anyio import to_thread
 
 from symcache.server.answers import Facts, select
-from symcache.server.disk import open_shared, read_at
-from symcache.upstream.outcome import Fetched, Present
+from symcache.server.upkeep import open_shared, read_at
+from symcache.stores.results import Fetched, Present
 
 if TYPE_CHECKING:
     from symcache.server.answers import Selected
-    from symcache.server.exchange import Exchange
-    from symcache.server.flights import Flight
-    from symcache.server.growth import Growth
+    from symcache.server.inflight import Flight, Growth
     from symcache.server.metrics import Metrics
+    from symcache.server.protocol import Exchange
 
 __all__ = ["Transfers"]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,27 +17,147 @@ from anyio import to_thread
 
 from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
-from symcache.store.checkstored import StoredCheck
-from symcache.store.findings import Mend
-from symcache.store.growing import sweep_growing
-from symcache.store.locks import let_go, try_lock
-from symcache.store.prune import Limits, carry_out, plan_prune
-from symcache.store.repair import repair
-from symcache.store.staging import Staging
-from symcache.store.stats import iter_names
-from symcache.store.survey import survey
-from symcache.store.verify import verify
+from symcache.stores.check import StoredCheck
+from symcache.stores.local.locks import let_go, try_lock
+from symcache.stores.local.partial import sweep_growing
+from symcache.stores.local.staging import Staging
+from symcache.stores.results import Cause, Failed
+from symcache.upkeep.findings import Mend
+from symcache.upkeep.prune import Limits, carry_out, plan_prune
+from symcache.upkeep.repair import repair
+from symcache.upkeep.stats import iter_names
+from symcache.upkeep.survey import survey
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from symcache.config import Serve
-    from symcache.server.metrics import Sharing, Totals
-    from symcache.store.tree import Store
-    from symcache.upstream.source import SymbolSource
+    from anyio.abc import TaskGroup
 
-__all__ = ["Upkeep"]
+    from symcache.config import Serve
+    from symcache.identity import Key
+    from symcache.server.inflight import Flights
+    from symcache.server.metrics import Sharing, Totals
+    from symcache.stores.local.tree import Store
+    from symcache.stores.negative import Miss
+    from symcache.stores.results import Missing
+    from symcache.stores.source import SymbolSource
+
+__all__ = ["Rechecks", "Upkeep", "open_shared", "read_at"]
+
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+
+    _create_file = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+    _create_file.restype = ctypes.c_void_p
+    _word, _pointer = ctypes.c_uint32, ctypes.c_void_p
+    _create_file.argtypes = [ctypes.c_wchar_p, _word, _word, _pointer, _word, _word, _pointer]
+    _READ, _SHARE_ALL, _OPEN_EXISTING, _NORMAL = 0x80000000, 0x7, 3, 0x80
+    _INVALID = ctypes.c_void_p(-1).value
+
+    def open_shared(path: str | Path) -> int:
+        """Return a descriptor for reading *path*; others may rename and remove the file while it is open.
+
+        Python's own open would keep a file from being published or pruned as long as somebody reads it.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        file = _create_file(str(path), _READ, _SHARE_ALL, None, _OPEN_EXISTING, _NORMAL, None)
+        if file is None or file == _INVALID:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return msvcrt.open_osfhandle(file, os.O_RDONLY | os.O_BINARY)
+
+    def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
+        """Return up to *size_bytes* at *offset*."""
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size_bytes)
+
+else:
+
+    def open_shared(path: str | Path) -> int:
+        """Return a descriptor for reading *path*; others may rename and remove the file while it is open.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
+        """Return up to *size_bytes* at *offset*."""
+        return os.pread(fd, size_bytes, offset)
+
+
+_AT_ONCE = 4
+_MOST_WAITING = 1000
+
+
+class Rechecks:
+    """Checks remembered misses again.
+
+    Args:
+        source: Knows them.
+        flights: Asks again.
+        group: Where that happens.
+        after_s: How old they have to be, in seconds.
+    """
+
+    def __init__(self, source: SymbolSource, flights: Flights, group: TaskGroup, *, after_s: float) -> None:
+        self._source = source
+        self._flights = flights
+        self._group = group
+        self._after_s = after_s
+        self._waiting: set[str] = set()
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    def consider(self, key: Key, outcome: Missing) -> None:
+        """Check *key* again if its miss is remembered from long ago."""
+        if outcome.cause is not Cause.REMEMBERED_MISS or key.folded in self._waiting:
+            return
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.add(key.folded)
+            self._group.start_soon(self._check, key)
+
+    async def _check(self, key: Key) -> None:
+        try:
+            async with self._limiter:
+                old = await to_thread.run_sync(self._doubt_old_ones, key)
+                if not old:
+                    return
+                flight = self._flights.join(key)
+                while flight.outcome is None:
+                    await flight.wait()
+                if isinstance(flight.outcome, Failed):
+                    await to_thread.run_sync(self._keep, key, old)
+        finally:
+            self._waiting.discard(key.folded)
+
+    def _doubt_old_ones(self, key: Key) -> list[Miss]:
+        misses = self._source.misses
+        found: list[Miss] = []
+        if misses is None:
+            return found
+        with misses:  # closes this thread's connection, which nobody else would
+            for server in self._source.servers:
+                miss = misses.recall(server.name, key)
+                if miss is not None and time.time() - miss.last_asked_s >= self._after_s:
+                    misses.keep(replace(miss, last_asked_s=0.0))
+                    found.append(miss)
+        return found
+
+    def _keep(self, key: Key, old: list[Miss]) -> None:
+        """Believe those again that no answer came to, so that a server that is down brings no errors instead."""
+        misses = self._source.misses
+        if misses is None:
+            return
+        with misses:
+            for miss in old:
+                if misses.recall(miss.upstream, key) is None:
+                    misses.keep(miss)
+
 
 _SAMPLE_EVERY_S = 60.0
 _MEASURE_EVERY_S = 30.0

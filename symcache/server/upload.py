@@ -11,11 +11,11 @@ from anyio import to_thread
 
 from symcache.errors import StoreError, SymcacheError
 from symcache.server.answers import header_list
-from symcache.server.exchange import ClientLeft
+from symcache.server.protocol import ClientLeft
 from symcache.server.request import FileAsked
-from symcache.store.admin import Addition, Admin
-from symcache.store.check import check_file
-from symcache.store.tree import Form
+from symcache.stores.check import check_file
+from symcache.stores.local.tree import Form
+from symcache.symstore.admin import Addition, Admin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.server.auth import Gate
-    from symcache.server.exchange import Exchange
+    from symcache.server.protocol import Exchange
     from symcache.server.request import Asked
-    from symcache.store.tree import Store
-    from symcache.upstream.source import SymbolSource
+    from symcache.stores.local.tree import Store
+    from symcache.stores.source import SymbolSource
 
 __all__ = ["Uploads"]
 

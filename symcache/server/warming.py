@@ -14,15 +14,15 @@ import anyio
 
 from symcache.errors import SymcacheError
 from symcache.events import Planned, Settled
-from symcache.server.exchange import ClientLeft
+from symcache.server.protocol import ClientLeft
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
     from symcache.config import Serve
     from symcache.events import Event
-    from symcache.server.exchange import Exchange
-    from symcache.upstream.source import SymbolSource
+    from symcache.server.protocol import Exchange
+    from symcache.stores.source import SymbolSource
 
 __all__ = ["Warming"]
 

@@ -9,10 +9,16 @@ means anything on this system is decided later.
 Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
 """
 
-from symcache.sympath.expand import ExpansionError, Surroundings, expand
 from symcache.sympath.parse import parse_symbol_path
-from symcache.sympath.redact import redact_text, redact_url
-from symcache.sympath.resolve import ResolvedElement, chains, with_store, with_upstreams
+from symcache.sympath.resolve import (
+    ExpansionError,
+    ResolvedElement,
+    Surroundings,
+    chains,
+    expand,
+    with_store,
+    with_upstreams,
+)
 from symcache.sympath.values import (
     MICROSOFT,
     Cache,
@@ -26,6 +32,8 @@ from symcache.sympath.values import (
     ResolvedPlace,
     SymbolPath,
     UncPlace,
+    redact_text,
+    redact_url,
 )
 
 __all__ = [

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from symcache.errors import SymbolPathError
-from symcache.sympath.expand import ExpansionError, expand
-from symcache.sympath.redact import redact_text
+from symcache.sympath.resolve import ExpansionError, expand
 from symcache.sympath.values import (
     MICROSOFT,
     Cache,
@@ -22,12 +21,13 @@ from symcache.sympath.values import (
     Place,
     SymbolPath,
     UncPlace,
+    redact_text,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.sympath.expand import Surroundings
+    from symcache.sympath.resolve import Surroundings
 
 __all__ = ["parse_symbol_path"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
-from symcache.formats.pdbtypes import read_structures
-from symcache.formats.processes import KERNEL_STRUCTURES, KernelLayout
+from symcache.formats.dump.processes import KERNEL_STRUCTURES, KernelLayout
+from symcache.formats.pdb.types import read_structures
 from symcache.formats.view import FileView
 
 if TYPE_CHECKING:

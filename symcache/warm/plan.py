@@ -8,14 +8,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
-from symcache.readers.records import ImageUse, PdbFormat
-from symcache.upstream.outcome import Cause, Hint
+from symcache.inputs.records import ImageUse, PdbFormat
+from symcache.stores.results import Cause, Hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from symcache.identity import Key
-    from symcache.readers.records import Module, PdbReference
+    from symcache.inputs.records import Module, PdbReference
 
 __all__ = [
     "FileKind",

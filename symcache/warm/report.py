@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from symcache.readers.records import ImageUse, Unreadable
-    from symcache.upstream.outcome import Attempt, Outcome
+    from symcache.inputs.records import ImageUse, Unreadable
+    from symcache.stores.results import Attempt, Outcome
     from symcache.warm.plan import FileKind
 
 __all__ = ["HARMLESS", "Report", "State", "Symbol"]

@@ -14,13 +14,13 @@ from anyio import from_thread, to_thread
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
 from symcache.identity import DbgKey, Pdb2Key, PdbKey, PortablePdbKey, published_keys
-from symcache.readers.detect import InputOptions, open_inputs
-from symcache.readers.image import image_module
-from symcache.readers.kerneldump import OF_COMPLETE_DUMPS
-from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference, Unreadable
-from symcache.store.links import ImageLinks, Link, StoreLinks
-from symcache.store.memory import Memory
-from symcache.upstream.outcome import Cause, Failed, Fetched, Missing, Present
+from symcache.inputs.detect import InputOptions, open_inputs
+from symcache.inputs.image import image_module
+from symcache.inputs.kerneldump import OF_COMPLETE_DUMPS
+from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference, Unreadable
+from symcache.stores.links import ImageLinks, Link, StoreLinks
+from symcache.stores.memory import Memory
+from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
 from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.plan import (
     FileKind,
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from symcache.events import Observer
-    from symcache.formats.pe import Image
-    from symcache.formats.processes import KernelLayout
+    from symcache.formats.dump.processes import KernelLayout
+    from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey
-    from symcache.readers.kerneldump import ProcessSelection
-    from symcache.readers.records import Record
-    from symcache.upstream.outcome import Outcome
-    from symcache.upstream.source import SymbolSource
+    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import Record
+    from symcache.stores.results import Outcome
+    from symcache.stores.source import SymbolSource
     from symcache.warm.plan import Want
 
 __all__ = ["Warmer"]
@@ -88,7 +88,7 @@ class Warmer:
     def open_inputs(
         self, paths: Iterable[str | Path], processes: ProcessSelection | None = OF_COMPLETE_DUMPS
     ) -> Iterator[Record]:
-        """Yield what *paths* hold, for `warm` or `check` of this object; see `symcache.readers.open_inputs`.
+        """Yield what *paths* hold, for `warm` or `check` of this object; see `symcache.inputs.open_inputs`.
 
         Where a dump's processes are, the kernel's PDB says, which is looked for on the symbol path.
         """

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from symcache.formats.cab import expand, open_cabinet
+from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
 

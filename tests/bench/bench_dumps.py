@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from support.kernels import kernel_plan
 
 from symcache.formats.view import FileView
-from symcache.readers.kerneldump import read_kernel_dump
-from symcache.readers.records import Module
+from symcache.inputs.kerneldump import read_kernel_dump
+from symcache.inputs.records import Module
 from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
 from symcache.synth.kernelmemory import build_machine
 

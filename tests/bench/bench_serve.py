@@ -24,7 +24,7 @@ from support.parts import need
 from support.serving import fetch, publish, serving_process
 from support.upstream import Upstream
 
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from support.serving import Published

@@ -19,7 +19,7 @@ from support.serving import Client, fetch, publish, serving, serving_process
 from support.upstream import Upstream
 
 from symcache.identity import ImageKey
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 
 if TYPE_CHECKING:

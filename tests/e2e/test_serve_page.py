@@ -13,7 +13,7 @@ from support.browser import Browser
 from support.serving import Served, fetch, publish, serving
 from support.upstream import Upstream
 
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 from support.answers import page, status
 from support.command import run, run_json
 
-from symcache.upstream.servers import SERVERS
+from symcache.stores.http.servers import SERVERS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from support.sources import cabinet, visible
 from support.stores import StoreShell
 
 from symcache.identity import compressed_name, parse_index
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from support.dying import run_dying
 from support.stores import StoreShell
 
 from symcache.identity import PdbKey
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:

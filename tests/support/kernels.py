@@ -12,7 +12,7 @@ from symcache.synth.pagetables import Paging
 from symcache.synth.pe import CodeViewPlan, ImagePlan
 
 if TYPE_CHECKING:
-    from symcache.readers.records import Module
+    from symcache.inputs.records import Module
 
 __all__ = ["PAGINGS", "driver", "expected", "found", "kernel_plan", "library"]
 

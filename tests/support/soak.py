@@ -18,17 +18,17 @@ import anyio
 from symcache import Fetched, PdbKey, Present, SymbolCache
 from symcache.config import Config, Misses, Network
 from symcache.config import Store as StoreSettings
-from symcache.formats.cab import expand, open_cabinet
+from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
-from symcache.store.access import AccessLog
-from symcache.store.admin import Addition, Admin
-from symcache.store.checkstored import StoredCheck
-from symcache.store.prune import Limits, carry_out, plan_prune
-from symcache.store.survey import survey
-from symcache.store.tree import Form, Store
-from symcache.store.verify import verify
+from symcache.stores.check import StoredCheck
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.tree import Form, Store
 from symcache.sympath import parse_symbol_path
+from symcache.symstore.admin import Addition, Admin
 from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.upkeep.prune import Limits, carry_out, plan_prune
+from symcache.upkeep.survey import survey
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,17 +10,17 @@ import click
 from symcache.cli.openstore import find_store
 from symcache.cli.options import Settings, json_option, settings_options_but_version
 from symcache.cli.output import count_text, plain, say, say_error, write_json, write_line
-from symcache.cli.ticker import show_ticker
+from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
-from symcache.store.admin import Addition, Admin
-from symcache.store.identify import Identified, Unidentified, identify_all
-from symcache.store.transactions import Kind
+from symcache.symstore.admin import Addition, Admin
+from symcache.symstore.identify import Identified, Unidentified, identify_all
+from symcache.symstore.transactions import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from symcache.store.transactions import Transaction
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.symstore.transactions import Transaction
 
 __all__ = ["command"]
 

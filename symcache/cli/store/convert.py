@@ -9,10 +9,10 @@ import click
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import TWO_TIER_NOTE, count_text, plain, say, write_json, write_line
-from symcache.cli.ticker import show_ticker
+from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
 from symcache.identity import Tier
-from symcache.store.convert import convert
+from symcache.upkeep.convert import convert
 
 if TYPE_CHECKING:
     from pathlib import Path

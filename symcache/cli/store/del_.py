@@ -7,7 +7,7 @@ import click
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line
-from symcache.store.admin import Admin
+from symcache.symstore.admin import Admin
 
 __all__ = ["command"]
 

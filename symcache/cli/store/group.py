@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from symcache.cli.lazygroup import LazyGroup
+from symcache.cli.app import LazyGroup
 
 __all__ = ["command"]
 

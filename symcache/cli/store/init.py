@@ -11,7 +11,7 @@ from symcache.cli.options import Settings, settings_options
 from symcache.cli.output import TWO_TIER_NOTE, plain, say, write_line
 from symcache.errors import UsageError
 from symcache.identity import Tier, fold
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
 
 __all__ = ["command"]
 

@@ -11,17 +11,17 @@ from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, say, size_text, write_json, write_json_list, write_line
 from symcache.errors import UsageError
-from symcache.formats.pdb import SymbolKind
+from symcache.formats.pdb.info import SymbolKind
 from symcache.identity import fold
-from symcache.store.admin import Admin
-from symcache.store.listing import fits_index, iter_files
+from symcache.symstore.admin import Admin
+from symcache.upkeep.listing import fits_index, iter_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.store.listing import StoredFile
-    from symcache.store.transactions import Transaction
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.symstore.transactions import Transaction
+    from symcache.upkeep.listing import StoredFile
 
 __all__ = ["command"]
 

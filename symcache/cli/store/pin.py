@@ -11,13 +11,13 @@ from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, say, say_error, write_json, write_line
 from symcache.errors import UsageError
-from symcache.store.pins import Pins
+from symcache.upkeep.pins import Pins
 
 if TYPE_CHECKING:
     from symcache.cli.needs import Needs
     from symcache.config import Config
-    from symcache.readers.kerneldump import ProcessSelection
-    from symcache.store.tree import Store
+    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.stores.local.tree import Store
 
 __all__ = ["PINS_HELP", "command", "exit_code", "needed_pins", "pins_of", "write_pins"]
 

@@ -9,16 +9,25 @@ import click
 
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import count_text, plain, say, size_text, write_json, write_line, write_table
-from symcache.cli.quantities import parse_age, parse_size
-from symcache.cli.ticker import show_ticker
+from symcache.cli.output import (
+    count_text,
+    parse_age,
+    parse_size,
+    plain,
+    say,
+    size_text,
+    write_json,
+    write_line,
+    write_table,
+)
+from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
-from symcache.store.prune import Limits, carry_out, plan_prune
-from symcache.store.survey import find_leftovers, survey
+from symcache.upkeep.prune import Limits, carry_out, plan_prune
+from symcache.upkeep.survey import find_leftovers, survey
 
 if TYPE_CHECKING:
-    from symcache.store.prune import Eviction, Plan, Pruned
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.prune import Eviction, Plan, Pruned
 
 __all__ = ["command"]
 

@@ -8,8 +8,8 @@ from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options_but_version
 from symcache.cli.output import say, write_json, write_table
 from symcache.errors import UsageError
-from symcache.store.admin import Admin
-from symcache.store.listing import fits_index
+from symcache.symstore.admin import Admin
+from symcache.upkeep.listing import fits_index
 
 __all__ = ["command"]
 

@@ -9,17 +9,15 @@ import click
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, size_text, write_json, write_line, write_table
-from symcache.cli.ticker import show_ticker
-from symcache.store.dedupe import dedupe
-from symcache.store.stats import collect_stats, find_duplicates
+from symcache.cli.progress import show_ticker
+from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from symcache.store.dedupe import Shared
-    from symcache.store.stats import Duplicates, Stats
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.stats import Duplicates, Shared, Stats
 
 __all__ = ["command"]
 

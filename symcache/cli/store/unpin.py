@@ -10,7 +10,7 @@ from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, write_line
 from symcache.cli.store.pin import PINS_HELP, exit_code, pins_of, write_pins
 from symcache.errors import UsageError
-from symcache.store.pins import Pins
+from symcache.upkeep.pins import Pins
 
 __all__ = ["command"]
 

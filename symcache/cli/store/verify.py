@@ -9,21 +9,20 @@ import click
 from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, say, size_text, write_json, write_line
-from symcache.cli.ticker import show_ticker
-from symcache.store.checkpoint import Progress
-from symcache.store.checkstored import StoredCheck
-from symcache.store.deepcheck import DeepCheck
-from symcache.store.policy import why_private
-from symcache.store.repair import repair
-from symcache.store.verify import verify
+from symcache.cli.progress import show_ticker
+from symcache.stores.check import StoredCheck
+from symcache.upkeep.contents import DeepCheck, why_private
+from symcache.upkeep.findings import Progress
+from symcache.upkeep.repair import repair
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from symcache.config import Config
-    from symcache.store.findings import Finding
-    from symcache.store.repair import Repaired
-    from symcache.store.tree import Store
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.findings import Finding
+    from symcache.upkeep.repair import Repaired
 
 __all__ = ["command"]
 

@@ -11,7 +11,6 @@ import pytest
 from support.kernels import kernel_plan
 from support.shared import corpus, corpus_files, needs_corpus, truth
 
-from symcache.cli.inspection import DeepWish, Filed, Inspection, inspect_file
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.cab import SynthFolder, build_cabinet
@@ -19,6 +18,7 @@ from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_compressed_pdb, make_pdb, make_pdb2
 from symcache.synth.pe import dbg_bytes, disk_bytes, plan_image
+from symcache.warm.inspect import DeepWish, Filed, Inspection, inspect_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,7 +243,7 @@ def test_without_pdbparse_a_deep_look_says_what_to_install(tmp_path: Path, monke
         raise ImportError(name)
 
     path = put(tmp_path / "a.pdb", make_pdb(SPEC))
-    monkeypatch.setattr("symcache.formats.deep.import_module", absent)
+    monkeypatch.setattr("symcache.formats.pdb.deep.import_module", absent)
     with pytest.raises(UsageError, match=r"pip install 'symcache\[pdbparse\]'"):
         inspect_file(path, DeepWish(streams=True))
     assert inspect_file(path, NOTHING).is_healthy

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line, write_table
 from symcache.cli.reporttext import evidence, write_report
-from symcache.readers.records import Unreadable
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Present
+from symcache.inputs.records import Unreadable
+from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present
 from symcache.warm.plan import FileKind
 from symcache.warm.report import Report, Symbol
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from symcache.cli.quantities import parse_age, parse_size
+from symcache.cli.output import parse_age, parse_size
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from symcache.cli.reporttext import evidence, write_report
 from symcache.identity import ImageKey, PdbKey
-from symcache.readers.records import ImageUse
-from symcache.upstream.outcome import Attempt, Cause, Failed, Hint, Missing, Present
+from symcache.inputs.records import ImageUse
+from symcache.stores.results import Attempt, Cause, Failed, Hint, Missing, Present
 from symcache.warm.plan import FileKind
 from symcache.warm.report import Report, Symbol
 

@@ -8,12 +8,12 @@ import pytest
 
 from symcache.cli.scan import _Scan
 from symcache.errors import StoreError
-from symcache.readers.records import Input, InputKind, Module, Unreadable
+from symcache.inputs.records import Input, InputKind, Module, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.readers.records import Record
+    from symcache.inputs.records import Record
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from support.answers import status
 from support.sources import visible
 from support.stores import APP, DRV, IMAGE, PUBLIC, StoreShell, write_build
 
-from symcache.store.access import AccessLog
-from symcache.store.tree import Store
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +167,7 @@ def test_a_deep_check_finds_what_identity_does_not_tell(shell: StoreShell) -> No
 
 
 def test_without_pdbparse_a_deep_check_is_refused(shell: StoreShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symcache.formats.deep.available", lambda: False)
+    monkeypatch.setattr("symcache.formats.pdb.deep.available", lambda: False)
     done = shell("verify", "--deep")
     assert done.exit_code == 2
     assert "pip install" in str(done.exception)
@@ -176,7 +176,7 @@ def test_without_pdbparse_a_deep_check_is_refused(shell: StoreShell, monkeypatch
 def interrupted(shell: StoreShell, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """Begin a verification that ends after the second of the four keys, each of which is a checkpoint."""
     looked: list[Path] = []
-    real = __import__("symcache.store.verify", fromlist=["x"]).inspect_folder
+    real = __import__("symcache.upkeep.verify", fromlist=["x"]).inspect_folder
 
     def inspect(root: Path, folder: Path, *more: object, **options: object) -> object:
         looked.append(folder)
@@ -185,8 +185,8 @@ def interrupted(shell: StoreShell, monkeypatch: pytest.MonkeyPatch, *arguments: 
         return real(root, folder, *more, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("symcache.store.verify._CHECKPOINT_KEYS", 1)
-        patch.setattr("symcache.store.verify.inspect_folder", inspect)
+        patch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
+        patch.setattr("symcache.upkeep.verify.inspect_folder", inspect)
         assert shell("verify", *arguments).exit_code != 0
 
 

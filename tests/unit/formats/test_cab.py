@@ -15,7 +15,7 @@ from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.cab import Cabinet, expand, open_cabinet
+from symcache.formats.cab.cabinet import Cabinet, expand, open_cabinet
 from symcache.formats.view import BytesView, FileView, PartView
 from symcache.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
 

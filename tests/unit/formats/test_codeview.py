@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.codeview import Nb10, Rsds, parse_code_view, parse_elf_build_id
+from symcache.formats.pe.debug import Nb10, Rsds, parse_code_view, parse_elf_build_id
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
 RSDS = b"RSDS" + GUID.bytes_le + (10).to_bytes(4, "little")

@@ -12,10 +12,10 @@ from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
-from symcache.formats import deep
-from symcache.formats.deep import DeepIdentity, DeepPdb, DeepSymbol, available, check_blocks, check_identity
-from symcache.formats.msf import Msf
-from symcache.formats.pdb import NativePdb, parse_pdb
+from symcache.formats.pdb import deep
+from symcache.formats.pdb.deep import DeepIdentity, DeepPdb, DeepSymbol, available, check_blocks, check_identity
+from symcache.formats.pdb.info import NativePdb, parse_pdb
+from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import FileView
 from symcache.synth.msf import Filler, make_msf, write_msf
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_pdb2, make_streams

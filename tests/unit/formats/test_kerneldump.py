@@ -6,7 +6,7 @@ import pytest
 from support.kernels import kernel_plan
 
 from symcache.errors import TruncatedInput, UnknownFormat
-from symcache.formats.kerneldump import DumpAttribute, DumpHeader, PfnRange, read_dump_header
+from symcache.formats.dump.header import DumpAttribute, DumpHeader, PfnRange, read_dump_header
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpPlan, header_bytes
 from symcache.synth.kernelmemory import MachineMemory, build_machine

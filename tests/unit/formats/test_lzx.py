@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 
 from symcache.errors import MalformedInput
-from symcache.formats.lzx import FRAME_BYTES, LzxDecoder, undo_e8
-from symcache.formats.lzx_codes import BitStream, make_code_table
+from symcache.formats.cab.lzx import FRAME_BYTES, BitStream, LzxDecoder, make_code_table, undo_e8
 from symcache.synth.lzx import lzx_frames
 
 if TYPE_CHECKING:

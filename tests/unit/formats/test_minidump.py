@@ -11,7 +11,7 @@ from support.bounds import measure
 from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.minidump import (
+from symcache.formats.dump.minidump import (
     ModuleEntry,
     StreamType,
     find_module_tables,
@@ -20,8 +20,8 @@ from symcache.formats.minidump import (
     parse_module_entry,
     parse_process,
     parse_system_info,
+    read_memory_ranges,
 )
-from symcache.formats.minidump_memory import read_memory_ranges
 from symcache.formats.view import BytesView
 from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 

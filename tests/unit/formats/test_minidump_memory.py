@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import NotInDump
-from symcache.formats import minidump_memory
-from symcache.formats.minidump import StreamType, parse_minidump
-from symcache.formats.minidump_memory import CapturedMemory, read_memory_ranges
+from symcache.formats.dump import minidump as minidump_memory
+from symcache.formats.dump.minidump import CapturedMemory, StreamType, parse_minidump, read_memory_ranges
 from symcache.formats.view import BytesView, PartView
 from symcache.synth.minidump import MinidumpPlan, build_minidump
 

@@ -7,7 +7,7 @@ from support.mutation import mutants
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.msf import Msf
+from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import BytesView
 from symcache.synth.msf import Filler, make_msf
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats import msfz as msfz_module
-from symcache.formats.msfz import Msfz
-from symcache.formats.pdb import Container, NativePdb, parse_pdb
+from symcache.formats.pdb import msfz as msfz_module
+from symcache.formats.pdb.info import Container, NativePdb, parse_pdb
+from symcache.formats.pdb.msfz import Msfz
 from symcache.formats.view import BytesView
 from symcache.synth.msfz import Packing, make_msfz
 from symcache.synth.pdb import NativePdbSpec, make_compressed_pdb, make_streams

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.errors import Absence, NotInDump
-from symcache.formats import pagingmodes as formats
-from symcache.formats.paging import AddressSpace, PageTables
+from symcache.formats.dump import paging as formats
+from symcache.formats.dump.paging import AddressSpace, PageTables
 from symcache.synth.pagetables import Paging, PhysicalPages, VirtualMemory
 
 MODES: dict[Paging, formats.PagingMode] = {

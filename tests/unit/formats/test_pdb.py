@@ -13,9 +13,8 @@ from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb import Container, NativePdb, SymbolKind, looks_like_pdb, parse_pdb
-from symcache.formats.pdb2 import Pdb2
-from symcache.formats.portable import PortablePdb
+from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, looks_like_pdb, parse_pdb
+from symcache.formats.pdb.portable import PortablePdb
 from symcache.formats.view import BytesView, FileView
 from symcache.synth.msf import Filler, make_msf, write_msf
 from symcache.synth.pdb import (

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.pdb2 import Pdb2, parse_pdb2
+from symcache.formats.pdb.info import Pdb2, parse_pdb2
 from symcache.formats.view import BytesView
 from symcache.synth.pdb import make_pdb2
 

@@ -15,8 +15,8 @@ from support.shared import corpus, corpus_files, needs_corpus
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
-from symcache.formats.deep import DeepPdb
-from symcache.formats.pdbtypes import Structure, read_structures
+from symcache.formats.pdb.deep import DeepPdb
+from symcache.formats.pdb.types import Structure, read_structures
 from symcache.formats.view import BytesView, FileView
 from symcache.synth.codeview import make_type_stream
 from symcache.synth.msf import make_msf

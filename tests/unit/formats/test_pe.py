@@ -15,11 +15,11 @@ from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.views import CountingView, HoleyView, NotFetched, RangedView
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
-from symcache.formats.codeview import Nb10, Rsds
-from symcache.formats.dbg import parse_dbg
-from symcache.formats.embedded import read_embedded_pdb
-from symcache.formats.pe import Image, Layout, parse_image
-from symcache.formats.peheader import machine_name, parse_image_header
+from symcache.formats.pdb.portable import read_embedded_pdb
+from symcache.formats.pe.dbg import parse_dbg
+from symcache.formats.pe.debug import Nb10, Rsds
+from symcache.formats.pe.header import machine_name, parse_image_header
+from symcache.formats.pe.image import Image, Layout, parse_image
 from symcache.formats.view import BytesView, FileView
 from symcache.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 

@@ -10,7 +10,7 @@ from support.shared import corpus, needs_corpus, truth
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.portable import compute_portable_checksum, parse_portable
+from symcache.formats.pdb.portable import compute_portable_checksum, parse_portable
 from symcache.formats.view import BytesView, FileView
 from symcache.synth.pdb import make_portable_pdb
 

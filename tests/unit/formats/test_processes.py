@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 from support.kernels import kernel_plan
 
-from symcache.formats.dumpmemory import PhysicalMemory, read_dump_body
-from symcache.formats.kerneldump import read_dump_header
-from symcache.formats.kernelspace import KernelSpace, open_kernel_space
-from symcache.formats.pdbtypes import Structure
-from symcache.formats.processes import KernelLayout, Process, read_process, walk_processes
-from symcache.formats.processlayout import find_kernel_layout
+from symcache.formats.dump.body import PhysicalMemory, read_dump_body
+from symcache.formats.dump.header import read_dump_header
+from symcache.formats.dump.kernelspace import KernelSpace, open_kernel_space
+from symcache.formats.dump.processes import KernelLayout, Process, find_kernel_layout, read_process, walk_processes
+from symcache.formats.pdb.types import Structure
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine

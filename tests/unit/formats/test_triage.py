@@ -7,9 +7,8 @@ import pytest
 from support.kernels import driver, kernel_plan
 
 from symcache.errors import InputError, NotInDump, TruncatedInput
-from symcache.formats.kerneldump import read_dump_header
-from symcache.formats.triage import Triage, read_triage
-from symcache.formats.triagememory import TriageMemory
+from symcache.formats.dump.header import read_dump_header
+from symcache.formats.dump.triage import Triage, TriageMemory, read_triage
 from symcache.formats.view import BytesView
 from symcache.synth.kernelmemory import MachineMemory, build_machine
 from symcache.synth.pagetables import Paging

@@ -12,7 +12,7 @@ import pytest
 
 from symcache.config import load_config
 from symcache.server import App
-from symcache.server.exchange import CutOffError
+from symcache.server.protocol import CutOffError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

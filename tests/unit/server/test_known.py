@@ -11,8 +11,8 @@ from support.answers import not_found, status
 from support.serving import Client, fetch, serving
 
 from symcache.identity import Tier
-from symcache.store.misses import Misses
-from symcache.store.tree import Form, Store
+from symcache.stores.local.tree import Form, Store
+from symcache.stores.negative import Misses
 from symcache.synth.cab import SynthFolder, build_cabinet
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from support.upstream import Upstream
 from symcache.config import load_config
 from symcache.errors import ConfigError, UsageError
 from symcache.server import hash_password, hash_token, listen
-from symcache.store.admin import Admin
-from symcache.store.misses import Misses
-from symcache.store.tree import Store
+from symcache.stores.local.tree import Store
+from symcache.stores.negative import Misses
+from symcache.symstore.admin import Admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,11 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from symcache.formats.minidump import parse_minidump
-from symcache.formats.minidump_memory import read_memory_ranges
+from symcache.formats.dump.minidump import parse_minidump, read_memory_ranges
 from symcache.formats.view import BytesView
-from symcache.readers.minidump import read_minidump
-from symcache.readers.records import Module
+from symcache.inputs.minidump import read_minidump
+from symcache.inputs.records import Module
 from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 
 if TYPE_CHECKING:

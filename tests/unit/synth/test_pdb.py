@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from support.parts import need
 
-from symcache.formats.pdb import parse_pdb
+from symcache.formats.pdb.info import parse_pdb
 from symcache.formats.view import FileView
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, write_pdb
 

@@ -13,12 +13,12 @@ from support.sources import cabinet
 
 from symcache.config import Config, load_config
 from symcache.identity import ImageKey, PdbKey, compressed_name
-from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
-from symcache.store.links import Link, StoreLinks
+from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
+from symcache.stores.links import Link, StoreLinks
+from symcache.stores.results import Present
+from symcache.stores.source import SymbolSource
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes, plan_image
-from symcache.upstream.outcome import Present
-from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 

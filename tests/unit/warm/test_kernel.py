@@ -9,15 +9,15 @@ from support.kernels import kernel_plan
 
 from symcache.config import Config, load_config
 from symcache.identity import PdbKey, parse_index
-from symcache.readers.detect import InputOptions, read_input
-from symcache.readers.kerneldump import ProcessSelection
-from symcache.readers.records import Module, Unreadable
+from symcache.inputs.detect import InputOptions, read_input
+from symcache.inputs.kerneldump import ProcessSelection
+from symcache.inputs.records import Module, Unreadable
+from symcache.stores.source import SymbolSource
 from symcache.synth.codeview import StructureLayout
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.kernelplans import EprocessPlan
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.upstream.source import SymbolSource
 from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
@@ -69,7 +69,7 @@ def config_for(tmp_path: Path, upstream: Upstream) -> Config:
 
 @pytest.fixture
 def _nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symcache.readers.usermodules.find_kernel_layout", lambda *_: None)
+    monkeypatch.setattr("symcache.inputs.usermodules.find_kernel_layout", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_nothing_is_guessed")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.readers.records import ImageUse, Module, PdbFormat, PdbReference
-from symcache.upstream.outcome import Cause
+from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
+from symcache.stores.results import Cause
 from symcache.warm.plan import (
     FileKind,
     ImageChoice,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.readers.records import Unreadable
-from symcache.upstream.outcome import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
+from symcache.inputs.records import Unreadable
+from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Outcome, Present
 from symcache.warm.plan import FileKind
 from symcache.warm.report import HARMLESS, Report, State, Symbol
 

@@ -16,12 +16,12 @@ from support.answers import status
 from symcache.config import Config, load_config
 from symcache.events import Planned, Settled
 from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
-from symcache.readers.records import Module, PdbFormat, PdbReference, Unreadable
-from symcache.store.tree import Store
+from symcache.inputs.records import Module, PdbFormat, PdbReference, Unreadable
+from symcache.stores.local.tree import Store
+from symcache.stores.results import Cause, Fetched, Missing
+from symcache.stores.source import SymbolSource
 from symcache.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 from symcache.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
-from symcache.upstream.outcome import Cause, Fetched, Missing
-from symcache.upstream.source import SymbolSource
 from symcache.warm.plan import ImageChoice, Plan, WantedFile, WantedPdbOfImage
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from support.upstream import Upstream
 
     from symcache.events import Event, Observer
-    from symcache.readers.records import Record
+    from symcache.inputs.records import Record
     from symcache.warm.report import Report, Symbol
 
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")

@@ -1,0 +1,1 @@
+"""Cabinets: reading with every method of compression that symbol servers use, and writing."""

@@ -1,0 +1,307 @@
+"""Cabinets as symbol stores keep them: one file, compressed, read as a stream.
+
+A cabinet is a table of members over folders; a folder is one run of bytes, compressed as a whole and cut into blocks of
+at most 32 KiB. Nothing larger than a block and the window of its compression is ever in memory.
+
+Source of the layout: [MS-CAB], and the Cabinet SDK's descriptions of MSZIP and LZX.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
+from symcache.formats.cab.lzx import FRAME_BYTES, LzxDecoder
+from symcache.formats.view import PartView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from symcache.formats.view import ByteView
+
+    _Decode = Callable[[bytes, int], bytes]
+
+__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "expand", "open_cabinet"]
+
+
+_BLOCK_BYTES = FRAME_BYTES
+_MAX_COMPRESSED_BYTES = _BLOCK_BYTES + 6144
+_MAX_NAME_BYTES = 256
+_STORED, _MSZIP, _QUANTUM, _LZX = range(4)
+_HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = 1, 2, 4
+_FIRST_SPANNING_FOLDER = 0xFFFD
+_UTF8_NAME = 0x80
+_OLD_COMPRESSION = {b"SZDD": "compress.exe (SZDD)", b"KWAJ": "compress.exe (KWAJ)", b"SZ \x88": "compress.exe (SZ)"}
+
+
+@dataclass(frozen=True, slots=True)
+class CabinetFolder:
+    """One compressed run of bytes.
+
+    Attributes:
+        compression: The type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12.
+        blocks: How many blocks hold it.
+        data_offset: Offset of its first block in the cabinet, in bytes.
+        offset: Offset of its own record, in bytes.
+    """
+
+    compression: int
+    blocks: int
+    data_offset: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class CabinetMember:
+    """One file of a cabinet.
+
+    Attributes:
+        name: As the cabinet spells it. Information for a reader, never a path.
+        size: Length expanded, in bytes.
+        folder: Index of the folder that holds it.
+        folder_offset: Where in the expanded folder it begins, in bytes.
+        offset: Offset of its own record, in bytes.
+    """
+
+    name: str
+    size: int
+    folder: int
+    folder_offset: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cabinet:
+    """A cabinet whose tables have been read.
+
+    Attributes:
+        view: Its bytes alone, without what follows it.
+        folders: At least one.
+        members: At least one, in the order of the table; a store's cabinet has exactly one.
+        block_reserve_bytes: Room that the maker reserved in each block.
+    """
+
+    view: ByteView
+    folders: tuple[CabinetFolder, ...]
+    members: tuple[CabinetMember, ...]
+    block_reserve_bytes: int
+
+
+def open_cabinet(view: ByteView) -> Cabinet:
+    """Read the tables of a cabinet; no block is touched.
+
+    Bytes behind the cabinet's own size are allowed: signatures are put there.
+
+    Raises:
+        UnknownFormat: Not a cabinet, a part of a set of cabinets, or of a version other than 1.3.
+        TruncatedInput: The input ends before the cabinet does.
+        MalformedInput: The tables contradict themselves, or name no file.
+
+    Layout (LE): ``MSCF``, u32 0, u32 size, u32 0, u32 offset of the first member, u32 0, u8 minor 3, u8 major 1, u16
+    folders, u16 members, u16 flags, u16 set, u16 number in the set. With flag 4: u16 header reserve, u8 folder reserve,
+    u8 block reserve, then the first of them. Folders, 8 bytes and reserve: u32 first block, u16 blocks, u16 type.
+    Members, 16 bytes and a NUL-terminated name: u32 size, u32 offset, u16 folder, u16 date, u16 time, u16 attributes.
+    Source: [MS-CAB] 2.1 to 2.4.
+    """
+    _check_signature(view)
+    if view.size < 36:
+        raise TruncatedInput("cabinet header ends early", offset=view.size)
+    size, first_member, minor, major, folder_count, member_count, flags = struct.unpack(
+        "<8xI4xI4xBBHHH4x", view.read(0, 36)
+    )
+    if (major, minor) != (1, 3):
+        raise UnknownFormat(f"cabinet of version {major}.{minor}; only 1.3 is read", offset=24)
+    if flags & (_HAS_PREVIOUS | _HAS_NEXT):
+        raise UnknownFormat("cabinet is a part of a set of several", offset=30)
+    if size > view.size:
+        raise TruncatedInput(f"cabinet has {size} bytes, but the input ends after {view.size}", offset=8)
+    cabinet = PartView(view, 0, size)
+    if not folder_count:
+        raise MalformedInput("cabinet without a folder", offset=26)
+    if not member_count:
+        raise MalformedInput("cabinet holds no file", offset=28)
+    header_reserve, folder_reserve, block_reserve = 0, 0, 0
+    folders_at = 36
+    if flags & _HAS_RESERVE:
+        header_reserve, folder_reserve, block_reserve = struct.unpack("<HBB", cabinet.read(36, 4))
+        folders_at = 40 + header_reserve
+    folders = tuple(_read_folders(cabinet, folders_at, folder_count, 8 + folder_reserve))
+    return Cabinet(cabinet, folders, tuple(_read_members(cabinet, first_member, member_count, folders)), block_reserve)
+
+
+def expand(cabinet: Cabinet, member: CabinetMember, *, limit_bytes: int) -> Iterator[bytes]:
+    """Return the bytes of *member* in pieces of at most 32 KiB; together they are exactly its size.
+
+    What can be refused is refused by the call itself, the rest as the blocks are read. A block's checksum is verified
+    where there is one.
+
+    Args:
+        cabinet: Where *member* is.
+        member: One of the cabinet's members.
+        limit_bytes: The most that may have to be expanded, with what lies before *member* in its folder.
+
+    Raises:
+        InputError: More than *limit_bytes* would have to be expanded.
+        UnknownFormat: Quantum, an unknown compression, or a block that goes on in another cabinet.
+        TruncatedInput: A block lies outside of the cabinet.
+        MalformedInput: A block is damaged, or the folder ends before *member*.
+    """
+    folder = cabinet.folders[member.folder]
+    decode = _decoder_of(folder)
+    end = member.folder_offset + member.size
+    if end > limit_bytes:
+        raise InputError(f"expands to {end} bytes, more than the limit of {limit_bytes}", offset=member.offset)
+    if end > folder.blocks * _BLOCK_BYTES:
+        raise MalformedInput(f"{folder.blocks} blocks cannot hold the {end} bytes promised", offset=member.offset)
+    return _expand(cabinet, member, decode)
+
+
+def _expand(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> Iterator[bytes]:
+    skip = member.folder_offset
+    left = member.size
+    blocks = _blocks(cabinet, cabinet.folders[member.folder])
+    while left:
+        at, data, size = next(blocks, (0, b"", 0))
+        if not size:
+            raise MalformedInput(f"folder ends {left} bytes before its file", offset=member.offset)
+        try:
+            block = decode(data, size)
+        except MalformedInput as error:
+            raise MalformedInput(error.problem, offset=at) from error
+        piece = block[skip : skip + left]
+        skip -= min(skip, size)
+        left -= len(piece)
+        if piece:
+            yield piece
+
+
+def _blocks(cabinet: Cabinet, folder: CabinetFolder) -> Iterator[tuple[int, bytes, int]]:
+    """Yield offset, compressed bytes and expanded length of each block.
+
+    Layout (LE): u32 checksum, u16 compressed length, u16 expanded length, reserve, data.
+    Source: [MS-CAB] 2.5; the bound on compressed data is the Cabinet SDK's.
+    """
+    view, at = cabinet.view, folder.data_offset
+    for number in range(folder.blocks):
+        header = view.read(at, 8 + cabinet.block_reserve_bytes)
+        checksum, compressed, size = struct.unpack_from("<IHH", header)
+        if not size:
+            raise UnknownFormat("block goes on in another cabinet", offset=at + 6)
+        if size > _BLOCK_BYTES or compressed > _MAX_COMPRESSED_BYTES:
+            raise MalformedInput(f"block of {compressed} bytes, {size} expanded, is too large", offset=at + 4)
+        if size < _BLOCK_BYTES and number + 1 < folder.blocks and folder.compression & 0xF == _LZX:
+            raise MalformedInput("LZX block is short but not the last", offset=at + 6)
+        data = view.read(at + len(header), compressed)
+        if checksum and not _is_checksum(checksum, header[4:], data):
+            raise MalformedInput("checksum of a block does not match", offset=at)
+        yield at, data, size
+        at += len(header) + compressed
+
+
+def _is_checksum(checksum: int, sizes_and_reserve: bytes, data: bytes) -> bool:
+    """Whether *checksum* is that of a block.
+
+    It is the sum of the data, combined with the sum of the two lengths. [MS-CAB] counts the reserve among them, tools
+    that are not Microsoft's leave it out; a reserve that is not all zero is too rare to say who is right.
+    """
+    of_data = _checksum(data)
+    return checksum in (of_data ^ _checksum(sizes_and_reserve[:4]), of_data ^ _checksum(sizes_and_reserve))
+
+
+def _checksum(data: bytes) -> int:
+    """Return the exclusive or of all 32-bit little-endian words; one to three last bytes are one big-endian number."""
+    whole = len(data) & ~3
+    tail = int.from_bytes(data[whole:], "big")
+    words = int.from_bytes(data[:whole], "little")
+    width_bits = 32 << max(0, (whole // 4 - 1).bit_length())
+    while width_bits > 32:  # fold the number in half: a loop over words takes a hundred times as long
+        width_bits //= 2
+        words = words >> width_bits ^ words & (1 << width_bits) - 1
+    return words ^ tail
+
+
+def _decoder_of(folder: CabinetFolder) -> _Decode:
+    at = folder.offset + 6
+    match folder.compression & 0xF:
+        case 0:
+            return _take_stored
+        case 1:
+            return _Mszip().decode
+        case 2:
+            raise UnknownFormat("cabinet is compressed with Quantum, which is not read", offset=at)
+        case 3:
+            try:
+                return LzxDecoder(folder.compression >> 8 & 0x1F).decode
+            except MalformedInput as error:
+                raise MalformedInput(error.problem, offset=at) from error
+        case kind:
+            raise UnknownFormat(f"cabinet is compressed in an unknown way, {kind}", offset=at)
+
+
+def _take_stored(data: bytes, size_bytes: int) -> bytes:
+    if len(data) != size_bytes:
+        raise MalformedInput(f"stored block of {len(data)} bytes says it has {size_bytes}")
+    return data
+
+
+class _Mszip:
+    """Blocks of ``CK`` and a raw deflate stream each, which may refer to the 32 KiB before it."""
+
+    def __init__(self) -> None:
+        self._history = b""
+
+    def decode(self, data: bytes, size_bytes: int) -> bytes:
+        """Return the next block.
+
+        Raises:
+            MalformedInput: Not such a block, or one of another length than *size_bytes*.
+        """
+        if data[:2] != b"CK":
+            raise MalformedInput("MSZIP block does not begin with CK")
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS, zdict=self._history)
+        try:
+            block = inflate.decompress(data[2:], size_bytes + 1)
+        except zlib.error as error:
+            raise MalformedInput(f"MSZIP block is damaged ({error})") from error
+        if len(block) != size_bytes or not inflate.eof:
+            raise MalformedInput(f"MSZIP block does not give the {size_bytes} bytes it promises")
+        # Makers fill every block but the last; a short one must not shorten what the next may refer to.
+        self._history = block if size_bytes == _BLOCK_BYTES else (self._history + block)[-_BLOCK_BYTES:]
+        return block
+
+
+def _check_signature(view: ByteView) -> None:
+    if not view.size:
+        raise TruncatedInput("the input is empty", offset=0)
+    signature = view.read(0, min(4, view.size))
+    if signature in _OLD_COMPRESSION:
+        raise UnknownFormat(f"compressed with {_OLD_COMPRESSION[signature]}, not a cabinet", offset=0)
+    if signature != b"MSCF":
+        raise UnknownFormat("not a cabinet", offset=0)
+
+
+def _read_folders(view: ByteView, at: int, count: int, record_bytes: int) -> Iterator[CabinetFolder]:
+    for _ in range(count):
+        data_offset, blocks, compression = struct.unpack_from("<IHH", view.read(at, record_bytes))
+        if data_offset > view.size:
+            raise MalformedInput(f"folder begins at {data_offset:#x}, outside of the cabinet", offset=at)
+        yield CabinetFolder(compression, blocks, data_offset, at)
+        at += record_bytes
+
+
+def _read_members(view: ByteView, at: int, count: int, folders: tuple[CabinetFolder, ...]) -> Iterator[CabinetMember]:
+    for _ in range(count):
+        size, folder_offset, folder, attributes = struct.unpack("<IIH4xH", view.read(at, 16))
+        if folder >= _FIRST_SPANNING_FOLDER:
+            raise UnknownFormat("file of the cabinet goes on in another one", offset=at + 8)
+        if folder >= len(folders):
+            raise MalformedInput(f"file lies in folder {folder} of {len(folders)}", offset=at + 8)
+        name, nul, _ = view.read(at + 16, min(_MAX_NAME_BYTES + 1, view.size - at - 16)).partition(b"\0")
+        if not nul:
+            raise MalformedInput("name of a file is not terminated", offset=at + 16)
+        text = name.decode("utf-8", "replace") if attributes & _UTF8_NAME else name.decode("latin-1")
+        yield CabinetMember(text, size, folder, folder_offset, at)
+        at += 16 + len(name) + 1

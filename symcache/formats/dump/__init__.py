@@ -1,0 +1,1 @@
+"""Dumps: headers, page maps and kernel structures of kernel dumps, triage dumps, minidumps."""

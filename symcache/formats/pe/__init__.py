@@ -1,0 +1,1 @@
+"""PE images: headers, debug directories, code view records, ``.dbg`` files."""

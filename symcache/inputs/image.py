@@ -1,0 +1,279 @@
+"""Images in the memory of a dump."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import InputError, MalformedInput
+from symcache.formats.pe.dbg import parse_dbg
+from symcache.formats.pe.debug import Rsds
+from symcache.formats.pe.header import machine_name
+from symcache.formats.pe.image import Layout, parse_image
+from symcache.formats.view import PartView
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
+from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from symcache.formats.dump.modules import LoaderEntry
+    from symcache.formats.pe.dbg import DbgFile
+    from symcache.formats.pe.debug import CodeViewEntry, DebugData, Problem
+    from symcache.formats.pe.image import Image
+    from symcache.formats.view import ByteView
+    from symcache.inputs.records import Record
+
+__all__ = [
+    "entry_names",
+    "image_module",
+    "is_image",
+    "loader_key",
+    "paged_out_use",
+    "pdb_reference",
+    "read_image",
+    "read_loaded_image",
+]
+
+
+_STANDARD_INPUT = "-"
+
+
+def is_image(start: bytes) -> bool:
+    """Tell whether *start*, the first bytes of a file, is that of an image or a ``.dbg`` file.
+
+    ``DI`` alone begins many a text; in a ``.dbg`` file two bytes of flags follow, of which one bit is in use.
+    Source: Windows SDK winnt.h, IMAGE_SEPARATE_DEBUG_HEADER.
+    """
+    return start[:2] == b"MZ" or start[:4] in {b"DI\x00\x00", b"DI\x00\x80"}
+
+
+def read_image(view: ByteView, path: str) -> Iterator[Record]:
+    """Yield the image or ``.dbg`` file and, as its one module, what it is and what it names.
+
+    Raises:
+        InputError: It is neither, or its headers are damaged.
+    """
+    name = base_name(path)
+    if view.read(0, min(2, view.size)) == b"DI":
+        file = parse_dbg(view)
+        yield Input(path, InputKind.IMAGE, _dbg_details(file))
+        yield _dbg_module(file, name, path)
+        return
+    image = parse_image(view, Layout.DISK)
+    yield Input(path, InputKind.IMAGE, _image_details(image, view.size))
+    yield image_module(image, name, path)
+
+
+def image_module(image: Image, name: str, path: str | None = None, base: int | None = None) -> Module:
+    """Return what *image* is called and what it names.
+
+    Args:
+        image: As parsed from a file, from memory or from the part of a file that was fetched.
+        name: Base name to file the image under.
+        path: Where it lies, if that is known.
+        base: Address it is loaded at, in a dump.
+    """
+    problems: list[str] = []
+    key = _image_key(name, image.timestamp, image.size_of_image, problems)
+    checksums = tuple(f"{checksum.algorithm}:{checksum.digest.hex()}" for checksum in image.checksums)
+    pdbs = _references(image.code_views, problems, embedded=image.embedded is not None, checksums=checksums)
+    dbg = _dbg_key(image, problems)
+    problems.extend(_sentence(problem) for problem in image.problems)
+    named = bool(image.code_views or image.embedded or image.dbg_name)
+    if not pdbs and not problems:
+        problems.append(_why_no_pdb(image))
+    return Module(
+        name=name,
+        path=path,
+        base=base,
+        image=key,
+        pdbs=pdbs,
+        dbg=dbg,
+        problem="; ".join(problems) or None,
+        no_debug_record=not named and not image.problems,
+        unusable_pdb=bool(image.code_views) and not pdbs and dbg is None,
+    )
+
+
+def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tuple[str, ...] = ()) -> PdbReference:
+    """Return the PDB that a code view record names.
+
+    Args:
+        entry: The record and what its debug directory entry adds.
+        embedded: The image holds a portable PDB inside.
+        checksums: Those of the image; they speak of a portable PDB only.
+
+    Raises:
+        MalformedInput: It has a nil GUID, or its name cannot be that of a file in a store.
+
+    Source: SSQP_Key_Conventions.md for the base name and the key of a portable PDB.
+    """
+    record = entry.record
+    name = base_name(record.path)
+    if not isinstance(record, Rsds):
+        return PdbReference(Pdb2Key(name, record.signature, record.age), PdbFormat.PDB2)
+    if not record.guid.int:
+        raise MalformedInput("its code view record has a nil GUID, which identifies nothing")
+    if entry.portable:
+        format_ = PdbFormat.EMBEDDED if embedded else PdbFormat.PORTABLE
+        return PdbReference(PortablePdbKey(name, record.guid), format_, checksums)
+    return PdbReference(PdbKey(name, record.guid, record.age), PdbFormat.NATIVE)
+
+
+def _references(
+    code_views: Iterable[CodeViewEntry], problems: list[str], *, embedded: bool = False, checksums: tuple[str, ...] = ()
+) -> tuple[PdbReference, ...]:
+    found: list[PdbReference] = []
+    for entry in code_views:
+        try:
+            found.append(pdb_reference(entry, embedded=embedded, checksums=checksums))
+        except MalformedInput as error:
+            problems.append(error.problem)
+    return tuple(found)
+
+
+def _image_key(name: str, timestamp: int, size_of_image: int, problems: list[str]) -> ImageKey | None:
+    if name == _STANDARD_INPUT:
+        problems.append("an image's key needs its file name, which standard input does not tell")
+        return None
+    try:
+        return ImageKey(name, timestamp, size_of_image)
+    except MalformedInput as error:
+        problems.append(error.problem)
+        return None
+
+
+def _dbg_key(image: Image, problems: list[str]) -> DbgKey | None:
+    if image.dbg_name is None:
+        return None
+    try:
+        return DbgKey(base_name(image.dbg_name), image.timestamp, image.size_of_image)
+    except MalformedInput as error:
+        problems.append(error.problem)
+        return None
+
+
+def _why_no_pdb(image: Image) -> str:
+    if image.dbg_name is not None:
+        return f"the image names no PDB; its symbols are in {base_name(image.dbg_name)}"
+    if image.embedded is not None:
+        return "the image names no PDB; it holds one inside"
+    if not image.has_debug_directory:
+        return "the image names no PDB: it has no debug directory"
+    types = ", ".join(dict.fromkeys(entry.type_name for entry in image.debug_entries))
+    return f"the image names no PDB: its debug directory holds {types} only"
+
+
+def _dbg_module(file: DbgFile, name: str, path: str) -> Module:
+    problems: list[str] = []
+    dbg: DbgKey | None = None
+    try:
+        if name == _STANDARD_INPUT:
+            raise MalformedInput("a .dbg file's key needs its name, which standard input does not tell")
+        dbg = DbgKey(name, file.timestamp, file.size_of_image)
+    except InputError as error:
+        problems.append(error.problem)
+    pdbs = _references(file.debug.code_views, problems)
+    problems.extend(_sentence(problem) for problem in file.debug.problems)
+    return Module(name=name, path=path, pdbs=pdbs, dbg=dbg, problem="; ".join(problems) or None)
+
+
+def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
+    problems = [_sentence(problem) for problem in image.problems]
+    if size_bytes < image.extent_bytes:
+        problems.append(f"the file is cut short: it has {size_bytes} of at least {image.extent_bytes} bytes")
+    return {
+        "type": f"PE32{'+' if image.bits == 64 else ''}",
+        "machine": machine_name(image.machine),
+        "timestamp": f"{image.timestamp:08X}",
+        "reproducible": image.reproducible,
+        "size_of_image": image.size_of_image,
+        "size_bytes": size_bytes,
+        "checksum": f"{image.checksum:08X}",
+        "characteristics": f"{image.characteristics:04X}",
+        "debug": [entry.type_name for entry in image.debug_entries],
+        "code_views": _code_view_details(image.debug),
+        "embedded_pdb_bytes": image.embedded.size_bytes if image.embedded else None,
+        "dbg_name": image.dbg_name,
+        "problems": problems,
+    }
+
+
+def _dbg_details(file: DbgFile) -> dict[str, Any]:
+    return {
+        "type": "DBG",
+        "machine": machine_name(file.machine),
+        "timestamp": f"{file.timestamp:08X}",
+        "size_of_image": file.size_of_image,
+        "checksum": f"{file.checksum:08X}",
+        "characteristics": f"{file.characteristics:04X}",
+        "debug": [entry.type_name for entry in file.debug.entries],
+        "code_views": _code_view_details(file.debug),
+        "problems": [_sentence(problem) for problem in file.debug.problems],
+    }
+
+
+def _code_view_details(debug: DebugData) -> list[dict[str, Any]]:
+    """Return each record as written: the path tells which machine built the image."""
+    return [
+        {
+            "path": entry.record.path,
+            "timestamp": f"{entry.timestamp:08X}",
+            "format": "RSDS" if isinstance(entry.record, Rsds) else "NB10",
+            "portable": entry.portable,
+        }
+        for entry in debug.code_views
+    ]
+
+
+def _sentence(problem: Problem) -> str:
+    return problem.text if problem.offset is None else f"{problem.text} (at {problem.offset:#x})"
+
+
+_PAGE_BYTES = 0x1000
+
+
+def read_loaded_image(memory: ByteView, base: int, size_of_image: int) -> Image:
+    """Return what the image loaded at *base* says of itself.
+
+    Args:
+        memory: The address space it is loaded in.
+        base: Where, as the loader says.
+        size_of_image: Bytes it takes, as the loader says.
+
+    Raises:
+        NotInDump: Its headers are not there.
+        InputError: What is there is not that image: no image, or one of another size.
+    """
+    view = PartView(memory, base, min(size_of_image, memory.size - base))
+    image = parse_image(view, Layout.MEMORY)
+    # The loader counts whole pages, except for drivers of Windows XP and before.
+    if _whole_pages(image.size_of_image) != _whole_pages(size_of_image):
+        raise MalformedInput(f"its header claims {image.size_of_image:#x} bytes, the loader {size_of_image:#x}")
+    return image
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // _PAGE_BYTES)
+
+
+def paged_out_use(module: Module) -> ImageUse | None:
+    """Return what a debugger needs the image of *module* for, whose headers are in the dump's memory."""
+    names_symbols = module.pdbs or module.dbg or module.no_debug_record
+    return None if names_symbols or module.image is None else ImageUse.SYMBOLS
+
+
+def entry_names(entry: LoaderEntry) -> tuple[str, str | None]:
+    """Return a loader entry's base name, made up if it has none, and its path."""
+    name = base_name(entry.full_name or "") or base_name(entry.base_name or "") or f"unknown_{entry.base:x}"
+    return name, entry.full_name or None
+
+
+def loader_key(name: str, stamp: int, size_of_image: int) -> ImageKey | None:
+    """Return the key that the loader's own numbers make; None without a stamp or size or with an unusable name."""
+    if not stamp or not size_of_image:
+        return None
+    try:
+        return ImageKey(name, stamp, size_of_image)
+    except InputError:
+        return None

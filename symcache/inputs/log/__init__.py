@@ -1,0 +1,1 @@
+"""Text that people paste: debuggers' logs and what other tools print."""

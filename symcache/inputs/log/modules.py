@@ -1,0 +1,403 @@
+"""What a transcript says of modules, line by line, put together.
+
+A line tells one thing: a row of ``lm`` an address, a question to the symbol server a key, ``DBGHELP: x - no symbols
+loaded`` that the questions before it were about ``x``. One transcript may hold several sessions, so that facts which
+contradict what is known of a name begin another module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from symcache.errors import MalformedInput
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold, parse_id
+from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from symcache.identity import Key
+
+__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of"]
+
+
+UNREADABLE_STAMP = 0xFFFFFFFE
+"""What dbgeng takes for the stamp of an image whose headers it cannot read; no server has a file of that key.
+
+Source: observed with dbgeng 10.0.15063 on dumps that lack headers of modules.
+"""
+UNREADABLE_HEADERS = "the debugger could not read its headers (stamp FFFFFFFE), so that nothing identifies it"
+
+# What is kept stays below some 100 MiB; the largest real transcripts name a few thousand files.
+_MOST_FACTS = 50_000
+# Requests about one module before the line that names it.
+_MOST_PENDING = 64
+# Modules of one name, from sessions in one transcript, that new facts are compared with.
+_MOST_NAMESAKES = 8
+# Whatever the files of kernel and HAL are called, debuggers call the modules nt and hal and try all of these names.
+# Source: transcripts of dbgeng 10.0.15063, which asks for six kernels and twelve HALs.
+_FAMILIES = (
+    ("nt", re.compile(r"ntoskrnl\.exe|ntkr\w{1,8}\.exe|xboxkrnl\w{0,4}\.exe")),
+    ("hal", re.compile(r"hal\w{0,12}\.dll")),
+)
+_NO_IDENTITY = "the log does not show what identifies it"
+_NO_KEY = "the log does not show its key"
+
+
+@dataclass(slots=True)
+class Sighting:
+    """A module as far as the lines so far tell.
+
+    Attributes:
+        name: The debugger's name for it, without an extension.
+        base: Address.
+        size: SizeOfImage, in bytes.
+        timestamp: Stamp of its image.
+        image_name: File name of its image.
+        path: Path of its image.
+        unloaded: From the table of unloaded modules.
+        pdbs: PDBs that were asked for or loaded, by folded index.
+        dbg: The separate ``.dbg`` file that was asked for.
+        pdb_name: PDB that the transcript names without its key.
+        image_is_lacking: The debugger asked for the image and did not get it.
+        reason: Why the transcript does not show what identifies it, where that is known.
+    """
+
+    name: str
+    base: int | None = None
+    size: int | None = None
+    timestamp: int | None = None
+    image_name: str | None = None
+    path: str | None = None
+    unloaded: bool = False
+    pdbs: dict[str, PdbReference] = field(default_factory=dict)
+    dbg: DbgKey | None = None
+    pdb_name: str | None = None
+    image_is_lacking: bool = False
+    reason: str | None = None
+
+    def agrees_with(self, other: Sighting) -> bool:
+        """Nothing in *other* contradicts this one."""
+        for mine, theirs in (
+            (self.base, other.base),
+            (self.size, other.size),
+            (self.timestamp, other.timestamp),
+            (self.image_name and _family(self.image_name), other.image_name and _family(other.image_name)),
+        ):
+            if mine is not None and theirs is not None and mine != theirs:
+                return False
+        if len(self.pdbs) + len(other.pdbs) > _MOST_PENDING:
+            return False
+        names = {fold(reference.key.name) for reference in self.pdbs.values()}
+        return all(index in self.pdbs or fold(other.pdbs[index].key.name) not in names for index in other.pdbs)
+
+    def add(self, other: Sighting) -> None:
+        """Take over what *other* knows and this one does not."""
+        self.base = other.base if self.base is None else self.base
+        self.size = other.size if self.size is None else self.size
+        self.timestamp = other.timestamp if self.timestamp is None else self.timestamp
+        self.image_name = self.image_name or other.image_name
+        self.path = self.path or other.path
+        self.dbg = self.dbg or other.dbg
+        self.pdb_name = self.pdb_name or other.pdb_name
+        self.image_is_lacking |= other.image_is_lacking
+        self.reason = self.reason or other.reason
+        self.pdbs.update(other.pdbs)
+
+    def add_key(self, key: Key) -> None:
+        """Take over what *key* says of the module."""
+        if isinstance(key, DbgKey):
+            self.dbg = key
+        elif isinstance(key, ImageKey):
+            self.image_name, self.timestamp, self.size = key.name, key.timestamp, key.size_of_image
+        else:
+            self.pdbs[key.folded] = _reference(key)
+
+    def records(self) -> Iterator[Module]:
+        """Yield it as a module.
+
+        A ``.dbg`` file that was asked for beside an image whose PDB is not known is a record of its own: the image,
+        once it is there, may name a PDB after all.
+        """
+        image = self._image_key()
+        if self.pdb_name is not None and not self.pdbs and image is None and self.base is None:
+            yield Module(self.pdb_name, problem=f"the log does not show its key; it is the PDB of {self.name}")
+            return
+        is_apart = self.dbg is not None and image is not None and not self.pdbs
+        yield Module(
+            self.image_name or (self.dbg.name if self.dbg is not None else self.name),
+            path=self.path,
+            base=self.base,
+            unloaded=self.unloaded,
+            image=image,
+            pdbs=tuple(self.pdbs.values()),
+            dbg=None if is_apart else self.dbg,
+            problem=self._problem(image),
+            needs_image=self._use_of(image),
+        )
+        if is_apart and self.dbg is not None:
+            yield Module(self.dbg.name, dbg=self.dbg)
+
+    def _use_of(self, image: ImageKey | None) -> ImageUse | None:
+        if image is None or not self.image_is_lacking:
+            return None
+        return ImageUse.CODE if self.pdbs else ImageUse.SYMBOLS
+
+    def _problem(self, image: ImageKey | None) -> str | None:
+        if self.pdbs:
+            return None
+        if image is not None:
+            return "the log does not show the key of its PDB; its image names it"
+        if self.dbg is not None:
+            return None
+        if self.pdb_name is not None:
+            return f"the log does not show the key of its PDB, {self.pdb_name}"
+        return self.reason or _NO_IDENTITY
+
+    def _image_key(self) -> ImageKey | None:
+        if not self.image_name or not self.timestamp or not self.size:
+            return None
+        return ImageKey(self.image_name, self.timestamp, self.size)
+
+
+class LogModules:
+    """Collects what lines say and yields the modules in the order they came up in, each once.
+
+    Attributes:
+        overflowed: The transcript names more than is kept.
+    """
+
+    def __init__(self) -> None:
+        self._sightings: list[Sighting] = []
+        self._by_name: dict[tuple[str, bool], list[Sighting]] = {}
+        self._pending: dict[str, Key] = {}
+        self._pending_pdb_name: str | None = None
+        self._loose: dict[str, Key] = {}
+        self._found: set[str] = set()
+        self._asked: set[str] = set()
+        self._mentions: dict[str, tuple[str, str]] = {}
+        self.overflowed = False
+
+    def see(self, fact: Sighting) -> None:
+        """Add *fact* to the module that it is about."""
+        namesakes = self._by_name.get((fold(fact.name), fact.unloaded), [])
+        for known in reversed(namesakes):
+            if known.agrees_with(fact):
+                known.add(fact)
+                return
+        if self._has_room():
+            self._sightings.append(fact)
+            self._by_name[fold(fact.name), fact.unloaded] = [*namesakes, fact][-_MOST_NAMESAKES:]
+
+    def ask(self, key: Key) -> None:
+        """Note that *key* was asked for, or its file used."""
+        if key.folded not in self._pending and len(self._pending) >= _MOST_PENDING:
+            self._let_go(next(iter(self._pending)))
+        self._pending[key.folded] = key
+        if _is_image(key) and key.folded not in self._asked and self._has_room():
+            self._asked.add(key.folded)
+
+    def spot(self, key: Key) -> None:
+        """Note that a line of another kind shows *key*."""
+        if key.folded not in self._pending and key.folded not in self._loose and self._has_room():
+            self._loose[key.folded] = key
+
+    def find(self, key: Key) -> None:
+        """Note that the file of *key* was there."""
+        if self._has_room():
+            self._found.add(key.folded)
+
+    def find_by_name(self, name: str) -> None:
+        """Note that a file called *name* was there; the transcript need not show its key."""
+        for key in self._pending.values():
+            if fold(key.name) == fold(name):
+                self.find(key)
+
+    def load(self, name: str, more: Iterable[Key] = ()) -> None:
+        """Note that what was asked for since the last load, and *more*, was for the module *name*."""
+        fact = Sighting(name)
+        image = self._pick_image(name)
+        for key in (*self._pending.values(), *more):
+            if not _is_image(key) or key == image:
+                fact.add_key(key)
+        fact.image_is_lacking = image is not None and self._is_lacking(image)
+        if not fact.pdbs:
+            fact.pdb_name = self._pending_pdb_name
+        for index, key in list(self._pending.items()):
+            if not _is_image(key) or (image is not None and _is_guess(key, image)):
+                del self._pending[index]
+        self.settle()
+        self.see(fact)
+
+    def settle(self) -> None:
+        """Note that what was asked for so far has nothing to do with what comes next."""
+        for index in list(self._pending):
+            self._let_go(index)
+        if self._pending_pdb_name is not None:
+            self.mention(self._pending_pdb_name, _NO_KEY)
+            self._pending_pdb_name = None
+
+    def copied(self, name: str) -> None:
+        """Note that a file was fetched; the transcript need not show its key."""
+        names = {fold(key.name) for key in self._pending.values()}
+        if fold(name) not in names and fold(name).endswith(".pdb"):
+            self._pending_pdb_name = name
+
+    def mention(self, name: str, problem: str = _NO_IDENTITY) -> None:
+        """Note a file that the transcript names without its key."""
+        if fold(name) not in self._mentions and self._has_room():
+            self._mentions[fold(name)] = (name, problem)
+
+    def modules(self) -> Iterator[Module]:
+        """Yield what was found; call it once, at the end."""
+        self.settle()
+        self._place_loose_images()
+        self._place_mentions()
+        seen: set[Module] = set()
+        for module in self._all_modules():
+            if module not in seen:
+                seen.add(module)
+                yield module
+
+    def _all_modules(self) -> Iterator[Module]:
+        claimed: set[str] = set()
+        for sighting in self._sightings:
+            claimed.update(sighting.pdbs)
+            if sighting.dbg is not None:
+                claimed.add(sighting.dbg.folded)
+            yield from sighting.records()
+        for index, key in self._loose.items():
+            if index not in claimed:
+                lone = Sighting(key.name)
+                lone.add_key(key)
+                lone.image_is_lacking = self._is_lacking(key)
+                yield from lone.records()
+        for name, problem in self._mentions.values():
+            yield Module(name, problem=problem)
+
+    def _is_lacking(self, key: Key) -> bool:
+        return key.folded in self._asked and key.folded not in self._found
+
+    def _place_loose_images(self) -> None:
+        """Give modules the images that were asked for apart from them; drop guesses at a name that is known."""
+        homes: dict[tuple[int, int], list[Sighting]] = {}
+        for each in self._sightings:
+            if each.timestamp is not None and each.size is not None:
+                homes.setdefault((each.timestamp, each.size), []).append(each)
+        lacking = {(fold(each.name), each.size): each for each in self._sightings if each.timestamp is None}
+        images = [key for key in self._loose.values() if _is_image(key)]
+        known = {(_build(key), _family(key.name)) for key in images if key.folded in self._found}
+        for key in images:
+            build = _build(key)
+            home = lacking.get((_stem(key.name), build[1]))
+            if home is not None and home.timestamp is None and build not in homes:
+                home.add_key(key)
+                homes[build] = [home]
+            home = next(
+                (each for each in homes.get(build, ()) if _family(each.image_name or each.name) == _family(key.name)),
+                None,
+            )
+            if home is not None:
+                home.image_is_lacking |= self._is_lacking(key) and fold(home.image_name or "") == fold(key.name)
+            elif (build, _family(key.name)) not in known or key.folded in self._found:
+                if _family(key.name) == "nt":
+                    known.add((build, "nt"))  # one kernel has one name in a store
+                continue
+            del self._loose[key.folded]
+
+    def _place_mentions(self) -> None:
+        """Give modules the file names that they are mentioned by; drop mentions of files whose key is known."""
+        by_name: dict[str, list[Sighting]] = {}
+        known = {fold(key.name) for key in self._loose.values()}
+        for sighting in self._sightings:
+            by_name.setdefault(fold(sighting.name), []).append(sighting)
+            known.update(fold(reference.key.name) for reference in sighting.pdbs.values())
+            known.update(fold(name) for name in (sighting.image_name, sighting.pdb_name) if name)
+        for folded, (name, problem) in list(self._mentions.items()):
+            namesakes = [] if folded.endswith(".pdb") else by_name.get(_stem(name), [])
+            for sighting in namesakes:
+                sighting.image_name = sighting.image_name or name
+                sighting.reason = sighting.reason or problem
+            if namesakes or folded in known or (_family(name) == "nt" and "nt" in by_name):
+                del self._mentions[folded]
+
+    def _pick_image(self, name: str) -> Key | None:
+        """Return which image among the pending ones is that of the module *name*."""
+        images = [key for key in self._pending.values() if _is_image(key)]
+        found = [key for key in images if key.folded in self._found]
+        named = [key for key in images if _stem(key.name) == fold(name)]
+        family = [key for key in images if _family(key.name) == fold(name)]
+        listed = [key for key in family if fold(key.name) in self._mentions]
+        for candidates in ([key for key in found if key in named], named, [key for key in found if key in family]):
+            if candidates:
+                return candidates[-1]
+        for candidates in (listed, family):
+            if candidates:
+                return candidates[0]
+        return found[-1] if found else images[0] if len(images) == 1 else None
+
+    def _let_go(self, index: str) -> None:
+        self.spot(self._pending.pop(index))
+
+    def _has_room(self) -> bool:
+        held = sum(map(len, (self._sightings, self._loose, self._mentions, self._found, self._asked)))
+        self.overflowed |= held >= _MOST_FACTS
+        return not self.overflowed
+
+
+def key_of(name: str, id_: str) -> Key | None:
+    """Return the key of a file that a transcript names; None if that is no key or identifies nothing.
+
+    A nil GUID, a stamp of zero and the mark of unreadable headers identify nothing, though debuggers ask for them.
+    """
+    try:
+        key = parse_id(base_name(name.strip()), id_)
+    except MalformedInput:
+        return None
+    match key:
+        case PdbKey() | PortablePdbKey():
+            return key if key.guid.int else None
+        case ImageKey():
+            return key if key.timestamp not in {0, UNREADABLE_STAMP} and key.size_of_image else None
+        case OtherKey():
+            return None
+    return key
+
+
+def _reference(key: Key) -> PdbReference:
+    match key:
+        case PdbKey():
+            return PdbReference(key, PdbFormat.NATIVE)
+        case Pdb2Key():
+            return PdbReference(key, PdbFormat.PDB2)
+        case PortablePdbKey():
+            return PdbReference(key, PdbFormat.PORTABLE)
+    raise AssertionError(key)
+
+
+def _is_image(key: Key) -> bool:
+    return isinstance(key, ImageKey) and not isinstance(key, DbgKey)
+
+
+def _build(key: Key) -> tuple[int, int]:
+    """Return what tells one build of an image from another, whatever its name."""
+    assert isinstance(key, ImageKey)
+    return (key.timestamp, key.size_of_image)
+
+
+def _stem(name: str) -> str:
+    """Return what debuggers call the module of the file *name*, unless that is taken."""
+    return fold(name).rpartition(".")[0] or fold(name)
+
+
+def _family(name: str) -> str:
+    """Return the module that debuggers try several names for and *name* is one of; any other name itself, folded."""
+    folded = fold(name)
+    return next((family for family, names in _FAMILIES if folded == family or names.fullmatch(folded)), folded)
+
+
+def _is_guess(key: Key, image: Key) -> bool:
+    """Tell whether *key* is *image* or another name that a debugger tries for it."""
+    return _build(key) == _build(image) and _family(key.name) == _family(image.name)

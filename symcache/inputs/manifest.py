@@ -1,0 +1,240 @@
+r"""Lists of wanted files: symchk manifests (``name,key,type``) and indexes, one per line.
+
+A list is UTF-8, UTF-16 or Windows-1252, with any line end. Blank lines and lines that begin with ``;`` or ``#`` are
+passed over. An index is ``name/id/name``, ``name/id`` or ``name id``, with ``/`` or ``\``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from symcache.errors import MalformedInput
+from symcache.formats.view import PartView
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold, parse_id, parse_index
+from symcache.identity import printable as cut
+from symcache.inputs.log.text import text_encoding
+from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from symcache.formats.view import ByteView
+    from symcache.identity import Key
+    from symcache.inputs.records import Record
+
+__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest"]
+
+
+_CHUNK_BYTES = 1 << 16
+_LONGEST_LINE = 4096
+_LOOKED_AT_LINES = 32
+
+# Ids of files from other systems (elf-buildid-…, mach-uuid-…, sha1-…); without this any two words would be an index.
+_OTHER_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{8,}", re.IGNORECASE)
+_COMMENT = (";", "#")
+_RENAMED = (re.compile(r"ntoskrnl|ntkr\w+"), re.compile(r"hal\w*"))
+_WITH_PDB = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line: its number from 1, its offset in bytes, its text; the text is None if it is too long to be kept."""
+
+    number: int
+    at: int
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a line asks for; *type* is the last field of a manifest's line, None elsewhere."""
+
+    key: Key
+    type: str | None = None
+
+
+def read_manifest(view: ByteView, path: str) -> Iterator[Record]:
+    """Yield the list, then a module for each file in it.
+
+    In a symchk manifest a PDB's line stands before its image's, and both have type 1: they make one module, whatever
+    their names, as the PDB of ``hal.dll`` may be ``halmacpi.pdb``. In a list made by hand they may have nothing to do
+    with each other, so a pair whose names differ is marked as presumed. An image without a PDB before it, or of
+    type 2, is a module whose PDB has to be read from the image. Lines that cannot be read are reported with number
+    and offset.
+
+    Source: manifests written by ``symchk /om``; the meaning of type 2 is inferred from them.
+    """
+    yield Input(path, InputKind.MANIFEST)
+    pdb: PdbReference | None = None
+    for line in _content(view):
+        try:
+            wanted = _parse_line(line)
+        except MalformedInput as error:
+            yield from _alone(pdb)
+            pdb = None
+            yield Unreadable(path, f"line {line.number}: {error.problem}", line.at)
+            continue
+        image = _image_of(wanted.key)
+        if pdb is not None and image is not None and wanted.type == _WITH_PDB:
+            yield Module(image.name, image=image, pdbs=(pdb,), is_presumed=not _are_namesakes(pdb.key, image))
+            pdb = None
+            continue
+        yield from _alone(pdb)
+        pdb = _reference(wanted.key) if wanted.type == _WITH_PDB else None
+        if pdb is None:
+            yield _module(wanted.key)
+    yield from _alone(pdb)
+
+
+def looks_like_manifest(view: ByteView) -> bool:
+    """Tell whether at least half of the first 32 lines ask for a file, or all there are are comments.
+
+    Reads at most 64 KiB.
+    """
+    start = PartView(view, 0, min(view.size, _CHUNK_BYTES))
+    lines = list(islice(_content(start), _LOOKED_AT_LINES))
+    if not lines:
+        return any(line.text is not None and line.text.startswith(_COMMENT) for line in islice(_lines(start), 1))
+    return 2 * sum(map(_asks, lines)) >= len(lines)
+
+
+def manifest_lines(modules: Iterable[Module]) -> Iterator[str]:
+    """Yield the lines, without line ends, that ``symchk /im`` and `read_manifest` take.
+
+    A PDB has its id in upper case, an image in lower case. A module's last PDB stands right before its image; an image
+    that names none has type 2. Modules without a key, and PDBs embedded in their image, have no line.
+    """
+    for module in modules:
+        pdbs = [reference.key for reference in module.pdbs if reference.format is not PdbFormat.EMBEDDED]
+        yield from (f"{key.name},{key.id.upper()},1" for key in pdbs)
+        if module.image is not None:
+            yield f"{module.image.name},{module.image.id.lower()},{1 if pdbs else 2}"
+        if module.dbg is not None:
+            yield f"{module.dbg.name},{module.dbg.id.lower()},2"
+
+
+def _asks(line: _Line) -> bool:
+    try:
+        _parse_line(line)
+    except MalformedInput:
+        return False
+    return True
+
+
+def _parse_line(line: _Line) -> _Wanted:
+    if line.text is None:
+        raise MalformedInput(f"it is longer than {_LONGEST_LINE} characters")
+    name, id_, type_ = _split_fields(line.text)
+    key = parse_id(name, id_) if name else parse_index(line.text)
+    if isinstance(key, OtherKey) and not _OTHER_ID.fullmatch(key.id):
+        raise MalformedInput(f"{cut(key.id)!r} is not an id of a symbol file; an index is written name/id/name")
+    return _Wanted(key, type_)
+
+
+def _split_fields(text: str) -> tuple[str, str, str | None]:
+    """Return name, id and type of a manifest's line; no name for a line of another kind.
+
+    Names can hold commas and blanks, so fields are counted from the end.
+    """
+    *name, id_ = text.rsplit(",", 1)
+    type_ = None
+    if name and id_.strip().isdecimal() and len(id_.strip()) <= 2:
+        type_ = id_.strip()
+        *name, id_ = name[0].rsplit(",", 1)
+    if not name or len(id_.split()) != 1 or set("/\\") & set(text):
+        return "", "", None
+    return name[0].strip(), id_.strip(), type_
+
+
+def _image_of(key: Key) -> ImageKey | None:
+    return key if isinstance(key, ImageKey) and not isinstance(key, DbgKey) else None
+
+
+def _reference(key: Key) -> PdbReference | None:
+    match key:
+        case PortablePdbKey():
+            return PdbReference(key, PdbFormat.PORTABLE)
+        case PdbKey():
+            return PdbReference(key, PdbFormat.NATIVE)
+        case Pdb2Key():
+            return PdbReference(key, PdbFormat.PDB2)
+        case _:
+            return None
+
+
+def _are_namesakes(pdb: Key, image: ImageKey) -> bool:
+    """Tell whether the names say that *pdb* is *image*'s.
+
+    They are the same but for the end, the w of 32-bit Windows and the renaming of kernels and HALs.
+    """
+    stem, of_image = (PurePosixPath(fold(key.name)).stem for key in (pdb, image))
+    return stem in {of_image, f"w{of_image}"} or any(
+        family.fullmatch(stem) and family.fullmatch(of_image) for family in _RENAMED
+    )
+
+
+def _alone(pdb: PdbReference | None) -> Iterator[Module]:
+    if pdb is not None:
+        yield Module(pdb.key.name, pdbs=(pdb,))
+
+
+def _module(key: Key) -> Module:
+    reference = _reference(key)
+    if reference is not None:
+        return Module(key.name, pdbs=(reference,))
+    if image := _image_of(key):
+        return Module(key.name, image=image, problem="the list names the image alone, not its PDB")
+    return Module(key.name, dbg=key)
+
+
+def _content(view: ByteView) -> Iterator[_Line]:
+    """Yield the lines that are neither blank nor comments."""
+    return (line for line in _lines(view) if line.text is None or (line.text and not line.text.startswith(_COMMENT)))
+
+
+def _lines(view: ByteView) -> Iterator[_Line]:
+    """Yield every line, blanks round it dropped; memory is bounded however long a line is."""
+    encoding, start = _find_encoding(view.read(0, min(view.size, 256)))
+    # Latin-1 keeps bytes apart one by one; a line that is whole is then decoded as what it is.
+    decoder = codecs.getincrementaldecoder(encoding or "latin-1")("replace")
+    rest, at, number, dropped = "", start, 1, 0
+    for offset in range(start, view.size, _CHUNK_BYTES):
+        *ended, rest = (rest + decoder.decode(view.read(offset, min(_CHUNK_BYTES, view.size - offset)))).split("\n")
+        for text in ended:
+            yield _Line(number, at, None if dropped or len(text) > _LONGEST_LINE else _clean(text, encoding))
+            number, at, dropped = number + 1, at + dropped + _width(text + "\n", encoding), 0
+        if len(rest) > _LONGEST_LINE:
+            rest, dropped = "", dropped + _width(rest, encoding)
+    if rest or dropped:
+        yield _Line(number, at, None if dropped else _clean(rest, encoding))
+
+
+def _find_encoding(head: bytes) -> tuple[str | None, int]:
+    """Return the flavour of UTF-16, None for bytes that keep ASCII, and the length of the byte order mark."""
+    for mark, encoding in (
+        (codecs.BOM_UTF8, None),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
+        if head.startswith(mark):
+            return encoding, len(mark)
+    return text_encoding(head), 0
+
+
+def _clean(text: str, encoding: str | None) -> str:
+    if encoding is None:
+        raw = text.encode("latin-1")
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            text = raw.decode("cp1252", "replace")  # what symchk writes on a Western system
+    return text.strip()
+
+
+def _width(text: str, encoding: str | None) -> int:
+    return len(text) if encoding is None else len(text.encode(encoding, "replace"))

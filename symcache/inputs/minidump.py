@@ -1,0 +1,231 @@
+"""User-mode minidumps: every module of the process, loaded and unloaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import InputError, MalformedInput
+from symcache.formats.dump.minidump import (
+    find_module_tables,
+    parse_exception,
+    parse_minidump,
+    parse_module_entry,
+    parse_process,
+    parse_system_info,
+    read_memory_ranges,
+)
+from symcache.formats.pe.debug import CodeViewEntry, parse_code_view
+from symcache.formats.pe.image import Layout, parse_image
+from symcache.formats.view import PartView
+from symcache.identity import ImageKey, base_name
+from symcache.inputs.image import image_module, pdb_reference
+from symcache.inputs.records import ImageUse, Input, InputKind, Module, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.formats.dump.minidump import CapturedMemory, Minidump, ModuleEntry, ModuleTable, SystemInfo
+    from symcache.formats.view import ByteView
+    from symcache.inputs.records import PdbReference, Record
+
+__all__ = ["read_minidump"]
+
+
+_PROCESSORS = {0: "x86", 5: "arm", 6: "ia64", 9: "x64", 12: "arm64", 0x8003: "arm64"}
+_SYSTEMS = {
+    0x8101: ("macos", "a macOS dump"),
+    0x8102: ("ios", "an iOS dump"),
+    0x8201: ("linux", "a Linux dump"),
+    0x8202: ("solaris", "a Solaris dump"),
+    0x8203: ("android", "an Android dump"),
+}
+_WINDOWS_PLATFORMS = range(4)
+_ADDRESS_END = 1 << 64
+
+# Processes have hundreds of modules. The limits hold for files made to be slow to read.
+_MOST_MODULES = 1 << 14
+_MOST_IMAGES_IN_MEMORY = 4096
+_MOST_NAME_BYTES = 16 << 20
+
+
+def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
+    """Yield the dump, its modules in file order, then the modules that had been unloaded.
+
+    A module's PDB is named by its code view record, else by its image where that was captured. Its image key comes
+    from the stamp and size of its entry.
+
+    Raises:
+        InputError: No module can be listed.
+    """
+    dump = parse_minidump(view)
+    tables, errors = find_module_tables(view, dump)
+    if not tables:
+        raise errors[0] if errors else MalformedInput("the minidump holds no list of modules")
+    system = parse_system_info(view, dump)
+    memory = read_memory_ranges(view, dump)
+    yield Input(path, InputKind.MINIDUMP, _details(view, dump, system, tables, memory))
+    for error in errors:
+        yield Unreadable(path, error.problem, error.offset)
+    told = bool(errors)
+    foreign = None if system is None else _foreign_system(system.platform)
+    modules = _Modules(view, memory, foreign, full_memory=dump.full_memory)
+    left = _MOST_MODULES
+    for table in tables:
+        for offset in table.offsets()[:left]:
+            yield modules.module(table, offset)
+        if table.count > left:
+            yield Unreadable(path, f"the dump lists more than {_MOST_MODULES} modules", table.first)
+            return
+        left -= table.count
+        if table.count < table.stated:
+            what = "unloaded modules" if table.unloaded else "modules"
+            problem = f"the dump holds {table.count} of the {table.stated} {what} that it lists"
+            yield Unreadable(path, problem, table.first + table.count * table.entry_bytes)
+            told = True
+    if not told and (dump.truncated or memory.truncated):
+        yield Unreadable(path, "the dump is cut short: it does not hold all that its streams promise", view.size)
+
+
+class _Modules:
+    """Turns entries of one dump into modules."""
+
+    def __init__(self, view: ByteView, memory: CapturedMemory, foreign: str | None, *, full_memory: bool) -> None:
+        self._view = view
+        self._memory = memory
+        self._foreign = foreign
+        self._full_memory = full_memory
+        self._images_left = _MOST_IMAGES_IN_MEMORY
+        self._name_bytes_left = _MOST_NAME_BYTES
+
+    def module(self, table: ModuleTable, offset: int) -> Module:
+        entry = parse_module_entry(self._view, table, offset, longest_name_bytes=self._name_bytes_left)
+        self._name_bytes_left -= 2 * len(entry.path or "")
+        # Debuggers call a module without a name after its address, too.
+        name = base_name(entry.path or "") or f"image{entry.base_va:08x}"
+        known = Module(name, path=entry.path, base=entry.base_va, unloaded=table.unloaded)
+        if self._foreign is not None:
+            return replace(known, problem=f"no PDBs here: {self._foreign}", is_foreign=True)
+        reference, record_problem = _named_pdb(entry)
+        captured: Module | None = None
+        if not table.unloaded and (reference is None or self._full_memory):
+            captured = self._captured_image(name, entry)
+        named = _name_files(known, entry, reference, record_problem, captured)
+        return replace(named, needs_image=self._image_use(named, captured))
+
+    def _image_use(self, module: Module, captured: Module | None) -> ImageUse | None:
+        """Return what a debugger needs the image of *module* for.
+
+        It reads images in memory only of a dump that claims to hold all of it, and there only where it finds header
+        and debug directory.
+        """
+        if module.unloaded or module.image is None:
+            return None
+        if self._full_memory and captured is not None and (captured.pdbs or captured.no_debug_record):
+            return None
+        return ImageUse.CODE if module.pdbs or module.no_debug_record else ImageUse.SYMBOLS
+
+    def _captured_image(self, name: str, entry: ModuleEntry) -> Module | None:
+        """Return what the image itself says, if the dump holds its headers and they are those of the entry."""
+        if not self._images_left or entry.base_va + entry.size_of_image > self._memory.size:
+            return None
+        self._images_left -= 1
+        try:
+            image = parse_image(PartView(self._memory, entry.base_va, entry.size_of_image), Layout.MEMORY)
+        except InputError:
+            return None
+        # An entry without a stamp does not say which image it is, but how large.
+        is_same = image.timestamp == entry.timestamp if entry.timestamp else image.size_of_image == entry.size_of_image
+        return image_module(image, name) if is_same else None
+
+
+def _name_files(
+    known: Module,
+    entry: ModuleEntry,
+    reference: PdbReference | None,
+    record_problem: str | None,
+    captured: Module | None,
+) -> Module:
+    """Return *known* with its image and PDBs: those of the entry, else those of the captured image."""
+    image, problem = _image_key(known.name, entry)
+    if reference is not None:
+        return replace(known, image=image, pdbs=(reference,), problem=problem)
+    if captured is not None:
+        if image is None and captured.image is not None:
+            image, problem = captured.image, None
+        if captured.pdbs or captured.no_debug_record:
+            found = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
+            return replace(found, image=image, problem=problem or record_problem)
+    problem = problem or record_problem
+    if image is not None:
+        problem = problem or "the dump holds no code view record of it; its image names the PDB"
+    return replace(known, image=image, problem=problem)
+
+
+def _image_key(name: str, entry: ModuleEntry) -> tuple[ImageKey | None, str | None]:
+    """Return the key of an entry's image, or why it has none."""
+    if entry.path is None:
+        return None, entry.problem
+    if entry.timestamp == 0:
+        return None, "its entry in the dump has no time stamp"
+    if entry.size_of_image == 0 or entry.base_va + entry.size_of_image > _ADDRESS_END:
+        return None, f"its entry in the dump states {entry.size_of_image:#x} bytes at {entry.base_va:#x}"
+    try:
+        return ImageKey(name, entry.timestamp, entry.size_of_image), None
+    except MalformedInput as error:
+        return None, error.problem
+
+
+def _named_pdb(entry: ModuleEntry) -> tuple[PdbReference | None, str | None]:
+    """Return the PDB that an entry's code view record names, or why it names none; (None, None) without a record."""
+    if entry.code_view is None:
+        return None, entry.problem
+    try:
+        # Breakpad's writers leave out the NUL.
+        record = parse_code_view(entry.code_view, at=entry.code_view_at, needs_nul=False)
+        if record is None:
+            return None, "its code view record is of an unknown kind"
+        # Whether the PDB is a portable one stands beside the record in the image, not in it.
+        return pdb_reference(CodeViewEntry(record, timestamp=0, portable=False)), None
+    except InputError as error:
+        return None, str(error)
+
+
+def _foreign_system(platform: int) -> str | None:
+    """Return what a dump of another system is called; None for Windows."""
+    if platform in _WINDOWS_PLATFORMS:
+        return None
+    return _SYSTEMS[platform][1] if platform in _SYSTEMS else f"a dump of an unknown system ({platform:#x})"
+
+
+def _details(
+    view: ByteView, dump: Minidump, system: SystemInfo | None, tables: list[ModuleTable], memory: CapturedMemory
+) -> dict[str, Any]:
+    exception = parse_exception(view, dump)
+    process = parse_process(view, dump)
+    cut = dump.truncated or memory.truncated or any(table.count < table.stated for table in tables)
+    details: dict[str, Any] = {
+        "time": _time(dump.timestamp),
+        "flags": f"{dump.flags:#x}",
+        "full_memory": dump.full_memory,
+        "truncated": cut,
+        "module_count": sum(table.count for table in tables if not table.unloaded),
+        "unloaded_count": sum(table.count for table in tables if table.unloaded),
+    }
+    if system is not None:
+        windows = system.platform in _WINDOWS_PLATFORMS
+        details["os"] = "windows" if windows else _SYSTEMS.get(system.platform, (f"{system.platform:#x}",))[0]
+        details["cpu"] = _PROCESSORS.get(system.processor, f"{system.processor:#x}")
+        details["version"] = f"{system.major}.{system.minor}.{system.build}"
+        details["build"] = system.build
+    if exception is not None:
+        details["exception"] = {"code": f"{exception.code:#010x}", "address": f"{exception.address:#x}"}
+    if process is not None:
+        details["process_id"] = process.id
+        details["process_started"] = _time(process.started or 0)
+    return details
+
+
+def _time(seconds: int) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None

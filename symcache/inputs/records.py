@@ -1,0 +1,177 @@
+"""What readers find: inputs, the modules in them, and what could not be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from symcache.errors import MalformedInput
+from symcache.identity import ImageKey, fold, source_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from symcache.identity import Key, Pdb2Key, PdbKey, PortablePdbKey
+
+__all__ = [
+    "ImageUse",
+    "Input",
+    "InputKind",
+    "Module",
+    "PdbFormat",
+    "PdbReference",
+    "ProcessSummary",
+    "Record",
+    "Unreadable",
+]
+
+
+class InputKind(StrEnum):
+    """What an input is, told by its content."""
+
+    KERNEL_DUMP = "kernel-dump"
+    TRIAGE_DUMP = "triage-dump"
+    MINIDUMP = "minidump"
+    IMAGE = "image"
+    FOLDER = "folder"
+    PDB = "pdb"
+    MANIFEST = "manifest"
+    DEBUGGER_LOG = "debugger-log"
+
+
+class PdbFormat(StrEnum):
+    """Which kind of PDB a reference asks for."""
+
+    NATIVE = "native"
+    PDB2 = "pdb2"
+    PORTABLE = "portable"
+    EMBEDDED = "embedded"
+
+
+class ImageUse(StrEnum):
+    """What a debugger needs an image for that its input does not hold.
+
+    Source: observed with dbgeng 10.0.15063 on dumps of every kind; see docs/design.md.
+    """
+
+    SYMBOLS = "symbols"  # the PDB is named by the image alone: without it no symbols are loaded
+    CODE = "code"  # symbols are loaded without it; disassembly and x64 stack unwinding need it
+    BY_HAND = "symbols-by-hand"  # only `.reload /f NAME=BASE,SIZE,STAMP` makes the debugger look for it
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input; the modules that follow it in a stream of records belong to it.
+
+    Attributes:
+        path: As the user named it; ``-`` for standard input.
+        kind: What it is.
+        details: Facts about it for people and for ``inspect``; values fit into JSON.
+    """
+
+    path: str
+    kind: InputKind
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PdbReference:
+    """A PDB that a module names.
+
+    Attributes:
+        key: Identity of the PDB.
+        format: What kind of PDB it is.
+        checksums: ``ALGORITHM:hex`` of the PDB as its image states them; a portable PDB's server may ask for them.
+    """
+
+    key: PdbKey | Pdb2Key | PortablePdbKey
+    format: PdbFormat
+    checksums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    r"""One module of an input and what names its files.
+
+    Attributes:
+        name: Base name, in the letter case of the input.
+        path: Where the input says it lies (``\SystemRoot\…``, a file's path); None if it does not say.
+        base: Address it is loaded at; None outside dumps and logs.
+        unloaded: It had been unloaded when the dump was written.
+        image: Identity of the image; None if the input does not hold it.
+        pdbs: PDBs it names, in file order; the last native one is what Microsoft's debuggers ask for.
+        dbg: Identity of a separate ``.dbg`` or any other file that is wanted as such (a line of a manifest).
+        problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
+        process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
+        no_debug_record: The image was read to its end and names no PDB at all.
+        unusable_pdb: The image names a PDB by a name or GUID that no file in a store can have.
+        is_foreign: It belongs to a system that has no PDBs.
+        is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
+        needs_image: What a debugger needs the image itself for; None if it does not ask for it.
+    """
+
+    name: str
+    path: str | None = None
+    base: int | None = None
+    unloaded: bool = False
+    image: ImageKey | None = None
+    pdbs: tuple[PdbReference, ...] = ()
+    dbg: Key | None = None
+    problem: str | None = None
+    process: str | None = None
+    no_debug_record: bool = False
+    unusable_pdb: bool = False
+    is_foreign: bool = False
+    is_presumed: bool = False
+    needs_image: ImageUse | None = None
+
+    @property
+    def listed_image(self) -> ImageKey | None:
+        """Identity of the image under the name that the input lists, by which a debugger asks for it."""
+        image = self.image
+        if image is None or fold(self.name) == fold(image.name) or fold(source_name(self.name)) != fold(image.name):
+            return image
+        try:
+            return ImageKey(self.name, image.timestamp, image.size_of_image)
+        except MalformedInput:  # the prefix makes it too long
+            return image
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSummary:
+    """A process of a dump; its modules come before it.
+
+    Attributes:
+        id: Process id.
+        name: File name, cut to 14 or 15 characters by the kernel.
+        image: Path of its executable; None if its loader's list is not there.
+        modules: How many modules its loaders list, 32-bit ones too.
+    """
+
+    id: int
+    name: str
+    image: str | None
+    modules: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of one JSON object."""
+        return {"id": self.id, "name": self.name, "image": self.image, "modules": self.modules}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An input, or one file of a folder, that could not be read; the rest goes on.
+
+    Attributes:
+        path: As the user named it, or the file below a folder.
+        problem: What is wrong, in one line.
+        offset: Where in the file, in bytes; None if no single place is wrong.
+    """
+
+    path: str
+    problem: str
+    offset: int | None = None
+
+
+Record: TypeAlias = Input | Module | ProcessSummary | Unreadable

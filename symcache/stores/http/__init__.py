@@ -1,0 +1,1 @@
+"""Symbol servers over HTTP."""

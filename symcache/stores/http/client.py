@@ -1,0 +1,192 @@
+"""One question to an upstream: redirects, credentials, whose turn it is."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import anyio
+import httpx
+
+from symcache._version import __version__
+from symcache.errors import (
+    HostUnavailable,
+    NextHopUnavailable,
+    StillFetching,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from symcache.stores.http.reply import check_status, drain, read_reply, translate
+from symcache.stores.http.urls import origin_of, redact, redirect_target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from symcache.stores.http.pool import Lanes
+    from symcache.stores.http.reply import Reply
+    from symcache.stores.http.retry import HostPatience
+
+__all__ = ["USER_AGENT", "VIA", "Client", "basic"]
+
+
+USER_AGENT = f"symcache/{__version__}"
+
+VIA: ContextVar[str | None] = ContextVar("via", default=None)
+"""What the ``Via`` field of every question says; a server that asks on behalf of its clients sets it."""
+
+_MOST_REDIRECTS = 10
+# With any other status, Retry-After speaks of what was asked for (RFC 9110, section 10.2.3; RFC 6585, section 4).
+_PAUSES = frozenset({429, 503})
+
+
+class Client:
+    """Asks upstreams, one question at a time on each lane.
+
+    Args:
+        lanes: Where the connections come from.
+        patience: What is known of each host's health.
+        authorize: Returns the ``Authorization`` field for a URL without credentials of its own; None for none.
+        agent_extra: Added to the user agent.
+        notify: Told once when a host begins to be left alone.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        patience: HostPatience,
+        *,
+        authorize: Callable[[httpx.URL], str | None] = lambda _: None,
+        agent_extra: str = "",
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.lanes = lanes
+        self._patience = patience
+        self._authorize = authorize
+        self._notify = notify
+        self._agent = f"{USER_AGENT} {agent_extra}".strip()
+
+    @asynccontextmanager
+    async def get(
+        self,
+        url: httpx.URL,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        validator: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Reply]:
+        """Ask for *url* and lend the reply, a miss included.
+
+        Args:
+            url: What to ask for; credentials in it are sent as ``Authorization``.
+            start: Offset of the first byte wanted.
+            end: Offset behind the last byte wanted; None for all the rest.
+            validator: Ask for the range only if the file is still the one that had this validator.
+            headers: More fields to send, to this origin only.
+
+        Raises:
+            UpstreamUnavailable: Another try may help.
+            UpstreamRefused: It will not.
+            UnfitRangeError: The answer is not of the range asked for.
+            WrongContent: An encoding that was not asked for.
+        """
+        shown = redact(url)
+        fields = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if (via := VIA.get()) is not None:
+            fields["Via"] = via
+        if start or end is not None:
+            fields["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            if validator is not None:
+                fields["If-Range"] = validator
+        # Waited for before a lane is taken: a host that wants a pause must not keep others from being asked.
+        await self._patience.wait_pause(origin_of(url), url=shown)
+        async with self.lanes.lane() as lane:
+            response = await self._follow(lane, url, fields, dict(headers or {}), shown=shown)
+            try:
+                reply = read_reply(response, shown, start, end)
+                try:
+                    if reply.is_miss:
+                        await drain(response)
+                    yield reply
+                finally:
+                    await reply.aclose()
+            finally:
+                await response.aclose()
+
+    async def _follow(
+        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str], *, shown: str
+    ) -> httpx.Response:
+        first = target = url
+        for _ in range(_MOST_REDIRECTS + 1):
+            own = fields
+            if origin_of(target) == origin_of(first):
+                own = fields | extra | self._authorization(target)
+            response = await self._send(lane, target, own, shown=shown)
+            if not response.has_redirect_location:
+                return response
+            await drain(response)
+            # Where a redirect leads may be signed: it is followed, and never shown.
+            target = redirect_target(target, response.headers["location"], shown=shown)
+        raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
+
+    async def _send(
+        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], *, shown: str
+    ) -> httpx.Response:
+        origin = origin_of(url)
+        asked_s = await self._patience.wait_turn(origin, url=shown)
+        if url.userinfo or url.fragment:
+            url = url.copy_with(userinfo=b"", fragment=None)
+        request = httpx.Request("GET", url, headers=fields)
+        request.extensions["timeout"] = lane.timeout.as_dict()
+        try:
+            response = await lane.send(request, stream=True, auth=None)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last from names that are none
+            known = translate(error, shown)
+            if isinstance(error, httpx.TransportError):
+                self.lanes.give_up(lane)
+            if isinstance(known, UpstreamUnavailable):
+                self._note_failure(origin, asked_s, known)
+            raise known from error
+        except anyio.get_cancelled_exc_class():
+            self._patience.note_unheard(origin, asked_s=asked_s)
+            raise
+        try:
+            check_status(response, shown)
+        except UpstreamError as error:
+            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | StillFetching):
+                self._note_failure(origin, asked_s, error, may_pause=response.status_code in _PAUSES)
+            else:
+                self._patience.note_success(origin)  # the host is well, whatever it thinks of us
+            await drain(response)
+            raise
+        self._patience.note_success(origin)
+        return response
+
+    def _note_failure(
+        self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable, *, may_pause: bool = False
+    ) -> None:
+        begins = self._patience.note_failure(
+            origin,
+            asked_s=asked_s,
+            retry_after_s=error.retry_after_s if may_pause else None,
+            # A file's other names lie in the same folder.
+            file=None if isinstance(error, HostUnavailable) else error.url.rpartition("/")[0],
+        )
+        if begins:
+            self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
+
+    def _authorization(self, url: httpx.URL) -> dict[str, str]:
+        if url.userinfo:
+            user, _, password = url.userinfo.decode("ascii").partition(":")
+            return {"Authorization": basic(unquote(user), unquote(password))}
+        value = self._authorize(url)
+        return {} if value is None else {"Authorization": value}
+
+
+def basic(user: str, password: str) -> str:
+    """Return the ``Authorization`` field of RFC 7617."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")

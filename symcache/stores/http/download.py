@@ -1,0 +1,335 @@
+"""Bring one file of an upstream to a scratch file, whole, however often the connection breaks."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from itertools import count, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailable, WrongContent
+from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
+from symcache.stores.http.imagehead import read_remote_image
+from symcache.stores.http.reply import UnfitRangeError
+from symcache.stores.http.retry import HostLeftAloneError
+from symcache.stores.http.urls import redact
+from symcache.stores.local.tree import as_store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from io import FileIO
+    from pathlib import Path
+
+    import httpx
+    from anyio.abc import TaskGroup
+
+    from symcache.events import Observer
+    from symcache.formats.pe.image import Image
+    from symcache.stores.http.client import Client
+    from symcache.stores.http.reply import Reply
+    from symcache.stores.http.retry import RetryPolicy
+
+__all__ = ["Downloader", "NotHere", "Received"]
+
+
+T = TypeVar("T")
+
+_SHORTEST_PART_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The file arrived whole; *size_bytes* long."""
+
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotHere:
+    """The upstream does not have the file under this name: *status* is 404, 410, or a 403 that may mean it."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Downloader:
+    """How files are brought in: who asks, how patiently and how greedily.
+
+    Attributes:
+        client: Asks the upstreams.
+        policy: When to try again.
+        total_s: Longest time for one file, all tries and waits for a lane included; None for no bound.
+        largest_bytes: A longer file is refused.
+        parallel_from_bytes: From this length on a file is brought in parts, while lanes are free.
+        parallel_parts: Most parts at once.
+        observer: Told about every transfer.
+        sleep: Waits a number of seconds.
+    """
+
+    client: Client
+    policy: RetryPolicy
+    total_s: float | None
+    largest_bytes: int
+    parallel_from_bytes: int
+    parallel_parts: int
+    observer: Observer
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
+    async def download(
+        self, url: httpx.URL, path: Path, *, index: str, headers: Mapping[str, str] | None = None
+    ) -> Received | NotHere:
+        """Bring what *url* names to *path*.
+
+        Args:
+            url: The file at its upstream.
+            path: The scratch file; made anew.
+            index: The key, written out, for the observer.
+            headers: More fields to send.
+
+        Raises:
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
+            UpstreamRefused: The upstream will not send it.
+            WrongContent: The answer is a page, empty, or too long.
+            StoreError: The disk does not take it.
+        """
+        transfer = _Transfer(self, url, path, index, headers or {})
+        try:
+            return await self._in_time(transfer.run, url)
+        finally:
+            if transfer.begun:
+                self.observer(TransferEnded(index, path))
+
+    async def read_image(self, url: httpx.URL) -> Image | NotHere:
+        """Read the headers of the image at *url*, in ranges.
+
+        Raises:
+            RangesRefusedError: It has to be brought whole.
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
+            UpstreamRefused: The upstream will not send it.
+            WrongContent: What is there is not an image.
+        """
+        found = await self._patiently(lambda: read_remote_image(self.client, url), url)
+        return NotHere(found) if isinstance(found, int) else found
+
+    async def exists(self, url: httpx.URL) -> bool:
+        """Return whether the upstream has what *url* names, without bringing it.
+
+        Raises:
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
+            UpstreamRefused: The upstream does not tell.
+            WrongContent: It answers with a page.
+        """
+
+        async def ask() -> bool:
+            async with self.client.get(url) as reply:
+                if not reply.is_miss:
+                    await reply.begin()
+                return not reply.is_miss
+
+        return await self._patiently(ask, url)
+
+    async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
+        """Wait before the next try; raise *error* if there is none."""
+        pause_s = None
+        if not isinstance(error, HostLeftAloneError | NextHopUnavailable):
+            pause_s = self.policy.pause_s(failures, error.retry_after_s)
+        if pause_s is None:
+            raise error
+        await self.sleep(pause_s)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], url: httpx.URL) -> T:
+        async def run() -> T:
+            for failures in count(1):
+                try:
+                    return await ask()
+                except UpstreamUnavailable as error:
+                    await self.pause(failures, error)
+            raise AssertionError
+
+        return await self._in_time(run, url)
+
+    async def _in_time(self, work: Callable[[], Awaitable[T]], url: httpx.URL) -> T:
+        with anyio.move_on_after(self.total_s):
+            return await work()
+        raise UpstreamUnavailable(f"not whole after {self.total_s:g} s", url=redact(url))
+
+
+class _MisfitError(Exception):
+    """Two pieces are not of one file, or ranges are not served after all."""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A range of the file; the bytes from *start* to *at* are on disk, *end* is None while it is not known."""
+
+    start: int
+    at: int
+    end: int | None
+
+
+class _Transfer:
+    """One file on its way: its head, and for a large one further parts beside it."""
+
+    def __init__(self, how: Downloader, url: httpx.URL, path: Path, index: str, headers: Mapping[str, str]) -> None:
+        self._how = how
+        self._url = url
+        self._path = path
+        self._index = index
+        self._headers = headers
+        self._received_bytes = 0
+        self._size_bytes: int | None = None
+        self._may_split = self._may_resume = False
+        self._is_split = False
+        self._error: Exception | None = None
+        self._pieces: list[_Piece] = []
+        self.begun = False
+
+    async def run(self) -> Received | NotHere:
+        """Bring the file, in parts if that makes sense; in one piece if they do not fit; unresumed if that does not."""
+        for may_split, may_resume in ((True, True), (False, True)):
+            self._may_split, self._may_resume = may_split, may_resume
+            with suppress(_MisfitError):
+                return await self._run()
+        self._may_resume = False
+        return await self._run()
+
+    async def _run(self) -> Received | NotHere:
+        self._received_bytes, self._is_split, self._error = 0, False, None
+        head = _Piece(0, 0, None)
+        self._pieces = [head]
+        status: int | None = None
+        try:
+            with self._path.open("wb", buffering=0) as file:
+                self._tell()
+                async with anyio.create_task_group() as group:
+                    try:
+                        status = await self._bring(head, file, None, group)
+                    except (UpstreamError, OSError, _MisfitError) as error:
+                        self._give_up(error, group)
+        except OSError as error:
+            raise as_store_error(error, self._path) from error
+        if isinstance(self._error, OSError):
+            raise as_store_error(self._error, self._path) from self._error
+        if self._error is not None:
+            raise self._error
+        if status is not None:
+            return NotHere(status)
+        if not self._received_bytes:
+            raise WrongContent("200, but empty", url=redact(self._url))
+        return Received(self._received_bytes)
+
+    async def _bring_part(self, part: _Piece, file: FileIO, validator: str | None, group: TaskGroup) -> None:
+        try:
+            status = await self._bring(part, file, validator, group)
+        except (UpstreamError, OSError, _MisfitError) as error:
+            self._give_up(error, group)
+        else:
+            if status is not None:
+                self._give_up(_MisfitError(), group)
+
+    def _give_up(self, error: Exception, group: TaskGroup) -> None:
+        # Kept and not raised, so that whoever waits for the file gets the error itself and not a group of one.
+        self._error = self._error or error
+        group.cancel_scope.cancel()
+
+    async def _bring(self, piece: _Piece, file: FileIO, validator: str | None, group: TaskGroup) -> int | None:
+        """Fill *piece*, asking again for the rest when it breaks; return the status if there is no such file."""
+        failures = 0
+        furthest = piece.start
+        while piece.end is None or piece.at < piece.end:
+            # Without a validator nothing says that the rest is of the same file.
+            start = piece.at if validator is not None and self._may_resume else piece.start
+            try:
+                async with self._how.client.get(
+                    self._url, start=start, end=piece.end, validator=validator, headers=self._headers
+                ) as reply:
+                    if reply.is_miss:
+                        return reply.status
+                    self._rewind_unless_continued(piece, file, reply, validator)
+                    self._begin(reply)
+                    if not self._is_split:
+                        validator = reply.validator
+                        self._split(reply, piece, file, group)
+                    await self._copy(reply, piece, file)
+                    if piece.end is None:
+                        piece.end = piece.at
+            except UnfitRangeError as error:
+                if start == 0 and piece.end is None:
+                    raise
+                raise _MisfitError from error
+            except UpstreamUnavailable as error:
+                # One that breaks after more of it has come fails anew, not once more in a row.
+                failures = 1 if piece.at > furthest else failures + 1
+                furthest = max(furthest, piece.at)
+                await self._how.pause(failures, error)
+        return None
+
+    def _rewind_unless_continued(self, piece: _Piece, file: FileIO, reply: Reply, validator: str | None) -> None:
+        if reply.status == 206:
+            # Some upstreams heed Range and not If-Range, so what came is compared as well.
+            same_size = self._size_bytes is None or reply.size_bytes in {self._size_bytes, None}
+            if not same_size or reply.validator not in {validator, None} or reply.start != piece.at:
+                raise _MisfitError
+        elif self._is_split:
+            raise _MisfitError
+        elif piece.at:
+            file.truncate(0)
+            self._received_bytes = piece.at = 0
+            self._tell()
+
+    def _begin(self, reply: Reply) -> None:
+        size_bytes = reply.size_bytes
+        if size_bytes is not None and size_bytes > self._how.largest_bytes:
+            raise WrongContent(f"{size_bytes} bytes, more than network.largest_file_bytes", url=redact(self._url))
+        if reply.status == 200:
+            self._size_bytes = size_bytes
+        if not self.begun:
+            self.begun = True
+            self._how.observer(TransferStarted(self._index, reply.url, size_bytes, self._path))
+
+    def _split(self, reply: Reply, head: _Piece, file: FileIO, group: TaskGroup) -> None:
+        """Start further parts if the file is large, its upstream can, and lanes are free; the head then ends sooner."""
+        size_bytes = reply.size_bytes
+        if not (self._may_split and reply.takes_ranges and reply.validator and head.at == 0 and size_bytes):
+            return
+        if size_bytes < self._how.parallel_from_bytes:
+            return
+        parts = min(self._how.parallel_parts, 1 + self._how.client.lanes.free, size_bytes // _SHORTEST_PART_BYTES)
+        if parts < 2:
+            return
+        self._is_split = True
+        bounds = [size_bytes * part // parts for part in range(parts + 1)]
+        head.end = bounds[1]
+        for start, end in pairwise(bounds[1:]):
+            self._pieces.append(part := _Piece(start, start, end))
+            group.start_soon(self._bring_part, part, file, reply.validator, group)
+
+    async def _copy(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
+        async with aclosing(reply.chunks()) as chunks:
+            async for chunk in chunks:
+                wanted = chunk if piece.end is None else chunk[: piece.end - piece.at]
+                if piece.at + len(wanted) > self._how.largest_bytes:
+                    raise WrongContent("longer than network.largest_file_bytes", url=redact(self._url))
+                _write_at(file, piece.at, wanted)
+                piece.at += len(wanted)
+                self._received_bytes += len(wanted)
+                self._tell()
+                if len(wanted) < len(chunk) or (piece.at == piece.end and reply.status == 200):
+                    return  # the rest comes in other parts
+
+    def _tell(self) -> None:
+        if self.begun:
+            part = next((piece for piece in self._pieces if piece.at != piece.end), self._pieces[-1])
+            self._how.observer(
+                TransferAdvanced(self._index, self._received_bytes, self._size_bytes, self._path, part.at)
+            )
+
+
+def _write_at(file: FileIO, offset: int, data: bytes) -> None:
+    # On the event loop's thread on purpose: a thread per piece costs half as much again as the whole download.
+    file.seek(offset)
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,309 @@
+"""The answer to one question: what its status and fields mean, and its body as it arrives."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import zlib
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from symcache.errors import (
+    Forbidden,
+    HostUnavailable,
+    LoopDetected,
+    NextHopUnavailable,
+    PageInstead,
+    StillFetching,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WrongContent,
+)
+from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
+from symcache.stores.http.retry import parse_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+__all__ = ["Reply", "UnfitRangeError", "check_status", "drain", "read_reply", "translate"]
+
+
+_MISSES = frozenset({404, 410})
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DRAINED_BYTES = 64 * 1024
+_DRAINED_S = 2.0
+_INFLATED_BYTES = 1 << 20
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+# How a symcache server says that it is well and its upstream is not; others that say so may not have tried again.
+# Source: RFC 9209, section 2.1.1.
+_NEXT_HOP_FAILED = re.compile(r"(?:^|,)\s*symcache\s*;(?:[^,]*;)?\s*error=")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class UnfitRangeError(UpstreamRefused):
+    """A range was asked for, and another one answered or none: the file may do as a whole."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to one question, its body still to be read.
+
+    Attributes:
+        status: 200, 206, or a miss: 404 or 410.
+        url: The upstream's URL asked first, free of secrets; never where a redirect led.
+        size_bytes: Length of the whole file; None if the answer does not say.
+        start: Offset of the body's first byte in the file.
+        body_bytes: Length announced for the body; None if it was not.
+        validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
+        takes_ranges: The server said that it serves ranges.
+    """
+
+    status: int
+    url: str
+    size_bytes: int | None = None
+    start: int = 0
+    body_bytes: int | None = None
+    validator: str | None = None
+    takes_ranges: bool = False
+    _response: httpx.Response | None = field(default=None, repr=False)
+    _begun: _Begun | None = field(default=None, repr=False)
+
+    @property
+    def is_miss(self) -> bool:
+        """The upstream has no such file, definitely."""
+        return self.status in _MISSES
+
+    async def begin(self) -> None:
+        """Look at the first bytes of the body, which alone tell what it is; for who does not read `chunks`.
+
+        What Content-Type says is not looked at: servers send right files as ``text/html`` and pages as anything.
+
+        Raises:
+            PageInstead: It is a page or a message.
+            WrongContent: It is not encoded as it says.
+        """
+        begun = self._begun = _Begun(self._read())
+        # No more is waited for than it takes: the first piece of a file is none of a page.
+        while begun.error is None and len(begun.head) < HEAD_BYTES and could_be_markup(begun.head):
+            try:
+                begun.head += await anext(begun.rest)
+            except StopAsyncIteration:
+                break
+            except UpstreamUnavailable as error:
+                begun.error = error  # what came before it counts
+        markup = find_markup(begun.head) if self.start == 0 else None
+        if markup is not None:
+            raise PageInstead(f"200, but {markup}", url=self.url)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives.
+
+        Raises:
+            UpstreamUnavailable: It breaks off, or nothing more comes in time.
+            PageInstead: As `begin`, which it does first.
+            WrongContent: It is longer than announced, or not encoded as it says.
+        """
+        if self._begun is None:
+            await self.begin()
+        begun = self._begun
+        assert begun is not None
+        if begun.head:
+            yield begun.head
+        if begun.error is not None:
+            raise begun.error
+        async for chunk in begun.rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Give up what has not been read of the body."""
+        if self._begun is not None:
+            await self._begun.rest.aclose()
+        if self._response is not None:
+            await self._response.aclose()
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
+        assert self._response is not None
+        left_bytes = self.body_bytes
+        encoding = _encoding(self._response.headers)
+        try:
+            raw = _read(self._response)
+            async with aclosing(raw), aclosing(_inflate(raw, self.url) if encoding else raw) as chunks:
+                async for chunk in chunks:
+                    if left_bytes is not None:
+                        left_bytes -= len(chunk)
+                        if left_bytes < 0:
+                            raise WrongContent("a body longer than announced", url=self.url)
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise translate(error, self.url) from error
+        if left_bytes:
+            raise UpstreamUnavailable(f"body cut short by {left_bytes} bytes", url=self.url)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A body whose first bytes were looked at: these, what ended it meanwhile, and the rest."""
+
+    rest: AsyncGenerator[bytes, None]
+    head: bytes = b""
+    error: UpstreamUnavailable | None = None
+
+
+async def _read(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # As aiter_raw does, which is not typed as the generator that it is, and could not be closed.
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    async for chunk in stream:
+        yield chunk
+
+
+async def _inflate(raw: AsyncIterator[bytes], shown: str) -> AsyncGenerator[bytes, None]:
+    """Yield *raw*, in gzip or zlib's format, expanded.
+
+    Not by httpx's decoders: there one chunk may expand to a thousand times its length at once, and an end that comes
+    too soon passes unseen.
+    """
+    inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+    async for chunk in raw:
+        rest = chunk
+        while rest and not inflate.eof:
+            try:
+                yield inflate.decompress(rest, _INFLATED_BYTES)
+            except zlib.error as error:
+                raise WrongContent("a body that is not encoded as it says", url=shown) from error
+            rest = inflate.unconsumed_tail
+    if not inflate.eof:
+        raise UpstreamUnavailable("encoded body cut short", url=shown)
+
+
+async def drain(response: httpx.Response) -> None:
+    """Read what little body a miss or a redirect has, so that its connection can be used again."""
+    if response.headers.get("content-length") or response.headers.get("transfer-encoding"):
+        with suppress(httpx.HTTPError), anyio.move_on_after(_DRAINED_S):
+            async with aclosing(_read(response)) as chunks:
+                left_bytes = _DRAINED_BYTES
+                async for chunk in chunks:
+                    left_bytes -= len(chunk)
+                    if left_bytes < 0:
+                        break
+    await response.aclose()
+
+
+def check_status(response: httpx.Response, shown: str) -> None:
+    """Return if *response* is a file, a part of one, a miss or a redirect.
+
+    Raises:
+        UpstreamUnavailable: Another try may help; one of its subclasses where the answer tells more.
+        UpstreamRefused: It will not.
+        UnfitRangeError: The file has no such range.
+    """
+    status = response.status_code
+    if status in {200, 206} or status in _MISSES or response.has_redirect_location:
+        return
+    if status == 416:
+        raise UnfitRangeError("416", url=shown)
+    if status == 403:
+        raise Forbidden("403", url=shown)
+    if status == 508:
+        raise LoopDetected("508, a loop of servers", url=shown)
+    if status in _TRY_AGAIN or 500 <= status < 600:
+        kind = UpstreamUnavailable
+        if status == 429:
+            kind = HostUnavailable
+        elif _NEXT_HOP_FAILED.search(response.headers.get("proxy-status", "")):
+            kind = StillFetching if status == 504 else NextHopUnavailable
+        raise kind(str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after")))
+    raise UpstreamRefused(str(status), url=shown)
+
+
+def read_reply(response: httpx.Response, shown: str, start: int, end: int | None) -> Reply:
+    """Return what the fields of *response* say, checked against the range that was asked for.
+
+    Raises:
+        UnfitRangeError: It is not of that range.
+        WrongContent: It cannot be the file.
+    """
+    reply = Reply(response.status_code, shown, _response=response)
+    if reply.is_miss:
+        return reply
+    fields = response.headers
+    encoding = _encoding(fields)
+    if encoding not in {"", "gzip", "x-gzip", "deflate"}:
+        raise WrongContent(f"200, but encoded as {encoding[:20]}, which was not asked for", url=shown)
+    if reply.status == 200:
+        if not encoding:  # lengths and ranges of an encoded body are not those of the file
+            length = fields.get("content-length", "")
+            reply.size_bytes = reply.body_bytes = int(length) if length.isascii() and length.isdigit() else None
+            reply.validator = _validator(fields)
+            reply.takes_ranges = "bytes" in fields.get("accept-ranges", "").lower()
+        return reply
+    match = _CONTENT_RANGE.fullmatch(fields.get("content-range", ""))
+    if match is None or encoding or not _is_within(int(match[1]), int(match[2]), start, end):
+        raise UnfitRangeError("206, but not the range asked for", url=shown)
+    reply.start = start
+    reply.validator = _validator(fields)
+    reply.takes_ranges = True
+    reply.body_bytes = int(match[2]) + 1 - start
+    reply.size_bytes = None if match[3] == "*" else int(match[3])
+    return reply
+
+
+def _is_within(first: int, last: int, start: int, end: int | None) -> bool:
+    """Whether the range that came is the one asked for, or a beginning of it; from 0 without an end is no range."""
+    return first == start <= last and (last < end if end is not None else start > 0)
+
+
+def _encoding(fields: httpx.Headers) -> str:
+    encoding: str = fields.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _validator(fields: httpx.Headers) -> str | None:
+    etag: str = fields.get("etag", "")
+    if etag.startswith('"'):
+        return etag
+    # A weak tag cannot guard a range (RFC 9110, section 13.1.5); a date to the second can, well enough.
+    date: str | None = fields.get("last-modified")
+    return date
+
+
+def translate(error: Exception, shown: str) -> UpstreamError:
+    """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
+    match error:
+        case httpx.ConnectTimeout():
+            return HostUnavailable("no connection in time", url=shown)
+        case httpx.TimeoutException():
+            return UpstreamUnavailable("no answer in time", url=shown)
+        case httpx.ProxyError():
+            code = str(error)[:3]
+            kind = UpstreamRefused if code in {"401", "403", "407"} else HostUnavailable
+            return kind(f"the proxy answered {code}" if code.isdigit() else "the proxy failed", url=shown)
+        case httpx.ConnectError() if _is_distrust(error):
+            return UpstreamRefused("its certificate is not trusted", url=shown)
+        case httpx.ConnectError():
+            return HostUnavailable(f"cannot connect{_reason(error)}", url=shown)
+        case httpx.RemoteProtocolError() if "location header" in str(error):
+            return UpstreamRefused("redirect to something that is not a URL", url=shown)
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return UpstreamUnavailable("the connection broke", url=shown)
+        case _:
+            return UpstreamRefused("cannot be asked: not a URL that works", url=shown)
+
+
+def _is_distrust(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).rpartition("] ")[2].strip().lower()
+    return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

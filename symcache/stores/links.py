@@ -1,0 +1,229 @@
+"""Which PDBs, or which .dbg file, an image names, remembered by the image's key, so that its headers are fetched once.
+
+What a key's image names never changes, so there is no time to live. A store carries what was learned while it was
+filled, so that it goes where the store goes; a user's own memory keeps what no store takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import InputError
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
+from symcache.stores.local.staging import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import BinaryIO, Literal, Self
+
+    from symcache.stores.memory import Memory
+
+__all__ = ["ImageLinks", "Link", "StoreLinks", "links_json", "parse_links"]
+
+
+_LARGEST_SHARD_BYTES = 16 << 20
+_LONGEST_LINE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One file that an image names.
+
+    Attributes:
+        key: Identity of the PDB or ``.dbg`` file.
+        is_embedded: It lies in the image itself.
+        checksums: ``ALGORITHM:hex`` as the image states them.
+    """
+
+    key: PdbKey | Pdb2Key | PortablePdbKey | DbgKey
+    is_embedded: bool = False
+    checksums: tuple[str, ...] = ()
+
+
+class StoreLinks:
+    """What images name, as a store carries it.
+
+    Layout: up to 256 files ``.symcache/links/XX``, where XX begins the SHA-256 of the folded index; a line of JSON for
+    each image: ``[index, [[index of the file, is embedded, [checksums]], …]]``. Lines are only ever appended, each in
+    one write, so that processes need no lock and a torn line costs no other; the last one for an image counts.
+
+    Args:
+        root: The store's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / OWN_FOLDER / "links"
+        self._shards: dict[Path, tuple[tuple[int, int], dict[str, tuple[Link, ...]]]] = {}
+
+    def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
+        """Return what *image* names, in file order; empty if it names none, None if the store does not know."""
+        return self._read(self._shard(image)).get(image.folded)
+
+    def remember(self, image: ImageKey, links: Sequence[Link]) -> bool:
+        """Note what *image* names; return whether the store took it."""
+        if self.recall(image) == tuple(links):
+            return True
+        # The line break before it ends what a killed process may have left.
+        line = f"\n{json.dumps([image.index, links_json(links)])}\n".encode()
+        if len(line) > _LONGEST_LINE_BYTES:
+            return False
+        shard = self._shard(image)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with _open(shard, "ab") as file:
+                before = os.fstat(file.fileno())
+                # What lies beyond the bound is never read.
+                if before.st_size + len(line) > _LARGEST_SHARD_BYTES or file.write(line) != len(line):
+                    return False
+                after = os.fstat(file.fileno())
+        except OSError:
+            return False
+        known = self._shards.get(shard)
+        if known is not None and known[0] == _state(before) and after.st_size == before.st_size + len(line):
+            # Nobody else has written meanwhile. Reading all of it again for each line would take quadratic time.
+            self._shards[shard] = (_state(after), known[1] | {image.folded: tuple(links)})
+        return True
+
+    def list(self) -> Iterator[tuple[ImageKey, tuple[Link, ...]]]:
+        """Yield every image that the store knows of, with what it names."""
+        try:
+            shards = sorted(self._folder.iterdir())
+        except OSError:
+            return
+        for shard in shards:
+            for folded, links in self._read(shard).items():
+                with suppress(InputError):
+                    image = parse_index(folded)
+                    if isinstance(image, ImageKey):
+                        yield image, links
+
+    def _shard(self, image: ImageKey) -> Path:
+        return self._folder / hashlib.sha256(image.folded.encode()).hexdigest()[:2]
+
+    def _read(self, shard: Path) -> dict[str, tuple[Link, ...]]:
+        """Return what *shard* holds; it is read again only when it has changed."""
+        try:
+            state = _state(shard.stat())
+            known = self._shards.get(shard)
+            if known is not None and known[0] == state:
+                return known[1]
+            with _open(shard, "rb") as file:
+                lines = file.read(_LARGEST_SHARD_BYTES).splitlines()
+        except OSError:
+            return {}
+        links = dict(found for line in lines if (found := _parse_line(line)) is not None)
+        self._shards[shard] = (state, links)
+        return links
+
+
+class ImageLinks:
+    """What images name, as far as the stores of a symbol path and this user's own memory know.
+
+    Args:
+        memory: The user's own; None where nothing can be kept.
+        carried: What stores know; the first takes what is learned.
+    """
+
+    def __init__(self, memory: Memory | None, carried: Sequence[StoreLinks] = ()) -> None:
+        self._memory = memory
+        self._carried = carried
+
+    def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
+        """Return what *image* names, in file order; empty if it names none, None if it is not known."""
+        for store in self._carried:
+            links = store.recall(image)
+            if links is not None:
+                return links
+        text = None if self._memory is None else self._memory.get(image.folded)
+        return None if text is None else _parse(text)
+
+    def remember(self, image: ImageKey, links: Sequence[Link]) -> None:
+        """Note what *image* names: in the first store, else in the user's memory."""
+        if self._carried and self._carried[0].remember(image, links):
+            return
+        if self._memory is not None:
+            self._memory.set(image.folded, json.dumps(links_json(links)))
+
+    def close(self) -> None:
+        """Close the database; safe to call twice."""
+        if self._memory is not None:
+            self._memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def links_json(links: Sequence[Link]) -> list[list[Any]]:
+    """Return the JSON of *links*; `parse_links` reads it."""
+    return [[link.key.index, link.is_embedded, list(link.checksums)] for link in links]
+
+
+def parse_links(rows: Any) -> tuple[Link, ...] | None:
+    """Return the links that *rows*, read from JSON, state, trusting nothing in them; None if they are none."""
+    links: list[Link] = []
+    try:
+        for index, is_embedded, checksums in rows:
+            key = parse_index(index)
+            if not isinstance(key, PdbKey | Pdb2Key | PortablePdbKey | DbgKey) or not all(
+                type(c) is str for c in checksums
+            ):
+                return None
+            links.append(Link(key, bool(is_embedded), tuple(checksums)))
+    except (ValueError, TypeError, AttributeError, InputError):
+        return None
+    return tuple(links)
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
+    """Open *shard*, unbuffered for appending.
+
+    Others can write to a shared store: a link would lead out of it, and a pipe would be waited for.
+
+    Raises:
+        OSError: It is not there, or no plain file.
+    """
+    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
+
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags | guard, 0o666)
+
+    file = open(shard, mode, 0 if mode == "ab" else -1, opener=opener)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file", str(shard))
+    return file
+
+
+def _parse(text: str) -> tuple[Link, ...] | None:
+    try:
+        return parse_links(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parse_line(line: bytes) -> tuple[str, tuple[Link, ...]] | None:
+    try:
+        index, rows = json.loads(line)
+        image = parse_index(index)
+    except (ValueError, TypeError, AttributeError, RecursionError, InputError):
+        return None
+    links = parse_links(rows)
+    return (image.folded, links) if isinstance(image, ImageKey) and links is not None else None

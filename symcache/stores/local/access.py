@@ -1,0 +1,182 @@
+"""When each key was last used, kept by the store itself: file systems no longer tell, or tell what a backup did.
+
+``.symcache/access/recent`` takes one line a use, by appending. When it has grown it is renamed, so that nobody appends
+to it any more, and folded into ``summary``, which has one line a key. A line lost or torn on the way costs nothing but
+a file pruned earlier than it might have been.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import suppress
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from symcache.errors import StoreError
+from symcache.identity import fold
+from symcache.stores.local.atomic import as_store_error, put_in_place
+from symcache.stores.local.locks import let_go, try_lock
+from symcache.stores.local.staging import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from symcache.identity import Key
+    from symcache.stores.local.tree import Store
+
+__all__ = ["AccessLog"]
+
+
+_LINE = re.compile(rb"([0-9]{1,11}) ([^\n]{1,1200})")
+_AT_MOST_EVERY_S = 60.0
+_RECENTLY_TOUCHED_KEYS = 4096
+_PENDING_KEYS = 256
+_PENDING_S = 5.0
+
+
+class AccessLog:
+    """When the keys of one store were last used, by any process.
+
+    Whoever serves or finds a file says so with `touch`, or with `touch_later` where many come at once. Neither fails or
+    waits for anybody; a store that cannot be written keeps no record.
+
+    Args:
+        store: The store.
+        clock_s: Seconds since 1970.
+        recent_bytes: How large the appended file may grow.
+        summary_keys: How many keys are remembered, the most recently used ones.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock_s: Callable[[], float] = time.time,
+        recent_bytes: int = 1 << 20,
+        summary_keys: int = 1_000_000,
+    ) -> None:
+        self._store = store
+        self._folder = store.root / OWN_FOLDER / "access"
+        self._clock_s = clock_s
+        self._recent_bytes = recent_bytes
+        self._summary_keys = summary_keys
+        self._touched: dict[str, float] = {}
+        self._pending: dict[str, float] = {}
+        self._pending_since_s = 0.0
+        self._lock = threading.Lock()
+
+    def touch(self, key: Key) -> None:
+        """Note that *key* is used now; once a minute is enough, and a store that cannot be written is no error."""
+        self.touch_later(key)
+        self.flush()
+
+    def touch_later(self, key: Key) -> None:
+        """Note that *key* is used now, to be written with others: by the hundred, after seconds, or by `flush`.
+
+        May be called from any thread.
+        """
+        folded, now_s = key.folded, self._clock_s()
+        with self._lock:
+            if 0 <= now_s - self._touched.get(folded, -_AT_MOST_EVERY_S) < _AT_MOST_EVERY_S:
+                return
+            if len(self._touched) >= _RECENTLY_TOUCHED_KEYS:
+                self._touched.clear()
+            self._touched[folded] = now_s
+            if not self._pending:
+                self._pending_since_s = now_s
+            self._pending[folded] = now_s
+            is_due = len(self._pending) >= _PENDING_KEYS or not 0 <= now_s - self._pending_since_s < _PENDING_S
+        if is_due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was noted; what cannot be written is forgotten."""
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        lines = b"".join(b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in pending.items())
+        recent = self._folder / "recent"
+        with suppress(OSError, StoreError):
+            try:
+                size = _append(recent, lines)
+            except FileNotFoundError:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                size = _append(recent, lines)
+            if size > self._recent_bytes:
+                self.compact()
+
+    def last_used(self, key: Key) -> float | None:
+        """Return when *key* was last used, in seconds since 1970; None if nobody knows."""
+        return self.last_used_by_key().get(key.folded)
+
+    def last_used_by_key(self) -> dict[str, float]:
+        """Return when each key was last used, in seconds since 1970, by the key's folded index.
+
+        A time in the future, from a clock that was wrong, counts as now, so that it keeps no file for ever.
+        """
+        used: dict[str, float] = {}
+        now_s = self._clock_s()
+        for path in self._files():
+            for folded, at_s in _read(path):
+                used[folded] = max(used.get(folded, 0.0), min(at_s, now_s))
+        return used
+
+    def compact(self) -> None:
+        """Fold what was appended into the summary, unless another process does so just now.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = try_lock(self._folder / "compact.lock")
+        except OSError as error:
+            raise as_store_error(error, self._folder) from error
+        if lock is None:
+            return
+        try:
+            with suppress(FileNotFoundError):
+                (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
+            folding = sorted(self._folder.glob("*.folding"))
+            used = self.last_used_by_key()
+            if len(used) > self._summary_keys:
+                newest = sorted(used.items(), key=lambda item: item[1], reverse=True)
+                used = dict(newest[: self._summary_keys])
+            scratch = self._store.scratch()
+            with scratch.open("wb") as file:
+                file.writelines(b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in used.items())
+            put_in_place(scratch, lambda: self._folder / "summary")
+            for path in folding:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise as_store_error(error, self._folder) from error
+        finally:
+            let_go(lock)
+
+    def _files(self) -> Iterator[Path]:
+        # In the order in which lines wander, against it: what moves on meanwhile is seen at least once.
+        yield self._folder / "recent"
+        yield from sorted(self._folder.glob("*.folding"))
+        yield self._folder / "summary"
+
+
+def _append(path: Path, lines: bytes) -> int:
+    with path.open("ab", buffering=0) as file:
+        file.write(lines)
+        return file.tell()
+
+
+def _read(path: Path) -> Iterator[tuple[str, float]]:
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(4096):
+                match = _LINE.fullmatch(line.rstrip(b"\n"))
+                if match is not None:
+                    with suppress(UnicodeDecodeError):
+                        yield fold(match[2].decode()), float(match[1])
+    except OSError:
+        return

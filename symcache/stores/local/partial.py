@@ -1,0 +1,171 @@
+"""Partial downloads: files that a process is fetching, which others read along before they are published."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING, Self
+
+from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
+from symcache.identity import fold
+from symcache.stores.local.staging import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from symcache.events import Event, Observer
+
+__all__ = ["Board", "Growing", "GrowingNote", "read_growing", "sweep_growing"]
+
+
+# Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
+_HEAD = Struct("<8sQQQ")
+_MAGIC = b"symgrow1"
+_PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A file that arrives just now.
+
+    Attributes:
+        scratch: Where it grows.
+        starts: How often it began anew; bytes read before the last start are worth nothing.
+        size_bytes: How long it will be.
+        whole_bytes: Length of the beginning that is there.
+    """
+
+    scratch: Path
+    starts: int
+    size_bytes: int
+    whole_bytes: int
+
+
+class GrowingNote:
+    """The note of one file that this process brings; a store that cannot be written goes without.
+
+    Args:
+        scratch: Where it grows, as `Store.scratch` gave it.
+        folded: The key's folded index.
+        size_bytes: How long it will be.
+    """
+
+    def __init__(self, scratch: Path, folded: str, size_bytes: int) -> None:
+        root = scratch.parents[3]
+        self._path = _note_path(root, folded)
+        self._starts = 0
+        self._whole_bytes = 0
+        self._size_bytes = size_bytes
+        self._fd: int | None = None
+        place = f"{scratch.parent.name}/{scratch.name}".encode()
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+            os.write(self._fd, self._head() + place)
+
+    def advance(self, whole_bytes: int) -> None:
+        """Note that the beginning is *whole_bytes* long now; less than before means that it starts over."""
+        if self._fd is None:
+            return
+        self._starts += whole_bytes < self._whole_bytes
+        self._whole_bytes = whole_bytes
+        with suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            os.write(self._fd, self._head())
+
+    def withdraw(self) -> None:
+        """Remove the note; safe to call twice."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        with suppress(OSError):
+            os.close(fd)
+        with suppress(OSError):
+            self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.withdraw()
+
+    def _head(self) -> bytes:
+        return _HEAD.pack(_MAGIC, self._starts, self._size_bytes, self._whole_bytes)
+
+
+def read_growing(root: Path, folded: str) -> Growing | None:
+    """Return the file that some process brings for the key just now; None if there is no note that can be read.
+
+    A note may outlive its process; then its scratch file is gone or grows no more.
+
+    Args:
+        root: The store's root.
+        folded: The key's folded index.
+    """
+    return _read(_note_path(root, folded), root)
+
+
+def sweep_growing(root: Path) -> int:
+    """Remove the notes of files that are gone, as a killed process leaves them; return how many."""
+    swept = 0
+    folder = root / OWN_FOLDER / "growing"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        growing = _read(path, root)
+        with suppress(OSError):
+            if growing is None or not growing.scratch.exists():
+                path.unlink()
+                swept += 1
+    return swept
+
+
+def _read(path: Path, root: Path) -> Growing | None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = file.read(_HEAD.size + 64) or b""
+    except OSError:
+        return None
+    match = _PLACE.fullmatch(data[_HEAD.size :])
+    if len(data) < _HEAD.size or match is None:
+        return None
+    magic, starts, size_bytes, whole_bytes = _HEAD.unpack_from(data)
+    if magic != _MAGIC or whole_bytes > size_bytes:
+        return None
+    scratch = root / OWN_FOLDER / "staging" / match[1].decode() / match[2].decode()
+    return Growing(scratch, starts, size_bytes, whole_bytes)
+
+
+def _note_path(root: Path, folded: str) -> Path:
+    return root / OWN_FOLDER / "growing" / hashlib.sha256(folded.encode()).hexdigest()[:32]
+
+
+_WORTH_NOTING_BYTES = 1 << 20  # what is smaller is published before anybody has looked
+
+
+class Board:
+    """Stands before an observer and keeps a `GrowingNote` for each large transfer.
+
+    Args:
+        observer: Gets every event.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._notes: dict[Path, GrowingNote] = {}
+
+    def observe(self, event: Event) -> None:
+        """Take note of *event* and pass it on."""
+        match event:
+            case TransferStarted(index, _, int(size_bytes), path) if path is not None:
+                if size_bytes >= _WORTH_NOTING_BYTES:
+                    self._notes[path] = GrowingNote(path, fold(index), size_bytes)
+            case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._notes:
+                self._notes[path].advance(whole_bytes)
+            case TransferEnded(path=path) if path in self._notes:
+                self._notes.pop(path).withdraw()
+            case _:
+                pass
+        self._observer(event)

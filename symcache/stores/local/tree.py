@@ -1,0 +1,420 @@
+"""One symbol store: a directory tree that debuggers read, found by key and filled without a half file ever showing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
+from symcache.stores.local.locks import KeyLock, sweep_locks
+from symcache.stores.local.staging import OWN_FOLDER, Staging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from symcache.identity import ImageKey, Key
+
+__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
+
+
+_POINTER = "file.ptr"
+_MSFZ_FOLDER = "msfz0"
+
+
+class Form(StrEnum):
+    """How a store holds a file."""
+
+    PLAIN = "plain"
+    COMPRESSED = "compressed"
+    POINTER = "pointer"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that a store holds for a key.
+
+    Attributes:
+        path: Where it lies.
+        form: Plain, a cabinet, or a pointer file.
+        size_bytes: Its length.
+    """
+
+    path: Path
+    form: Form
+    size_bytes: int
+
+
+class Store:
+    """A store on disk, single-tier or two-tier, whoever made it.
+
+    Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
+    letter cases apart; folders that exist are reused as they are spelt.
+
+    Args:
+        root: The store's folder; it need not exist before the first `publish`.
+        new_tier: Tiers of a store that is made anew.
+        clock_s: Monotonic seconds, for how long a listing is trusted.
+    """
+
+    def __init__(self, root: Path, *, new_tier: Tier = Tier.ONE, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.root = root
+        self._new_tier = new_tier
+        self._staging = Staging(root)
+        self._locks = root / OWN_FOLDER / "locks"
+        self._listings = _Listings(clock_s)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return str(self.root)
+
+    @property
+    def tier(self) -> Tier:
+        """`Tier.TWO` if the root holds ``index2.txt``, as symsrv decides it."""
+        return Tier.TWO if (self.root / "index2.txt").exists() else Tier.ONE
+
+    @property
+    def converting(self) -> Path:
+        """The mark of a conversion that has not ended; while it is there, files may lie in either layout."""
+        return self.root / OWN_FOLDER / "converting"
+
+    def create(self, tier: Tier = Tier.ONE) -> None:
+        """Make the root with its marks, unless it is a store already.
+
+        Raises:
+            StoreError: The folder or its marks cannot be written.
+        """
+        try:
+            if self._is_inhabited():
+                return
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "pingme.txt").touch()
+            if tier is Tier.TWO:
+                (self.root / "index2.txt").touch()
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+
+    def find(self, key: Key) -> Stored | None:
+        """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
+
+        Empty files count as absent; debuggers have been seen to leave them behind.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        try:
+            while True:
+                tiers = self._tiers()
+                for tier in tiers:
+                    best = self._find_in(key, tier)
+                    if best is not None:
+                        return best
+                if tiers == self._tiers():
+                    return None
+                self._listings.forget()
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
+        """Yield those of *keys* for which `find` finds something.
+
+        The root is listed once, and the folder of each name that is there: with many keys that is far less than
+        looking for each.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        wanted: dict[str, dict[str, list[Key]]] = {}
+        for key in keys:
+            wanted.setdefault(fold(key.name), {}).setdefault(fold(key.id), []).append(key)
+        ids: dict[str, set[str]] = {}
+        try:
+            for tier in set(self._tiers()):
+                for parent in [self.root] if tier is Tier.ONE else [self.root / name for name in _folders(self.root)]:
+                    for name in _folders(parent):
+                        if fold(name) in wanted:
+                            ids.setdefault(fold(name), set()).update(map(fold, _folders(parent / name)))
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+        for name, found in ids.items():
+            for id_ in found & wanted[name].keys():
+                yield from (key for key in wanted[name][id_] if self.find(key) is not None)
+
+    def lock(self, key: Key) -> KeyLock:
+        """Return the lock that every process takes before it fills in *key*'s files."""
+        return KeyLock(self._locks, key.folded)
+
+    def headers_lock(self, image: ImageKey) -> KeyLock:
+        """Return the lock that every process takes before it asks anybody which PDB *image* names."""
+        return KeyLock(self._locks, f"headers of {image.folded}")
+
+    def scratch(self) -> Path:
+        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        try:
+            if not self._staging.is_open:
+                self.create(self._new_tier)
+                sweep_locks(self._locks)
+            return self._staging.new_path()
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+
+    def publish(self, scratch: Path, key: Key, *, form: Form = Form.PLAIN, durable: bool = True) -> Path:
+        """Let *scratch*, complete and verified, become the key's file in one step; return where.
+
+        Args:
+            scratch: A path from `scratch`; it is gone afterwards.
+            key: What the file is.
+            form: `Form.PLAIN` or `Form.COMPRESSED`, which decides the name.
+            durable: Bring the bytes to the disk before the name shows, so that a power cut leaves no hole either.
+
+        Raises:
+            StoreError: The disk does not take it.
+        """
+        try:
+            if durable:
+                flush(scratch)
+            return self._rename(scratch, key, form)
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+
+    def also_file_under(self, path: Path, key: Key, *, durable: bool = True) -> Path:
+        """Let the plain file at *path*, which was found right for *key*, also stand under *key*; return where.
+
+        A file of this store shares its space with the new one where the disk can do that; others are copied, as
+        nobody knows who writes to them.
+
+        Raises:
+            StoreError: It cannot be read, or the disk does not take it.
+        """
+        scratch = self.scratch()
+        try:
+            means = share_space(path, scratch) if path.is_relative_to(self.root) else None
+            if means is None:
+                shutil.copyfile(path, scratch)
+            # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
+            return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def folder_for(self, key: Key) -> Path:
+        """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
+        parent = self.root
+        if self.tier is Tier.TWO:
+            parent = self._spelt(parent, tier_folder(key.name))
+        return self._spelt(self._spelt(parent, key.name), key.id)
+
+    def key_folders(self) -> Iterator[tuple[str, str, Path]]:
+        """Yield name, id and folder of every key's folder, sorted, one name's at a time.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        tiers = sorted(set(self._tiers()))
+        try:
+            for tier in tiers:
+                for name, id_, folder in _walk(self.root, tier):
+                    if len(tiers) == 1 or is_key_folder(folder, name, tier):
+                        yield name, id_, folder
+        except OSError as error:
+            raise as_store_error(error, self.root) from error
+
+    def note(self, folder: Path) -> None:
+        """Take note that *folder*, somewhere below the root, is there now.
+
+        Without that a second spelling might come beside one that was made a moment ago.
+        """
+        self._listings.add(folder, self.root)
+
+    def refresh(self) -> None:
+        """Trust nothing that was seen of the store's folders so far; for whoever has moved them."""
+        self._listings.forget()
+
+    def close(self) -> None:
+        """Drop this process's scratch files; safe to call twice."""
+        self._staging.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _is_inhabited(self) -> bool:
+        try:
+            with os.scandir(self.root) as entries:
+                return any(entry.name != OWN_FOLDER for entry in entries)
+        except FileNotFoundError:
+            return False
+
+    def _tiers(self) -> tuple[Tier, ...]:
+        """Return the layouts to look in.
+
+        While a store is converted, a folder moves from the one to the other in one step: whoever looks in the new, the
+        old and the new layout again meets it.
+        """
+        tier = self.tier
+        return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier) if self.converting.exists() else (tier,)
+
+    def _find_in(self, key: Key, tier: Tier) -> Stored | None:
+        best: Stored | None = None
+        parents = [self.root]
+        if tier is Tier.TWO:
+            parents = list(self._listings.spellings(self.root, tier_folder(key.name)))
+        for parent in parents:
+            for named in self._listings.spellings(parent, key.name):
+                for folder in self._listings.spellings(named, key.id):
+                    for stored in list_stored(folder, key.name):
+                        if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
+                            best = stored
+        return best
+
+    def _spelt(self, parent: Path, name: str) -> Path:
+        return next(self._listings.spellings(parent, name), parent / name)
+
+    def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
+        tier = self.tier
+
+        def target() -> Path:
+            nonlocal tier
+            tier = self.tier
+            folder = self.folder_for(key)
+            # The folder's own spelling, so that both parts of the path are written alike.
+            name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
+            return folder / (compressed_name(name) if form is Form.COMPRESSED else name)
+
+        path = put_in_place(scratch, target)
+        while tier is not self.tier:
+            # A conversion began after the path was chosen, and may have passed there already.
+            before, path = path, target()
+            with suppress(FileNotFoundError):
+                path = put_in_place(before, target)
+                remove_empty_folders(before.parent, self.root)
+        self.note(path.parent)
+        return path
+
+
+class _Listings:
+    """How folders below one folder are spelt, where letter case may differ from what is asked.
+
+    A listing is kept while the folder is unchanged; a changed one is read again only after twenty times as long as
+    the reading took, so that filling a large store does not mean listing it for each file.
+    """
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self._clock_s = clock_s
+        self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
+
+    def forget(self) -> None:
+        """Trust no listing made so far."""
+        self._known.clear()
+
+    def add(self, folder: Path, root: Path) -> None:
+        """Add *folder* and those above it, below *root*, to the listings that should have them."""
+        while folder != root:
+            known = self._known.get(folder.parent)
+            if known is not None:
+                names = known[2].setdefault(fold(folder.name), [])
+                if folder.name not in names:
+                    names.append(folder.name)
+            folder = folder.parent
+
+    def spellings(self, parent: Path, name: str) -> Iterator[Path]:
+        """Yield the folders in *parent* that are called *name*, exact spelling first."""
+        exact = parent / name
+        if exact.is_dir():
+            yield exact
+        for other in self._listing(parent).get(fold(name), ()):
+            if other != name:
+                yield parent / other
+
+    def _listing(self, parent: Path) -> dict[str, list[str]]:
+        try:
+            changed_ns = parent.stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        now_s = self._clock_s()
+        known = self._known.get(parent)
+        if known is not None and (known[0] == changed_ns or now_s < known[1]):
+            return known[2]
+        listing: dict[str, list[str]] = {}
+        for name in _folders(parent):
+            listing.setdefault(fold(name), []).append(name)
+        took_s = self._clock_s() - now_s
+        if len(self._known) >= 256:
+            self._known.clear()
+        self._known[parent] = (changed_ns, now_s + 20 * took_s, listing)
+        return listing
+
+
+_RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
+
+
+def list_stored(folder: Path, name: str) -> list[Stored]:
+    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, _POINTER: Form.POINTER}
+    stored: list[Stored] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                form = names.get(fold(entry.name))
+                if form is not None:
+                    with suppress(FileNotFoundError):  # pruned since
+                        if entry.is_file():
+                            stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(stored, key=lambda file: (_RANK[file.form], file.path.name))
+
+
+def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
+    """Return whether *folder*, found where *tier* has the folders of keys, holds files of a key of that *name*.
+
+    With both layouts in one tree the same depth has folders of the other one too: what lies in them tells.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if tier is Tier.TWO and fold(tier_folder(name)) != fold(folder.parent.parent.name):
+        return False
+    names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return any(
+            (fold(entry.name) == _MSFZ_FOLDER) if entry.is_dir() else (fold(entry.name) in names) for entry in entries
+        )
+    return False
+
+
+def _walk(root: Path, tier: Tier) -> Iterator[tuple[str, str, Path]]:
+    for parent in [root] if tier is Tier.ONE else [root / name for name in _folders(root)]:
+        for name in _folders(parent):
+            for id_ in _folders(parent / name):
+                yield name, id_, parent / name / id_
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(e.name for e in entries if e.name != OWN_FOLDER and fold(e.name) != "000admin" and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,228 @@
+"""What is remembered from run to run, in a diskcache of the user's own.
+
+Never in a shared store: SQLite's journal wants one host, and diskcache unpickles what it finds (CVE-2025-69872).
+`StrictDisk` takes that ability away, so a database that somebody else wrote to can at worst say wrong things.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import diskcache
+
+from symcache.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Memory", "StrictDisk"]
+
+
+_LONGEST_VALUE = 64 * 1024
+_RAW = 1  # diskcache.core.MODE_RAW: the value stands in its column, as SQLite holds it
+
+
+class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """A diskcache ``Disk`` of short texts that can neither pickle nor open or remove a file.
+
+    Rows in any other form, which only somebody else can have written, read as empty.
+    """
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """Return the form of *key* in the database.
+
+        Raises:
+            TypeError: It is not exactly a ``str``; diskcache would pickle most other types.
+        """
+        if type(key) is not str:
+            raise TypeError(f"a key is a str, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        """Return the key in a row; empty if it is not a text that `put` wrote."""
+        return key if raw and type(key) is str else ""
+
+    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
+        """Return size, mode, file name and column for *value*.
+
+        Raises:
+            TypeError: It is not exactly a ``str`` of at most 64 KiB, or diskcache was asked to read a file.
+        """
+        del key
+        if read or type(value) is not str or len(value) > _LONGEST_VALUE:
+            raise TypeError("a value is a short str")
+        return 0, _RAW, None, value
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> str:
+        """Return the value in a row; empty if it is not a text that `store` wrote."""
+        return value if mode == _RAW and filename is None and not read and type(value) is str else ""
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        """Refuse: no value lies in a file.
+
+        Raises:
+            TypeError: Always.
+        """
+        del key, value
+        raise TypeError("no value lies in a file")
+
+    def remove(self, file_path: object) -> None:
+        """Do nothing: a row that names a file was not written here, and its file is not ours to remove."""
+
+
+class _OneConnection(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """A cache that has one connection for all threads, for who lets them in one at a time.
+
+    diskcache opens one for each thread, and nobody can close that of a thread that is gone.
+    """
+
+    _only: sqlite3.Connection | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        try:
+            super().__init__(*args, **settings)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._only is None:
+            path = os.path.join(self.directory, diskcache.core.DBNAME)  # noqa: PTH118 - a text, as diskcache keeps it
+            self._only = sqlite3.connect(path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+            # Enough with a write-ahead log: what a power cut takes away is asked for again.
+            self._only.execute("PRAGMA synchronous = NORMAL")
+        return self._only
+
+    def close(self) -> None:
+        if self._only is not None:
+            self._only.close()
+            self._only = None
+
+
+class Memory:
+    """Short texts by name, kept for this user alone; a text that cannot be read or written is as good as absent.
+
+    Args:
+        folder: Where they are kept; made readable for the user alone.
+
+    Raises:
+        StoreError: The folder cannot be made, or belongs to somebody else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        _make_private(folder)
+        self._one_at_a_time = threading.Lock()
+        self._cache: Any = _open(folder)
+
+    def get(self, name: str) -> str | None:
+        """Return the text kept under *name*."""
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
+            return self._cache.get(name, default="") or None
+        return None
+
+    def set(self, name: str, text: str, *, kept_s: float | None = None) -> None:
+        """Keep *text* under *name*, for *kept_s* seconds if that is given."""
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error, TypeError):
+            self._cache.set(name, text, expire=kept_s)
+
+    def delete(self, name: str) -> bool:
+        """Drop the text kept under *name*; return whether there was one."""
+        # Most names are not there, and a look costs a hundredth of a write.
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
+            return name in self._cache and bool(self._cache.delete(name))
+        return False
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Yield every name with its text, sorted by name; a query brings a thousand of them."""
+        name = ""
+        while rows := self._rows_after(name):
+            for name, text in rows:
+                if text:
+                    yield name, text
+
+    def _rows_after(self, name: str) -> list[tuple[str, str]]:
+        # As diskcache's own iteration has it, which fetches keys alone; the index on its keys gives the order.
+        query = (
+            "SELECT key, mode, filename, value FROM Cache WHERE key > ? AND typeof(key) = 'text' AND raw = 1"
+            " AND (expire_time IS NULL OR expire_time > ?) ORDER BY key LIMIT 1000"
+        )
+        with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
+            rows = self._cache._sql(query, (name, time.time())).fetchall()  # noqa: SLF001 - the database is ours
+            return [(key, self._cache.disk.fetch(mode, file, value, False)) for key, mode, file, value in rows]
+        return []
+
+    def close(self) -> None:
+        """Close the database; safe to call twice."""
+        with self._one_at_a_time:
+            self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "geteuid"):
+            if folder.stat().st_uid != os.geteuid():
+                raise StoreError("belongs to somebody else, so it cannot be trusted", path=folder)
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StoreError(error.strerror or str(error), path=folder) from error
+
+
+def _open(folder: Path) -> Any:
+    for left in (1, 0):
+        try:
+            _check_settings(folder / "cache.db")
+            return _OneConnection(
+                str(folder), timeout=2, disk=StrictDisk, eviction_policy="none", cull_limit=16, statistics=0
+            )
+        except (sqlite3.OperationalError, diskcache.Timeout) as error:
+            raise StoreError(f"nothing can be kept here just now: {error}", path=folder) from error
+        except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
+            # Damaged, or written by somebody who meant harm; nothing in it is worth more than a few requests.
+            if not left:
+                raise StoreError(f"nothing can be kept here: {error}", path=folder) from error
+            for path in folder.glob("cache.db*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+    raise AssertionError
+
+
+def _check_settings(database: Path) -> None:
+    """Look at what diskcache will make its own attributes and pragmas of, before it does.
+
+    Raises:
+        ValueError: A setting that diskcache did not write.
+        sqlite3.Error: Not a database of diskcache's.
+    """
+    if not database.exists():
+        return
+    known = {**diskcache.DEFAULT_SETTINGS, **diskcache.core.METADATA}
+    with closing(sqlite3.connect(database, timeout=2)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
+            return  # another process is making it just now
+        rows = connection.execute("SELECT key, value FROM Settings LIMIT 100").fetchall()
+    for name, value in rows:
+        default = known.get(name)
+        is_number = type(default) in {int, float} and type(value) in {int, float}
+        if name not in known or not (is_number or value in {default, "none"}):
+            raise ValueError(f"a setting {name!r} that diskcache did not write")

@@ -1,0 +1,139 @@
+"""Which upstreams said "no such file" and when, so that nobody asks again too soon."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError
+from symcache.identity import fold, parse_index
+from symcache.stores.memory import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from symcache.identity import Key
+
+__all__ = ["Miss", "Misses"]
+
+
+_KEPT_S = 90 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One upstream's "no" for one key.
+
+    Attributes:
+        index: The key, written out.
+        upstream: Who said so, free of credentials.
+        first_asked_s: When it first did; seconds since 1970, UTC.
+        last_asked_s: When it last did.
+        times: How often it did.
+        answer: What it said: ``404``, ``410``, ``MSG: …``.
+        in_passing: Nobody wanted the file itself: an image that was asked for which PDB it names.
+    """
+
+    index: str
+    upstream: str
+    first_asked_s: float
+    last_asked_s: float
+    times: int
+    answer: str
+    in_passing: bool = False
+
+
+class Misses:
+    """The misses remembered for this user.
+
+    Args:
+        folder: Where they are kept; see `Memory`.
+        ttl_s: Seconds for which a miss counts; afterwards the upstream is asked again. 0 remembers nothing.
+        clock_s: Seconds since 1970.
+
+    Raises:
+        StoreError: The folder cannot be made, or belongs to somebody else.
+    """
+
+    def __init__(self, folder: Path, *, ttl_s: float, clock_s: Callable[[], float] = time.time) -> None:
+        self._memory = Memory(folder)
+        self._ttl_s = ttl_s
+        self._clock_s = clock_s
+
+    def recall(self, upstream: str, key: Key) -> Miss | None:
+        """Return *upstream*'s miss for *key* if it still counts."""
+        miss = self._read(_row(upstream, key.folded))
+        return miss if miss is not None and self.counts(miss) else None
+
+    def counts(self, miss: Miss) -> bool:
+        """Whether *miss* is recent enough to be believed."""
+        return 0 <= self._clock_s() - miss.last_asked_s < self._ttl_s
+
+    def remember(self, upstream: str, key: Key, answer: str, *, in_passing: bool = False) -> None:
+        """Note that *upstream* said no just now; a file that was wanted once is not wanted *in_passing* later."""
+        row = _row(upstream, key.folded)
+        now_s = self._clock_s()
+        known = self._read(row)
+        first_s, times = (known.first_asked_s, known.times) if known is not None else (now_s, 0)
+        in_passing = in_passing and (known is None or known.in_passing)
+        miss = Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200], in_passing)
+        self._memory.set(row, json.dumps(asdict(miss)), kept_s=_KEPT_S)
+
+    def keep(self, miss: Miss) -> None:
+        """Let *miss* stand as it is, times and all; one with a time long ago is known and does not count."""
+        self._memory.set(_row(miss.upstream, fold(miss.index)), json.dumps(asdict(miss)), kept_s=_KEPT_S)
+
+    def forget(self, upstream: str, key: Key) -> bool:
+        """Drop *upstream*'s miss for *key*; return whether there was one."""
+        return self._memory.delete(_row(upstream, key.folded))
+
+    def list(self) -> Iterator[Miss]:
+        """Yield every miss known, those that do not count any more too, in the order of their indexes."""
+        for row, text in self._memory.items():
+            miss = _parse(text)
+            if miss is not None and row == _row(miss.upstream, fold(miss.index)):
+                yield miss
+
+    def close(self) -> None:
+        """Close the database; safe to call twice."""
+        self._memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, row: str) -> Miss | None:
+        text = self._memory.get(row)
+        return _parse(text) if text else None
+
+
+def _row(upstream: str, folded_index: str) -> str:
+    return f"{folded_index}\n{upstream}"
+
+
+def _parse(text: str) -> Miss | None:
+    """Return the miss that *text* holds, trusting nothing in it."""
+    try:
+        fields = json.loads(text)
+        miss = Miss(
+            index=parse_index(fields["index"]).index,
+            upstream=fields["upstream"],
+            first_asked_s=float(fields["first_asked_s"]),
+            last_asked_s=float(fields["last_asked_s"]),
+            times=int(fields["times"]),
+            answer=fields["answer"],
+            in_passing=fields.get("in_passing") is True,
+        )
+        printable = miss.upstream.isprintable() and miss.answer.isprintable()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError):
+        return None
+    return miss if printable else None

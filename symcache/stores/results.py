@@ -1,0 +1,203 @@
+"""What places answered, and what that means together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from symcache.errors import (
+    LoopDetected,
+    PageInstead,
+    PointerNotAllowed,
+    StoreError,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WrongContent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from symcache.stores.local.tree import Form
+
+__all__ = [
+    "Attempt",
+    "Brought",
+    "Cause",
+    "Failed",
+    "Fetched",
+    "Hint",
+    "Missing",
+    "Outcome",
+    "Present",
+    "attempts_of",
+    "sum_up",
+]
+
+
+class Cause(StrEnum):
+    """Why a key is missing or failed."""
+
+    NOT_PUBLISHED = "not-published"
+    REMEMBERED_MISS = "remembered-miss"
+    NO_IDENTITY = "no-identity"
+    NO_DEBUG_RECORD = "no-debug-record"
+    UNUSABLE_IDENTITY = "unusable-identity"
+    IMAGE_NOT_PUBLISHED = "image-not-published"
+    EXCLUDED = "excluded"
+    EMBEDDED = "embedded"
+    NOT_CACHED = "not-cached"
+
+    UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
+    WRONG_CONTENT = "wrong-content"
+    DISK = "disk"
+
+
+class Hint(StrEnum):
+    """What is known beyond a cause, where that calls for other advice.
+
+    ``page``: a page or a message came with status 200. ``pointer``: a pointer file that may not be followed. ``loop``:
+    servers ask each other in a circle. ``no-server``: the symbol path names no server. ``foreign-system``: the dump is
+    one of Linux, macOS or the like.
+    """
+
+    PAGE = "page"
+    POINTER = "pointer"
+    LOOP = "loop"
+    NO_SERVER = "no-server"
+    FOREIGN_SYSTEM = "foreign-system"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One question to one place and its answer.
+
+    Attributes:
+        upstream: The store or server asked, free of secrets.
+        answer: What it said, in a few words: ``404``, ``200, but HTML``, ``timed out``.
+        asked: The file name asked for, where it was not the key's own.
+    """
+
+    upstream: str
+    answer: str
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A store of the symbol path had it already.
+
+    Attributes:
+        path: Where; what it holds may be compressed.
+        size_bytes: Length of that file.
+        note: What a debugger has to do before it can open it; None if nothing.
+    """
+
+    path: Path
+    size_bytes: int
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """It came from further up the chain and lies in the bottom-most store now.
+
+    Attributes:
+        path: The plain file in the leftmost store that took it.
+        size_bytes: Length of that file.
+        upstream: Where it came from, free of secrets.
+        attempts: What was asked on the way, in order.
+        note: Something odd that does not make it wrong; None if nothing is.
+    """
+
+    path: Path
+    size_bytes: int
+    upstream: str
+    attempts: tuple[Attempt, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Every place said no, or there is nothing to ask for."""
+
+    cause: Cause
+    attempts: tuple[Attempt, ...] = ()
+    detail: str | None = None
+    hint: Hint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It may exist, but could not be had; another try may help."""
+
+    cause: Cause
+    attempts: tuple[Attempt, ...] = ()
+    detail: str | None = None
+    hint: Hint | None = None
+
+
+Outcome: TypeAlias = Present | Fetched | Missing | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a place answered.
+
+    Attributes:
+        form: How the file came; None if it did not.
+        attempts: What was asked and answered, in order.
+        error: Why the place said neither yes nor no; None if it did.
+        asked: The network was asked.
+        remembered: The no is one from an earlier run.
+    """
+
+    form: Form | None = None
+    attempts: tuple[Attempt, ...] = ()
+    error: UpstreamError | StoreError | None = None
+    asked: bool = False
+    remembered: bool = False
+
+    def but(self, answer: str, error: UpstreamError | None = None) -> Brought:
+        """Return the same with a last answer that turned out to be no file."""
+        *earlier, last = self.attempts
+        said = f"{last.answer}, but {answer}" if error is not None else answer
+        return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
+
+
+def sum_up(answers: Sequence[Brought]) -> Missing | Failed:
+    """Return what it means that no place delivered.
+
+    One place that said neither yes nor no leaves the question open: then the key failed, as another try may help.
+    """
+    attempts = attempts_of(answers)
+    for kind, cause in _CAUSES.items():
+        for answer in answers:
+            if isinstance(answer.error, kind):
+                return Failed(cause, attempts, str(answer.error), _HINTS.get(type(answer.error)))
+    only_memory = any(answer.remembered for answer in answers) and not any(answer.asked for answer in answers)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts)
+
+
+# What the user can mend comes first, then what may mend itself.
+_CAUSES: dict[type[StoreError | UpstreamError], Cause] = {
+    StoreError: Cause.DISK,
+    UpstreamUnavailable: Cause.UNAVAILABLE,
+    WrongContent: Cause.WRONG_CONTENT,
+    UpstreamRefused: Cause.REFUSED,
+}
+
+_HINTS: dict[type[StoreError | UpstreamError], Hint] = {
+    PageInstead: Hint.PAGE,
+    PointerNotAllowed: Hint.POINTER,
+    LoopDetected: Hint.LOOP,
+}
+
+
+def attempts_of(answers: Sequence[Brought]) -> tuple[Attempt, ...]:
+    """Return every question that was asked, in order."""
+    return tuple(attempt for answer in answers for attempt in answer.attempts)

@@ -1,0 +1,456 @@
+"""Everything that a symbol path leads to, opened once and asked for many keys."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from symcache.config import locate
+from symcache.errors import ConfigError, StoreError, UpstreamRefused
+from symcache.events import Noted, ignore
+from symcache.identity import ImageKey, Tier, fold, published_keys
+from symcache.stores.arrival import resolve_pointer
+from symcache.stores.chain import Chain, ChainSettings
+from symcache.stores.folder import PlainFolder, local_path
+from symcache.stores.http.client import Client
+from symcache.stores.http.credentials import Credentials
+from symcache.stores.http.download import Downloader
+from symcache.stores.http.pool import Lanes
+from symcache.stores.http.retry import HostPatience, RetryPolicy
+from symcache.stores.http.servers import hints_for
+from symcache.stores.http.store import HttpStore
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.partial import Board
+from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.tree import Store
+from symcache.stores.negative import Misses
+from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
+from symcache.stores.singleflight import SingleFlight
+from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from symcache.config import Config
+    from symcache.events import Observer
+    from symcache.formats.pe.image import Image
+    from symcache.identity import Key
+    from symcache.stores.chain import Place
+    from symcache.stores.results import Attempt, Brought, Outcome
+    from symcache.sympath import ResolvedElement, ResolvedPlace
+
+__all__ = ["SymbolSource"]
+
+
+class SymbolSource:
+    """The chains of a symbol path with the network behind them.
+
+    Use it as an asynchronous context manager; downloads live in its task group, so that a caller that is cancelled
+    does not end one that others wait for.
+
+    Args:
+        config: Every setting, the symbol path among them.
+        observer: Told what happens, from any thread.
+        transport: Stands in for the network, in tests.
+        tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
+        clock_s: Monotonic seconds, for the pauses that upstreams get.
+        sleep: Waits a number of seconds, between two tries.
+
+    Raises:
+        ConfigError: A place that cannot be reached from this system.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        observer: Observer = ignore,
+        transport: httpx.AsyncBaseTransport | None = None,
+        tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
+        clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.config = config
+        self._observer = Board(observer).observe
+        self._tell_end = tell_end
+        self._stores: dict[Path, Store] = {}
+        self._access: dict[Path, AccessLog] = {}
+        self._servers: dict[str, HttpStore] = {}
+        network = config.network
+        self._lanes = Lanes(
+            count=network.connections,
+            # A lane has a place for each connection it can need; waiting for one would be waiting for what never comes.
+            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s),
+            proxy=network.proxy,
+            ca_file=network.ca_file,
+            transport=transport,
+        )
+        # As many keys at once as requests: each holds a lock and a scratch file open.
+        self._keys_at_once = anyio.CapacityLimiter(network.connections)
+        self._downloader = self._make_downloader(clock_s, sleep)
+        self._misses = self._open_misses()
+        try:
+            elements = chains(config.symbol_path, config.store.folder)
+            opened = [self._open_chain(element) for element in elements]
+        except ConfigError:
+            self.close()
+            raise
+        self.chains = tuple(chain for chain in opened if chain.places)
+
+    @property
+    def store(self) -> Store | None:
+        """The store that debuggers open files from: the first of the symbol path."""
+        return next(iter(self.stores), None)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Every store on disk, in the order of the symbol path."""
+        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
+
+    @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that may be written to: those that files are copied into; where nothing is copied, every one."""
+        return tuple(store for chain in self.chains for store in chain.downstream_stores) or self.stores
+
+    @property
+    def servers(self) -> tuple[HttpStore, ...]:
+        """Every upstream of the symbol path, in the order they are asked."""
+        return tuple(self._servers.values())
+
+    @property
+    def misses(self) -> Misses | None:
+        """What is remembered of upstreams' "no such file"; None if that cannot be kept."""
+        return self._misses
+
+    def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return the plain file for *key* in the first store of a chain; it is looked at, too."""
+        for chain in self.chains:
+            stored = chain.find(key, checksums)
+            if stored is not None:
+                self._note_use(key, stored.path)
+                return Present(stored.path, stored.size_bytes)
+        return None
+
+    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return what a debugger would open for *key* without a network.
+
+        It looks into every store on disk, for files of any form and for an image under each of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
+        for name in published_keys(key) if isinstance(key, ImageKey) else (key,):
+            for chain in self.chains:
+                present = chain.find_for_debugger(name, checksums)
+                if present is not None:
+                    return present
+        return None
+
+    @asynccontextmanager
+    async def turn(self, image: ImageKey) -> AsyncIterator[bool]:
+        """Wait until no other process reads the headers of *image*; lend whether one did, and may have remembered."""
+        store = self.store
+        lock = None if store is None else store.headers_lock(image)
+        try:
+            if lock is not None:
+                await lock.acquire()
+        except StoreError:
+            lock = None  # nothing can be written there, so that nobody takes turns
+        try:
+            yield lock is not None and lock.waited
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def find_image(self, key: ImageKey) -> Image | None:
+        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
+
+        Raises:
+            StoreError: There is no room to expand it.
+        """
+        for name in published_keys(key):
+            for chain in self.chains:
+                image = chain.find_image(name)
+                if image is not None:
+                    return image
+        return None
+
+    def is_excluded(self, key: Key) -> bool:
+        """Whether the configuration says never to look for a file of this name."""
+        return any(fnmatchcase(fold(key.name), fold(pattern)) for pattern in self.config.exclusions.names)
+
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
+        """Walk the symbol path for *key*, once for all who ask for it meanwhile.
+
+        An image that is published under another name ends up under both, so that a debugger finds it.
+
+        Args:
+            key: What is wanted.
+            checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        """
+        if self.is_excluded(key):
+            return Missing(Cause.EXCLUDED)
+        if isinstance(key, ImageKey) and published_keys(key) != (key,):
+            return await self._named_fetches.run(key.folded, lambda: self._told(self._walk_names(key)))
+        return await self._fetches.run(key.folded, lambda: self._told(self._walk(key, checksums)))
+
+    async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
+        """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
+        return await self._headers.run(key.folded, lambda: self._walk_names_for_headers(key))
+
+    def close(self) -> None:
+        """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
+        for access in self._access.values():
+            access.flush()
+        for store in self._stores.values():
+            store.close()
+        if self._misses is not None:
+            self._misses.close()
+
+    async def __aenter__(self) -> Self:
+        """Open the way to the network.
+
+        Raises:
+            ConfigError: The certificates or the proxy cannot be used.
+        """
+        try:
+            self._lanes.open()
+        except ConfigError as error:
+            self.close()
+            raise locate(error, self.config) from error
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)
+        self._named_fetches: SingleFlight[Outcome] = SingleFlight(self._group)
+        self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(self._group)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Nobody is left who waits for what is still under way. The body's own error is not handed to the group, which
+        # would give it back as a group of one.
+        self._group.cancel_scope.cancel()
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            await self._lanes.aclose()
+            self.close()
+
+    async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
+        began_s = time.monotonic()
+        outcome = await walk
+        self._tell_end(outcome, time.monotonic() - began_s)
+        return outcome
+
+    async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
+        answers: list[Brought] = []
+        async with self._keys_at_once:
+            for chain in self.chains:
+                found = await chain.fetch(key, checksums)
+                if isinstance(found, Present):
+                    self._note_use(key, found.path)
+                    return found
+                if isinstance(found, Fetched):
+                    return replace(found, attempts=(*attempts_of(answers), *found.attempts))
+                answers.extend(found)
+        return self._sum_up(answers)
+
+    async def _walk_names(self, key: ImageKey) -> Outcome:
+        """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
+
+        What a store has already, under whichever name, is not asked for.
+        """
+        for name in (key, *published_keys(key)):
+            present = await to_thread.run_sync(self.find, name)
+            if present is not None:
+                return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
+        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        for name in published_keys(key):
+            if self.is_excluded(name):
+                continue
+            walk = partial(self._walk, name, ())
+            found = await self._fetches.run(name.folded, walk)
+            if isinstance(found, Present | Fetched):
+                attempts = _attempts_under_names(ends, key)
+                return found if name == key else await to_thread.run_sync(self._file_under, found, name, key, attempts)
+            ends.append((name, found))
+        return _sum_up_names(ends, key)
+
+    def _file_under(
+        self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
+    ) -> Present | Fetched:
+        """Let *found*, published as *name*, also stand under *key* in the store it was found in, else the first.
+
+        A store that is only read stays as it is. Where none takes it, *found* is the file all the same: a debugger
+        looks for *name*, too.
+        """
+        note, path = f"published as {name.name}", found.path
+        for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
+            try:
+                path = store.also_file_under(found.path, key, durable=self.config.store.durable)
+            except StoreError as error:
+                note = f"published as {name.name}, and not filed as {key.name}: {error.problem}"
+            else:
+                note = f"published as {name.name}"
+                break
+        if isinstance(found, Present):
+            return Present(path, found.size_bytes, note)
+        return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
+
+    async def _walk_names_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
+        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        for name in published_keys(key):
+            if self.is_excluded(name):
+                continue
+            found = await self._walk_for_headers(name)
+            if not isinstance(found, Missing | Failed):
+                return found
+            ends.append((name, found))
+        return _sum_up_names(ends, key)
+
+    async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
+        answers: list[Brought] = []
+        async with self._keys_at_once:
+            for chain in self.chains:
+                found = await chain.read_image(key)
+                if not isinstance(found, tuple):
+                    return found
+                answers.extend(found)
+        return self._sum_up(answers)
+
+    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+        end = sum_up(answers)
+        if isinstance(end, Missing) and not self.config.symbol_path.has_server:
+            return replace(end, hint=Hint.NO_SERVER)
+        return end
+
+    def _note_use(self, key: Key, path: Path) -> None:
+        """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
+        for root, access in self._access.items():
+            if path.is_relative_to(root):
+                access.touch_later(key)
+                return
+
+    def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
+        network = self.config.network
+        patience = HostPatience(
+            failures=network.breaker.failures,
+            cool_down_s=network.breaker.cool_down_s,
+            longest_pause_s=network.longest_backoff_s,
+            clock_s=clock_s,
+            sleep=sleep,
+        )
+        netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
+        client = Client(
+            self._lanes,
+            patience,
+            authorize=Credentials(self.config.server, netrc_file).authorize,
+            agent_extra=network.user_agent_extra,
+            notify=lambda text: self._observer(Noted(text)),
+        )
+        return Downloader(
+            client=client,
+            policy=RetryPolicy(network.retries, network.backoff_s, network.longest_backoff_s),
+            total_s=network.total_timeout_s,
+            largest_bytes=network.largest_file_bytes,
+            parallel_from_bytes=network.parallel_ranges.from_bytes,
+            parallel_parts=network.parallel_ranges.parts,
+            observer=self._observer,
+            sleep=sleep,
+        )
+
+    def _open_chain(self, element: ResolvedElement) -> Chain:
+        places: list[Place] = [place for store in element.stores if (place := self._open(store)) is not None]
+        if places and isinstance(places[0], HttpStore):
+            # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
+            places.insert(0, self._open_store(self.config.store.folder))
+        if element.folder is not None and (path := self._path(element.folder)) is not None:
+            folder = PlainFolder(path)
+            places.append(self._open_store(path) if folder.is_store else folder)
+        for store in places:
+            # One that stands alone, as a share of others, is read and left as it is.
+            if isinstance(store, Store) and (len(places) > 1 or (store.root / OWN_FOLDER).is_dir()):
+                self._access.setdefault(store.root, AccessLog(store))
+        settings = ChainSettings(
+            observer=self._observer,
+            largest_bytes=self.config.network.largest_file_bytes,
+            durable=self.config.store.durable,
+            follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._local_path),
+        )
+        return Chain(places, settings)
+
+    def _open(self, place: ResolvedPlace) -> Place | None:
+        if isinstance(place, HttpPlace):
+            if place.url not in self._servers:
+                hints = hints_for(place.url, self.config.server)
+                try:
+                    self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+                except UpstreamRefused as error:
+                    raise ConfigError(str(error), where="symbol path") from error
+            return self._servers[place.url]
+        path = self._path(place)
+        return None if path is None else self._open_store(path)
+
+    def _open_store(self, path: Path) -> Store:
+        if path not in self._stores:
+            self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
+        return self._stores[path]
+
+    def _path(self, place: LocalPlace | UncPlace) -> Path | None:
+        path = self._local_path(place.path)
+        if path is not None:
+            return path
+        if isinstance(place, UncPlace):
+            share = f"{place.path} cannot be reached from this system"
+            self._observer(Noted(f"{share}; name the folder where it is mounted under [unc] in the config file"))
+            return None
+        raise ConfigError(
+            f"{place.path} is a path of Windows; give a folder of this system, with -y or --store",
+            where="symbol path",
+        )
+
+    def _local_path(self, path: str) -> Path | None:
+        return local_path(path, self.config.unc.map)
+
+    def _open_misses(self) -> Misses | None:
+        settings = self.config.misses
+        try:
+            return Misses(settings.folder, ttl_s=settings.ttl_s)
+        except StoreError as error:
+            self._observer(Noted(f"{error}; misses are not remembered"))
+            return None
+
+
+def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:
+    """Return what it means that *key*'s image could be had under none of its names; without *ends* all are excluded."""
+    if not ends:
+        return Missing(Cause.EXCLUDED)
+    attempts = _attempts_under_names(ends, key)
+    for _, end in ends:
+        if isinstance(end, Failed):
+            return replace(end, attempts=attempts)
+    only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
+    hint = next((end.hint for _, end in ends if isinstance(end, Missing)), None)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=hint)
+
+
+def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:
+    """Return all attempts, each with the name that was asked for where it is not that of *key*."""
+    return tuple(
+        attempt if attempt.asked is not None or name == key else replace(attempt, asked=name.name)
+        for name, end in ends
+        for attempt in end.attempts
+    )

@@ -1,0 +1,1 @@
+"""What symstore keeps beside the files: transactions, references, 000Admin."""

@@ -1,0 +1,1 @@
+"""Looking after stores: verify, repair, prune, statistics, conversion, bundles."""

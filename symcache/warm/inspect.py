@@ -1,0 +1,273 @@
+"""Everything that can be told of one file: what it is, what it names, whether it is whole and in its right place."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from symcache.errors import InputError, UnknownFormat, UsageError
+from symcache.formats.cab.cabinet import expand, open_cabinet
+from symcache.formats.pdb.deep import DeepPdb
+from symcache.formats.pdb.info import Container
+from symcache.formats.view import FileView
+from symcache.identity import OtherKey, base_name, check_name, fold, parse_index
+from symcache.inputs.detect import detect, read_input
+from symcache.inputs.records import Input, InputKind, Module, ProcessSummary, Unreadable
+from symcache.stores.check import check_file
+from symcache.upkeep.survey import MSFZ_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from symcache.formats.cab.cabinet import Cabinet
+    from symcache.identity import Key
+
+__all__ = ["DeepWish", "Filed", "Inspection", "inspect_file"]
+
+
+_CABINET = b"MSCF"
+_MOST_PROBLEMS = 100
+_MOST_EXPANDED_BYTES = 1 << 32  # a cabinet's own field for it has 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class DeepWish:
+    """What is wanted beyond identity; it needs pdbparse.
+
+    Attributes:
+        streams: The length of every stream.
+        publics: How many public symbols.
+        types: How many names of structures.
+    """
+
+    streams: bool = False
+    publics: int = 0
+    types: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.streams or self.publics or self.types)
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """The place in a store's layout that the file was found in.
+
+    Attributes:
+        index: The key of that place, written out.
+        problem: Why the file does not belong there; None if it does.
+        note: Something odd that does not make it wrong.
+    """
+
+    index: str
+    problem: str | None = None
+    note: str | None = None
+
+
+@dataclass(slots=True)
+class Inspection:
+    """What was found out.
+
+    Attributes:
+        path: As the user named it.
+        size_bytes: Length of the file; None if it could not be opened.
+        kind: What it is; None if that is not known.
+        cabinet: Name and length in bytes of the file within, if it is a cabinet; all else is said of that one.
+        details: Facts of the reader.
+        index: Where a store has such a file; None for what no store has.
+        names: Indexes of the PDBs and ``.dbg`` files that an image names.
+        modules: How many the input lists.
+        identified: How many of them have an identity.
+        unloaded: How many had been unloaded.
+        processes: The processes of a complete dump.
+        filed: The place in a store that it lies in; None outside of stores.
+        problems: What is wrong with it: one line, and where in the file, in bytes; the first hundred.
+        more_problems: How many there are beyond those.
+        deep: What a deep look brought.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    kind: InputKind | None = None
+    cabinet: tuple[str, int] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    index: str | None = None
+    names: list[str] = field(default_factory=list)
+    modules: int = 0
+    identified: int = 0
+    unloaded: int = 0
+    processes: list[ProcessSummary] = field(default_factory=list)
+    filed: Filed | None = None
+    problems: list[tuple[str, int | None]] = field(default_factory=list)
+    more_problems: int = 0
+    deep: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Nothing is wrong with the file or its place."""
+        return not self.problems and (self.filed is None or self.filed.problem is None)
+
+    def add_problem(self, text: str, offset: int | None = None) -> None:
+        """Note that something is wrong; an input can be wrong in any number of places."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append((text, offset))
+        else:
+            self.more_problems += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document ``symcache.inspect/1``."""
+        filed = self.filed
+        return {
+            "schema": "symcache.inspect/1",
+            "path": self.path,
+            "size_bytes": self.size_bytes,
+            "kind": self.kind,
+            "healthy": self.is_healthy,
+            "cabinet": None if self.cabinet is None else dict(zip(("name", "size_bytes"), self.cabinet, strict=True)),
+            "index": self.index,
+            "names": self.names,
+            "modules": {"total": self.modules, "identified": self.identified, "unloaded": self.unloaded},
+            "processes": [each.as_json() for each in self.processes],
+            "filed": None if filed is None else {"index": filed.index, "problem": filed.problem, "note": filed.note},
+            "problems": [{"problem": text, "offset": offset} for text, offset in self.problems],
+            "more_problems": self.more_problems,
+            "details": self.details,
+            **self.deep,
+        }
+
+
+def inspect_file(path: str, wish: DeepWish) -> Inspection:
+    """Return what can be told of the file at *path*; whatever is wrong with it is in there, too.
+
+    Raises:
+        UsageError: pdbparse is needed for *wish* and not installed, or the file is none that it reads.
+    """
+    found = Inspection(path)
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnknownFormat("not a regular file")
+        found.size_bytes = status.st_size
+        with _plain_file(path, found) as plain:
+            _take_in(found, plain)
+            found.filed = _check_place(found, plain)
+            if wish and found.details:
+                found.deep = dict(_look_deep(found, plain, wish))
+    except InputError as error:
+        found.add_problem(error.problem, error.offset)
+    except OSError as error:
+        found.add_problem(error.strerror or str(error))
+    return found
+
+
+@contextmanager
+def _plain_file(path: str, found: Inspection) -> Iterator[Path]:
+    """Lend the file itself, or a copy of what it holds if it is a cabinet."""
+    with FileView(path) as view:
+        if view.read(0, min(view.size, len(_CABINET))) != _CABINET:
+            yield Path(path)
+            return
+        opened = open_cabinet(view)
+        member = opened.members[0]
+        found.cabinet = (member.name, member.size)
+        if len(opened.members) > 1:
+            found.add_problem(f"the cabinet holds {len(opened.members)} files; debuggers expect one")
+        with TemporaryDirectory(prefix="symcache-") as folder:
+            yield _expand(opened, Path(folder, _content_name(path, member.name)))
+
+
+def _expand(cabinet: Cabinet, plain: Path) -> Path:
+    limit_bytes = min(_MOST_EXPANDED_BYTES, shutil.disk_usage(plain.parent).free)
+    with plain.open("xb") as file:
+        file.writelines(expand(cabinet, cabinet.members[0], limit_bytes=limit_bytes))
+    return plain
+
+
+def _content_name(path: str, member: str) -> str:
+    """Return what the file in a cabinet is called: as its folder in a store says, else as the cabinet does."""
+    filed = _place_of(path)
+    try:
+        return filed.name if filed is not None else check_name(base_name(member))
+    except InputError:
+        return check_name(base_name(path))
+
+
+def _take_in(found: Inspection, plain: Path) -> None:
+    """Read the file as any input is read."""
+    with suppress(UnknownFormat), FileView(plain) as view:
+        found.kind = detect(view)  # of a damaged file, too
+    for record in read_input(str(plain)):
+        match record:
+            case Input():
+                found.kind = record.kind
+                found.details = dict(record.details)
+            case Module():
+                found.modules += 1
+                found.identified += bool(record.image or record.pdbs or record.dbg)
+                found.unloaded += record.unloaded
+                if found.kind in {InputKind.IMAGE, InputKind.PDB}:
+                    _take_in_module(found, record)
+            case ProcessSummary():
+                found.processes.append(record)
+            case Unreadable():
+                found.add_problem(record.problem, record.offset)
+    said = {text for text, _ in found.problems}
+    for text in found.details.get("problems", ()):
+        if text not in said:
+            found.add_problem(text)
+
+
+def _take_in_module(found: Inspection, module: Module) -> None:
+    pdbs = [pdb.key.index for pdb in module.pdbs]
+    dbg = [] if module.dbg is None else [module.dbg.index]
+    if found.kind is InputKind.PDB:
+        found.index, found.names = next(iter(pdbs), None), []
+        if module.problem is not None:
+            found.add_problem(module.problem)
+    elif found.details.get("type") == "DBG":
+        found.index, found.names = next(iter(dbg), None), pdbs
+    else:
+        found.index = None if module.image is None else module.image.index
+        found.names = [*pdbs, *dbg]
+
+
+def _check_place(found: Inspection, plain: Path) -> Filed | None:
+    key = _place_of(found.path)
+    if key is None:
+        return None
+    if fold(Path(found.path).absolute().parent.name) == MSFZ_FOLDER:
+        # A container of the newer kind, where it is looked for; `check_file` is for the place above.
+        right = found.index is not None and fold(found.index) == key.folded
+        return Filed(key.index, None if right else f"another file: {found.index or 'of no known identity'}")
+    verdict = check_file(plain, key)
+    return Filed(key.index, verdict.problem, verdict.note)
+
+
+def _place_of(path: str) -> Key | None:
+    """Return the key that the folders round *path* stand for; None if they are not those of a store."""
+    parts = Path(path).absolute().parts
+    if len(parts) > 4 and fold(parts[-2]) == MSFZ_FOLDER:
+        parts = (*parts[:-2], parts[-1])
+    try:
+        key = parse_index("/".join(parts[-3:]))
+    except InputError:
+        return None
+    # Any two folders could be called like that.
+    return None if isinstance(key, OtherKey) else key
+
+
+def _look_deep(found: Inspection, plain: Path, wish: DeepWish) -> Iterator[tuple[str, Any]]:
+    if found.details.get("container") != Container.MSF:
+        raise UsageError(f"{found.path}: only a PDB 7 in its usual container can be looked into deeper")
+    with DeepPdb(plain) as pdb:
+        if wish.streams:
+            yield "streams", pdb.stream_sizes()
+        if wish.publics:
+            symbols = pdb.public_symbols(wish.publics)
+            yield "publics", [{"name": each.name, "segment": each.segment, "offset": each.offset} for each in symbols]
+        if wish.types:
+            yield "types", pdb.structure_names(wish.types)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+from support.sources import Rig
+
+from symcache.stores.http import pool as lanes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_make_context = lanes._tls_context
+_system_context = cache(lambda: _make_context(None))
+
+
+@pytest.fixture(autouse=True)
+def _read_the_systems_certificates_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare each source the reading, which takes longer than most tests."""
+    monkeypatch.setattr(lanes, "_tls_context", lambda path: _system_context() if path is None else _make_context(path))
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
