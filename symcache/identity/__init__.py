@@ -1,5 +1,6 @@
 """What names a symbol file: keys, safe names and their place in a store. Values only, no I/O."""
 
+from symcache.identity.aliases import published_keys, source_name
 from symcache.identity.keys import (
     DbgKey,
     ImageKey,
@@ -15,7 +16,7 @@ from symcache.identity.keys import (
     relative_parts,
     tier_folder,
 )
-from symcache.identity.names import base_name, check_name, check_path_part, fold, printable, published_keys, source_name
+from symcache.identity.names import base_name, check_name, check_path_part, fold, printable
 
 __all__ = [
     "DbgKey",

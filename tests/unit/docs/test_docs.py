@@ -174,7 +174,7 @@ def test_every_public_name_stands_in_the_page_for_programs() -> None:
 
 def test_public_names_are_what_type_checkers_take_them_for() -> None:
     source = (PROJECT / "symcache" / "__init__.py").read_text(encoding="utf-8")
-    imports = re.findall(r"^    from (symcache\.\w+) import (\([^)]*\)|[^\n]*)$", source, re.MULTILINE)
+    imports = re.findall(r"^    from (symcache(?:\.\w+)+) import (\([^)]*\)|[^\n]*)$", source, re.MULTILINE)
     typed = {name: home for home, names in imports for name in re.findall(r"\w+", names)}
     assert set(typed) | {"__version__"} == set(symcache.__all__)
     for name, home in typed.items():
