@@ -49,7 +49,8 @@ def find_markup(head: bytes) -> Markup | None:
 
 def could_be_markup(head: bytes) -> bool:
     """Return whether *head*, however short, could be the beginning of what `find_markup` knows."""
-    return not head or _as_text(head)[:1] in {b"", b"<", b"{", b"["} or head in {_UTF8_MARK[:1], _UTF8_MARK[:2]}
+    is_cut_mark = any(mark.startswith(head) for mark in (_UTF8_MARK, *_UTF16_MARKS))
+    return is_cut_mark or _as_text(head)[:1] in {b"", b"<", b"{", b"["}
 
 
 def _as_text(head: bytes) -> bytes:
