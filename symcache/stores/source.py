@@ -159,8 +159,8 @@ class SymbolSource:
         return None
 
     @asynccontextmanager
-    async def turn(self, image: ImageKey) -> AsyncIterator[bool]:
-        """Wait until no other process reads the headers of *image*; lend whether one did, and may have remembered."""
+    async def turn(self, image: ImageKey) -> AsyncIterator[None]:
+        """Wait until no other process reads the headers of *image*, and let none do so meanwhile."""
         store = self.store
         lock = None if store is None else store.headers_lock(image)
         try:
@@ -169,7 +169,7 @@ class SymbolSource:
         except StoreError:
             lock = None  # nothing can be written there, so that nobody takes turns
         try:
-            yield lock is not None and lock.waited
+            yield
         finally:
             if lock is not None:
                 lock.release()
