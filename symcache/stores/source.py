@@ -33,9 +33,10 @@ from symcache.stores.local.access import AccessLog
 from symcache.stores.local.partial import Board
 from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Store
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
 from symcache.stores.singleflight import SingleFlight
+from symcache.stores.threads import Batches
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.chain import Place
-    from symcache.stores.results import Attempt, Brought, Outcome
+    from symcache.stores.base import LookUp, SymbolStore
+    from symcache.stores.results import Attempt, Outcome
     from symcache.sympath import ResolvedElement, ResolvedPlace
 
 __all__ = ["SymbolSource"]
@@ -86,6 +87,7 @@ class SymbolSource:
         self._observer = Board(observer).observe
         self._tell_end = tell_end
         self._stores: dict[Path, Store] = {}
+        self._threads = Batches()
         self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
         network = config.network
@@ -107,7 +109,7 @@ class SymbolSource:
         except ConfigError:
             self.close()
             raise
-        self.chains = tuple(chain for chain in opened if chain.places)
+        self.chains = tuple(chain for chain in opened if chain.stores)
 
     @property
     def store(self) -> Store | None:
@@ -117,7 +119,12 @@ class SymbolSource:
     @property
     def stores(self) -> tuple[Store, ...]:
         """Every store on disk, in the order of the symbol path."""
-        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
+        return tuple(each.local for chain in self.chains for each in chain.stores if each.local is not None)
+
+    @property
+    def opened_stores(self) -> tuple[Store, ...]:
+        """The stores that files are opened from: the first of each chain, if it is on this disk."""
+        return tuple(store for chain in self.chains if (store := chain.stores[0].local) is not None)
 
     @property
     def downstream_stores(self) -> tuple[Store, ...]:
@@ -256,7 +263,7 @@ class SymbolSource:
         return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
                 found = await chain.fetch(key, checksums)
@@ -322,7 +329,7 @@ class SymbolSource:
         return _sum_up_names(ends, key)
 
     async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
                 found = await chain.read_image(key)
@@ -331,7 +338,7 @@ class SymbolSource:
                 answers.extend(found)
         return self._sum_up(answers)
 
-    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+    def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:
         end = sum_up(answers)
         if isinstance(end, Missing) and not self.config.symbol_path.has_server:
             return replace(end, hint=Hint.NO_SERVER)
@@ -373,34 +380,36 @@ class SymbolSource:
         )
 
     def _open_chain(self, element: ResolvedElement) -> Chain:
-        places: list[Place] = [place for store in element.stores if (place := self._open(store)) is not None]
-        if places and isinstance(places[0], HttpStore):
-            # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
-            places.insert(0, self._open_store(self.config.store.folder))
+        stores = [store for place in element.stores if (store := self._open(place)) is not None]
+        if stores and not stores[0].is_on_disk:
+            # Its own store is a share that cannot be reached from here, and nothing can be opened from a server.
+            stores.insert(0, self._open_store(self.config.store.folder))
         if element.folder is not None and (path := self._path(element.folder)) is not None:
             folder = PlainFolder(path)
-            places.append(self._open_store(path) if folder.is_store else folder)
-        for store in places:
+            stores.append(self._open_store(path) if folder.is_store else folder)
+        for each in stores:
             # One that stands alone, as a share of others, is read and left as it is.
-            if isinstance(store, Store) and (len(places) > 1 or (store.root / OWN_FOLDER).is_dir()):
+            if (store := each.local) is not None and (len(stores) > 1 or (store.root / OWN_FOLDER).is_dir()):
                 self._access.setdefault(store.root, AccessLog(store))
         settings = ChainSettings(
             observer=self._observer,
             largest_bytes=self.config.network.largest_file_bytes,
             durable=self.config.store.durable,
             follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._local_path),
+            threads=self._threads,
         )
-        return Chain(places, settings)
+        return Chain(stores, settings)
 
-    def _open(self, place: ResolvedPlace) -> Place | None:
+    def _open(self, place: ResolvedPlace) -> SymbolStore | None:
         if isinstance(place, HttpPlace):
             if place.url not in self._servers:
                 hints = hints_for(place.url, self.config.server)
                 try:
-                    self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+                    self._servers[place.url] = HttpStore(place.url, hints, self._downloader)
                 except UpstreamRefused as error:
                     raise ConfigError(str(error), where="symbol path") from error
-            return self._servers[place.url]
+            server = self._servers[place.url]
+            return server if self._misses is None else NegativeCache(server, self._misses)
         path = self._path(place)
         return None if path is None else self._open_store(path)
 

@@ -6,11 +6,10 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.stores.base import Form, OnDisk, Stored
 from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
 from symcache.stores.local.locks import KeyLock, sweep_locks
 from symcache.stores.local.staging import OWN_FOLDER, Staging
@@ -30,30 +29,7 @@ _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
 
 
-class Form(StrEnum):
-    """How a store holds a file."""
-
-    PLAIN = "plain"
-    COMPRESSED = "compressed"
-    POINTER = "pointer"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file that a store holds for a key.
-
-    Attributes:
-        path: Where it lies.
-        form: Plain, a cabinet, or a pointer file.
-        size_bytes: Its length.
-    """
-
-    path: Path
-    form: Form
-    size_bytes: int
-
-
-class Store:
+class Store(OnDisk):
     """A store on disk, single-tier or two-tier, whoever made it.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
@@ -76,6 +52,11 @@ class Store:
     def name(self) -> str:
         """What reports call it."""
         return str(self.root)
+
+    @property
+    def local(self) -> Store:
+        """The store itself: debuggers open files from it."""
+        return self
 
     @property
     def tier(self) -> Tier:
