@@ -45,7 +45,8 @@ class Store(OnDisk):
         self.root = root
         self._new_tier = new_tier
         self._staging = Staging(root)
-        self._locks = root / OWN_FOLDER / "locks"
+        # Of one file a process has one descriptor, whatever links lead to the store.
+        self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = _Listings(clock_s)
 
     @property
