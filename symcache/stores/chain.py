@@ -48,14 +48,16 @@ class ChainSettings:
         largest_bytes: A file that expands to more is refused.
         durable: Bring a file to the disk before its name shows.
         follow: Returns the file that a pointer's target names; None where it may not be followed.
-        threads: Where files are looked for, verified and published.
+        searching: Threads in which files are looked for.
+        publishing: Threads in which files are verified, flushed and published.
     """
 
     observer: Observer
     largest_bytes: int
     durable: bool
     follow: Callable[[str], Path | None]
-    threads: Batches
+    searching: Batches
+    publishing: Batches
 
 
 class Chain:
@@ -121,12 +123,11 @@ class Chain:
         """
         request = Request(key, tuple(checksums))
         search = _Search()
-        threads = self._settings.threads
         try:
-            found = await threads.run(lambda: self._begin(search, request))
+            found = await self._settings.searching.run(lambda: self._begin(search, request))
             if search.lock is not None and not search.lock.is_held:
                 await search.lock.acquire()
-                found = await threads.run(lambda: self._find_plain(search, request))
+                found = await self._settings.searching.run(lambda: self._find_plain(search, request))
             return await self._ask_stores(search, request) if found is None else found
         except StoreError as error:
             return (LookUp(error=error),)
@@ -214,7 +215,7 @@ class Chain:
             return _absent(store)
         if isinstance(answer, LookUp):
             return answer
-        target = await self._settings.threads.run(self._writable_store)
+        target = await self._settings.searching.run(self._writable_store)
         if target is None:
             return self._not_writable()
         looked_up, image = await self._fetch_from(store, answer, target, lambda arrival: read_image_file(arrival.plain))
@@ -275,7 +276,7 @@ class Chain:
             return _absent(store), None
         scratch = target.scratch()
         try:
-            if store.is_on_disk and await self._settings.threads.run(lambda: self._find(store, request.key)) is None:
+            if store.is_on_disk and await self._settings.searching.run(lambda: self._find(store, request.key)) is None:
                 return _absent(store), None
             looked_up = await store.fetch(request, scratch)
             if looked_up.form is None:
@@ -293,7 +294,7 @@ class Chain:
                         arrival.plain.unlink(missing_ok=True)
 
             try:
-                settled = await self._settings.threads.run(settle)
+                settled = await self._settings.publishing.run(settle)
             except (WrongContent, UpstreamRefused) as error:
                 return looked_up.turned_out(error.problem, error), None
             if isinstance(settled, Withheld):

@@ -87,7 +87,7 @@ class SymbolSource:
         self._observer = Board(observer).observe
         self._tell_end = tell_end
         self._stores: dict[Path, Store] = {}
-        self._threads = Batches()
+        self._searching, self._publishing = Batches(threads=2), Batches(threads=4)
         self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
         network = config.network
@@ -396,7 +396,8 @@ class SymbolSource:
             largest_bytes=self.config.network.largest_file_bytes,
             durable=self.config.store.durable,
             follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._local_path),
-            threads=self._threads,
+            searching=self._searching,
+            publishing=self._publishing,
         )
         return Chain(stores, settings)
 

@@ -42,7 +42,7 @@ class Batches:
         longest: Most calls that one thread takes together.
     """
 
-    def __init__(self, threads: int = 4, longest: int = 16) -> None:
+    def __init__(self, threads: int, longest: int = 16) -> None:
         self._free = threads
         self._longest = longest
         self._waiting: deque[_Call[object]] = deque()
