@@ -6,37 +6,30 @@ What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, u
 from __future__ import annotations
 
 import shutil
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.events import Noted
-from symcache.formats.pe.image import Image, Layout, parse_image
-from symcache.formats.view import FileView
-from symcache.stores.arrival import NotHereError, examine
-from symcache.stores.check import check_file
+from symcache.formats.pe.image import Image
+from symcache.stores.arrival import NotHereError
+from symcache.stores.disk import ChainSettings, DiskChain, is_passed_over, read_image_file
 from symcache.stores.http.download import NotHere
 from symcache.stores.http.store import HttpStore
 from symcache.stores.local.tree import Form, Store, as_store_error
 from symcache.stores.results import Attempt, Brought, Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from symcache.events import Observer
     from symcache.identity import ImageKey, Key
     from symcache.stores.arrival import Arrival
     from symcache.stores.folder import PlainFolder
     from symcache.stores.local.locks import KeyLock
-    from symcache.stores.local.tree import Stored
 
     Place: TypeAlias = Store | PlainFolder | HttpStore
 
@@ -45,78 +38,16 @@ __all__ = ["Chain", "ChainSettings", "read_image_file"]
 
 T = TypeVar("T")
 
-# Long beside a run from the command line; a server finds a share again that was away.
-_PASSED_OVER_S = 300.0
 
-
-@dataclass(frozen=True, slots=True)
-class ChainSettings:
-    """What all chains of a symbol path share.
-
-    Attributes:
-        observer: Told about stores that are passed over, from whichever thread finds out.
-        largest_bytes: A file that expands to more is refused.
-        durable: Bring a file to the disk before its name shows.
-        follow: Returns the file that a pointer's target names; None where it may not be followed.
-    """
-
-    observer: Observer
-    largest_bytes: int
-    durable: bool
-    follow: Callable[[str], Path | None]
-
-
-class Chain:
-    """The places of one element of a symbol path.
+class Chain(DiskChain):
+    """The places of one element of a symbol path, walked.
 
     Args:
         places: Bottom-most store first; a plain folder or what is behind HTTP last.
         settings: What all chains share.
     """
 
-    def __init__(self, places: Sequence[Place], settings: ChainSettings) -> None:
-        self.places = tuple(places)
-        self._settings = settings
-        # Until when, by the clock of time.monotonic, a store is passed over.
-        self._unreadable: dict[Path, float] = {}
-        self._unwritable: dict[Path, float] = {}
-
-    @property
-    def downstream_stores(self) -> tuple[Store, ...]:
-        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
-        return tuple(place for place in self.places if isinstance(place, Store)) if len(self.places) > 1 else ()
-
-    def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
-        """Return the plain file that the chain's first place holds for *key*; no network.
-
-        A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
-        """
-        stored = self._look_for_right(self.places[0], key, checksums)
-        return stored if stored is not None and stored.form is Form.PLAIN else None
-
-    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any place on disk and in any form.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for place in self.places:
-            with self._opened(place, key, checksums) as (stored, plain):
-                if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(place, stored))
-        return None
-
-    def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for place in self.places:
-            with self._opened(place, key, ()) as (_, plain):
-                if plain is not None:
-                    return read_image_file(plain)
-        return None
+    places: tuple[Place, ...]
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[Brought, ...]:
         """Walk the chain for *key*, alone among all processes that walk it for this key just now.
@@ -153,66 +84,6 @@ class Chain:
                 return found
             answers.append(found)
         return tuple(answers)
-
-    @contextmanager
-    def _opened(self, place: Place, key: Key, checksums: Sequence[str]) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        stored = self._look_for_right(place, key, checksums)
-        if stored is None or stored.form is Form.PLAIN:
-            yield stored, None if stored is None else stored.path
-            return
-        try:
-            temporary = TemporaryDirectory(prefix="symcache-")
-        except OSError as error:
-            raise as_store_error(error, Path(gettempdir())) from error
-        with temporary as folder:
-            source = stored.path
-            try:
-                if stored.form is Form.POINTER:
-                    source = Path(shutil.copyfile(source, Path(folder, "pointer")))  # what it names takes its place
-                else:
-                    source.open("rb").close()
-            except OSError:
-                yield stored, None
-                return
-            try:
-                arrival = self._examine(source, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
-            except (NotHereError, WrongContent, UpstreamRefused):
-                yield stored, None
-            else:
-                yield stored, arrival.plain
-
-    def _detour(self, place: Place, stored: Stored) -> str | None:
-        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
-        if stored.form is Form.COMPRESSED:
-            return "compressed: a debugger expands it into its downstream store"
-        if stored.form is Form.POINTER:
-            return "a pointer file, which a debugger follows"
-        return None if place is self.places[0] else f"a debugger copies it from {place.name}"
-
-    def _examine(
-        self,
-        scratch: Path,
-        form: Form,
-        key: Key,
-        checksums: Sequence[str],
-        origin: str,
-        new_scratch: Callable[[], Path],
-    ) -> Arrival:
-        return examine(
-            scratch,
-            form,
-            key,
-            checksums=checksums,
-            origin=origin,
-            new_scratch=new_scratch,
-            follow=self._settings.follow,
-            largest_bytes=self._settings.largest_bytes,
-        )
 
     async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
         no_plain: NotHere | None = None
@@ -324,7 +195,7 @@ class Chain:
         """
         source, form = (arrival.plain, Form.PLAIN) if arrival.cabinet is None else (arrival.cabinet, Form.COMPRESSED)
         for store in reversed(self.places[:at]):
-            if not isinstance(store, Store) or store is target or _is_passed_over(store, self._unwritable):
+            if not isinstance(store, Store) or store is target or is_passed_over(store, self._unwritable):
                 continue
             try:
                 _copy_in(store, source, key, form, durable=self._settings.durable)
@@ -363,25 +234,6 @@ class Chain:
         root = next((place.root for place in self.places if not isinstance(place, HttpStore)), Path())
         return Brought(error=StoreError("no store of this chain can be written, so nothing is brought", path=root))
 
-    def _look(self, place: Store | PlainFolder, key: Key) -> Stored | None:
-        if _is_passed_over(place, self._unreadable):
-            return None
-        try:
-            return place.find(key)
-        except StoreError as error:
-            self._pass_over(place, self._unreadable, error)
-            return None
-
-    def _look_for_right(self, place: Place, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return what *place* holds on disk for *key*; a plain file only if it is the right one."""
-        stored = None if isinstance(place, HttpStore) else self._look(place, key)
-        if stored is None or stored.form is not Form.PLAIN:
-            return stored
-        try:
-            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
-        except OSError:
-            return None
-
     def _target(self, key: Key) -> Store | None:
         """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
         if len(self.places) == 1:
@@ -394,7 +246,7 @@ class Chain:
     def _writable_store(self) -> Store | None:
         """Return the store that files are opened from: the first that can be written."""
         for store in self.places:
-            if isinstance(store, Store) and not _is_passed_over(store, self._unwritable):
+            if isinstance(store, Store) and not is_passed_over(store, self._unwritable):
                 try:
                     store.scratch()
                 except StoreError as error:
@@ -402,13 +254,6 @@ class Chain:
                     continue
                 return store
         return None
-
-    def _pass_over(self, place: Store | PlainFolder, why: dict[Path, float], error: StoreError) -> None:
-        """Leave *place* alone for a while; it is said the first time."""
-        if place.root not in why:
-            verb = "read" if why is self._unreadable else "written"
-            self._settings.observer(Noted(f"{error}; {place.root} is not {verb} for a while"))
-        why[place.root] = time.monotonic() + _PASSED_OVER_S
 
     def _forget_misses(self, key: Key) -> None:
         for place in self.places:
@@ -431,16 +276,6 @@ class _Turn:
     is_packed: bool = False
 
 
-def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right.
-
-    Raises:
-        InputError: It is not right.
-    """
-    with FileView(path) as view:
-        return parse_image(view, Layout.DISK)
-
-
 def _lacks(place: Store | PlainFolder) -> Brought:
     return Brought(attempts=(Attempt(place.name, "not there"),))
 
@@ -459,7 +294,3 @@ def _copy(source: Path, scratch: Path) -> None:
         shutil.copyfile(source, scratch)
     except OSError as error:
         raise as_store_error(error, scratch) from error
-
-
-def _is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> bool:
-    return time.monotonic() < why.get(place.root, 0.0)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.identity import fold
-from symcache.stores.check import check_file
 from symcache.stores.local.tree import Form, Stored, as_store_error
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ class PlainFolder:
         Raises:
             StoreError: The folder cannot be read.
         """
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty folder needs no parser
+
         try:
             for folder in self._folders(key):
                 for path in self._called(folder, key.name):
