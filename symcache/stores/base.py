@@ -6,17 +6,11 @@ that opens it. `symcache.stores.chain` knows nothing else of it.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import to_thread
-
-from symcache.errors import StoreError, UpstreamError
-from symcache.formats.pe.image import Layout, parse_image
-from symcache.formats.view import FileView
-from symcache.stores.check import check_file
+from symcache.errors import StoreError
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.results import Attempt
 
@@ -24,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from symcache.errors import UpstreamError
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
     from symcache.stores.local.tree import Store
 
-__all__ = ["Form", "LookUp", "OnDisk", "Request", "Stored", "SymbolStore", "read_image_file"]
+__all__ = ["Form", "LookUp", "OnDisk", "Request", "Searchable", "Stored", "SymbolStore", "copy_file", "read_image_file"]
 
 
 class Form(StrEnum):
@@ -104,8 +99,8 @@ class LookUp:
         return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
 
 
-class SymbolStore(Protocol):
-    """A store of a symbol path.
+class Searchable(Protocol):
+    """A store of a symbol path, as far as it is on disk.
 
     Attributes:
         name: What reports call it, free of secrets.
@@ -135,6 +130,10 @@ class SymbolStore(Protocol):
         Raises:
             StoreError: The store cannot be read.
         """
+
+
+class SymbolStore(Searchable, Protocol):
+    """A store of a symbol path."""
 
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
         """Write the file to *scratch*, in whichever form the store has it; nothing about it is checked.
@@ -181,14 +180,20 @@ class OnDisk:
 
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
         """Copy the file to *scratch*; see `SymbolStore`."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._copy, request.key, scratch)
 
     async def read_headers(self, key: ImageKey) -> LookUp | Request:
         """See `SymbolStore`; an image that lies there in another form than the plain one is copied and expanded."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._read_headers, key)
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """See `SymbolStore`."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._probe, key)
 
     def remember_absent(self, request: Request, answer: str) -> None:
@@ -215,6 +220,8 @@ class OnDisk:
             return self._absent()
         if stored.form is not Form.PLAIN:
             return Request(key, in_passing=True)
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
+
         try:
             if not check_file(stored.path, key).is_right:
                 return self._absent()
@@ -228,6 +235,8 @@ class OnDisk:
             if stored is None:
                 return None, "not there"
             if stored.form is Form.PLAIN:
+                from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
+
                 verdict = check_file(stored.path, key)
                 if verdict.problem is not None:
                     return None, f"there, but {verdict.problem}"
@@ -245,6 +254,8 @@ def copy_file(source: Path, scratch: Path) -> None:
     Raises:
         StoreError: The disk does not take it.
     """
+    import shutil  # noqa: PLC0415 - imports three compression libraries
+
     try:
         shutil.copyfile(source, scratch)
     except OSError as error:
@@ -257,5 +268,8 @@ def read_image_file(path: Path) -> Image:
     Raises:
         InputError: It is not an image.
     """
+    from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
+    from symcache.formats.view import FileView  # noqa: PLC0415
+
     with FileView(path) as view:
         return parse_image(view, Layout.DISK)

@@ -12,7 +12,8 @@ from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, visible
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
 from symcache.stores.base import Form, LookUp, Request
-from symcache.stores.chain import Chain, ChainSettings
+from symcache.stores.chain import Chain
+from symcache.stores.disk import ChainSettings
 from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
@@ -90,10 +91,8 @@ def chain_of(*stores: SymbolStore) -> Chain:
         largest_bytes=1 << 30,
         durable=False,
         follow=lambda _target: None,
-        searching=Batches(threads=1),
-        publishing=Batches(threads=1),
     )
-    return Chain(stores, settings)
+    return Chain(stores, settings, searching=Batches(threads=1), publishing=Batches(threads=1))
 
 
 @pytest.mark.parametrize("objects", [{PATH: PDB}, {PACKED: CAB}], ids=["plain", "compressed"])
