@@ -10,7 +10,7 @@ from symcache.errors import InputError, MalformedInput, PointerNotAllowed, Upstr
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.identity import compressed_name
-from symcache.stores.base import Form
+from symcache.stores.base import Form, size_if_right
 from symcache.stores.check import Verdict, check_file, check_view
 from symcache.stores.local.atomic import as_store_error
 
@@ -148,6 +148,8 @@ def examine(
         UpstreamRefused: It is a pointer that may not be followed.
         StoreError: The disk does not take it.
     """
+    if form is Form.PLAIN and (size := size_if_right(str(scratch), key)) is not None:
+        return Arrival(scratch, None, size, None)
     plain, cabinet = scratch, None
     is_right = False
     try:

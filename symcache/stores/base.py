@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from symcache.errors import StoreError
+from symcache.formats.glance import glance_at_image, glance_at_pdb
+from symcache.identity import ImageKey, PdbKey
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.results import Attempt
 
@@ -20,10 +22,21 @@ if TYPE_CHECKING:
 
     from symcache.errors import UpstreamError
     from symcache.formats.pe.image import Image
-    from symcache.identity import ImageKey, Key
+    from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-__all__ = ["Form", "LookUp", "OnDisk", "Request", "Searchable", "Stored", "SymbolStore", "copy_file", "read_image_file"]
+__all__ = [
+    "Form",
+    "LookUp",
+    "OnDisk",
+    "Request",
+    "Searchable",
+    "Stored",
+    "SymbolStore",
+    "copy_file",
+    "read_image_file",
+    "size_if_right",
+]
 
 
 class Form(StrEnum):
@@ -246,6 +259,16 @@ class OnDisk:
 
     def _absent(self) -> LookUp:
         return LookUp((Attempt(self.name, "not there"),))
+
+
+def size_if_right(path: str, key: Key) -> int | None:
+    """Return the length in bytes of the plain file at *path* if a few small reads tell that it is what *key* names.
+
+    None tells nothing: then `symcache.stores.check.check_file` finds out, with several times the effort.
+    """
+    if type(key) is PdbKey:
+        return glance_at_pdb(path, key.guid.bytes_le, key.age)
+    return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
 
 
 def copy_file(source: Path, scratch: Path) -> None:

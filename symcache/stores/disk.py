@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import ConfigError, StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted, ignore
-from symcache.formats.glance import glance_at_image, glance_at_pdb
-from symcache.identity import ImageKey, PdbKey, Tier, fold, published_keys
-from symcache.stores.base import Form, Request, copy_file, read_image_file
+from symcache.identity import ImageKey, Tier, fold, published_keys
+from symcache.stores.base import Form, Request, copy_file, read_image_file, size_if_right
 from symcache.stores.folder import PlainFolder, local_path
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.local.staging import OWN_FOLDER
@@ -300,7 +299,7 @@ class DiskSource:
         for key in keys:
             name = published_keys(key)[0] if for_debugger and type(key) is ImageKey else key
             path = path_of(name)
-            size_bytes = _size_if_right(path, name)
+            size_bytes = size_if_right(path, name)
             if size_bytes is None:
                 yield None
                 continue
@@ -437,10 +436,3 @@ class _Server:
 
 def _names_of(key: Key) -> tuple[Key, ...]:
     return published_keys(key) if isinstance(key, ImageKey) else (key,)
-
-
-def _size_if_right(path: str, key: Key) -> int | None:
-    """Return the length in bytes of the file at *path* if a glance is enough to say that it is what *key* names."""
-    if type(key) is PdbKey:
-        return glance_at_pdb(path, key.guid.bytes_le, key.age)
-    return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
