@@ -14,8 +14,7 @@ from uuid import UUID
 
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import DriverPlan, KernelPlan
+from symcache.synth.kernelmemory import DriverPlan, KernelPlan, build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from symcache.synth.pe import CodeViewPlan, ImagePlan, disk_bytes

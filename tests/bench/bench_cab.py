@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from support.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
 
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
-from symcache.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

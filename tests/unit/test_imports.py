@@ -38,6 +38,7 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
 SOURCES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted(ROOT.rglob("__init__.py"))
+WRITERS_OF_TESTS = sorted((Path(__file__).parents[1] / "support" / "synth").glob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -96,6 +97,11 @@ def test_formats_know_no_key_and_writers_know_no_reader(path: Path) -> None:
     forbidden = {"formats": {"identity", "config", "sympath"}, "synth": {"formats", "inputs"}}
     part = part_of(name_of(path))
     assert not forbidden.get(part, set()) & {imported for _, imported in parts_imported(path)}
+
+
+@pytest.mark.parametrize("path", WRITERS_OF_TESTS, ids=lambda path: path.stem)
+def test_the_writers_of_tests_know_no_reader(path: Path) -> None:
+    assert {part_of(name) for _, name in imports(ast.parse(path.read_bytes()), [])} <= {"synth", "identity"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.cab.cabinet import Cabinet, expand, open_cabinet
 from symcache.formats.view import BytesView, FileView, PartView
-from symcache.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,7 @@ from symcache.formats.dump.kernelspace import open_kernel_space
 from symcache.formats.dump.modules import UnloadedDriver, read_unloaded_drivers
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import UnloadedPlan
+from symcache.synth.kernelmemory import UnloadedPlan, build_machine
 from symcache.synth.pagetables import Paging
 
 

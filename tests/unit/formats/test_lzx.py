@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mutation import mutants
+from support.synth.lzx import lzx_frames
 
 from symcache.errors import MalformedInput
 from symcache.formats.cab.lzx import FRAME_BYTES, BitStream, LzxDecoder, make_code_table, undo_e8
-from symcache.synth.lzx import lzx_frames
 
 if TYPE_CHECKING:
-    from symcache.synth.lzx import BlockKind
+    from support.synth.lzx import BlockKind
 
 KINDS: list[BlockKind] = ["verbatim", "aligned", "stored"]
 

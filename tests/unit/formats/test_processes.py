@@ -12,8 +12,7 @@ from symcache.formats.dump.processes import KernelLayout, Process, find_kernel_l
 from symcache.formats.pdb.types import Structure
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import EprocessPlan, KernelPlan
+from symcache.synth.kernelmemory import EprocessPlan, KernelPlan, build_machine
 from symcache.synth.pagetables import Paging
 
 

@@ -9,12 +9,12 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from symcache.synth.lzx import lzx_frames
+from support.synth.lzx import lzx_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from symcache.synth.lzx import BlockKind
+    from support.synth.lzx import BlockKind
 
 __all__ = ["CabinetDamage", "Lzx", "Mszip", "Stored", "SynthFolder", "build_cabinet"]
 
