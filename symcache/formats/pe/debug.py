@@ -22,9 +22,9 @@ __all__ = [
     "DebugData",
     "DebugEntry",
     "DebugType",
+    "ImageProblem",
     "Nb10",
     "PdbChecksum",
-    "Problem",
     "Rsds",
     "parse_code_view",
     "parse_debug_directory",
@@ -169,21 +169,23 @@ class _Collector:
         self._checksums: list[PdbChecksum] = []
         self._embedded: EmbeddedPdb | None = None
         self._misc_name: str | None = None
-        self._problems: list[Problem] = []
+        self._problems: list[ImageProblem] = []
         self.entries: list[DebugEntry] = []
 
     def read_entries(self, offset: int, size_bytes: int) -> None:
         count = size_bytes // _ENTRY.size
         if count > _MOST_ENTRIES:
-            self._problems.append(Problem(f"debug directory claims {count} entries, {_MOST_ENTRIES} are read", offset))
+            self._problems.append(
+                ImageProblem(f"debug directory claims {count} entries, {_MOST_ENTRIES} are read", offset)
+            )
             count = _MOST_ENTRIES
         if not count:
-            self._problems.append(Problem(f"debug directory of {size_bytes} bytes holds no entry", offset))
+            self._problems.append(ImageProblem(f"debug directory of {size_bytes} bytes holds no entry", offset))
             return
         try:
             table = self._view.read(offset, count * _ENTRY.size)
         except InputError as error:
-            self._problems.append(Problem(f"debug directory: {error.problem}", error.offset))
+            self._problems.append(ImageProblem(f"debug directory: {error.problem}", error.offset))
             return
         for _, stamp, major, minor, type_, size, rva, file_offset in _ENTRY.iter_unpack(table):
             self.entries.append(DebugEntry(type_, stamp, major, minor, size, rva, file_offset))
@@ -200,7 +202,7 @@ class _Collector:
                 case DebugType.MISC:
                     self._read_misc(entry)
         except InputError as error:
-            self._problems.append(Problem(f"{entry.type_name} debug data: {error.problem}", error.offset))
+            self._problems.append(ImageProblem(f"{entry.type_name} debug data: {error.problem}", error.offset))
 
     def result(self) -> DebugData:
         return DebugData(
@@ -316,7 +318,7 @@ class DebugType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ImageProblem:
     """Something wrong in a piece of an input whose rest could be read.
 
     Attributes:
@@ -404,7 +406,7 @@ class DebugData:
     embedded: EmbeddedPdb | None = None
     reproducible: bool = False
     misc_name: str | None = None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ImageProblem, ...] = ()
 
 
 _NAMED_TYPES = frozenset(DebugType)
