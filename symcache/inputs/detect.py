@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
 
 from symcache.errors import InputError, UnknownFormat
-from symcache.formats.dump.foreign import find_other_dump
 from symcache.formats.dump.header import read_dump_header
+from symcache.formats.dump.unsupported import find_other_dump
 from symcache.formats.pdb.info import looks_like_pdb
 from symcache.formats.view import FileView
 from symcache.inputs.folder import read_folder

@@ -15,7 +15,7 @@ from symcache.inputs.records import ImageUse, Module, ProcessSummary, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.modules import ListWalk, LoaderEntry, LoaderLayout
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.dump.processes import KernelLayout, Process

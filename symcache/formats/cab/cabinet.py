@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     _Decode = Callable[[bytes, int], bytes]
 
-__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "expand", "open_cabinet"]
+__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "block_checksum", "expand", "open_cabinet"]
 
 
 _BLOCK_BYTES = FRAME_BYTES
@@ -237,12 +237,15 @@ def _is_checksum(checksum: int, sizes_and_reserve: bytes, data: bytes) -> bool:
     It is the sum of the data, combined with the sum of the two lengths. [MS-CAB] counts the reserve among them, tools
     that are not Microsoft's leave it out; a reserve that is not all zero is too rare to say who is right.
     """
-    of_data = _checksum(data)
-    return checksum in (of_data ^ _checksum(sizes_and_reserve[:4]), of_data ^ _checksum(sizes_and_reserve))
+    of_data = block_checksum(data)
+    return checksum in (of_data ^ block_checksum(sizes_and_reserve[:4]), of_data ^ block_checksum(sizes_and_reserve))
 
 
-def _checksum(data: bytes) -> int:
-    """Return the exclusive or of all 32-bit little-endian words; one to three last bytes are one big-endian number."""
+def block_checksum(data: bytes) -> int:
+    """Return the sum of a block: the exclusive or of all 32-bit little-endian words.
+
+    One to three last bytes are one big-endian number.
+    """
     whole = len(data) & ~3
     tail = int.from_bytes(data[whole:], "big")
     words = int.from_bytes(data[:whole], "little")

@@ -1,4 +1,4 @@
-"""Memory that a user-mode minidump captured, read by address."""
+"""User-mode minidumps: header, streams, lists of modules, and the memory that was captured, read by address."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
+from symcache.formats.view import read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -421,17 +422,15 @@ class CapturedMemory:
         """
         if length < 0:
             raise NotInDump("a negative length was asked for", address=offset)
-        pieces: list[bytes] = []
-        at, end = offset, offset + length
-        while at < end:
-            index = bisect_right(self._starts, at) - 1 if 0 <= at < _ADDRESS_END else -1
-            within = at - self._starts[index] if index >= 0 else 0
-            if index < 0 or within >= self._sizes[index]:
-                raise NotInDump("the dump does not hold this memory", address=at)
-            held = min(end - at, self._sizes[index] - within)
-            pieces.append(self._view.read(self._offsets[index] + within, held))
-            at += held
-        return b"".join(pieces)
+        return read_in_parts(self._read_range, offset, length)
+
+    def _read_range(self, address: int, length: int) -> bytes:
+        """Read up to the end of the range."""
+        index = bisect_right(self._starts, address) - 1 if 0 <= address < _ADDRESS_END else -1
+        within = address - self._starts[index] if index >= 0 else 0
+        if index < 0 or within >= self._sizes[index]:
+            raise NotInDump("the dump does not hold this memory", address=address)
+        return self._view.read(self._offsets[index] + within, min(length, self._sizes[index] - within))
 
     def _append(self, start: int, size: int, offset: int) -> int:
         """Add a range, cut at the end of the address space; return the address after it."""

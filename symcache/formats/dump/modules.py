@@ -10,7 +10,7 @@ from symcache.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.view import ByteView
 
 __all__ = [

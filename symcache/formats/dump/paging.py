@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import Absence, NotInDump
 from symcache.formats.dump.pagemaps import PAGE_SIZE
+from symcache.formats.view import read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,21 +182,16 @@ class AddressSpace:
         Raises:
             NotInDump: A byte of it is not there; *absence* says why, *address* is virtual.
         """
-        parts: list[bytes] = []
-        while length > 0:
-            physical, left = self.translate(offset)
-            take = min(length, left)
-            try:
-                part = self._tables.memory.read(physical, take)
-            except NotInDump as error:
-                missing = offset + max(error.address - physical, 0)
-                raise NotInDump(error.problem, address=missing, absence=error.absence) from error
-            if take == length and not parts:
-                return part
-            parts.append(part)
-            offset += take
-            length -= take
-        return b"".join(parts)
+        return read_in_parts(self._read_page, offset, length)
+
+    def _read_page(self, address: int, length: int) -> bytes:
+        """Read up to the end of the page."""
+        physical, left = self.translate(address)
+        try:
+            return self._tables.memory.read(physical, min(length, left))
+        except NotInDump as error:
+            missing = address + max(error.address - physical, 0)
+            raise NotInDump(error.problem, address=missing, absence=error.absence) from error
 
     def mapped_pages(self, start: int, most_tables: int) -> Iterator[tuple[int, int]]:
         """Yield virtual and physical address of pages of 4 KiB that valid entries map, from *start* upwards.

@@ -11,7 +11,7 @@ from symcache.formats.dump.modules import read_pointer, walk_list
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.dump.modules import ListWalk
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pdb.types import Structure

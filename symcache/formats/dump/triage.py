@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput
-from symcache.formats.dump.debuggerdata import DEBUGGER_DATA_SIZE, parse_debugger_data
+from symcache.formats.dump.kernel import DEBUGGER_DATA_SIZE, parse_debugger_data
 from symcache.formats.dump.modules import find_place_problem, parse_unloaded_drivers
+from symcache.formats.view import read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
     from symcache.formats.dump.header import DumpHeader
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.dump.modules import UnloadedDriver
     from symcache.formats.view import ByteView
 
@@ -270,15 +271,7 @@ class TriageMemory:
         Raises:
             NotInDump: No piece holds them.
         """
-        parts: list[bytes] = []
-        while length > 0:
-            part = self._read_block(offset, length)
-            if len(part) == length and not parts:
-                return part
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_block, offset, length)
 
     def _read_block(self, address: int, length: int) -> bytes:
         """Read up to the end of a block; a long block may enclose short ones that begin later."""

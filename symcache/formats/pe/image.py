@@ -28,13 +28,13 @@ _DEBUG_STRIPPED = 0x0200
 _PAGE_BYTES = 0x1000
 _SECTOR_BYTES = 0x200
 _SECTION = struct.Struct("<8xIIII16x")
-# Far more than linkers write; the format allows 65,535, that is 2.6 MB of headers. See also the limits in debugdir.
+# Far more than linkers write; the format allows 65,535, that is 2.6 MB of headers. See also the limits in debug.py.
 _MOST_SECTIONS = 512
 _HEADER_FIELDS = tuple(field.name for field in fields(ImageHeader))
 
 
 class Layout(Enum):
-    """How an image lies in its view; who opened the view knows, the bytes do not tell."""
+    """How an image lies in its view: the caller must know, the bytes do not tell."""
 
     DISK = "disk"
     MEMORY = "memory"

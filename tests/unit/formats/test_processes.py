@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from support.kernels import kernel_plan
 
-from symcache.formats.dump.body import PhysicalMemory, read_dump_body
 from symcache.formats.dump.header import read_dump_header
-from symcache.formats.dump.kernelspace import KernelSpace, open_kernel_space
+from symcache.formats.dump.kernel import KernelSpace, open_kernel_space
+from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.dump.processes import KernelLayout, Process, find_kernel_layout, read_process, walk_processes
 from symcache.formats.pdb.types import Structure
 from symcache.formats.view import BytesView

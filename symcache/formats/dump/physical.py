@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import Absence, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
 from symcache.formats.dump.header import DumpType
 from symcache.formats.dump.pagemaps import PAGE_SIZE, BitmapPageMap, RangePageMap
+from symcache.formats.view import read_in_parts
 
 if TYPE_CHECKING:
     from symcache.formats.dump.header import DumpHeader
@@ -71,15 +72,7 @@ class PhysicalMemory:
         Raises:
             NotInDump: A page is not in the dump, or the file ends before it.
         """
-        parts: list[bytes] = []
-        while length > 0:
-            part = self._read_run(offset, length)
-            if len(part) == length and not parts:
-                return part
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_run, offset, length)
 
     def _read_run(self, address: int, length: int) -> bytes:
         """Read up to the end of the pages that follow one another."""
