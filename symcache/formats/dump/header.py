@@ -207,12 +207,10 @@ class DumpHeader:
         system_time: When the dump was written, in 100 ns since 1601 UTC.
         uptime: How long Windows had run, in 100 ns.
         product_type: 1 workstation, 2 domain controller, 3 server.
-        suite_mask: Bits of the product's suites.
         attributes: Bits of `DumpAttribute`.
         minidump_fields: Which parts a triage dump has.
         required_space: Bytes the whole dump takes or would have taken.
         comment: Free text of the tool that wrote the dump.
-        system_version: VersionUser, free text.
     """
 
     is_64bit: bool
@@ -234,12 +232,10 @@ class DumpHeader:
     system_time: int | None
     uptime: int | None
     product_type: int | None
-    suite_mask: int | None
     attributes: DumpAttribute | None
     minidump_fields: int | None
     required_space: int | None
     comment: str
-    system_version: str
 
     @property
     def encrypted(self) -> bool:
@@ -257,7 +253,6 @@ class DumpHeader:
 _OFFSETS = {
     "machine": (0x20, 0x30),
     "parameters": (0x2C, 0x40),
-    "version_user": (0x3C, 0x60),
     "debugger_data": (0x60, 0x80),
     "memory": (0x64, 0x88),
     "dump_type": (0xF88, 0xF98),
@@ -342,12 +337,10 @@ def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
         system_time=raw.find(at["system_time"], 8),
         uptime=raw.find(at["uptime"], 8),
         product_type=raw.find(at["product_type"], 4),
-        suite_mask=raw.find(at["product_type"] + 4, 4),
         attributes=_parse_attributes(raw.find(at["attributes"], 4)),
         minidump_fields=raw.find(at["minidump_fields"], 4),
         required_space=raw.find(at["required_space"], 8),
         comment=raw.text(at["comment"], 128),
-        system_version=raw.text(at["version_user"], 32),
     )
 
 

@@ -79,7 +79,6 @@ class Triage:
         driver_list_offset: First driver entry.
         driver_count: Drivers listed, at most 10,000.
         driver_stride: Bytes from one entry to the next.
-        string_pool_offset: Names.
         unloaded_offset: List of unloaded drivers; 0 if there is none.
         debugger_data_offset: Copy of the kernel's debugger data; 0 if there is none.
         stack: Address, offset and size of the call stack.
@@ -96,7 +95,6 @@ class Triage:
     driver_list_offset: int
     driver_count: int
     driver_stride: int
-    string_pool_offset: int
     unloaded_offset: int
     debugger_data_offset: int
     debugger_data_size: int
@@ -189,7 +187,6 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         driver_list_offset=list_offset,
         driver_count=count,
         driver_stride=_find_stride(view, header, list_offset, words[13], pool_offset),
-        string_pool_offset=pool_offset,
         unloaded_offset=words[6],
         debugger_data_offset=tail[3],
         debugger_data_size=tail[4],

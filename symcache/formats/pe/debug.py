@@ -28,7 +28,6 @@ __all__ = [
     "Rsds",
     "parse_code_view",
     "parse_debug_directory",
-    "parse_elf_build_id",
 ]
 
 
@@ -216,15 +215,6 @@ def parse_code_view(record: bytes, *, at: int = 0, needs_nul: bool = True) -> Co
         path = _parse_path(record, 16, at=at, needs_nul=needs_nul)
         return Nb10(int.from_bytes(record[8:12], "little"), int.from_bytes(record[12:16], "little"), path)
     return None
-
-
-def parse_elf_build_id(record: bytes) -> bytes | None:
-    """Return the ELF build id that a minidump's module record holds; None if it is another record or empty.
-
-    Layout: ``LEpB``, then the id to the end of the record.
-    Source: google/breakpad minidump_format.h, MDCVInfoELF.
-    """
-    return (record[4:] or None) if record[:4] == b"LEpB" else None
 
 
 def _check_fixed_part(record: bytes, length: int, at: int) -> None:
