@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["ByteView", "BytesView", "FileView", "PartView", "read_in_parts"]
+__all__ = ["ByteView", "BytesView", "FileView", "PartView", "parse_uint", "read_in_parts"]
 
 
 class ByteView(Protocol):
@@ -116,6 +116,11 @@ class PartView:
         """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
         _check_range(offset, length, self._size)
         return self._whole.read(self._start + offset, length)
+
+
+def parse_uint(data: bytes, offset: int, width: int) -> int:
+    """Return the unsigned little-endian number of *width* bytes at *offset* in *data*."""
+    return int.from_bytes(data[offset : offset + width], "little")
 
 
 def read_in_parts(read_some: Callable[[int, int], bytes], offset: int, length: int) -> bytes:

@@ -46,7 +46,7 @@ class SessionModule:
         code_bytes: Length of the image's code.
         symbols_bytes: Length of what makes the PDB large.
         is_published: Whether a server has image and PDB.
-        is_paged_out: Only the image's headers were in memory at the crash, and no copy of the file is at hand: its PDB
+        is_paged_out: Only the image's headers were in memory at the crash, and there is no copy of the file: its PDB
             cannot be named without asking for the image.
     """
 

@@ -1,4 +1,4 @@
-"""A symbol server on loopback with the manners of Microsoft's.
+"""A symbol server on loopback that behaves like Microsoft's.
 
 Source: what msdl.microsoft.com was seen to do: 302 to a blob store whose URL is signed and expires, 404 without a body
 for what it lacks, ranges on the blob, no cabinets, no regard to letter case.

@@ -164,9 +164,9 @@ def expand(cabinet: Cabinet, member: CabinetMember, *, limit_bytes: int) -> Iter
 
 
 def _expand_fast(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> Iterator[bytes]:
-    """Let libarchive do what it can and *decode* the rest, so that whether and why to refuse is not libarchive's say.
+    """Expand with libarchive as far as it goes and with *decode* from there, which alone decides what is refused.
 
-    It gets no block without a checksum, as it misses some of the damage that *decode* would refuse.
+    libarchive gets no block without a checksum, because it misses some of the damage that *decode* refuses.
     """
     folder = cabinet.folders[member.folder]
     checked = itertools.takewhile(lambda block: block.has_checksum, _blocks(cabinet, folder))

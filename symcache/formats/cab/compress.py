@@ -30,7 +30,7 @@ cabinet must stay under 2 GiB, because Microsoft's readers keep its size in a si
 
 
 def write_cabinet(source: BinaryIO, target: BinaryIO, *, name: str, level: int = 6) -> int:
-    """Compress *source*, to its end, into a cabinet at the place where *target* stands; return its size in bytes.
+    """Compress *source*, to its end, into a cabinet at the current position of *target*; return its size in bytes.
 
     Memory does not grow with *source*. The cabinet depends on its arguments alone, not on the clock.
 

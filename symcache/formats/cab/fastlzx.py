@@ -1,4 +1,4 @@
-"""LZX through libarchive, ten to thirty times as fast as `LzxDecoder`, for whom the extra ``libarchive`` is installed.
+"""LZX through libarchive, ten to thirty times as fast as `LzxDecoder`, where the extra ``libarchive`` is installed.
 
 libarchive reads whole cabinets only, so it is given one with a single folder, block by block. It is less strict about
 damage than `LzxDecoder`: the caller passes on only blocks whose checksum it has verified.

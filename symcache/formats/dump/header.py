@@ -128,7 +128,7 @@ _KNOWN_ATTRIBUTES = 0x3FF
 
 
 class DumpType(IntEnum):
-    """Numbers a header gives for what follows it.
+    """Kinds of dumps, by the number in the header.
 
     Source: Windows SDK mindumpdef.h (1 to 7); kdmp-parser (8 to 10, written by dbgeng since about 2022).
     """

@@ -9,6 +9,7 @@ from symcache.errors import InputError, UnknownFormat
 from symcache.formats.dump.header import Machine
 from symcache.formats.dump.modules import KLDR32, KLDR64, read_pointer
 from symcache.formats.dump.paging import ARM64, PAE, X64, X64_LA57, X86, AddressSpace, PageTables
+from symcache.formats.view import parse_uint
 
 if TYPE_CHECKING:
     from symcache.formats.dump.header import DumpHeader
@@ -67,14 +68,14 @@ def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | Non
     """
     if data[0x10:0x14] != _TAG:
         return None
-    size = int.from_bytes(data[0x14:0x18], "little")
+    size = parse_uint(data, 0x14, 4)
     data = data[: max(size, 0x18)]
 
     def pointer(offset: int) -> int:
-        return int.from_bytes(data[offset : offset + pointer_size], "little") if offset + 8 <= len(data) else 0
+        return parse_uint(data, offset, pointer_size) if offset + 8 <= len(data) else 0
 
     def half(offset: int) -> int:
-        return int.from_bytes(data[offset : offset + 2], "little") if offset + 2 <= len(data) else 0
+        return parse_uint(data, offset, 2) if offset + 2 <= len(data) else 0
 
     return DebuggerData(
         kernel_base_va=pointer(0x18),

@@ -146,7 +146,7 @@ _PROBED_PROCESSES = 24
 _PROCESS_OBJECT = 3
 
 # Source: volatility's types, made from public symbols: XP SP2, 7 SP1 and 10 (15063) for x86; 7 SP1, 8.1 and 10 (19041)
-# for x64. Neighbouring builds share these; each is tried on the dump's memory before it is believed.
+# for x64. Neighbouring builds share these; each is tried on the dump's memory before it is used.
 _KNOWN: dict[int, tuple[KernelLayout, ...]] = {
     4: (
         KernelLayout(links=0x88, image_file_name=0x174, peb=0x1B0, directory_table_base=0x18),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput
 from symcache.formats.dump.kernel import DEBUGGER_DATA_SIZE, parse_debugger_data
 from symcache.formats.dump.modules import find_place_problem, parse_unloaded_drivers
-from symcache.formats.view import read_in_parts
+from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,20 +114,16 @@ class Triage:
         for index in range(self.driver_count):
             at = self.driver_list_offset + index * self.driver_stride
             raw = view.read(at, layout.end)
-
-            def number(offset: int, width: int, raw: bytes = raw) -> int:
-                return int.from_bytes(raw[offset : offset + width], "little")
-
-            base, size = number(layout.base, self.pointer_size), number(layout.size_of_image, 4)
-            path, problem = _read_name(view, number(0, 4))
+            base, size = _parse_place(raw, layout, self.pointer_size)
+            path, problem = _read_name(view, parse_uint(raw, 0, 4))
             yield TriageDriver(
                 at=at,
                 path=path,
                 path_problem=problem,
                 base=base,
                 size_of_image=size,
-                checksum=number(layout.checksum, 4),
-                timestamp=number(layout.timestamp, 4),
+                checksum=parse_uint(raw, layout.checksum, 4),
+                timestamp=parse_uint(raw, layout.timestamp, 4),
                 problem=find_place_problem(base, size, 1 << (8 * self.pointer_size - 1)),
             )
 
@@ -167,7 +163,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         raise TruncatedInput("the triage dump ends before its table of contents", offset=view.size)
     raw = view.read(at, min(size, available)).ljust(size, b"\0")
     words = struct.unpack_from("<18I", raw)
-    top_of_stack = int.from_bytes(raw[0x48 : 0x50 if wide else 0x4C], "little")
+    top_of_stack = parse_uint(raw, 0x48, 8 if wide else 4)
     tail = struct.unpack_from("<Q6I", raw, 0x60) if wide else struct.unpack_from("<7I", raw, 0x4C)
     pointer_size = 8 if wide else 4
     list_offset, count, pool_offset = words[12], words[13], words[14]
@@ -228,11 +224,14 @@ def _is_driver(view: ByteView, header: DumpHeader, at: int, layout: _Entry) -> b
     """Say whether a driver entry can lie at *at*; true past the end of the file, which tells nothing."""
     if at + layout.end > view.size:
         return True
-    raw = view.read(at, layout.end)
     width = 8 if header.is_64bit else 4
-    base = int.from_bytes(raw[layout.base : layout.base + width], "little")
-    size = int.from_bytes(raw[layout.size_of_image : layout.size_of_image + 4], "little")
+    base, size = _parse_place(view.read(at, layout.end), layout, width)
     return find_place_problem(base, size, 1 << (8 * width - 1)) is None
+
+
+def _parse_place(entry: bytes, layout: _Entry, pointer_size: int) -> tuple[int, int]:
+    """Return base and size of a driver."""
+    return parse_uint(entry, layout.base, pointer_size), parse_uint(entry, layout.size_of_image, 4)
 
 
 def _read_name(view: ByteView, offset: int) -> tuple[str | None, str | None]:
@@ -241,7 +240,7 @@ def _read_name(view: ByteView, offset: int) -> tuple[str | None, str | None]:
     Layout: DUMP_STRING, count of UTF-16 units u32 without the NUL, the units, NUL.
     """
     try:
-        units = int.from_bytes(view.read(offset, 4), "little")
+        units = parse_uint(view.read(offset, 4), 0, 4)
         if not 0 < units <= _LONGEST_NAME_UNITS:
             return None, f"its name has {units} characters"
         return view.read(offset + 4, 2 * units).decode("utf-16-le", "replace").partition("\0")[0] or None, None

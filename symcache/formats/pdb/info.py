@@ -68,7 +68,7 @@ def parse_pdb2(view: ByteView) -> Pdb2:
     Layout: magic (44), page size u32 at 0x2C, free map u16, page count u16 at 0x32, root size u32 at 0x34, then
     the numbers of the root's pages u16 each at 0x3C. Root: stream count u16, reserved u16, {size u32, reserved u32}
     each, then the page numbers u16 of each stream. Stream 1: version, signature, age, u32 each.
-    Source: the notes on format 2.00 beside microsoft-pdb; no sample by Microsoft's linker was at hand.
+    Source: the notes on format 2.00 beside microsoft-pdb; checked with no file of Microsoft's linker.
     """
     if view.size < _NUMBERS_AT:
         raise TruncatedInput("the header of a PDB 2.0 ends early", offset=view.size)
