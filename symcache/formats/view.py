@@ -124,7 +124,7 @@ def parse_uint(data: bytes, offset: int, width: int) -> int:
 
 
 def read_in_parts(read_some: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
-    """Return *length* bytes from *offset* of what lies in pieces.
+    """Return *length* bytes from *offset*, collected piece by piece.
 
     Args:
         read_some: Returns at least one byte from an offset, and no more than a length.

@@ -177,7 +177,7 @@ class MachineMemory:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where things lie in virtual memory."""
+    """Virtual addresses."""
 
     kernel: int
     drivers: int

@@ -64,7 +64,7 @@ class PublicSymbol:
 
 @dataclass(frozen=True, slots=True)
 class NativePdbSpec:
-    """What a native PDB is to hold.
+    """The contents of a native PDB.
 
     Attributes:
         guid: Signature.

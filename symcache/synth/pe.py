@@ -49,7 +49,7 @@ class CodeViewPlan:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """What an image is to hold.
+    """The contents of an image.
 
     Attributes:
         timestamp: TimeDateStamp of the file header.

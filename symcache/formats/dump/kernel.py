@@ -198,7 +198,7 @@ def _possible_modes(header: DumpHeader) -> tuple[PagingMode, ...]:
 
 
 def _judge_head(space: AddressSpace, head: int, pointer_size: int) -> int:
-    """Say how much the memory at *head* looks like the head of a list."""
+    """Return how much the memory at *head* looks like the head of a list."""
     if head < space.mode.kernel_start or head % pointer_size:
         return _UNREADABLE
     try:

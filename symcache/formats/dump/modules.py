@@ -192,7 +192,7 @@ class _Links:
             at = following
 
     def _belongs(self, entry: int, which: int) -> bool:
-        """Say whether *entry* is one: the entry after it points back to it, or it is recognised."""
+        """Return whether *entry* is one: the entry after it points back to it, or it is recognised."""
         try:
             following = self.read(entry, which)
             if self._accepts(following) and self.read(following, 1 - which) == entry:
@@ -203,7 +203,7 @@ class _Links:
 
 
 def _join(forward: list[int], backward: list[int]) -> list[int]:
-    """Put what only *backward* has where it stands there: behind the entry it follows, or at the end."""
+    """Insert entries that only *backward* has after the entry that they follow there, or at the end."""
     known = set(forward)
     followers: dict[int | None, list[int]] = {}
     previous: int | None = None
@@ -252,7 +252,7 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
 
 
 def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
-    """Say why no image can lie at *base* and take *size* bytes; None if one can."""
+    """Return why no image can lie at *base* and take *size* bytes; None if one can."""
     if not base or base % 0x1000 or base < kernel_start:
         return f"no image can be loaded at {base:#x}"
     if not 0 < size < _LARGEST_IMAGE_BYTES:

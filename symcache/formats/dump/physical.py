@@ -114,7 +114,7 @@ def read_dump_body(view: ByteView, header: DumpHeader) -> DumpBody:
 
 
 def _sniff(view: ByteView, header: DumpHeader, problem: str) -> DumpBody:
-    """Tell a body by its first bytes."""
+    """Recognise a body by its first bytes."""
     start = view.read(header.size, min(16, view.size - header.size))
     if start[:4] in {b"SDMP", b"FDMP"}:
         return _read_bitmap(view, header)
@@ -135,7 +135,7 @@ def _sniff(view: ByteView, header: DumpHeader, problem: str) -> DumpBody:
 
 
 def _is_triage(view: ByteView, header: DumpHeader) -> bool:
-    """Say whether the word at ValidOffset is ``TRGD``; see `symcache.formats.dump.triage`."""
+    """Return whether the word at ValidOffset is ``TRGD``; see `symcache.formats.dump.triage`."""
     if view.size < header.size + 12:
         return False
     valid_offset = parse_uint(view.read(header.size + 8, 4), 0, 4)

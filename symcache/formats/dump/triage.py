@@ -195,7 +195,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
 
 
 def _incomplete(view: ByteView, size_of_dump: int, valid_offset: int) -> str | None:
-    """Say what is wrong with the mark at the end: a writer that came to its end left ``TRGD`` there."""
+    """Return what is wrong with the mark at the end: a writer that came to its end left ``TRGD`` there."""
     if max(size_of_dump, valid_offset + 4) > view.size:
         return f"the dump is cut short: {view.size} of {max(size_of_dump, valid_offset + 4)} bytes"
     if view.read(valid_offset, 4) != b"TRGD":
@@ -221,7 +221,7 @@ def _find_stride(view: ByteView, header: DumpHeader, list_offset: int, count: in
 
 
 def _is_driver(view: ByteView, header: DumpHeader, at: int, layout: _Entry) -> bool:
-    """Say whether a driver entry can lie at *at*; true past the end of the file, which tells nothing."""
+    """Return whether a driver entry can lie at *at*; true past the end of the file, where it is unknown."""
     if at + layout.end > view.size:
         return True
     width = 8 if header.is_64bit else 4

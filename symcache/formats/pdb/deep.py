@@ -1,4 +1,4 @@
-"""What lies beyond identity: streams, symbols and types of a PDB through pdbparse, and whether its blocks add up.
+"""Streams, symbols and types of a PDB, read with pdbparse, and checks of its block lists.
 
 The one module that knows pdbparse, which is optional: it has no wheels and cannot be installed from Python 3.12 on.
 Of it only what was found to work on real files is called, each call behind checks of our own, because it trusts the
@@ -93,7 +93,7 @@ class _Library:
 
 
 def available() -> bool:
-    """Tell whether pdbparse is installed; it is not imported for that."""
+    """Return whether pdbparse is installed; it is not imported for that."""
     return find_spec("pdbparse") is not None
 
 

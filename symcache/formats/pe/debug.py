@@ -136,7 +136,7 @@ class DebugEntry:
 
 @dataclass(frozen=True, slots=True)
 class CodeViewEntry:
-    """A code view record and what its debug directory entry says of it.
+    """A code view record with what its debug directory entry adds.
 
     Attributes:
         record: The PDB it names.
@@ -356,7 +356,7 @@ class _Collector:
         self._misc_name = self._misc_name or name
 
     def _read_record(self, at: int, size_bytes: int, *, fixed_bytes: int) -> bytes:
-        """Return a record, or if its end is out of reach what lies before that and holds the whole name.
+        """Return a record; if its end cannot be read, its beginning with the whole name.
 
         Compilers pad the name to 260 bytes, so the end of a record may be lost with a page that is not needed.
         """

@@ -34,7 +34,7 @@ _HEADER_FIELDS = tuple(field.name for field in fields(ImageHeader))
 
 
 class Layout(Enum):
-    """How an image lies in its view: the caller must know, the bytes do not tell."""
+    """How an image lies in its view: only the caller knows, it cannot be seen in the bytes."""
 
     DISK = "disk"
     MEMORY = "memory"

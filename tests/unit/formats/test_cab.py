@@ -330,7 +330,7 @@ def seeds() -> list[bytes]:
 
 
 def damaged(count: int, *, rng_seed: int) -> Iterator[bytes]:
-    """Yield *count* damaged copies of each seed; every second one gets its right size, so that the size alone is not what is refused."""
+    """Yield *count* damaged copies of each seed; every second one states its right size."""
     for number, seed in enumerate(seeds()):
         for turn, mutant in enumerate(mutants(seed, count, rng_seed=rng_seed + number, hot=120)):
             yield mutant if turn % 2 else mutant[:8] + struct.pack("<I", len(mutant)) + mutant[12:]
