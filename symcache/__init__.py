@@ -35,8 +35,15 @@ if TYPE_CHECKING:
         parse_index,
     )
     from symcache.inputs.detect import read_input
-    from symcache.inputs.kerneldump import ProcessSelection
-    from symcache.inputs.records import ImageUse, Input, Module, PdbReference, ProcessSummary, Unreadable
+    from symcache.inputs.records import (
+        ImageUse,
+        Input,
+        Module,
+        PdbReference,
+        ProcessSelection,
+        ProcessSummary,
+        Unreadable,
+    )
     from symcache.stores.local.tree import Store
     from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.sympath import SymbolPath, parse_symbol_path
@@ -59,6 +66,7 @@ __all__ = [
     "ImageUse",
     "Input",
     "InputError",
+    "KernelPdbWanted",
     "Key",
     "MalformedInput",
     "Missing",
@@ -116,15 +124,16 @@ _HOMES = {
         "PortablePdbKey",
         "parse_index",
     },
-    "inputs": {
+    "inputs.detect": {"read_input"},
+    "inputs.records": {
         "ImageUse",
         "Input",
+        "KernelPdbWanted",
         "Module",
         "PdbReference",
         "ProcessSelection",
         "ProcessSummary",
         "Unreadable",
-        "read_input",
     },
     "stores.local.tree": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},

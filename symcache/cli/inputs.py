@@ -11,8 +11,7 @@ from symcache.cli.output import count_text, write_line, write_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from symcache.inputs.kerneldump import ProcessSelection
-    from symcache.inputs.records import ProcessSummary
+    from symcache.inputs.records import ProcessSelection, ProcessSummary
 
 __all__ = ["process_options", "select_processes", "write_processes"]
 
@@ -48,7 +47,7 @@ def process_options(command: F) -> F:
 
 def select_processes(processes: Sequence[str], user: bool | None) -> ProcessSelection | None:
     """Return the processes of a kernel dump whose modules are wanted; None for none."""
-    from symcache.inputs.kerneldump import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
+    from symcache.inputs.records import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
 
     if processes:
         return ProcessSelection(tuple(processes))

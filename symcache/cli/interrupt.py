@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     import anyio
 
-__all__ = ["cancelled_by_interrupt"]
+__all__ = ["cancelled_by_interrupt", "interrupted_by_sigterm"]
 
 
 @contextmanager
@@ -25,6 +24,8 @@ def cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import asyncio  # noqa: PLC0415 - it runs already
+
     loop = asyncio.get_running_loop()
     before: dict[int, Any] = {}
 
@@ -39,3 +40,21 @@ def cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
     finally:
         for stopped, handler in before.items():
             signal.signal(stopped, handler)
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM interrupt a body without an event loop as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

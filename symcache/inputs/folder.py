@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
 from symcache.formats.view import ByteView, FileView
-from symcache.inputs.records import Input, InputKind, Module, Record, Unreadable
+from symcache.inputs.records import Input, InputKind, KernelPdbWanted, Module, Record, Unreadable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -46,19 +47,42 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Rec
         threads: How many files may be waited for at once; disks on a network gain most.
     """
     yield Input(str(path), InputKind.FOLDER)
-    waiting: deque[Future[list[Record]]] = deque()
+    waiting: deque[Future[list[Record | _Questioner]]] = deque()
     files = _walk(path)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="symcache-folder")
     try:
         for batch in _batches(files):
             waiting.append(pool.submit(_read_batch, batch, choose))
             if len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
+                yield from _with_questions(waiting.popleft().result(), choose)
         while waiting:
-            yield from waiting.popleft().result()
+            yield from _with_questions(waiting.popleft().result(), choose)
     finally:
         pool.shutdown(cancel_futures=True)
         files.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Questioner:
+    """A file whose reader asks something, so that it is read where the answer comes from."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The end of a file that cannot be read any further."""
+
+    reason: Unreadable
+
+
+def _with_questions(records: list[Record | _Questioner], choose: Choose) -> Iterator[Record]:
+    for record in records:
+        if isinstance(record, _Questioner):
+            for found in _read_records(record.path, choose):
+                yield found.reason if isinstance(found, _Failure) else found
+        else:
+            yield record
 
 
 def _walk(root: Path) -> Generator[str | Unreadable, None, None]:
@@ -114,25 +138,40 @@ def _batches(files: Iterator[str | Unreadable]) -> Iterator[list[str | Unreadabl
         yield batch
 
 
-def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[Record]:
-    records: list[Record] = []
+def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[Record | _Questioner]:
+    records: list[Record | _Questioner] = []
     for file in batch:
-        records.extend([file] if isinstance(file, Unreadable) else _read_file(file, choose))
+        if isinstance(file, Unreadable):
+            records.append(file)
+        else:
+            records.extend(_read_file(file, choose))
     return records
 
 
-def _read_file(path: str, choose: Choose) -> list[Record]:
+def _read_file(path: str, choose: Choose) -> Sequence[Record | _Questioner]:
     """Return the modules of one file; one that cannot be read is one record, whatever it gave before."""
+    records: list[Record] = []
+    for record in _read_records(path, choose):
+        if isinstance(record, KernelPdbWanted):
+            return [_Questioner(path)]
+        if isinstance(record, _Failure):
+            return [record.reason]
+        records.append(record)
+    return records
+
+
+def _read_records(path: str, choose: Choose) -> Iterator[Record | _Failure]:
     try:
         with FileView(path) as view:
             read = choose(view.read(0, min(view.size, _START_BYTES)))
-            if read is None:
-                return []
-            return [record for record in read(view, path) if isinstance(record, Module | Unreadable)]
+            if read is not None:
+                for record in read(view, path):
+                    if isinstance(record, Module | Unreadable | KernelPdbWanted):
+                        yield record
     except InputError as error:
-        return [Unreadable(path, error.problem, error.offset)]
+        yield _Failure(Unreadable(path, error.problem, error.offset))
     except OSError as error:
-        return [_unreadable(path, error)]
+        yield _Failure(_unreadable(path, error))
 
 
 def _unreadable(path: str, error: OSError) -> Unreadable:

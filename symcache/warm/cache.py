@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
-from symcache.inputs.kerneldump import OF_COMPLETE_DUMPS
+from symcache.inputs.records import OF_COMPLETE_DUMPS
 from symcache.stores.source import SymbolSource
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.identity import Key
-    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import ProcessSelection
     from symcache.stores.results import Outcome
     from symcache.warm.report import Report
 

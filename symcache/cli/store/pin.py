@@ -16,7 +16,7 @@ from symcache.upkeep.pins import Pins
 if TYPE_CHECKING:
     from symcache.cli.needs import Needs
     from symcache.config import Config
-    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import ProcessSelection
     from symcache.stores.local.tree import Store
 
 __all__ = ["PINS_HELP", "command", "exit_code", "needed_pins", "pins_of", "write_pins"]

@@ -63,7 +63,7 @@ class Mszip:
 
 @dataclass(frozen=True, slots=True)
 class Lzx:
-    """LZX; see `symcache.synth.lzx.lzx_frames`."""
+    """LZX; see `lzx_frames`."""
 
     window_bits: int = 18
     kinds: Sequence[BlockKind] = ("verbatim",)

@@ -20,8 +20,16 @@ from symcache.errors import InputError, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, PdbKey
 from symcache.inputs.detect import InputOptions, detect, open_inputs, read_input
-from symcache.inputs.kerneldump import OF_COMPLETE_DUMPS, ProcessSelection
-from symcache.inputs.records import Input, InputKind, Module, ProcessSummary, Record, Unreadable
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    Input,
+    InputKind,
+    Module,
+    ProcessSelection,
+    ProcessSummary,
+    Record,
+    Unreadable,
+)
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pdb import NativePdbSpec, make_pdb

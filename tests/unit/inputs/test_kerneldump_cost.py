@@ -19,8 +19,8 @@ from support.synth.triagedump import TriagePlan, triage_bytes
 from support.views import CountingView as CountedView
 
 from symcache.formats.view import BytesView, FileView
-from symcache.inputs.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.inputs.records import Module, Unreadable
+from symcache.inputs.kerneldump import read_kernel_dump
+from symcache.inputs.records import Module, ProcessSelection, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
 from symcache.synth.kernelmemory import ProcessPlan, build_machine
 from symcache.synth.pagetables import Paging

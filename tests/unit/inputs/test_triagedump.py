@@ -11,8 +11,8 @@ from support.synth.triagedump import TriagePlan, triage_bytes
 
 from symcache.errors import InputError, TruncatedInput
 from symcache.formats.view import BytesView, FileView
-from symcache.inputs.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.inputs.records import ImageUse, Input, InputKind, Module, Unreadable
+from symcache.inputs.kerneldump import read_kernel_dump
+from symcache.inputs.records import ImageUse, Input, InputKind, Module, ProcessSelection, Unreadable
 from symcache.synth.kernelmemory import MachineMemory, build_machine
 from symcache.synth.pagetables import Paging
 

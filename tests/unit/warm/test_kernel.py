@@ -10,13 +10,12 @@ from support.kernels import kernel_plan
 from symcache.config import Config, load_config
 from symcache.identity import PdbKey, parse_index
 from symcache.inputs.detect import InputOptions, read_input
-from symcache.inputs.kerneldump import ProcessSelection
-from symcache.inputs.records import Module, Unreadable
+from symcache.inputs.records import Module, ProcessSelection, Unreadable
+from symcache.inputs.usermodules import read_kernel_layout
 from symcache.stores.source import SymbolSource
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import EprocessPlan, build_machine
 from symcache.synth.pdb import NativePdbSpec, StructureLayout, make_pdb
-from symcache.warm.kernel import read_kernel_layout
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
 
