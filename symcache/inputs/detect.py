@@ -246,7 +246,7 @@ def _kind_of(head: bytes) -> InputKind | None:
 
 
 def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.dump.foreign import find_other_dump  # noqa: PLC0415
+    from symcache.formats.dump.unsupported import find_other_dump  # noqa: PLC0415
     from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
 
     if other := find_other_dump(head):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.stores import APP, IMAGE, PUBLIC, StoreShell, write_build
+from support.synth.pe import plan_image
 
 from symcache.identity import ImageKey
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.synth.pe import plan_image
 from support.wire import closed_port
 
 from symcache import Failed, Fetched, ImageKey, MalformedInput, Missing, PdbKey, Present, SymbolCache, SymbolPathError
 from symcache.config import load_config
 from symcache.events import Settled
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
