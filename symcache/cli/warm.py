@@ -102,7 +102,7 @@ def run_warm(
                     is_done = run.begin(records)
             except KeyboardInterrupt:
                 return run.report(is_interrupted=True)
-            if is_done:
+            if is_done and config.network.ca_file is None:  # a file that cannot be used is said in any case
                 return run.report()
             import anyio  # noqa: PLC0415 - what is there already needs no event loop
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import ConfigError, StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted, ignore
-from symcache.formats.glance import glance_at_image, glance_at_pdb
 from symcache.identity import ImageKey, PdbKey, Tier, fold, published_keys
 from symcache.stores.folder import PlainFolder, local_path
 from symcache.stores.local.tree import OWN_FOLDER, Form, Store, as_store_error
@@ -230,6 +229,7 @@ class DiskSource:
         self.config = config
         self._observer = observer
         self._stores: dict[Path, Store] = {}
+        self._logged: dict[Path, None] = {}
         self._access: dict[Path, AccessLog] = {}
         self._excluded = tuple(map(fold, config.exclusions.names))
         opened = [self._open_chain(element) for element in chains(config.symbol_path, config.store.folder)]
@@ -289,7 +289,7 @@ class DiskSource:
             yield from (None for _ in keys)
             return
         path_of = store.path_teller()
-        access = None if for_debugger else self._access.get(store.root)
+        access = None if for_debugger or store.root not in self._logged else self._access_of(store.root)
         for key in keys:
             name = published_keys(key)[0] if for_debugger and type(key) is ImageKey else key
             path = path_of(name)
@@ -342,17 +342,22 @@ class DiskSource:
 
     def _note_use(self, key: Key, path: Path) -> None:
         """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
-        for root, access in self._access.items():
+        for root in self._logged:
             if path.is_relative_to(root):
-                access.touch_later(key)
+                self._access_of(root).touch_later(key)
                 return
+
+    def _access_of(self, root: Path) -> AccessLog:
+        if root not in self._access:
+            from symcache.stores.local.access import AccessLog  # noqa: PLC0415 - a check notes no use
+
+            self._access[root] = AccessLog(self._stores[root])
+        return self._access[root]
 
     def _open_chain(self, element: ResolvedElement) -> DiskChain:
         return DiskChain(self._open_places(element), self._chain_settings())
 
     def _open_places(self, element: ResolvedElement) -> list[Place]:
-        from symcache.stores.local.access import AccessLog  # noqa: PLC0415
-
         places = [place for store in element.stores if (place := self._open(store)) is not None]
         if places and not isinstance(places[0], Store):
             # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
@@ -363,7 +368,7 @@ class DiskSource:
         for place in places:
             # One that stands alone, as a share of others, is read and left as it is.
             if isinstance(place, Store) and (len(places) > 1 or (place.root / OWN_FOLDER).is_dir()):
-                self._access.setdefault(place.root, AccessLog(place))
+                self._logged[place.root] = None
         return places
 
     def _open(self, place: ResolvedPlace) -> Place | None:
@@ -433,6 +438,8 @@ def is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> boo
 
 def _size_if_right(path: str, key: Key) -> int | None:
     """Return the length in bytes of the file at *path* if a glance is enough to say that it is what *key* names."""
+    from symcache.formats.glance import glance_at_image, glance_at_pdb  # noqa: PLC0415
+
     if type(key) is PdbKey:
         return glance_at_pdb(path, key.guid.bytes_le, key.age)
     return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
