@@ -212,6 +212,10 @@ class _SeekView:
 
 def _choose(head: bytes, options: InputOptions) -> Reader | None:
     kind = _kind_of(head)
+    if kind is InputKind.IMAGE:
+        from symcache.inputs.image import read_image  # noqa: PLC0415
+
+        return partial(read_image, with_details=False)
     return None if kind is None else options.reader(kind)
 
 

@@ -26,12 +26,13 @@ Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
 Choose: TypeAlias = Callable[[bytes], Reader | None]
 
 _START_BYTES = 64
+_PAGE_BYTES = 4096
 _MOUNT_POINT = 0xA0000003
 
 # A few files cost less than handing them to a thread, so that threads take them by the dozen.
 _FILES_AT_ONCE = 32
 _SORTED_AT_ONCE = 4096
-_PATIENCE_S = 0.01
+_PATIENCE_S = 0.02
 _MOST_OPEN_FOLDERS = 64
 
 
@@ -77,7 +78,7 @@ def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: in
     for batch in batches:
         began_s, began_cpu_s = time.monotonic(), time.thread_time()
         found = _read_batch(batch, choose)
-        is_kept_waiting = time.monotonic() - began_s > 2 * (time.thread_time() - began_cpu_s) + _PATIENCE_S
+        is_kept_waiting = time.monotonic() - began_s > 5 * (time.thread_time() - began_cpu_s) + _PATIENCE_S
         yield found
         if is_kept_waiting:
             break
@@ -185,10 +186,25 @@ def _read_here(path: str, choose: Choose) -> Iterator[Record]:
 
 
 def _read_records(path: str, choose: Choose) -> Iterator[Record]:
-    with FileView(path) as view:
-        read = choose(view.read(0, min(view.size, _START_BYTES)))
+    with FileView(path) as file:
+        view = _Begun(file)
+        read = choose(view.start[:_START_BYTES])
         if read is not None:
             yield from read(view, path)
+
+
+class _Begun:
+    """A file whose first page is at hand: it tells what the file is, and holds the headers of most."""
+
+    def __init__(self, file: FileView) -> None:
+        self._file = file
+        self.size = file.size
+        self.start = file.read(0, min(file.size, _PAGE_BYTES))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if 0 <= offset <= offset + length <= len(self.start):
+            return self.start[offset : offset + length]
+        return self._file.read(offset, length)
 
 
 def _unreadable(path: str, error: OSError) -> Unreadable:

@@ -288,12 +288,18 @@ class DiskSource:
         if not isinstance(store, Store):
             yield from (None for _ in keys)
             return
+        from symcache.formats.glance import glance_at_image, glance_at_pdb  # noqa: PLC0415 - files come by the thousand
+
         path_of = store.path_teller()
         access = None if for_debugger or store.root not in self._logged else self._access_of(store.root)
         for key in keys:
             name = published_keys(key)[0] if for_debugger and type(key) is ImageKey else key
             path = path_of(name)
-            size_bytes = _size_if_right(path, name)
+            size_bytes: int | None = None
+            if type(name) is PdbKey:
+                size_bytes = glance_at_pdb(path, name.guid.bytes_le, name.age)
+            elif type(name) is ImageKey:
+                size_bytes = glance_at_image(path, name.timestamp, name.size_of_image)
             if size_bytes is None:
                 yield None
                 continue
@@ -434,12 +440,3 @@ def _names_of(key: Key) -> tuple[Key, ...]:
 def is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> bool:
     """Return whether *place* is left alone for now, as *why* says by its root."""
     return time.monotonic() < why.get(place.root, 0.0)
-
-
-def _size_if_right(path: str, key: Key) -> int | None:
-    """Return the length in bytes of the file at *path* if a glance is enough to say that it is what *key* names."""
-    from symcache.formats.glance import glance_at_image, glance_at_pdb  # noqa: PLC0415
-
-    if type(key) is PdbKey:
-        return glance_at_pdb(path, key.guid.bytes_le, key.age)
-    return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
