@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from symcache.inputs.records import (
         ImageUse,
         Input,
+        KernelPdbWanted,
         Module,
         PdbReference,
         ProcessSelection,

@@ -159,6 +159,8 @@ def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str
         elif content is not None:
             import shutil  # noqa: PLC0415
 
+            if content.seekable():
+                content.seek(0)
             shutil.copyfileobj(content, file, _COPIED_BYTES)
     return name, copy
 

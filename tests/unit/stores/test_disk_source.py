@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -86,7 +85,7 @@ def test_a_glance_looks_for_a_driver_under_the_name_of_its_file(root: Path, sour
 )
 def test_a_glance_leaves_to_a_look_what_lies_elsewhere(root: Path, source: DiskSource, place: str) -> None:
     put(root, PDB, at=place)
-    if os.path.normcase("A") == "A":
+    if not (root / PDB.index).exists():  # letter case counts on this disk
         assert glance(source, PDB, for_debugger=True) is None
 
 
