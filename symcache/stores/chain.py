@@ -1,273 +1,252 @@
-"""One chain of stores: walked from the bottom-most up; what is found is copied down again and opened there.
+"""One chain of stores: searched from the bottom-most up; a file that is found is copied down and opened there.
 
 What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, using-symsrv.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import to_thread
-
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.formats.pe.image import Image
-from symcache.stores.arrival import NotHereError
-from symcache.stores.disk import ChainSettings, DiskChain, is_passed_over, read_image_file
-from symcache.stores.http.download import NotHere
-from symcache.stores.http.store import HttpStore
-from symcache.stores.local.tree import Form, Store, as_store_error
-from symcache.stores.results import Attempt, Brought, Fetched, Present, attempts_of
+from symcache.stores.arrival import Arrival, Withheld
+from symcache.stores.base import Form, LookUp, Request, copy_file, read_image_file
+from symcache.stores.disk import ChainSettings, DiskChain
+from symcache.stores.results import Attempt, Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TypeAlias
 
+    from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
-    from symcache.stores.arrival import Arrival
-    from symcache.stores.folder import PlainFolder
+    from symcache.stores.base import SymbolStore
     from symcache.stores.local.locks import KeyLock
+    from symcache.stores.local.tree import Store
+    from symcache.stores.threads import Batches
 
-    Place: TypeAlias = Store | PlainFolder | HttpStore
-
-__all__ = ["Chain", "ChainSettings", "read_image_file"]
-
+__all__ = ["Chain", "ChainSettings"]
 
 T = TypeVar("T")
 
 
 class Chain(DiskChain):
-    """The places of one element of a symbol path, walked.
+    """The stores of one element of a symbol path, servers among them.
 
     Args:
-        places: Bottom-most store first; a plain folder or what is behind HTTP last.
+        stores: Bottom-most store first.
         settings: What all chains share.
+        searching: Threads in which files are looked for.
+        publishing: Threads in which files are verified, flushed and published.
     """
 
-    places: tuple[Place, ...]
+    stores: tuple[SymbolStore, ...]
 
-    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[Brought, ...]:
-        """Walk the chain for *key*, alone among all processes that walk it for this key just now.
+    def __init__(
+        self, stores: Sequence[SymbolStore], settings: ChainSettings, *, searching: Batches, publishing: Batches
+    ) -> None:
+        super().__init__(stores, settings)
+        self._searching = searching
+        self._publishing = publishing
+
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[LookUp, ...]:
+        """Search the chain for *key*; of all processes that do so at the same time, one asks the servers.
 
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
 
         Returns:
-            The file, or what each place answered; see `symcache.stores.results.sum_up`.
+            The file, or what each store answered; see `symcache.stores.results.sum_up`.
         """
-        turn = _Turn()
+        request = Request(key, tuple(checksums))
+        search = _Search()
         try:
-            found = await to_thread.run_sync(self._begin, turn, key, checksums)
-            if turn.lock is not None and not turn.lock.is_held:
-                await turn.lock.acquire()
-                found = await to_thread.run_sync(self._look_again, turn, key, checksums)
-            return await self._walk(turn, key, checksums) if found is None else found
+            found = await self._searching.run(lambda: self._begin(search, request))
+            if search.lock is not None and not search.lock.is_held:
+                await search.lock.acquire()
+                found = await self._searching.run(lambda: self._find_plain(search, request))
+            return await self._ask_stores(search, request) if found is None else found
         except StoreError as error:
-            return (Brought(error=error),)
+            return (LookUp(error=error),)
         finally:
-            if turn.lock is not None:
-                turn.lock.release()
+            if search.lock is not None:
+                search.lock.release()
 
-    async def read_image(self, key: ImageKey) -> Image | tuple[Brought, ...]:
-        """Return the headers of *key*'s image, from as little of it as each place allows; nothing is published."""
-        answers: list[Brought] = []
-        for place in self.places:
+    async def read_image(self, key: ImageKey) -> Image | tuple[LookUp, ...]:
+        """Return the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
+        answers: list[LookUp] = []
+        for store in self.stores:
             try:
-                found = await self._read_headers(place, key)
+                answer = await self._read_headers(store, key)
             except StoreError as error:
-                found = Brought(error=error)
-            if isinstance(found, Image):
-                return found
-            answers.append(found)
+                answer = LookUp(error=error)
+            if answer.image is not None:
+                return answer.image
+            answers.append(answer)
         return tuple(answers)
 
-    async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
-        no_plain: NotHere | None = None
-        if isinstance(place, HttpStore):
-            headers = await place.read_headers(key)
-            if isinstance(headers, NotHere):
-                no_plain = headers
-            elif headers is not None:
-                return headers
-        else:
-            stored = await to_thread.run_sync(self._look_for_right, place, key, ())
-            if stored is None:
-                return _lacks(place)
-            if stored.form is Form.PLAIN:
-                return await to_thread.run_sync(read_image_file, stored.path)
-        target = await to_thread.run_sync(self._writable_store)
+    async def _read_headers(self, store: SymbolStore, key: ImageKey) -> LookUp:
+        if self._unreadable.has(store):
+            return _absent(store)
+        try:
+            answer = await store.read_headers(key)
+        except StoreError as error:
+            self._unreadable.add(store, error)
+            return _absent(store)
+        if isinstance(answer, LookUp):
+            return answer
+        target = await self._searching.run(self._writable_store)
         if target is None:
-            return self._cannot_bring()
-        brought, image = await self._try(
-            place, key, (), target, lambda arrival, _: read_image_file(arrival.plain), no_plain, in_passing=True
-        )
-        return brought if image is None else image
+            return self._not_writable()
+        looked_up, image = await self._fetch_from(store, answer, target, lambda arrival: read_image_file(arrival.plain))
+        return looked_up if image is None else replace(looked_up, image=image)
 
-    def _begin(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...] | None:
-        """Look for what needs no walk, and take the turn for one unless somebody else has it."""
-        target = self._target(key)
+    def _begin(self, search: _Search, request: Request) -> Present | tuple[LookUp, ...] | None:
+        """Look for what needs no server, and lock the key unless another process has."""
+        target = self._target(request.key)
         if target is None:
-            return self._open_in_place(key, checksums)
-        turn.target = target
-        turn.lock = target.lock(key)
-        return self._look_again(turn, key, checksums) if turn.lock.try_acquire() else None
+            return self._open_in_place(request)
+        search.target = target
+        search.lock = target.lock(request.key)
+        return self._find_plain(search, request) if search.lock.try_acquire() else None
 
-    def _look_again(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | None:
-        """Look into the stores that come before all copying: where files are opened from, and those left of it."""
-        for place in self.places:
-            stored = self._look_for_right(place, key, checksums)
+    def _find_plain(self, search: _Search, request: Request) -> Present | None:
+        """Look into the store that files are opened from, and those left of it."""
+        for store in self.stores:
+            stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
                 return Present(stored.path, stored.size_bytes)
-            if place is turn.target:
-                turn.is_packed = stored is not None
+            if store is search.target:
+                search.is_packed = stored is not None
                 break
         return None
 
-    async def _walk(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Fetched | tuple[Brought, ...]:
-        target = turn.target
+    async def _ask_stores(self, search: _Search, request: Request) -> Fetched | tuple[LookUp, ...]:
+        target = search.target
         assert target is not None
-        answers: list[Brought] = []
-        for at, place in list(enumerate(self.places))[self.places.index(target) :]:
-            if place is target and not turn.is_packed:
+        answers: list[LookUp] = []
+        first = self.stores.index(target)
+        for at, store in enumerate(self.stores[first:], first):
+            if store is target and not search.is_packed:
                 continue
-            finish = partial(self._publish, at, key, target)
+
+            def publish(arrival: Arrival, at: int = at, origin: str = store.name) -> Fetched:
+                return self._publish(at, request.key, target, arrival, origin)
+
             try:
-                brought, fetched = await self._try(place, key, checksums, target, finish)
+                looked_up, fetched = await self._fetch_from(store, request, target, publish)
             except StoreError as error:
-                return (*answers, Brought(error=error))
-            answers.append(brought)
+                return (*answers, LookUp(error=error))
+            answers.append(looked_up)
             if fetched is not None:
-                self._forget_misses(key)
+                for each in self.stores:
+                    each.forget_absent(request.key)
                 return replace(fetched, attempts=attempts_of(answers))
         return tuple(answers)
 
-    async def _try(
-        self,
-        place: Place,
-        key: Key,
-        checksums: Sequence[str],
-        target: Store,
-        finish: Callable[[Arrival, str], T],
-        no_plain: NotHere | None = None,
-        *,
-        in_passing: bool = False,
-    ) -> tuple[Brought, T | None]:
-        """Ask *place*, and let *finish* have what arrived if it is right; return the answer and what came of it.
+    async def _fetch_from(
+        self, store: SymbolStore, request: Request, target: Store, finish: Callable[[Arrival], T]
+    ) -> tuple[LookUp, T | None]:
+        """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
-        *no_plain* is its answer to who asked for the plain file a moment ago. With *in_passing* nobody wants the file
-        itself.
+        Raises:
+            StoreError: *target* cannot be written.
         """
+        if self._unreadable.has(store):
+            return _absent(store), None
         scratch = target.scratch()
         try:
-            if isinstance(place, HttpStore):
-                brought = await place.bring(key, scratch, checksums=checksums, no_plain=no_plain, in_passing=in_passing)
-            else:
-                brought = await to_thread.run_sync(self._copy_from, place, key, scratch)
-            if brought.form is None:
-                return brought, None
+            if store.is_on_disk and await self._searching.run(lambda: self._find(store, request.key)) is None:
+                return _absent(store), None
+            looked_up = await store.fetch(request, scratch)
+            if looked_up.form is None:
+                return looked_up, None
+            form = looked_up.form
 
-            def settle(form: Form) -> T:
-                arrival = self._examine(scratch, form, key, checksums, place.name, target.scratch)
+            def settle() -> T | Withheld:
+                arrival = self._examine(scratch, form, request, store.name, target.scratch)
+                if isinstance(arrival, Withheld):
+                    return arrival
                 try:
-                    return finish(arrival, place.name)
+                    return finish(arrival)
                 finally:
-                    arrival.plain.unlink(missing_ok=True)
+                    if arrival.cabinet is not None:
+                        arrival.plain.unlink(missing_ok=True)
 
             try:
-                return brought, await to_thread.run_sync(settle, brought.form)
-            except NotHereError as error:
-                if isinstance(place, HttpStore):
-                    place.remember_miss(key, str(error), in_passing=in_passing)
-                return brought.but(str(error)), None
+                settled = await self._publishing.run(settle)
             except (WrongContent, UpstreamRefused) as error:
-                return brought.but(error.problem, error), None
+                return looked_up.turned_out(error.problem, error), None
+            if isinstance(settled, Withheld):
+                store.remember_absent(request, settled.message)
+                return looked_up.turned_out(settled.message), None
+            return looked_up, settled
         finally:
             scratch.unlink(missing_ok=True)
 
     def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str) -> Fetched:
-        """Publish into every store before place number *at*, right to left.
+        """Publish into every store before store number *at*, right to left.
 
         What came compressed stays compressed in the stores between; the one that files are opened from gets it plain.
         """
         source, form = (arrival.plain, Form.PLAIN) if arrival.cabinet is None else (arrival.cabinet, Form.COMPRESSED)
-        for store in reversed(self.places[:at]):
-            if not isinstance(store, Store) or store is target or is_passed_over(store, self._unwritable):
+        for each in reversed(self.stores[:at]):
+            store = each.local
+            if store is None or store is target or self._unwritable.has(store):
                 continue
             try:
                 _copy_in(store, source, key, form, durable=self._settings.durable)
             except StoreError as error:
-                self._pass_over(store, self._unwritable, error)
-        size_bytes = arrival.plain.stat().st_size
+                self._unwritable.add(store, error)
         path = target.publish(arrival.plain, key, durable=self._settings.durable)
-        return Fetched(path, size_bytes, origin, note=arrival.note)
+        return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
-    def _copy_from(self, place: Store | PlainFolder, key: Key, scratch: Path) -> Brought:
-        stored = self._look(place, key)
-        if stored is None:
-            return _lacks(place)
-        try:
-            with stored.path.open("rb"):
-                pass
-        except OSError as error:
-            said = as_store_error(error, stored.path)
-            return Brought(attempts=(Attempt(place.name, f"cannot be read: {said.problem}"),), error=said)
-        _copy(stored.path, scratch)
-        return Brought(stored.form, (Attempt(place.name, "found"),))
-
-    def _open_in_place(self, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...]:
-        """Walk a chain in which nothing is copied: files are opened where they lie."""
-        answers: list[Brought] = []
-        for place in self.places:
-            stored = self._look_for_right(place, key, checksums)
+    def _open_in_place(self, request: Request) -> Present | tuple[LookUp, ...]:
+        """Search a chain in which nothing is copied: files are opened where they lie."""
+        answers: list[LookUp] = []
+        for store in self.stores:
+            stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
                 return Present(stored.path, stored.size_bytes)
-            answers.append(
-                _lacks(place) if stored is None and not isinstance(place, HttpStore) else self._cannot_bring()
-            )
+            answers.append(_absent(store) if stored is None and store.is_on_disk else self._not_writable())
         return tuple(answers)
 
-    def _cannot_bring(self) -> Brought:
-        root = next((place.root for place in self.places if not isinstance(place, HttpStore)), Path())
-        return Brought(error=StoreError("no store of this chain can be written, so nothing is brought", path=root))
+    def _not_writable(self) -> LookUp:
+        folder = next((store.name for store in self.stores if store.is_on_disk), "")
+        return LookUp(
+            error=StoreError("no writable store in this symbol path; nothing was downloaded", path=Path(folder))
+        )
 
     def _target(self, key: Key) -> Store | None:
         """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
-        if len(self.places) == 1:
-            place = self.places[0]
-            stored = None if isinstance(place, HttpStore) else self._look(place, key)
+        if len(self.stores) == 1:
+            stored = self._find(self.stores[0], key)
             if stored is None or stored.form is Form.PLAIN:
                 return None
         return self._writable_store()
 
     def _writable_store(self) -> Store | None:
         """Return the store that files are opened from: the first that can be written."""
-        for store in self.places:
-            if isinstance(store, Store) and not is_passed_over(store, self._unwritable):
+        for each in self.stores:
+            store = each.local
+            if store is not None and not self._unwritable.has(store):
                 try:
                     store.scratch()
                 except StoreError as error:
-                    self._pass_over(store, self._unwritable, error)
+                    self._unwritable.add(store, error)
                     continue
                 return store
         return None
 
-    def _forget_misses(self, key: Key) -> None:
-        for place in self.places:
-            if isinstance(place, HttpStore):
-                place.forget_miss(key)
-
 
 @dataclass(slots=True)
-class _Turn:
-    """One walk's claim to a key.
+class _Search:
+    """One search of the chain for a key.
 
     Attributes:
         target: Where the file is to be opened from; None where nothing is copied.
-        lock: Keeps other processes from walking for the key; held or not.
+        lock: Keeps other processes from asking for the key; held or not.
         is_packed: *target* has a cabinet or a pointer file.
     """
 
@@ -276,21 +255,14 @@ class _Turn:
     is_packed: bool = False
 
 
-def _lacks(place: Store | PlainFolder) -> Brought:
-    return Brought(attempts=(Attempt(place.name, "not there"),))
+def _absent(store: SymbolStore) -> LookUp:
+    return LookUp((Attempt(store.name, "not there"),))
 
 
 def _copy_in(store: Store, source: Path, key: Key, form: Form, *, durable: bool) -> None:
     scratch = store.scratch()
     try:
-        _copy(source, scratch)
+        copy_file(source, scratch)
         store.publish(scratch, key, form=form, durable=durable)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _copy(source: Path, scratch: Path) -> None:
-    try:
-        shutil.copyfile(source, scratch)
-    except OSError as error:
-        raise as_store_error(error, scratch) from error

@@ -10,33 +10,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import ConfigError, StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted, ignore
-from symcache.identity import ImageKey, PdbKey, Tier, fold, published_keys
+from symcache.identity import ImageKey, Tier, fold, published_keys
+from symcache.stores.base import Form, Request, copy_file, read_image_file, size_if_right
 from symcache.stores.folder import PlainFolder, local_path
-from symcache.stores.local.tree import OWN_FOLDER, Form, Store, as_store_error
+from symcache.stores.local.atomic import as_store_error
+from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.tree import Store
 from symcache.stores.results import Present
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.arrival import Arrival
-    from symcache.stores.http.store import HttpStore
+    from symcache.stores.arrival import Arrival, Withheld
+    from symcache.stores.base import Searchable, Stored
     from symcache.stores.local.access import AccessLog
-    from symcache.stores.local.tree import Stored
     from symcache.sympath import ResolvedElement, ResolvedPlace
 
-    Place: TypeAlias = Store | PlainFolder | HttpStore | HttpPlace
+__all__ = ["ChainSettings", "DiskChain", "DiskSource"]
 
-__all__ = ["ChainSettings", "DiskChain", "DiskSource", "is_passed_over", "read_image_file"]
 
+T = TypeVar("T", bound="Searchable")
 
 # Long beside a run from the command line; a server finds a share again that was away.
 _PASSED_OVER_S = 300.0
@@ -47,7 +49,7 @@ class ChainSettings:
     """What all chains of a symbol path share.
 
     Attributes:
-        observer: Told about stores that are passed over, from whichever thread finds out.
+        observer: Told about stores that are passed over, from any thread.
         largest_bytes: A file that expands to more is refused.
         durable: Bring a file to the disk before its name shows.
         follow: Returns the file that a pointer's target names; None where it may not be followed.
@@ -60,77 +62,72 @@ class ChainSettings:
 
 
 class DiskChain:
-    """The places of one element of a symbol path, of which those on disk are looked into.
+    """The stores of one element of a symbol path, of which those on disk are searched.
 
     Args:
-        places: Bottom-most store first, which is on disk; a plain folder or what is behind HTTP last.
+        stores: Bottom-most store first.
         settings: What all chains share.
     """
 
-    def __init__(self, places: Sequence[Place], settings: ChainSettings) -> None:
-        self.places = tuple(places)
+    def __init__(self, stores: Sequence[Searchable], settings: ChainSettings) -> None:
+        self.stores = tuple(stores)
         self._settings = settings
-        # Until when, by the clock of time.monotonic, a store is passed over.
-        self._unreadable: dict[Path, float] = {}
-        self._unwritable: dict[Path, float] = {}
+        self._unreadable = PassedOver("read", settings.observer)
+        self._unwritable = PassedOver("written", settings.observer)
 
     @property
     def downstream_stores(self) -> tuple[Store, ...]:
         """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
-        return tuple(place for place in self.places if isinstance(place, Store)) if len(self.places) > 1 else ()
-
-    @property
-    def disk_places(self) -> tuple[Store | PlainFolder, ...]:
-        """The places on disk, in order."""
-        return tuple(place for place in self.places if isinstance(place, Store | PlainFolder))
+        return tuple(store.local for store in self.stores if store.local is not None) if len(self.stores) > 1 else ()
 
     def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
-        """Return the plain file that the chain's first place holds for *key*; no network.
+        """Return the plain file that the chain's first store holds for *key*; no network.
 
         A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
         """
-        stored = self._look_for_right(self.places[0], key, checksums)
+        stored = self._find_right(self.stores[0], key, checksums)
         return stored if stored is not None and stored.form is Form.PLAIN else None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any place on disk and in any form.
+        """Return what a debugger would open for *key* without a network, from any store on disk and in any form.
 
         Raises:
             StoreError: There is no room to expand it.
         """
-        for place in self.places:
-            with self._opened(place, key, checksums) as (stored, plain):
+        for store in self.stores:
+            with self._opened(store, key, checksums) as (stored, plain):
                 if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(place, stored))
+                    return Present(stored.path, stored.size_bytes, self._detour(store, stored))
         return None
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet.
+        """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet.
 
         Raises:
             StoreError: There is no room to expand it.
         """
-        for place in self.places:
-            with self._opened(place, key, ()) as (_, plain):
+        for store in self.stores:
+            with self._opened(store, key, ()) as (_, plain):
                 if plain is not None:
                     return read_image_file(plain)
         return None
 
     @contextmanager
-    def _opened(self, place: Place, key: Key, checksums: Sequence[str]) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to.
+    def _opened(
+        self, store: Searchable, key: Key, checksums: Sequence[str]
+    ) -> Iterator[tuple[Stored | None, Path | None]]:
+        """Lend what *store* holds on disk for *key*, and the plain and right file that it is or leads to.
 
         Raises:
             StoreError: There is no room to expand it.
         """
-        stored = self._look_for_right(place, key, checksums)
-        if stored is None or stored.form is Form.PLAIN or not isinstance(place, Store | PlainFolder):
+        stored = self._find_right(store, key, checksums)
+        if stored is None or stored.form is Form.PLAIN:
             yield stored, None if stored is None else stored.path
             return
-        import shutil  # noqa: PLC0415 - few files lie packed
-        import tempfile  # noqa: PLC0415
+        import tempfile  # noqa: PLC0415 - few files lie packed
 
-        from symcache.stores.arrival import NotHereError  # noqa: PLC0415
+        from symcache.stores.arrival import Arrival  # noqa: PLC0415
 
         try:
             temporary = tempfile.TemporaryDirectory(prefix="symcache-")
@@ -139,64 +136,58 @@ class DiskChain:
         with temporary as folder:
             source = stored.path
             try:
-                if stored.form is Form.POINTER:
-                    source = Path(shutil.copyfile(source, Path(folder, "pointer")))  # what it names takes its place
-                else:
-                    source.open("rb").close()
+                source.open("rb").close()
             except OSError:
                 yield stored, None
                 return
+            if stored.form is Form.POINTER:
+                source = Path(folder, "pointer")  # the file that it names takes its place
+                copy_file(stored.path, source)
+            request = Request(key, tuple(checksums))
             try:
-                arrival = self._examine(source, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
-            except (NotHereError, WrongContent, UpstreamRefused):
+                arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
+            except (WrongContent, UpstreamRefused):
                 yield stored, None
             else:
-                yield stored, arrival.plain
+                yield stored, arrival.plain if isinstance(arrival, Arrival) else None
 
-    def _detour(self, place: Place, stored: Stored) -> str | None:
+    def _detour(self, store: Searchable, stored: Stored) -> str | None:
         """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
         if stored.form is Form.COMPRESSED:
             return "compressed: a debugger expands it into its downstream store"
         if stored.form is Form.POINTER:
             return "a pointer file, which a debugger follows"
-        if place is self.places[0] or isinstance(place, HttpPlace):
-            return None
-        return f"a debugger copies it from {place.name}"
+        return None if store is self.stores[0] else f"a debugger copies it from {store.name}"
 
     def _examine(
-        self,
-        scratch: Path,
-        form: Form,
-        key: Key,
-        checksums: Sequence[str],
-        origin: str,
-        new_scratch: Callable[[], Path],
-    ) -> Arrival:
+        self, scratch: Path, form: Form, request: Request, origin: str, new_scratch: Callable[[], Path]
+    ) -> Arrival | Withheld:
         from symcache.stores.arrival import examine  # noqa: PLC0415 - few files lie packed
 
         return examine(
             scratch,
             form,
-            key,
-            checksums=checksums,
+            request.key,
+            checksums=request.checksums,
             origin=origin,
             new_scratch=new_scratch,
             follow=self._settings.follow,
             largest_bytes=self._settings.largest_bytes,
         )
 
-    def _look(self, place: Store | PlainFolder, key: Key) -> Stored | None:
-        if is_passed_over(place, self._unreadable):
+    def _find(self, store: Searchable, key: Key) -> Stored | None:
+        """Return what *store* holds on disk for *key*; a store that cannot be read is passed over."""
+        if self._unreadable.has(store):
             return None
         try:
-            return place.find(key)
+            return store.find(key)
         except StoreError as error:
-            self._pass_over(place, self._unreadable, error)
+            self._unreadable.add(store, error)
             return None
 
-    def _look_for_right(self, place: Place, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return what *place* holds on disk for *key*; a plain file only if it is the right one."""
-        stored = self._look(place, key) if isinstance(place, Store | PlainFolder) else None
+    def _find_right(self, store: Searchable, key: Key, checksums: Sequence[str]) -> Stored | None:
+        """Return what *store* holds on disk for *key*; a plain file only if it is the right one."""
+        stored = self._find(store, key)
         if stored is None or stored.form is not Form.PLAIN:
             return stored
         from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
@@ -206,12 +197,23 @@ class DiskChain:
         except OSError:
             return None
 
-    def _pass_over(self, place: Store | PlainFolder, why: dict[Path, float], error: StoreError) -> None:
-        """Leave *place* alone for a while; it is said the first time."""
-        if place.root not in why:
-            verb = "read" if why is self._unreadable else "written"
-            self._settings.observer(Noted(f"{error}; {place.root} is not {verb} for a while"))
-        why[place.root] = time.monotonic() + _PASSED_OVER_S
+
+class PassedOver:
+    """Stores on disk that failed, and are left alone for a while; each is reported the first time."""
+
+    def __init__(self, verb: str, observer: Observer) -> None:
+        self._verb = verb
+        self._observer = observer
+        # Until when, by the clock of time.monotonic.
+        self._until: dict[str, float] = {}
+
+    def has(self, store: Searchable) -> bool:
+        return bool(self._until) and time.monotonic() < self._until.get(store.name, 0.0)
+
+    def add(self, store: Searchable, error: StoreError) -> None:
+        if store.name not in self._until:
+            self._observer(Noted(f"{error}; {store.name} is not {self._verb} for a while"))
+        self._until[store.name] = time.monotonic() + _PASSED_OVER_S
 
 
 class DiskSource:
@@ -233,7 +235,7 @@ class DiskSource:
         self._access: dict[Path, AccessLog] = {}
         self._excluded = tuple(map(fold, config.exclusions.names))
         opened = [self._open_chain(element) for element in chains(config.symbol_path, config.store.folder)]
-        self.chains = tuple(chain for chain in opened if chain.places)
+        self.chains = tuple(chain for chain in opened if chain.stores)
 
     @property
     def store(self) -> Store | None:
@@ -243,7 +245,12 @@ class DiskSource:
     @property
     def stores(self) -> tuple[Store, ...]:
         """Every store on disk, in the order of the symbol path."""
-        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
+        return tuple(each.local for chain in self.chains for each in chain.stores if each.local is not None)
+
+    @property
+    def opened_stores(self) -> tuple[Store, ...]:
+        """The stores that files are opened from: the first of each chain, if it is on this disk."""
+        return tuple(store for chain in self.chains if (store := chain.stores[0].local) is not None)
 
     @property
     def downstream_stores(self) -> tuple[Store, ...]:
@@ -284,22 +291,16 @@ class DiskSource:
         None says nothing: then `find` has to look, or with *for_debugger* `find_for_debugger`. Where this finds a file,
         those find it, too, with ten times the effort.
         """
-        store = self.chains[0].places[0] if self.chains else None
-        if not isinstance(store, Store):
+        store = self.chains[0].stores[0].local if self.chains else None
+        if store is None:
             yield from (None for _ in keys)
             return
-        from symcache.formats.glance import glance_at_image, glance_at_pdb  # noqa: PLC0415 - files come by the thousand
-
         path_of = store.path_teller()
         access = None if for_debugger or store.root not in self._logged else self._access_of(store.root)
         for key in keys:
             name = published_keys(key)[0] if for_debugger and type(key) is ImageKey else key
             path = path_of(name)
-            size_bytes: int | None = None
-            if type(name) is PdbKey:
-                size_bytes = glance_at_pdb(path, name.guid.bytes_le, name.age)
-            elif type(name) is ImageKey:
-                size_bytes = glance_at_image(path, name.timestamp, name.size_of_image)
+            size_bytes = size_if_right(path, name)
             if size_bytes is None:
                 yield None
                 continue
@@ -319,11 +320,11 @@ class DiskSource:
                 names.append(name)
                 owners[name.folded] = key.folded
         held: set[str] = set()
-        for place in dict.fromkeys(place for chain in self.chains for place in chain.disk_places):
+        for store in dict.fromkeys(store for chain in self.chains for store in chain.stores):
             try:
-                held.update(owners[name.folded] for name in place.holding(names))
+                held.update(owners[name.folded] for name in store.holding(names))
             except StoreError:
-                return set(owners.values())  # whoever looks for a file passes the place over, and says so
+                return set(owners.values())  # the search for each file passes the store over, and reports it
         return held
 
     def find_image(self, key: ImageKey) -> Image | None:
@@ -357,31 +358,33 @@ class DiskSource:
         if root not in self._access:
             from symcache.stores.local.access import AccessLog  # noqa: PLC0415 - a check notes no use
 
-            self._access[root] = AccessLog(self._stores[root])
+            self._access.setdefault(root, AccessLog(self._stores[root]))  # another thread may come first
         return self._access[root]
 
     def _open_chain(self, element: ResolvedElement) -> DiskChain:
-        return DiskChain(self._open_places(element), self._chain_settings())
+        return DiskChain(self._open_stores(element, lambda place: _Server(place.url)), self._chain_settings())
 
-    def _open_places(self, element: ResolvedElement) -> list[Place]:
-        places = [place for store in element.stores if (place := self._open(store)) is not None]
-        if places and not isinstance(places[0], Store):
-            # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
-            places.insert(0, self._open_store(self.config.store.folder))
+    def _open_stores(
+        self, element: ResolvedElement, open_server: Callable[[HttpPlace], T]
+    ) -> list[Store | PlainFolder | T]:
+        """Return the stores of *element*, bottom-most first; shares that cannot be reached are left out."""
+        stores: list[Store | PlainFolder | T]
+        stores = [store for place in element.stores if (store := self._open(place, open_server)) is not None]
+        if stores and not stores[0].is_on_disk:
+            # Its own store is a share that cannot be reached from here, and nothing can be opened from a server.
+            stores.insert(0, self._open_store(self.config.store.folder))
         if element.folder is not None and (path := self._path(element.folder)) is not None:
             folder = PlainFolder(path)
-            places.append(self._open_store(path) if folder.is_store else folder)
-        for place in places:
+            stores.append(self._open_store(path) if folder.is_store else folder)
+        for each in stores:
             # One that stands alone, as a share of others, is read and left as it is.
-            if isinstance(place, Store) and (len(places) > 1 or (place.root / OWN_FOLDER).is_dir()):
-                self._logged[place.root] = None
-        return places
+            if (store := each.local) is not None and (len(stores) > 1 or (store.root / OWN_FOLDER).is_dir()):
+                self._logged[store.root] = None
+        return stores
 
-    def _open(self, place: ResolvedPlace) -> Place | None:
-        """Return what looks into *place*; None for a share that cannot be reached."""
-        return place if isinstance(place, HttpPlace) else self._open_folder(place)
-
-    def _open_folder(self, place: LocalPlace | UncPlace) -> Store | None:
+    def _open(self, place: ResolvedPlace, open_server: Callable[[HttpPlace], T]) -> Store | T | None:
+        if isinstance(place, HttpPlace):
+            return open_server(place)
         path = self._path(place)
         return None if path is None else self._open_store(path)
 
@@ -420,23 +423,22 @@ class DiskSource:
         )
 
 
-def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right.
+class _Server:
+    """A server of the symbol path, which is not asked."""
 
-    Raises:
-        InputError: It is not right.
-    """
-    from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415
-    from symcache.formats.view import FileView  # noqa: PLC0415
+    local = None
+    is_on_disk = False
 
-    with FileView(path) as view:
-        return parse_image(view, Layout.DISK)
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find(self, key: Key) -> None:
+        """Return None: nothing of it is on disk."""
+
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:  # noqa: ARG002 - of the protocol
+        """Yield nothing: nothing of it is on disk."""
+        return iter(())
 
 
 def _names_of(key: Key) -> tuple[Key, ...]:
     return published_keys(key) if isinstance(key, ImageKey) else (key,)
-
-
-def is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> bool:
-    """Return whether *place* is left alone for now, as *why* says by its root."""
-    return time.monotonic() < why.get(place.root, 0.0)

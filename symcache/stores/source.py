@@ -28,10 +28,10 @@ from symcache.stores.http.retry import HostPatience, RetryPolicy
 from symcache.stores.http.servers import hints_for
 from symcache.stores.http.store import HttpStore
 from symcache.stores.local.partial import Board
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
 from symcache.stores.singleflight import SingleFlight
-from symcache.sympath import HttpPlace
+from symcache.stores.threads import Batches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.local.tree import Store
-    from symcache.stores.results import Attempt, Brought, Outcome
-    from symcache.sympath import ResolvedElement, ResolvedPlace
+    from symcache.stores.base import LookUp
+    from symcache.stores.results import Attempt, Outcome
+    from symcache.sympath import HttpPlace, ResolvedElement
 
 __all__ = ["SymbolSource"]
 
@@ -83,6 +83,7 @@ class SymbolSource(DiskSource):
         self._observer = Board(observer).observe
         self._tell_end = tell_end
         self._servers: dict[str, HttpStore] = {}
+        self._searching, self._publishing = Batches(threads=2), Batches(threads=4)
         network = config.network
         self._lanes = Lanes(
             count=network.connections,
@@ -114,8 +115,8 @@ class SymbolSource(DiskSource):
         return self._misses
 
     @asynccontextmanager
-    async def turn(self, image: ImageKey) -> AsyncIterator[bool]:
-        """Wait until no other process reads the headers of *image*; lend whether one did, and may have remembered."""
+    async def turn(self, image: ImageKey) -> AsyncIterator[None]:
+        """Wait until no other process reads the headers of *image*, and let none do so meanwhile."""
         store = self.store
         lock = None if store is None else store.headers_lock(image)
         try:
@@ -124,7 +125,7 @@ class SymbolSource(DiskSource):
         except StoreError:
             lock = None  # nothing can be written there, so that nobody takes turns
         try:
-            yield lock is not None and lock.waited
+            yield
         finally:
             if lock is not None:
                 lock.release()
@@ -191,7 +192,7 @@ class SymbolSource(DiskSource):
         return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
                 found = await chain.fetch(key, checksums)
@@ -257,7 +258,7 @@ class SymbolSource(DiskSource):
         return _sum_up_names(ends, key)
 
     async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
                 found = await chain.read_image(key)
@@ -266,7 +267,7 @@ class SymbolSource(DiskSource):
                 answers.extend(found)
         return self._sum_up(answers)
 
-    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+    def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:
         end = sum_up(answers)
         if isinstance(end, Missing) and not self.config.symbol_path.has_server:
             return replace(end, hint=Hint.NO_SERVER)
@@ -301,18 +302,22 @@ class SymbolSource(DiskSource):
         )
 
     def _open_chain(self, element: ResolvedElement) -> Chain:
-        return Chain(self._open_places(element), self._chain_settings())
+        return Chain(
+            self._open_stores(element, self._open_server),
+            self._chain_settings(),
+            searching=self._searching,
+            publishing=self._publishing,
+        )
 
-    def _open(self, place: ResolvedPlace) -> Store | HttpStore | None:
-        if not isinstance(place, HttpPlace):
-            return self._open_folder(place)
+    def _open_server(self, place: HttpPlace) -> HttpStore | NegativeCache:
         if place.url not in self._servers:
             hints = hints_for(place.url, self.config.server)
             try:
-                self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
+                self._servers[place.url] = HttpStore(place.url, hints, self._downloader)
             except UpstreamRefused as error:
                 raise ConfigError(str(error), where="symbol path") from error
-        return self._servers[place.url]
+        server = self._servers[place.url]
+        return server if self._misses is None else NegativeCache(server, self._misses)
 
     def _open_misses(self) -> Misses | None:
         settings = self.config.misses

@@ -14,7 +14,7 @@ from symcache.errors import StoreError, UsageError
 from symcache.formats.cab.compress import write_cabinet
 from symcache.identity import DbgKey, ImageKey, fold
 from symcache.stores.local.atomic import as_store_error, remove_empty_folders, take_away
-from symcache.stores.local.locks import KeyLock
+from symcache.stores.local.locks import NameLock
 from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, clear_journal, read_journal, write_journal
@@ -364,7 +364,7 @@ class Admin:
             StoreError: Another writer does not end, the disk does not take what is to be settled, or the store is half
                 converted and this is not *to_convert* it.
         """
-        lock = KeyLock(self._store.root / OWN_FOLDER / "locks", "000admin")
+        lock = NameLock(self._store.root / OWN_FOLDER / "locks", "000admin")
         with lock.hold(timeout_s=self._lock_wait_s):
             if self._store.converting.exists() and not to_convert:
                 raise StoreError("a conversion to another layout was interrupted; end it first", path=self._store.root)

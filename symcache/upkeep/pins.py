@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, UsageError
 from symcache.identity import fold, parse_index
 from symcache.stores.local.atomic import as_store_error, write_whole
-from symcache.stores.local.locks import KeyLock
+from symcache.stores.local.locks import NameLock
 from symcache.stores.local.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Pins:
         return len(gone.intersection(before))
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> tuple[str, ...]:
-        with KeyLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):
+        with NameLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):
             before = self.list()
             after = change(before)
             if after != before:

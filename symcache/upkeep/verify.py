@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
 from symcache.identity import OtherKey, compressed_name, fold, parse_id
-from symcache.stores.local.locks import KeyLock
+from symcache.stores.local.locks import NameLock
 from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.admin import Admin
@@ -376,5 +376,5 @@ def _find_interrupted(store: Store) -> tuple[Finding, ...]:
         return ()  # whoever left them is at work
 
 
-def _lock(store: Store, name: str) -> KeyLock:
-    return KeyLock(store.root / OWN_FOLDER / "locks", name)
+def _lock(store: Store, name: str) -> NameLock:
+    return NameLock(store.root / OWN_FOLDER / "locks", name)

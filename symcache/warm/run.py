@@ -116,9 +116,9 @@ class Warmer:
     async def _hop(self, want: WantedPdbOfImage) -> None:
         """Make two hops: read the image's headers where it is published, then fetch what they name."""
         run = self._run
-        async with self._source.turn(want.image) as had_to_wait:
-            # Whoever had the turn before has noted what the headers say.
-            known = await to_thread.run_sync(run.recall, want.image) if had_to_wait else None
+        async with self._source.turn(want.image):
+            # Another process may have read them, and noted what they say, since this one looked.
+            known = await to_thread.run_sync(run.recall, want.image)
             if known is None:
                 named = await self._resolve_published(want)
             else:

@@ -135,6 +135,6 @@ def visible(root: Path) -> list[str]:
 
 
 def scratch_files(root: Path) -> list[str]:
-    """Return what lies below *root* out of debuggers' sight, the record of uses left out."""
+    """Return what lies below *root* out of debuggers' sight; the record of uses and the locked file stay for good."""
     files = (path for path in root.rglob(".symcache/**/*") if path.is_file())
-    return sorted(path.name for path in files if path.parent.name != "access")
+    return sorted(path.name for path in files if path.parent.name != "access" and path.name != "keys")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.stores.base import Form, OnDisk, Stored
 from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
 from symcache.stores.local.staging import OWN_FOLDER, Staging
 
@@ -29,30 +28,7 @@ _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
 
 
-class Form(StrEnum):
-    """How a store holds a file."""
-
-    PLAIN = "plain"
-    COMPRESSED = "compressed"
-    POINTER = "pointer"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file that a store holds for a key.
-
-    Attributes:
-        path: Where it lies.
-        form: Plain, a cabinet, or a pointer file.
-        size_bytes: Its length.
-    """
-
-    path: Path
-    form: Form
-    size_bytes: int
-
-
-class Store:
+class Store(OnDisk):
     """A store on disk, single-tier or two-tier, whoever made it.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
@@ -68,13 +44,19 @@ class Store:
         self.root = root
         self._new_tier = new_tier
         self._staging = Staging(root)
-        self._locks = root / OWN_FOLDER / "locks"
+        # Of one file a process has one descriptor, whatever links lead to the store.
+        self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = _Listings(clock_s)
 
     @property
     def name(self) -> str:
         """What reports call it."""
         return str(self.root)
+
+    @property
+    def local(self) -> Store:
+        """The store itself: debuggers open files from it."""
+        return self
 
     @property
     def tier(self) -> Tier:
