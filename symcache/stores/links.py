@@ -89,7 +89,7 @@ class StoreLinks:
             return False
         known = self._shards.get(shard)
         if known is not None and known[0] == _state(before) and after.st_size == before.st_size + len(line):
-            # Nobody else has written meanwhile. Reading all of it again for each line would take quadratic time.
+            # No other process has written since. Reading all of it again for each line would take quadratic time.
             self._shards[shard] = (_state(after), known[1] | {image.folded: tuple(links)})
         return True
 
