@@ -1,11 +1,11 @@
-r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, taken apart, printed back and turned into chains of stores.
+r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, parsed, printed, and turned into chains of stores.
 
     path    := element *( ";" element )
     element := folder | "cache*" [folder] | "srv*" store *( "*" store ) | "symsrv*" dll "*" store *( "*" store )
     store   := "" | folder | \\host\share[\…] | http(s)://…
 
-Nothing here touches a disk or the environment: what ``~`` and ``%NAME%`` stand for is handed in, and whether ``C:\sym``
-means anything on this system is decided later.
+Nothing here reads the disk or the environment: the caller passes what ``~`` and ``%NAME%`` stand for, and whether
+``C:\sym`` means anything on this system is decided later.
 Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
 """
 

@@ -1,4 +1,4 @@
-"""From the text of a symbol path to its values, with errors that point at a character."""
+"""Parsing a symbol path, with errors that point at a character."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from symcache.sympath.resolve import Surroundings
 
-__all__ = ["parse_symbol_path"]
-
 _MOST_STORES = 10
 _MOST_ELEMENTS = 500
 _STANDARD_DLL = "symsrv.dll"
@@ -46,7 +44,7 @@ _QUOTED = re.compile('"([^"]*)"|[\u201c\u201e]([^\u201c-\u201f]*)[\u201c\u201d]'
 _QUOTED_CHAIN = re.compile(r"['\u2018\u2019]((?:srv|symsrv|cache)\s*\*.*)['\u2018\u2019]", re.IGNORECASE | re.DOTALL)
 _QUOTATION = '"\u201c\u201d\u201e\u201f'
 _CONTROL = "\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"
-_INVISIBLE = "\u200b-\u200f\u2028-\u202e\u2060\ufeff"  # what comes along with text from web pages and dialogs
+_INVISIBLE = "\u200b-\u200f\u2028-\u202e\u2060\ufeff"  # get copied with text from web pages and dialogs
 _UNFIT = re.compile(f"[{_QUOTATION}{_CONTROL}{_INVISIBLE}]")
 # A name of two labels and more with a top level of letters, an IPv4 address, or anything with a port.
 _HOST = re.compile(
@@ -60,13 +58,10 @@ _MICROSOFT_HOST = urlsplit(MICROSOFT).netloc
 def parse_symbol_path(text: str, around: Surroundings | None = None) -> SymbolPath:
     r"""Return the elements of *text*.
 
-    Keywords count in any letter case. Blanks round elements and stores are dropped, empty elements too, and a line
-    break separates elements as ``;`` does, because paths get pasted; quotes round the whole are left out for the same
-    reason. Several URLs may end a chain, tried in order, though Microsoft's debuggers want one chain for each.
-
-    Args:
-        text: The symbol path.
-        around: What ``~``, ``$NAME`` and ``%NAME%`` in folders and shares stand for; None leaves them as they are.
+    Letter case of keywords does not count. Because paths get pasted, blanks around elements and stores are dropped,
+    empty elements and quotes around the whole too, and a line break separates elements as ``;`` does. Several URLs may
+    end a chain, tried in order, though Microsoft's debuggers want one chain for each. ``~``, ``$NAME`` and ``%NAME%``
+    in folders and shares are expanded from *around*, if that is given.
 
     Raises:
         SymbolPathError: Another shape; it points at the first character that does not fit, and shows no credentials.
@@ -86,7 +81,7 @@ class _Misfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the text without the blanks round it, and where it begins."""
+    """A part of the text without the blanks around it, and where it begins."""
 
     text: str
     at: int
@@ -103,15 +98,9 @@ def _stripped(text: str, at: int) -> _Piece:
     return _Piece(text.strip(), at + len(text) - len(text.lstrip()))
 
 
+@dataclass(frozen=True, slots=True)
 class _Parser:
-    """Parses one path.
-
-    Args:
-        around: What variables stand for.
-    """
-
-    def __init__(self, around: Surroundings | None) -> None:
-        self._around = around
+    around: Surroundings | None
 
     def parse(self, text: str) -> SymbolPath:
         if _COMMAND.match(text):
@@ -190,7 +179,7 @@ class _Parser:
         stores: list[Place] = []
         for number, piece in enumerate(pieces, start=1):
             place = self._parse_place(piece, is_first=number == 1)
-            # A URL with '*' after it is often written, and harmless: the empty token can only mean the store in front.
+            # A URL with '*' after it is common and harmless: the empty token can only mean the store in front.
             harmless = isinstance(place, DefaultPlace) and number == len(pieces)
             if stores and isinstance(stores[-1], HttpPlace) and not (harmless or isinstance(place, HttpPlace)):
                 raise _Misfit("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
@@ -198,10 +187,10 @@ class _Parser:
         return tuple(stores)
 
     def _parse_place(self, piece: _Piece, *, is_first: bool = True) -> Place:
-        if self._around is None:
+        if self.around is None:
             return _parse_place(piece, is_first=is_first)
         try:
-            text = expand(piece.text, self._around)
+            text = expand(piece.text, self.around)
         except ExpansionError as error:
             raise _Misfit(error.problem, piece.at + error.at) from None
         try:
@@ -211,7 +200,7 @@ class _Parser:
 
 
 def _elements(whole: _Piece) -> Iterator[tuple[_Piece, bool]]:
-    """Yield each element, and whether a line break comes before it."""
+    """Yield each element, and whether there is a line break before it."""
     for number, line in enumerate(_split(whole, r"[\r\n]")):
         for at, piece in enumerate(_split(line, ";")):
             yield piece, bool(number) and not at
@@ -254,10 +243,10 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
 
 
 def _is_server(text: str, *, is_first: bool) -> bool:
-    """Whether *text* is a server whose scheme was forgotten; a relative folder can be called nearly the same.
+    """Whether *text* is a server without its scheme, and not a relative folder with a similar name.
 
-    What comes after the first place of a chain is hardly ever a relative folder. In other places the name of a host
-    has to be followed by a slash, as in ``symbols.example/sym``, or have three labels or a port.
+    After the first place of a chain relative folders are rare. In the first, the name of a host needs a slash after
+    it, as in ``symbols.example/sym``, or three labels, or a port.
     """
     host, slash, _ = re.split(r"([\\/]|$)", text, maxsplit=1)
     if not _HOST.fullmatch(host):

@@ -1,4 +1,4 @@
-"""From a symbol path to the chains of stores that are walked."""
+"""From a symbol path to the chains of stores that a request goes through, with variables expanded."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["ExpansionError", "ResolvedElement", "Surroundings", "chains", "expand", "with_store", "with_upstreams"]
-
-
 _HOME = re.compile(r"~(?=[\\/]|$)")
 _OTHER_HOME = re.compile(r"~\w")
 _URL = re.compile(r"https?:", re.IGNORECASE)
@@ -40,24 +37,14 @@ _SEPARATES = re.compile(r'[*;"\r\n]')
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a symbol path is read in.
-
-    Attributes:
-        variables: Environment variables by name.
-        home: The user's home folder; None where there is none.
-    """
+    """The environment variables and home folder, if there is one, for which a symbol path is expanded."""
 
     variables: Mapping[str, str]
     home: str | None = None
 
 
 class ExpansionError(Exception):
-    """Something in a place stands for nothing.
-
-    Attributes:
-        problem: What, and what to do.
-        at: Where it begins, in characters from the place's start.
-    """
+    """A variable or ``~`` that cannot be expanded, at character *at* of a place."""
 
     def __init__(self, problem: str, at: int) -> None:
         super().__init__(problem, at)
@@ -66,16 +53,16 @@ class ExpansionError(Exception):
 
 
 def expand(text: str, around: Surroundings) -> str:
-    r"""Return the folder or share *text* with everything filled in that stands for something else; a URL as it is.
+    r"""Return the folder or share *text* with ``~`` and variables expanded; a URL as it is.
 
-    In a path that begins with a drive or with ``\\``, ``$`` is a letter like any other: ``\\host\c$`` is a share. Where
-    what stands in front is a path with slashes, the back slashes after it become slashes, too.
+    In a path that begins with a drive or with ``\\``, ``$`` is an ordinary character: ``\\host\c$`` is a share. After
+    an expanded path with slashes, back slashes become slashes, too.
 
     Raises:
         ExpansionError: A variable that is not set or empty, or holds what separates places; no home folder.
     """
     if _URL.match(text):
-        return text  # where %C3%A9 is a letter and $ one, too
+        return text  # in which %C3%A9 and $ stand for themselves
     if _OTHER_HOME.match(text):
         raise ExpansionError(r"~ is your own home folder alone; a folder of that name is written .\~…", 0)
     pattern = _PERCENT_ALONE if _OF_WINDOWS.match(text) else _ANY
@@ -104,12 +91,10 @@ def _value(match: re.Match[str], begin: int, around: Surroundings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedElement:
-    """One element, ready to be walked.
+    """One element of a path: stores, bottom-most first, HTTP servers last, or stores and a plain folder.
 
-    Attributes:
-        stores: Places with a folder per key, bottom-most first, those behind HTTP last. What one of them has is
-            copied into all before it and opened from the first.
-        folder: A plain folder that is searched by file name when none of *stores* has the file; None for chains.
+    A file of one store is copied into all before it and opened from the first. *folder* is searched by file name if
+    none of *stores* has the file.
     """
 
     stores: tuple[ResolvedPlace, ...]
@@ -117,7 +102,7 @@ class ResolvedElement:
 
 
 def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElement, ...]:
-    r"""Return the elements of *symbol_path* in the order they are tried, with every rule of propagation applied.
+    r"""Return the elements of *symbol_path* in the order in which they are tried, with every rule of symsrv applied.
 
     - ``cache*`` is an element of its own and stands before the stores of every element to its right.
     - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
@@ -129,11 +114,8 @@ def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElemen
     resolved = []
     for element in symbol_path.elements:
         match element:
-            case Cache(DefaultPlace()):
-                caches = _unique((*caches, default))
-                resolved.append(ResolvedElement(caches))
-            case Cache(LocalPlace() | UncPlace() as place):
-                caches = _unique((*caches, place))
+            case Cache(place):
+                caches = _unique((*caches, default if isinstance(place, DefaultPlace) else place))
                 resolved.append(ResolvedElement(caches))
             case Folder(place):
                 resolved.append(ResolvedElement(caches, place))
@@ -145,8 +127,8 @@ def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElemen
 def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
     """Return *symbol_path* with *folder* as the bottom-most store of everything it delivers.
 
-    It takes the place of the bottom-most local store of each chain, and stands in front of a chain that has none.
-    Where the first ``cache*`` has stood, and left of plain folders, it becomes ``cache*folder``.
+    It replaces the bottom-most local store of each chain, and is put in front of a chain that has none. The first
+    ``cache*`` becomes ``cache*folder``, which is also put in front of plain folders.
     """
     place = LocalPlace(str(folder))
     elements: list[Element] = []
@@ -171,7 +153,7 @@ def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
 def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: Path) -> SymbolPath:
     """Return *symbol_path* with a chain in front that asks *urls*, in that order, and fills the bottom-most store.
 
-    That is the one that *symbol_path* fills first; *default_store* if it fills none.
+    That is the first store of *symbol_path*; *default_store* if it has none.
     """
     if not urls:
         return symbol_path
