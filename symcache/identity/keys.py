@@ -162,10 +162,8 @@ def parse_id(name: str, id_: str) -> Key:
     Raises:
         MalformedInput: *name* or *id_* cannot be part of a path.
     """
-    check_name(name)
-    check_path_part(id_)
     if match := _GUID_AGE.fullmatch(id_):
-        guid, age = UUID(hex=match[1]), match[2]
+        guid, age = UUID(int=int(match[1], 16)), match[2]
         return PortablePdbKey(name, guid) if age.lower() == _PORTABLE_AGE else PdbKey(name, guid, int(age or "0", 16))
     if match := _STAMP_REST.fullmatch(id_):
         extension = fold(name).rpartition(".")[2]

@@ -8,6 +8,7 @@ from symcache.errors import MalformedInput
 
 _LONGEST_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-]")  # nearly all names there are
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
@@ -61,6 +62,8 @@ def printable(text: str) -> str:
 
 
 def _find_problem(part: str) -> str | None:
+    if _PLAIN.fullmatch(part) and fold(part.partition(".")[0]) not in _DEVICES:
+        return None
     if not part:
         return "it is empty"
     if part in {".", ".."}:

@@ -6,17 +6,13 @@ that opens it. `symcache.stores.chain` knows nothing else of it.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import to_thread
-
-from symcache.errors import StoreError, UpstreamError
-from symcache.formats.pe.image import Layout, parse_image
-from symcache.formats.view import FileView
-from symcache.stores.check import check_file
+from symcache.errors import StoreError
+from symcache.formats.glance import glance_at_image, glance_at_pdb
+from symcache.identity import ImageKey, PdbKey
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.results import Attempt
 
@@ -24,11 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from symcache.errors import UpstreamError
     from symcache.formats.pe.image import Image
-    from symcache.identity import ImageKey, Key
+    from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-__all__ = ["Form", "LookUp", "OnDisk", "Request", "Stored", "SymbolStore", "read_image_file"]
+__all__ = [
+    "Form",
+    "LookUp",
+    "OnDisk",
+    "Request",
+    "Searchable",
+    "Stored",
+    "SymbolStore",
+    "copy_file",
+    "read_image_file",
+    "size_if_right",
+]
 
 
 class Form(StrEnum):
@@ -80,6 +88,7 @@ class LookUp:
         attempts: What was asked and answered, in order.
         form: The form in which the file was found; None if it was not.
         image: The headers of an image, if they were asked for and found.
+        instead: What to fetch to learn more, as the store does not send parts of the file; None otherwise.
         error: Why the store could not tell; None if it could.
         is_asked: A server was asked.
         is_remembered: The answer is one that a server gave in an earlier run.
@@ -88,6 +97,7 @@ class LookUp:
     attempts: tuple[Attempt, ...] = ()
     form: Form | None = None
     image: Image | None = None
+    instead: Request | None = None
     error: UpstreamError | StoreError | None = None
     is_asked: bool = False
     is_remembered: bool = False
@@ -95,7 +105,7 @@ class LookUp:
     @property
     def is_absent(self) -> bool:
         """The store definitely does not have the file."""
-        return self.form is None and self.image is None and self.error is None
+        return (self.form, self.image, self.instead, self.error) == (None, None, None, None)
 
     def turned_out(self, answer: str, error: UpstreamError | None = None) -> LookUp:
         """Return the same with what a look at the file said: it is not what was asked for, or points nowhere."""
@@ -104,8 +114,8 @@ class LookUp:
         return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
 
 
-class SymbolStore(Protocol):
-    """A store of a symbol path.
+class Searchable(Protocol):
+    """A store of a symbol path, as far as it is on disk.
 
     Attributes:
         name: What reports call it, free of secrets.
@@ -136,6 +146,10 @@ class SymbolStore(Protocol):
             StoreError: The store cannot be read.
         """
 
+
+class SymbolStore(Searchable, Protocol):
+    """A store of a symbol path."""
+
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
         """Write the file to *scratch*, in whichever form the store has it; nothing about it is checked.
 
@@ -143,8 +157,8 @@ class SymbolStore(Protocol):
             StoreError: *scratch* cannot be written.
         """
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
-        """Return the headers of *key*'s image, or a request that fetches the whole file where that takes less."""
+    async def read_headers(self, key: ImageKey) -> LookUp:
+        """Return the headers of *key*'s image, or as `LookUp.instead` how to fetch the whole file."""
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """Return in which form the store has *key*'s file, and its answer in words; as little as possible is read."""
@@ -181,14 +195,20 @@ class OnDisk:
 
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
         """Copy the file to *scratch*; see `SymbolStore`."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._copy, request.key, scratch)
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
+    async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; an image that lies there in another form than the plain one is copied and expanded."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._read_headers, key)
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """See `SymbolStore`."""
+        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
         return await to_thread.run_sync(self._probe, key)
 
     def remember_absent(self, request: Request, answer: str) -> None:
@@ -209,12 +229,14 @@ class OnDisk:
         copy_file(stored.path, scratch)
         return LookUp((Attempt(self.name, "found"),), stored.form)
 
-    def _read_headers(self, key: ImageKey) -> LookUp | Request:
+    def _read_headers(self, key: ImageKey) -> LookUp:
         stored = self.find(key)
         if stored is None:
             return self._absent()
         if stored.form is not Form.PLAIN:
-            return Request(key, in_passing=True)
+            return LookUp(instead=Request(key, in_passing=True))
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
+
         try:
             if not check_file(stored.path, key).is_right:
                 return self._absent()
@@ -228,6 +250,8 @@ class OnDisk:
             if stored is None:
                 return None, "not there"
             if stored.form is Form.PLAIN:
+                from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
+
                 verdict = check_file(stored.path, key)
                 if verdict.problem is not None:
                     return None, f"there, but {verdict.problem}"
@@ -239,12 +263,24 @@ class OnDisk:
         return LookUp((Attempt(self.name, "not there"),))
 
 
+def size_if_right(path: str, key: Key) -> int | None:
+    """Return the length in bytes of the plain file at *path* if a few small reads tell that it is what *key* names.
+
+    None tells nothing: then `symcache.stores.check.check_file` finds out, with several times the effort.
+    """
+    if type(key) is PdbKey:
+        return glance_at_pdb(path, key.guid.bytes_le, key.age)
+    return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
+
+
 def copy_file(source: Path, scratch: Path) -> None:
     """Copy *source* to *scratch*.
 
     Raises:
         StoreError: The disk does not take it.
     """
+    import shutil  # noqa: PLC0415 - imports three compression libraries
+
     try:
         shutil.copyfile(source, scratch)
     except OSError as error:
@@ -257,5 +293,8 @@ def read_image_file(path: Path) -> Image:
     Raises:
         InputError: It is not an image.
     """
+    from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
+    from symcache.formats.view import FileView  # noqa: PLC0415
+
     with FileView(path) as view:
         return parse_image(view, Layout.DISK)

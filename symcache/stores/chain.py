@@ -5,138 +5,88 @@ What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, u
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.events import Noted
-from symcache.stores.arrival import Arrival, Withheld, examine
 from symcache.stores.base import Form, LookUp, Request, copy_file, read_image_file
-from symcache.stores.check import check_file
-from symcache.stores.local.atomic import as_store_error
+from symcache.stores.disk import ChainSettings, DiskChain
 from symcache.stores.results import Attempt, Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
-    from symcache.stores.base import Stored, SymbolStore
+    from symcache.stores.arrival import Arrival
+    from symcache.stores.base import SymbolStore
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
     from symcache.stores.threads import Batches
 
-__all__ = ["Chain", "ChainSettings"]
+__all__ = ["Chain", "Searched"]
 
 T = TypeVar("T")
 
-# Long beside a run from the command line; a server finds a share again that was away.
-_PASSED_OVER_S = 300.0
-
 
 @dataclass(frozen=True, slots=True)
-class ChainSettings:
-    """What all chains of a symbol path share.
+class Searched:
+    """What a search of a chain brought.
 
     Attributes:
-        observer: Told about stores that are passed over, from any thread.
-        largest_bytes: A file that expands to more is refused.
-        durable: Bring a file to the disk before its name shows.
-        follow: Returns the file that a pointer's target names; None where it may not be followed.
-        searching: Threads in which files are looked for.
-        publishing: Threads in which files are verified, flushed and published.
+        file: The file, present or fetched; None if no store had it.
+        image: The headers of an image, if they were searched for and found.
+        answers: What each store answered, where nothing was found; see `symcache.stores.results.sum_up`.
     """
 
-    observer: Observer
-    largest_bytes: int
-    durable: bool
-    follow: Callable[[str], Path | None]
-    searching: Batches
-    publishing: Batches
+    file: Present | Fetched | None = None
+    image: Image | None = None
+    answers: tuple[LookUp, ...] = ()
 
 
-class Chain:
-    """The stores of one element of a symbol path.
+class Chain(DiskChain):
+    """The stores of one element of a symbol path, servers among them.
 
     Args:
         stores: Bottom-most store first.
         settings: What all chains share.
+        searching: Threads in which files are looked for.
+        publishing: Threads in which files are verified, flushed and published.
     """
 
-    def __init__(self, stores: Sequence[SymbolStore], settings: ChainSettings) -> None:
-        self.stores = tuple(stores)
-        self._settings = settings
-        self._unreadable = _PassedOver("read", settings.observer)
-        self._unwritable = _PassedOver("written", settings.observer)
+    stores: tuple[SymbolStore, ...]
 
-    @property
-    def downstream_stores(self) -> tuple[Store, ...]:
-        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
-        return tuple(store.local for store in self.stores if store.local is not None) if len(self.stores) > 1 else ()
+    def __init__(
+        self, stores: Sequence[SymbolStore], settings: ChainSettings, *, searching: Batches, publishing: Batches
+    ) -> None:
+        super().__init__(stores, settings)
+        self._searching = searching
+        self._publishing = publishing
 
-    def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
-        """Return the plain file that the chain's first store holds for *key*; no network.
-
-        A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
-        """
-        stored = self._find_right(self.stores[0], key, checksums)
-        return stored if stored is not None and stored.form is Form.PLAIN else None
-
-    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any store on disk and in any form.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for store in self.stores:
-            with self._opened(store, key, checksums) as (stored, plain):
-                if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(store, stored))
-        return None
-
-    def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for store in self.stores:
-            with self._opened(store, key, ()) as (_, plain):
-                if plain is not None:
-                    return read_image_file(plain)
-        return None
-
-    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[LookUp, ...]:
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
         """Search the chain for *key*; of all processes that do so at the same time, one asks the servers.
 
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-
-        Returns:
-            The file, or what each store answered; see `symcache.stores.results.sum_up`.
         """
         request = Request(key, tuple(checksums))
         search = _Search()
         try:
-            found = await self._settings.searching.run(lambda: self._begin(search, request))
+            searched = await self._searching.run(lambda: self._begin(search, request))
             if search.lock is not None and not search.lock.is_held:
                 await search.lock.acquire()
-                found = await self._settings.searching.run(lambda: self._find_plain(search, request))
-            return await self._ask_stores(search, request) if found is None else found
+                searched = await self._searching.run(lambda: self._find_plain(search, request))
+            return await self._ask_stores(search, request) if searched is None else searched
         except StoreError as error:
-            return (LookUp(error=error),)
+            return Searched(answers=(LookUp(error=error),))
         finally:
             if search.lock is not None:
                 search.lock.release()
 
-    async def read_image(self, key: ImageKey) -> Image | tuple[LookUp, ...]:
-        """Return the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
+    async def read_image(self, key: ImageKey) -> Searched:
+        """Read the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
         answers: list[LookUp] = []
         for store in self.stores:
             try:
@@ -144,66 +94,9 @@ class Chain:
             except StoreError as error:
                 answer = LookUp(error=error)
             if answer.image is not None:
-                return answer.image
+                return Searched(image=answer.image)
             answers.append(answer)
-        return tuple(answers)
-
-    @contextmanager
-    def _opened(
-        self, store: SymbolStore, key: Key, checksums: Sequence[str]
-    ) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *store* holds on disk for *key*, and the plain and right file that it is or leads to.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        stored = self._find_right(store, key, checksums)
-        if stored is None or stored.form is Form.PLAIN:
-            yield stored, None if stored is None else stored.path
-            return
-        try:
-            temporary = TemporaryDirectory(prefix="symcache-")
-        except OSError as error:
-            raise as_store_error(error, Path(gettempdir())) from error
-        with temporary as folder:
-            source = stored.path
-            try:
-                source.open("rb").close()
-            except OSError:
-                yield stored, None
-                return
-            if stored.form is Form.POINTER:
-                source = Path(folder, "pointer")  # the file that it names takes its place
-                copy_file(stored.path, source)
-            request = Request(key, tuple(checksums))
-            try:
-                arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
-            except (WrongContent, UpstreamRefused):
-                yield stored, None
-            else:
-                yield stored, arrival.plain if isinstance(arrival, Arrival) else None
-
-    def _detour(self, store: SymbolStore, stored: Stored) -> str | None:
-        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
-        if stored.form is Form.COMPRESSED:
-            return "compressed: a debugger expands it into its downstream store"
-        if stored.form is Form.POINTER:
-            return "a pointer file, which a debugger follows"
-        return None if store is self.stores[0] else f"a debugger copies it from {store.name}"
-
-    def _examine(
-        self, scratch: Path, form: Form, request: Request, origin: str, new_scratch: Callable[[], Path]
-    ) -> Arrival | Withheld:
-        return examine(
-            scratch,
-            form,
-            request.key,
-            checksums=request.checksums,
-            origin=origin,
-            new_scratch=new_scratch,
-            follow=self._settings.follow,
-            largest_bytes=self._settings.largest_bytes,
-        )
+        return Searched(answers=tuple(answers))
 
     async def _read_headers(self, store: SymbolStore, key: ImageKey) -> LookUp:
         if self._unreadable.has(store):
@@ -213,15 +106,17 @@ class Chain:
         except StoreError as error:
             self._unreadable.add(store, error)
             return _absent(store)
-        if isinstance(answer, LookUp):
+        if answer.instead is None:
             return answer
-        target = await self._settings.searching.run(self._writable_store)
+        target = await self._searching.run(self._writable_store)
         if target is None:
             return self._not_writable()
-        looked_up, image = await self._fetch_from(store, answer, target, lambda arrival: read_image_file(arrival.plain))
+        looked_up, image = await self._fetch_from(
+            store, answer.instead, target, lambda arrival: read_image_file(arrival.plain)
+        )
         return looked_up if image is None else replace(looked_up, image=image)
 
-    def _begin(self, search: _Search, request: Request) -> Present | tuple[LookUp, ...] | None:
+    def _begin(self, search: _Search, request: Request) -> Searched | None:
         """Look for what needs no server, and lock the key unless another process has."""
         target = self._target(request.key)
         if target is None:
@@ -230,24 +125,25 @@ class Chain:
         search.lock = target.lock(request.key)
         return self._find_plain(search, request) if search.lock.try_acquire() else None
 
-    def _find_plain(self, search: _Search, request: Request) -> Present | None:
+    def _find_plain(self, search: _Search, request: Request) -> Searched | None:
         """Look into the store that files are opened from, and those left of it."""
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
-            if store is search.target:
+                return Searched(Present(stored.path, stored.size_bytes))
+            if store.local is search.target:
                 search.is_packed = stored is not None
                 break
         return None
 
-    async def _ask_stores(self, search: _Search, request: Request) -> Fetched | tuple[LookUp, ...]:
+    async def _ask_stores(self, search: _Search, request: Request) -> Searched:
         target = search.target
         assert target is not None
         answers: list[LookUp] = []
-        first = self.stores.index(target)
-        for at, store in enumerate(self.stores[first:], first):
-            if store is target and not search.is_packed:
+        is_reached = False
+        for at, store in enumerate(self.stores):
+            is_reached = is_reached or store.local is target
+            if not is_reached or (store.local is target and not search.is_packed):
                 continue
 
             def publish(arrival: Arrival, at: int = at, origin: str = store.name) -> Fetched:
@@ -256,13 +152,14 @@ class Chain:
             try:
                 looked_up, fetched = await self._fetch_from(store, request, target, publish)
             except StoreError as error:
-                return (*answers, LookUp(error=error))
+                answers.append(LookUp(error=error))
+                break
             answers.append(looked_up)
             if fetched is not None:
                 for each in self.stores:
                     each.forget_absent(request.key)
-                return replace(fetched, attempts=attempts_of(answers))
-        return tuple(answers)
+                return Searched(replace(fetched, attempts=attempts_of(answers)))
+        return Searched(answers=tuple(answers))
 
     async def _fetch_from(
         self, store: SymbolStore, request: Request, target: Store, finish: Callable[[Arrival], T]
@@ -276,31 +173,31 @@ class Chain:
             return _absent(store), None
         scratch = target.scratch()
         try:
-            if store.is_on_disk and await self._settings.searching.run(lambda: self._find(store, request.key)) is None:
+            if store.is_on_disk and await self._searching.run(lambda: self._find(store, request.key)) is None:
                 return _absent(store), None
             looked_up = await store.fetch(request, scratch)
             if looked_up.form is None:
                 return looked_up, None
             form = looked_up.form
 
-            def settle() -> T | Withheld:
+            def settle() -> tuple[str | None, T | None]:
                 arrival = self._examine(scratch, form, request, store.name, target.scratch)
-                if isinstance(arrival, Withheld):
-                    return arrival
+                if arrival.message is not None:
+                    return arrival.message, None
                 try:
-                    return finish(arrival)
+                    return None, finish(arrival)
                 finally:
                     if arrival.cabinet is not None:
                         arrival.plain.unlink(missing_ok=True)
 
             try:
-                settled = await self._settings.publishing.run(settle)
+                message, finished = await self._publishing.run(settle)
             except (WrongContent, UpstreamRefused) as error:
                 return looked_up.turned_out(error.problem, error), None
-            if isinstance(settled, Withheld):
-                store.remember_absent(request, settled.message)
-                return looked_up.turned_out(settled.message), None
-            return looked_up, settled
+            if message is not None:
+                store.remember_absent(request, message)
+                looked_up = looked_up.turned_out(message)
+            return looked_up, finished
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -321,41 +218,21 @@ class Chain:
         path = target.publish(arrival.plain, key, durable=self._settings.durable)
         return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
-    def _open_in_place(self, request: Request) -> Present | tuple[LookUp, ...]:
+    def _open_in_place(self, request: Request) -> Searched:
         """Search a chain in which nothing is copied: files are opened where they lie."""
         answers: list[LookUp] = []
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
+                return Searched(Present(stored.path, stored.size_bytes))
             answers.append(_absent(store) if stored is None and store.is_on_disk else self._not_writable())
-        return tuple(answers)
+        return Searched(answers=tuple(answers))
 
     def _not_writable(self) -> LookUp:
         folder = next((store.name for store in self.stores if store.is_on_disk), "")
         return LookUp(
             error=StoreError("no writable store in this symbol path; nothing was downloaded", path=Path(folder))
         )
-
-    def _find(self, store: SymbolStore, key: Key) -> Stored | None:
-        """Return what *store* holds on disk for *key*; a store that cannot be read is passed over."""
-        if self._unreadable.has(store):
-            return None
-        try:
-            return store.find(key)
-        except StoreError as error:
-            self._unreadable.add(store, error)
-            return None
-
-    def _find_right(self, store: SymbolStore, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return what *store* holds on disk for *key*; a plain file only if it is the right one."""
-        stored = self._find(store, key)
-        if stored is None or stored.form is not Form.PLAIN:
-            return stored
-        try:
-            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
-        except OSError:
-            return None
 
     def _target(self, key: Key) -> Store | None:
         """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
@@ -392,24 +269,6 @@ class _Search:
     target: Store | None = None
     lock: KeyLock | None = None
     is_packed: bool = False
-
-
-class _PassedOver:
-    """Stores on disk that failed, and are left alone for a while; each is told of the first time."""
-
-    def __init__(self, verb: str, observer: Observer) -> None:
-        self._verb = verb
-        self._observer = observer
-        # Until when, by the clock of time.monotonic.
-        self._until: dict[str, float] = {}
-
-    def has(self, store: SymbolStore) -> bool:
-        return bool(self._until) and time.monotonic() < self._until.get(store.name, 0.0)
-
-    def add(self, store: SymbolStore, error: StoreError) -> None:
-        if store.name not in self._until:
-            self._observer(Noted(f"{error}; {store.name} is not {self._verb} for a while"))
-        self._until[store.name] = time.monotonic() + _PASSED_OVER_S
 
 
 def _absent(store: SymbolStore) -> LookUp:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import fold
 from symcache.stores.base import Form, OnDisk, Stored
-from symcache.stores.check import check_file
 from symcache.stores.local.atomic import as_store_error
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ class PlainFolder(OnDisk):
         Raises:
             StoreError: The folder cannot be read.
         """
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty folder needs no parser
+
         try:
             for folder in self._folders(key):
                 for path in self._called(folder, key.name):

@@ -48,7 +48,7 @@ class Eviction:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PrunePlan:
     """What to remove; a dry run shows it, `carry_out` does it."""
 
     evictions: tuple[Eviction, ...]  # the keys to remove, those for the size limit in order of last use
@@ -105,7 +105,7 @@ class Pruned:
 
 def plan_prune(
     candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[QuarantinedFile, ...] = ()
-) -> Plan:
+) -> PrunePlan:
     """Return what to remove for *limits*, from the arguments alone.
 
     Pinned keys stay, keys of transactions too unless the limits include them. Age and last use decide first; if the
@@ -135,10 +135,10 @@ def plan_prune(
         evictions.append(Eviction(candidate, f"the store is above {limits.max_bytes} bytes"))
         kept_keys -= 1
         kept.remove(candidate.files)
-    return Plan(tuple(evictions), limits, kept_keys, kept.size_bytes, protected.size_bytes, quarantined)
+    return PrunePlan(tuple(evictions), limits, kept_keys, kept.size_bytes, protected.size_bytes, quarantined)
 
 
-def carry_out(store: Store, plan: Plan, *, on_removed: Callable[[Eviction], None] | None = None) -> Pruned:
+def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], None] | None = None) -> Pruned:
     """Remove what *plan* lists, except keys that have been pinned, used, replaced or added by a transaction since.
 
     A key's lock is held while its files are removed, each in one step; a key that another process is writing stays.

@@ -27,7 +27,7 @@ from symcache.upkeep.prune import Limits, carry_out, plan_prune
 
 if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.prune import Eviction, Plan, Pruned
+    from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
 
 __all__ = ["command"]
 
@@ -76,13 +76,13 @@ def command(
     raise click.exceptions.Exit(3 if plan.over_bytes else 0)
 
 
-def _decide(store: Store, limits: Limits, quarantined_for: float | None) -> Plan:
+def _decide(store: Store, limits: Limits, quarantined_for: float | None) -> PrunePlan:
     now_s = time.time()
     quarantined = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
     return plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=quarantined)
 
 
-def _carry_out(store: Store, plan: Plan, settings: Settings) -> Pruned:
+def _carry_out(store: Store, plan: PrunePlan, settings: Settings) -> Pruned:
     removed = 0
     with show_ticker(quiet=settings.quiet) as show:
 
@@ -94,7 +94,7 @@ def _carry_out(store: Store, plan: Plan, settings: Settings) -> Pruned:
         return carry_out(store, plan, on_removed=count)
 
 
-def _write_text(plan: Plan, pruned: Pruned | None, *, quiet: bool) -> None:
+def _write_text(plan: PrunePlan, pruned: Pruned | None, *, quiet: bool) -> None:
     if pruned is None:
         evictions = plan.evictions
         write_table([each.candidate.key.index, size_text(each.candidate.size_bytes), each.reason] for each in evictions)

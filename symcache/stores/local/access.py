@@ -11,13 +11,11 @@ import re
 import threading
 import time
 from contextlib import suppress
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import fold
 from symcache.stores.local.atomic import as_store_error, put_in_place
-from symcache.stores.local.locks import let_go, try_lock
 from symcache.stores.local.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -131,6 +129,10 @@ class AccessLog:
         Raises:
             StoreError: The store cannot be written.
         """
+        from secrets import token_hex  # noqa: PLC0415 - one run in many comes here
+
+        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
+
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(self._folder / "compact.lock")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 from symcache.identity import Tier, compressed_name, fold, tier_folder
 from symcache.stores.base import Form, OnDisk, Stored
 from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
-from symcache.stores.local.locks import KeyLock, sweep_locks
 from symcache.stores.local.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
@@ -21,8 +19,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from symcache.identity import ImageKey, Key
+    from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
+__all__ = ["OWN_FOLDER", "Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
 
 
 _POINTER = "file.ptr"
@@ -131,12 +130,30 @@ class Store(OnDisk):
             for id_ in found & wanted[name].keys():
                 yield from (key for key in wanted[name][id_] if self.find(key) is not None)
 
+    def path_teller(self) -> Callable[[Key], str]:
+        """Return what tells where a key's plain file lies if it is spelt as the key is; nothing is looked for.
+
+        For many keys at once: the tier is looked up once. While a store is converted, `find` looks into both.
+        """
+        root, folder_of = f"{self.root}{os.sep}", tier_folder if self.tier is Tier.TWO else None
+
+        def path_of(key: Key) -> str:
+            name = key.name
+            path = f"{root}{name}{os.sep}{key.id}{os.sep}{name}"
+            return path if folder_of is None else f"{root}{folder_of(name)}{os.sep}{path[len(root) :]}"
+
+        return path_of
+
     def lock(self, key: Key) -> KeyLock:
         """Return the lock that every process takes before it fills in *key*'s files."""
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
+
         return KeyLock(self._locks, key.folded)
 
     def headers_lock(self, image: ImageKey) -> KeyLock:
         """Return the lock that every process takes before it asks anybody which PDB *image* names."""
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
+
         return KeyLock(self._locks, f"headers of {image.folded}")
 
     def scratch(self) -> Path:
@@ -147,6 +164,8 @@ class Store(OnDisk):
         """
         try:
             if not self._staging.is_open:
+                from symcache.stores.local.locks import sweep_locks  # noqa: PLC0415 - a look into a store needs no lock
+
                 self.create(self._new_tier)
                 sweep_locks(self._locks)
             return self._staging.new_path()
@@ -185,6 +204,8 @@ class Store(OnDisk):
         try:
             means = share_space(path, scratch) if path.is_relative_to(self.root) else None
             if means is None:
+                import shutil  # noqa: PLC0415
+
                 shutil.copyfile(path, scratch)
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
