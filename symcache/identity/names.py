@@ -78,7 +78,7 @@ def _find_problem(part: str) -> str | None:
     if part[-1] in ". ":
         return "it ends in a dot or blank"
     if fold(part.partition(".")[0].rstrip(" ")) in _DEVICES:
-        return "Windows takes it as a device"
+        return "Windows treats it as a device"
     if len(part.encode()) > _LONGEST_BYTES:
         return f"it is longer than {_LONGEST_BYTES} bytes"
     return None

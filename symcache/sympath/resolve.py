@@ -36,7 +36,7 @@ _SEPARATES = re.compile(r'[*;"\r\n]')
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """The environment variables and home folder, if there is one, for which a symbol path is expanded."""
 
     variables: Mapping[str, str]
@@ -52,7 +52,7 @@ class ExpansionError(Exception):
         self.at = at
 
 
-def expand(text: str, around: Surroundings) -> str:
+def expand(text: str, environment: Environment) -> str:
     r"""Return the folder or share *text* with ``~`` and variables expanded; a URL as it is.
 
     In a path that begins with a drive or with ``\\``, ``$`` is an ordinary character: ``\\host\c$`` is a share. After
@@ -62,26 +62,26 @@ def expand(text: str, around: Surroundings) -> str:
         ExpansionError: A variable that is not set or empty, or holds what separates places; no home folder.
     """
     if _URL.match(text):
-        return text  # in which %C3%A9 and $ stand for themselves
+        return text  # %C3%A9 and $ are ordinary characters in it
     if _OTHER_HOME.match(text):
         raise ExpansionError(r"~ is your own home folder alone; a folder of that name is written .\~…", 0)
     pattern = _PERCENT_ALONE if _OF_WINDOWS.match(text) else _ANY
     head, tail = "", text
     if _HOME.match(text):
-        if not around.home:
-            raise ExpansionError("there is no home folder for ~ to stand for; write the folder out", 0)
-        head, tail = around.home, text[1:]
+        if not environment.home:
+            raise ExpansionError("there is no home folder for ~; write the folder out", 0)
+        head, tail = environment.home, text[1:]
     elif first := pattern.match(text):
-        head, tail = _value(first, 0, around), text[first.end() :]
+        head, tail = _value(first, 0, environment), text[first.end() :]
     begin = len(text) - len(tail)
-    tail = pattern.sub(lambda match: _value(match, begin, around), tail)
+    tail = pattern.sub(lambda match: _value(match, begin, environment), tail)
     return head + (tail.replace("\\", "/") if "/" in head and "\\" not in head else tail)
 
 
-def _value(match: re.Match[str], begin: int, around: Surroundings) -> str:
+def _value(match: re.Match[str], begin: int, environment: Environment) -> str:
     at = begin + match.start()
     name = next(group for group in match.groups() if group is not None)
-    value = around.variables.get(name, "").strip()
+    value = environment.variables.get(name, "").strip()
     if not value:
         raise ExpansionError(f"{match[0]}: the variable is not set; set it, or write out what it should be", at)
     if _SEPARATES.search(value):
@@ -104,10 +104,10 @@ class ResolvedElement:
 def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElement, ...]:
     r"""Return the elements of *symbol_path* in the order in which they are tried, with every rule of symsrv applied.
 
-    - ``cache*`` is an element of its own and stands before the stores of every element to its right.
+    - ``cache*`` is an element itself, and comes before the stores of every element to its right.
     - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
     - A chain that would begin with a URL gets *default_store* in front, as nothing can be opened from HTTP.
-    - ``srv*\\host\share`` alone stays alone: its files are opened where they lie.
+    - ``srv*\\host\share`` alone stays alone: its files are opened there.
     """
     default = LocalPlace(str(default_store))
     caches: tuple[ResolvedPlace, ...] = ()

@@ -18,7 +18,7 @@ _BARE_USER = re.compile(r"(?!\s*[A-Za-z]:(?:[\\/]|$))(?!\s*https?:)[^:]*:(?!//)"
 
 
 def redact_url(url: str) -> str:
-    """Return *url* without user, password, query and fragment, where tokens and signatures stand.
+    """Return *url* without user, password, query and fragment, which may hold tokens.
 
     A text with an ``@`` but without a host, or with an invalid port, is not shown at all: a password with a slash in
     it looks like that.
@@ -99,7 +99,7 @@ class HttpPlace:
 
 @dataclass(frozen=True, slots=True)
 class DefaultPlace:
-    """The default downstream store: what an empty token stands for."""
+    """The default downstream store: the meaning of an empty token."""
 
     def __str__(self) -> str:
         return ""
@@ -111,7 +111,7 @@ Place: TypeAlias = ResolvedPlace | DefaultPlace
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A plain folder: files lie in it under their names alone."""
+    """A plain folder of files, which are found by their names."""
 
     place: LocalPlace | UncPlace
 

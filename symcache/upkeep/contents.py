@@ -51,7 +51,7 @@ class DeepCheck:
         return "; ".join(problems) or None
 
 
-_UNKNOWN = "nothing tells whether its symbols are private"
+_UNKNOWN = "it does not say whether its symbols are private"
 
 
 def why_private(path: Path, key: Key, /) -> str | None:

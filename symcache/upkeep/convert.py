@@ -41,9 +41,9 @@ class Converted:
 def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None = None) -> Converted:
     """Give *store* the layout *tier*, or finish a conversion that was interrupted.
 
-    A mark says that files may lie in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
-    goes. After a kill at any instant `Store.find` still finds every file, and a second run does the rest. Transactions
-    wait meanwhile; publishing goes on, into the new layout. symsrv knows the new layout alone: for a debugger that
+    A mark says that files may be in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
+    is removed. After a kill at any instant `Store.find` still finds every file, and a second run does the rest.
+    Transactions wait; publishing continues, in the new layout. symsrv uses only the new layout: for a debugger that
     reads the tree itself, files that have not moved yet are absent.
 
     *on_moved* is called with the new path of each folder that moved.
@@ -82,7 +82,7 @@ class _Mover:
     quarantined: int = 0
 
     def move_all(self) -> bool:
-        """Move what lies in the old layout; return whether there was anything."""
+        """Move what is in the old layout; return whether there was anything."""
         root = self.store.root
         found = False
         for parent in _folders(root) if self.tier is Tier.ONE else [root]:

@@ -40,7 +40,7 @@ _SYMBOLS_OF = {
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """A file when its folder was listed; two are equal if the file has not changed."""
+    """A file at the time its folder was listed; two are equal if the file has not changed."""
 
     path: Path
     size_bytes: int
@@ -69,7 +69,7 @@ class DiskUsage:
         return self.size_bytes - before
 
     def remove(self, files: Iterable[FileStatus]) -> None:
-        """Take *files*, which were added, off the total."""
+        """Subtract *files*, which were added before."""
         for file in files:
             if file.links > 1:
                 self._names[file.inode] -= 1
@@ -125,7 +125,7 @@ class StoredFile:
     index: str  # ``name/id/name`` as the folders spell it
     form: str  # as in `FileStatus`
     size_bytes: int
-    symbols: SymbolKind | None  # None if it is not a PDB, or a cabinet of which ``refs.ptr`` does not tell
+    symbols: SymbolKind | None  # None if it is not a PDB, or a cabinet without a kind in ``refs.ptr``
 
     def as_json(self) -> dict[str, str | int | None]:
         return {

@@ -127,7 +127,7 @@ def _rewrite_pointer(store: Store, key_folder: Path) -> str:
     with Admin(store).locked():
         refs = read_refs(key_folder)
         if not refs.exists:
-            raise _LeftError("refs.ptr is gone, so nothing tells what is right")
+            raise _LeftError("refs.ptr is gone, so the right target is unknown")
         write_refs(store, key_folder, refs)
     return "written" if refs.pointer is not None else "removed"
 
@@ -155,7 +155,7 @@ def _restore_transaction(store: Store, id_: int) -> str:
             return "renamed, as it was deleted" if folder.mark_deleted(id_) else "already gone"
         if id_ not in folder.server_ids():
             if not folder.restore_server_line(id_):
-                raise _LeftError("nothing tells what it was")
+                raise _LeftError("history.txt does not have it")
             done.append("put back into server.txt, as history.txt has it")
         count = _complete_file_list(store, folder, id_)
         if count is not None:

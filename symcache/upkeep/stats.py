@@ -147,7 +147,7 @@ class Duplicates:
 
     @property
     def wasted_bytes(self) -> int:
-        """What all but one copy take; copies that share blocks (reflinks) count too, as no system call tells."""
+        """What all but one copy take; copies that share blocks (reflinks) count too, as that cannot be seen."""
         return (self.copies - 1) * self.size_bytes
 
     def as_json(self) -> dict[str, object]:
