@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from bisect import bisect_left
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from math import inf
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from symcache.stores.results import Failed, Fetched, Missing
 
@@ -18,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from symcache.server.protocol import Exchange
+    from symcache.server.files import RequestHeaders
+    from symcache.server.request import Proxies
     from symcache.stores.results import Outcome
 
-__all__ = ["BUCKETS_S", "Metrics", "Sharing", "Totals", "format_metrics", "sum_up"]
+__all__ = ["BUCKETS_S", "Metrics", "RequestLog", "Sharing", "Totals", "format_metrics", "sum_up"]
 
 
 def format_metrics(totals: Totals, store: Mapping[str, Any]) -> str:
@@ -139,11 +145,20 @@ class Metrics:
         self._fetch_s = 0.0
         self._missed: Counter[str] = Counter()
 
-    def count(self, exchange: Exchange) -> None:
+    def count(self, kind: str, status: int, sent_bytes: int) -> None:
         """Count a request that was answered."""
-        self.answers[exchange.said] += 1
-        self.statuses[exchange.status] += 1
-        self.sent_bytes += exchange.sent_bytes
+        self.answers[kind] += 1
+        self.statuses[status] += 1
+        self.sent_bytes += sent_bytes
+
+    @contextmanager
+    def transferring(self) -> Iterator[None]:
+        """Count a body as being sent for a ``with`` block."""
+        self.transfers += 1
+        try:
+            yield
+        finally:
+            self.transfers -= 1
 
     def fetch_ended(self, outcome: Outcome, took_s: float) -> None:
         """Count a question to upstreams, whoever asked."""
@@ -254,3 +269,92 @@ class Sharing:
             with suppress(OSError):
                 if now_s - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+_FLUSH_EVERY_S = 0.5
+_FLUSH_AT_LINES = 500
+
+
+class RequestLog:
+    """Counts each request that was answered, and writes the access log.
+
+    Several processes may append to one file, as each batch is one write.
+
+    Args:
+        metrics: The counts.
+        proxies: Tell where a request came from.
+        path: The access log; ``-`` for standard error, empty for none. Opened for each batch, so it can be rotated.
+
+    Attributes:
+        metrics: The same.
+    """
+
+    def __init__(self, metrics: Metrics, proxies: Proxies, path: str) -> None:
+        self.metrics = metrics
+        self._proxies = proxies
+        self._path = path
+        self._lines: list[str] = []
+
+    def record(
+        self,
+        began_s: float,
+        client: tuple[str, int] | None,
+        method: str,
+        raw_path: bytes,
+        headers: RequestHeaders,
+        status: int,
+        sent_bytes: int,
+        kind: str,
+    ) -> None:
+        """Count and log one request.
+
+        Args:
+            began_s: Monotonic time at which it arrived.
+            client: Address and port; None if unknown.
+            method: As sent.
+            raw_path: Without the query, which may hold secrets.
+            headers: Of the request; only the user agent is logged, for the same reason.
+            status: Of the response.
+            sent_bytes: Length of the body sent.
+            kind: What kind of answer it was.
+        """
+        self.metrics.count(kind, status, sent_bytes)
+        if not self._path:
+            return
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "client": self._proxies.client_of(client[0] if client else "", headers),
+            "method": method,
+            "path": raw_path.decode("ascii", "replace")[:2048],
+            "status": status,
+            "bytes": sent_bytes,
+            "seconds": round(time.monotonic() - began_s, 6),
+            "answer": kind,
+            "agent": headers.get(b"user-agent", b"").decode("latin-1")[:200],
+        }
+        self._lines.append(json.dumps(entry))
+        if len(self._lines) >= _FLUSH_AT_LINES:
+            self.flush()
+
+    async def run(self) -> None:
+        """Write collected lines twice a second, until cancelled."""
+        while self._path:
+            await anyio.sleep(_FLUSH_EVERY_S)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write collected lines; a log that cannot be written is not a reason to refuse requests."""
+        if not self._lines:
+            return
+        data = ("\n".join(self._lines) + "\n").encode()
+        self._lines.clear()
+        with suppress(OSError):
+            if self._path == "-":
+                sys.stderr.buffer.write(data)
+                sys.stderr.buffer.flush()
+                return
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)

@@ -8,14 +8,13 @@ import time
 from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 from anyio import to_thread
 
 from symcache._version import __version__
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.server.answers import header_list
+from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
 from symcache.stores.lacking import Lacking
 from symcache.upkeep.survey import list_files
@@ -23,11 +22,11 @@ from symcache.upkeep.survey import list_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from symcache.server.inflight import Flights
+    from symcache.server.downloads import Downloads
+    from symcache.server.maintenance import Maintenance
     from symcache.server.metrics import Metrics, Sharing, Totals
-    from symcache.server.protocol import Exchange
-    from symcache.server.upkeep import Upkeep
-    from symcache.server.warming import Warming
+    from symcache.server.request import Request
+    from symcache.server.uploads import PageWarmer
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
@@ -99,36 +98,36 @@ class Status:
 
     Args:
         source: Knows stores and misses.
-        flights: Of this worker.
+        downloads: Of this worker.
         metrics: Of this worker.
         sharing: Those of the others.
-        upkeep: Knows the store's size and the past.
+        maintenance: Knows the store's size and the past.
         can_warm: Whether the page may take inputs.
     """
 
     def __init__(
         self,
         source: SymbolSource,
-        flights: Flights,
+        downloads: Downloads,
         metrics: Metrics,
         sharing: Sharing,
-        upkeep: Upkeep,
+        maintenance: Maintenance,
         *,
         can_warm: bool,
     ) -> None:
         self._source = source
         self._lacking = Lacking(source)
-        self._flights = flights
+        self._downloads = downloads
         self._metrics = metrics
         self._sharing = sharing
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._can_warm = can_warm
         self._began_s = time.time()
         self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
 
     def own(self) -> dict[str, Any]:
         """Return what this worker tells the others."""
-        return self._metrics.as_json(self._flights.as_json(), began_s=self._began_s)
+        return self._metrics.as_json(self._downloads.as_json(), began_s=self._began_s)
 
     def totals(self) -> Totals:
         """Return what all workers counted."""
@@ -136,7 +135,7 @@ class Status:
 
     def store(self) -> Mapping[str, Any]:
         """Return ``bytes``, ``files`` and ``keys`` of the store, as far as they have been measured."""
-        return self._upkeep.store
+        return self._maintenance.store
 
     async def missed(self) -> list[dict[str, Any]]:
         """Return what was asked for and no server has, most wanted first: ``index``, ``times``, ``since_s``.
@@ -166,7 +165,7 @@ class Status:
             missed = await self.missed()
             likely = missed[:_MOST_LOOKED_FOR]
             shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
-            past = {"samples": self._upkeep.samples(totals), "missing": shown}
+            past = {"samples": self._maintenance.samples(totals), "missing": shown}
         return {
             **past,
             "version": __version__,
@@ -238,51 +237,50 @@ class Pages:
     Args:
         source: Whose files are searched.
         status: What is going on.
-        warming: Fetches what an input needs.
+        warmer: Fetches what an input needs.
     """
 
-    def __init__(self, source: SymbolSource, status: Status, warming: Warming) -> None:
+    def __init__(self, source: SymbolSource, status: Status, warmer: PageWarmer) -> None:
         self._source = source
         self._status = status
-        self._warming = warming
+        self._warmer = warmer
         folder = resources.files("symcache.server") / "static"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
-    async def answer(self, exchange: Exchange) -> bool:
-        """Answer *exchange* if it asks for one of these; return whether it did."""
-        path = exchange.raw_path
-        if path == b"/-/warm" and exchange.method == "POST":
-            exchange.said = "page"
-            await self._warming.answer(exchange)
+    async def answer(self, request: Request) -> bool:
+        """Answer *request* if it asks for one of these; return whether it did."""
+        path = request.raw_path
+        if path == b"/-/warm" and request.method == "POST":
+            request.kind = "page"
+            await self._warmer.answer(request)
             return True
-        if exchange.method not in {"GET", "HEAD"}:
+        if request.method not in {"GET", "HEAD"}:
             return False
         if path in self._static:
-            await self._send(exchange, *self._static[path])
+            await self._send(request, *self._static[path])
         elif path == b"/metrics":
             totals, store = self._status.totals(), self._status.store()
             text = format_metrics(totals, store)
-            await self._send(exchange, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+            await self._send(request, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif path == b"/-/status":
-            brief = exchange.scope.get("query_string") == b"brief"
-            await self._send_json(exchange, await self._status.document(brief=brief))
+            brief = request.scope.get("query_string") == b"brief"
+            await self._send_json(request, await self._status.document(brief=brief))
         elif path == b"/-/search":
-            await self._search(exchange)
+            await self._search(request)
         else:
             return False
         return True
 
-    async def _search(self, exchange: Exchange) -> None:
-        query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
-        text = query.get("q", [""])[0][:300]
+    async def _search(self, request: Request) -> None:
+        text = request.query("q")[:300]
         missed = await self._status.missed()
         found = await to_thread.run_sync(search, self._source.store, text, missed, self._status.is_missing)
-        await self._send_json(exchange, found)
+        await self._send_json(request, found)
 
-    async def _send_json(self, exchange: Exchange, document: dict[str, Any]) -> None:
-        await self._send(exchange, json.dumps(document).encode(), b"application/json")
+    async def _send_json(self, request: Request, document: dict[str, Any]) -> None:
+        await self._send(request, json.dumps(document).encode(), b"application/json")
 
-    async def _send(self, exchange: Exchange, body: bytes, kind: bytes) -> None:
-        exchange.said = "page"
-        await exchange.begin(200, header_list(kind, len(body), _SAFE))
-        await exchange.send(b"" if exchange.method == "HEAD" else body)
+    async def _send(self, request: Request, body: bytes, kind: bytes) -> None:
+        request.kind = "page"
+        await request.start(200, header_list(kind, len(body), _SAFE))
+        await request.send(b"" if request.method == "HEAD" else body)

@@ -1,129 +1,110 @@
-"""One request and its answer, over ASGI."""
+"""uvicorn's HTTP/1.1 protocol, bounded in time and size, with a short way for answers that are known already."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from symcache.server.answers import header_list
+from symcache.server.files import read_at
+from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Callable
 
-    from symcache.server.answers import Fields, Headers
+    from symcache.server.files import RequestHeaders
+    from symcache.server.known import KnownAnswer, KnownAnswers
+    from symcache.server.metrics import RequestLog
+    from symcache.server.request import Receive, Scope, Send
 
-__all__ = [
-    "CONNECTION",
-    "ClientLeft",
-    "Connection",
-    "CutOffError",
-    "Exchange",
-    "Receive",
-    "Scope",
-    "Send",
-    "ServeProtocol",
-]
+    Record = Callable[[int, str], None]
 
+__all__ = ["ServeProtocol"]
 
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_WITHIN_S = 30.0
-_JOINED_BYTES = 128 * 1024
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
     b"connection: close\r\n\r\n"
 )
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
-
-
-class _JoiningTransport:
-    """A transport that sends the head of an answer together with the first piece of its body.
-
-    uvicorn writes them one after the other, which costs a system call and wakes the client for the head alone.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head: bytes | None = None
-        self.is_closing = transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.set_protocol = transport.set_protocol
-
-    def write(self, data: bytes) -> None:
-        if self._head is not None:
-            # Joined by copying: asyncio's writelines stalls or loses track in several versions of Python.
-            head, self._head = self._head, None
-            if len(data) > _JOINED_BYTES:
-                self._transport.write(head)
-            else:
-                data = head + data
-            self._transport.write(data)
-        elif data.startswith(b"HTTP/1.1 "):
-            self._head = data
-            self._loop.call_soon(self.flush)  # a body that is still to be waited for does not hold it back
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._head = None
-        self._transport.abort()
+# What one client is sent before others have their turn.
+_TURN_BYTES = 1 << 20
+# Where the kernel sends, the transport only has to say when the socket takes more, for which it needs a few bytes.
+_PROBE_BYTES = 16 * 1024
+_PIECE_BYTES = 256 * 1024
+_SMALL_PIECE_BYTES = 64 * 1024
+_MANY_TRANSFERS = 64
+_MSG_MORE = getattr(socket, "MSG_MORE", 0)
 
 
 class ServeProtocol(HttpToolsProtocol):
     """One connection.
 
-    A request's line and fields may take 64 KiB and 30 s; uvicorn itself bounds neither.
+    A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Answers that are known are
+    sent at once: head and file go from here to the socket, and nothing else of a request's usual way is made. Of a
+    file that the socket does not take at once the rest is sent in a task, as any response of uvicorn's.
+
+    Args:
+        known: Finds answers that are known.
+        log: Counts and logs them.
+        arguments: uvicorn's own.
     """
+
+    def __init__(self, known: KnownAnswers, log: RequestLog, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._known = known
+        self._log = log
+        self._extensions = {CONNECTION: self}
+        self._head_bytes = 0
+        self._due_s = math.inf
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
 
     # asyncio promises a BaseTransport; a server's stream protocol is given one that writes, as uvicorn has it, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
-        joining: Any = _JoiningTransport(transport, self.loop)
-        super().connection_made(joining)
-        self._head_bytes = 0
-        self._extensions = {CONNECTION: self}
-        self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
+        super().connection_made(transport)
+        # Anything that the socket does not take pauses writing, so that no response waits in memory. (Not 0: at that
+        # asyncio's TLS transport stays paused.)
+        transport.set_write_buffer_limits(high=1)
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._has_sendfile = hasattr(os, "sendfile") and self.scheme == "http"
+        self._due_s = self.loop.time() + _HEAD_WITHIN_S
+        self._timer = self.loop.call_later(_HEAD_WITHIN_S, self._look_at_clock)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._waiting.cancel()
+        self._timer.cancel()
         super().connection_lost(exc)
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody is there any more."""
+        """Whether the client has disconnected."""
         return self.transport.is_closing()
 
     def abort(self) -> None:
-        """End the connection with a reset, so that no client takes what it has for the whole."""
+        """End the connection with a reset, so that the client does not take a partial body for a complete one."""
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with suppress(OSError):
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
         super().on_message_begin()
         self._head_bytes = 0
-        self._waiting.cancel()
-        self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
+        self._due_s = self.loop.time() + _HEAD_WITHIN_S
         scope: Any = self.scope
         scope["extensions"] = self._extensions
 
@@ -133,15 +114,171 @@ class ServeProtocol(HttpToolsProtocol):
         self._bound_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a field."""
+        """Take in a header."""
         super().on_header(name, value)
         self._bound_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         """Answer the request."""
-        self._waiting.cancel()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        self._due_s = math.inf
+        before: RequestResponseCycle | None = self.cycle
+        if self.flow.write_paused or not (before is None or before.response_complete):
+            super().on_headers_complete()  # it waits for the response before it
+        elif self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             super().on_headers_complete()
+        else:
+            began_s = time.monotonic()
+            method, headers = self.parser.get_method(), dict(self.headers)
+            answer = self._known.find(method, self.url, headers)
+            if answer is None:
+                super().on_headers_complete()
+            else:
+                self._send(answer, method.decode("ascii"), headers, began_s)
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of the request's body; that of a request answered at once is dropped."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take in the end of the request."""
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _send(self, answer: KnownAnswer, method: str, headers: RequestHeaders, began_s: float) -> None:
+        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        head = self._head(answer, keeps_alive=keeps_alive)
+        record = partial(self._log.record, began_s, self.client, method, self.url, headers, answer.status)
+        if answer.file is None:
+            self.transport.write(head + answer.body)
+            sent_bytes = len(answer.body)
+        else:
+            at = self._begin_file(head, answer.file, answer.start, answer.stop)
+            if at < answer.stop:
+                self._send_rest_in_task(answer, at, record, keeps_alive=keeps_alive)
+                return
+            os.close(answer.file)
+            sent_bytes = at - answer.start
+        record(sent_bytes, answer.kind)
+        if keeps_alive:
+            self._due_s = self.loop.time() + self.timeout_keep_alive
+        else:
+            self.transport.close()
+
+    def _head(self, answer: KnownAnswer, *, keeps_alive: bool) -> bytes:
+        if self._default_headers is not self.server_state.default_headers:  # uvicorn makes new ones each second
+            self._default_headers = self.server_state.default_headers
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in self._default_headers)
+        end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
+        return STATUS_LINE[answer.status] + self._default_lines + answer.head + end
+
+    def _begin_file(self, head: bytes, file: int, start: int, stop: int) -> int:
+        """Send *head* and as much of the file as the socket takes; return up to where."""
+        if not self._has_sendfile or self.transport.get_write_buffer_size():
+            data = _read(file, min(self._piece_bytes(), stop - start), start)
+            self.transport.write(head + data)
+            return start + len(data)
+        sent = self._send_to_socket(head)
+        if sent < len(head):
+            self.transport.write(head[sent:])
+            return start
+        return start + self._sendfile(file, start, stop)
+
+    def _send_to_socket(self, head: bytes) -> int:
+        """Send the head past the transport, to go out in one packet with the beginning of the file."""
+        connected = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
+        try:
+            return connected.send(head, _MSG_MORE)
+        except OSError:
+            return 0  # the transport finds out by itself what is wrong, when it is given the head
+        finally:
+            connected.detach()
+
+    def _sendfile(self, file: int, start: int, stop: int) -> int:
+        """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
+        try:
+            return os.sendfile(self._fd, file, start, min(stop - start, _TURN_BYTES))
+        except OSError:
+            return 0  # full; or broken, which the transport finds out by itself when it is given the next piece
+
+    def _send_rest_in_task(self, answer: KnownAnswer, at: int, record: Record, *, keeps_alive: bool) -> None:
+        """Let a task of uvicorn's send the file from *at* on, so that its way of stopping and queueing holds for it."""
+        scope: Any = self.scope
+        scope["method"] = "GET"
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keeps_alive,
+            on_response=self.on_response_complete,
+        )
+        self.cycle.response_started = True
+        self.cycle.chunked_encoding = False
+        app: Any = partial(self._send_rest, answer, at, record)
+        self._start_asgi_task(self.cycle, app)
+
+    async def _send_rest(
+        self, answer: KnownAnswer, at: int, record: Record, _scope: Scope, _receive: Receive, send: Send
+    ) -> None:
+        file, metrics = answer.file, self._log.metrics
+        assert file is not None
+        kind = answer.kind
+        metrics.requests += 1
+        metrics.transfers += 1
+        try:
+            while at < answer.stop:
+                at += self._send_piece(file, at, answer.stop)
+                await self._drain()
+            await send({"type": "http.response.body"})
+        except BaseException:  # the server's stop, among others
+            if not self.is_gone:
+                kind = "cut"
+                self.abort()
+            raise
+        finally:
+            os.close(file)
+            metrics.requests -= 1
+            metrics.transfers -= 1
+            record(at - answer.start, kind)
+
+    def _send_piece(self, file: int, at: int, stop: int) -> int:
+        """Send some of the file; return how much.
+
+        Raises:
+            ResponseAborted: The client has disconnected, or the file is shorter than announced.
+        """
+        size_bytes = self._piece_bytes()
+        if self._has_sendfile and not self.transport.get_write_buffer_size():
+            sent = self._sendfile(file, at, stop)
+            if sent > 0:
+                return sent
+            size_bytes = _PROBE_BYTES
+        data = _read(file, min(size_bytes, stop - at), at)
+        if self.is_gone or not data:
+            raise ResponseAborted
+        self.transport.write(data)
+        return len(data)
+
+    async def _drain(self) -> None:
+        """Wait until the client has taken what was sent, and let others have their turn."""
+        if not self.flow.write_paused:
+            await asyncio.sleep(0)
+            return
+        with anyio.move_on_after(PATIENCE_S) as scope:
+            await self.flow.drain()
+        if scope.cancelled_caught:
+            raise ResponseAborted
+
+    def _piece_bytes(self) -> int:
+        return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
 
     def _bound_head(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes
@@ -149,139 +286,19 @@ class ServeProtocol(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
+    def _look_at_clock(self) -> None:
+        """End a connection that is due; one timer that looks now and then costs less than one for each request."""
+        left_s = self._due_s - self.loop.time()
+        if left_s <= 0:
             self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(
+                min(left_s, self.timeout_keep_alive, _HEAD_WITHIN_S), self._look_at_clock
+            )
 
 
-Scope: TypeAlias = "MutableMapping[str, Any]"
-Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
-Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
-
-CONNECTION = "symcache.connection"
-"""The scope's extension under which our own protocol puts a `Connection`."""
-
-_PATIENCE_S = 120.0
-_NO_STORE = (b"cache-control", b"no-store")
-
-
-class Connection(Protocol):
-    """What an ASGI server does not offer of itself."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nobody is there any more."""
-
-    def abort(self) -> None:
-        """End the connection with a reset, so that no client takes what it has for the whole."""
-
-
-class ClientLeft(Exception):
-    """The client went away, or sent nothing for a long time, before its request was whole."""
-
-
-class CutOffError(Exception):
-    """The answer cannot be completed, and the connection is to end with it."""
-
-
-class Exchange:
-    """One request that is being answered.
-
-    Attributes:
-        scope: As the server gave it.
-        fields: The request's fields by lower-case name; of several of one name the last.
-        method: As sent.
-        raw_path: Percent-encoded path, without the query.
-        status: Of the answer; 0 before it begins.
-        sent_bytes: Length of the body sent so far.
-        said: What kind of answer it was, for the counts and the log.
-        began_s: Monotonic time of its beginning.
-    """
-
-    __slots__ = (
-        "_send",
-        "began_s",
-        "connection",
-        "fields",
-        "method",
-        "raw_path",
-        "receive",
-        "said",
-        "scope",
-        "sent_bytes",
-        "status",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
-        self.receive = receive
-        self._send = send
-        self.fields: Fields = dict(scope["headers"])
-        self.method: str = scope["method"]
-        self.raw_path: bytes = scope["raw_path"]
-        extensions = scope.get("extensions")
-        self.connection: Connection | None = extensions.get(CONNECTION) if extensions else None
-        self.status = 0
-        self.sent_bytes = 0
-        self.said = "other"
-        self.began_s = time.monotonic()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has left."""
-        return self.connection is not None and self.connection.is_gone
-
-    async def begin(self, status: int, headers: Headers) -> None:
-        """Send status and fields."""
-        self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def send(self, data: bytes, *, more: bool = False) -> None:
-        """Send a piece of the body; the last one ends the answer.
-
-        A client that takes nothing for two minutes is cut off.
-        """
-        self.sent_bytes += len(data)
-        message = {"type": "http.response.body", "body": data, "more_body": more}
-        if not more:
-            await self._send(message)  # put into the connection's buffer, whoever takes it
-            return
-        with anyio.move_on_after(_PATIENCE_S) as scope:
-            await self._send(message)
-        if scope.cancelled_caught:
-            await self.cut_off()
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yield the request's body as it arrives.
-
-        Raises:
-            ClientLeft: It does not come.
-        """
-        more = True
-        while more:
-            message: MutableMapping[str, Any] = {"type": "http.disconnect"}
-            with anyio.move_on_after(_PATIENCE_S):
-                message = await self.receive()
-            if message["type"] == "http.disconnect":
-                self.said = "left"
-                raise ClientLeft
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-
-    async def say(self, status: int, text: str = "", extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with a short plain text; some clients keep what they get, whatever the status says."""
-        body = f"{text}\n".encode() if text else b""
-        await self.begin(status, header_list(b"text/plain; charset=utf-8", len(body), [_NO_STORE, *extra]))
-        await self.send(b"" if self.method == "HEAD" else body)
-
-    async def cut_off(self) -> None:
-        """End the connection at once, in the middle of the answer.
-
-        Raises:
-            CutOffError: Only the server can do that, and will, as the answer is not complete.
-        """
-        if self.connection is None:
-            raise CutOffError
-        self.connection.abort()
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+def _read(file: int, size_bytes: int, offset: int) -> bytes:
+    """Return what there is; nothing if it cannot be read."""
+    with suppress(OSError):
+        return read_at(file, size_bytes, offset)
+    return b""

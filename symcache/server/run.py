@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
-
-import anyio
 
 from symcache.errors import ConfigError, UsageError
 
@@ -32,75 +27,8 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from symcache.config import Config
-    from symcache.server.protocol import Exchange
 
-__all__ = ["AccessLines", "Listening", "listen", "make_server", "serve"]
-
-
-_FLUSH_EVERY_S = 0.5
-_FLUSH_AT_LINES = 500
-
-
-class AccessLines:
-    """The access log; several processes may append to one file, as each batch is one write.
-
-    Args:
-        path: Where; ``-`` for standard error, empty for none. Opened anew for each batch, so that it can be rotated.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lines: list[str] = []
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether there is a log at all."""
-        return bool(self._path)
-
-    def add(self, exchange: Exchange, client: str, *, took_s: float) -> None:
-        """Note one request; of its fields only the user agent, so that no secret gets in."""
-        agent = exchange.fields.get(b"user-agent", b"").decode("latin-1")
-        entry = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": client,
-            "method": exchange.method,
-            "path": exchange.raw_path.decode("ascii", "replace")[:2048],
-            "status": exchange.status,
-            "bytes": exchange.sent_bytes,
-            "seconds": round(took_s, 6),
-            "answer": exchange.said,
-            "agent": agent[:200],
-        }
-        self._lines.append(json.dumps(entry))
-        if len(self._lines) >= _FLUSH_AT_LINES:
-            self.flush()
-
-    async def run(self) -> None:
-        """Write what has come together, again and again."""
-        while self.is_wanted:
-            await anyio.sleep(_FLUSH_EVERY_S)
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has come together; a log that cannot be written is no reason not to answer."""
-        if not self._lines:
-            return
-        data = ("\n".join(self._lines) + "\n").encode()
-        self._lines.clear()
-        with suppress(OSError):
-            if self._path == "-":
-                sys.stderr.buffer.write(data)
-                sys.stderr.buffer.flush()
-                return
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
-
-    def close(self) -> None:
-        """Write the rest."""
-        self.flush()
+__all__ = ["Listening", "listen", "make_server", "serve"]
 
 
 _BACKLOG = 2048
@@ -255,10 +183,12 @@ def make_server(config: Config, run: str) -> Server:
 
     settings = config.serve
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    app = App(config, run=run)
+    protocol: Any = partial(ServeProtocol, app.known, app.log)
     return uvicorn.Server(
         uvicorn.Config(
-            App(config, run=run),
-            http=ServeProtocol,
+            app,
+            http=protocol,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -277,10 +207,10 @@ def make_server(config: Config, run: str) -> Server:
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     """Leave out what uvicorn says of answers that were cut off on purpose, and of every malformed request."""
-    from symcache.server.protocol import CutOffError  # noqa: PLC0415
+    from symcache.server.request import ResponseAborted  # noqa: PLC0415
 
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    expected = isinstance(error, CutOffError) or type(error).__name__ == "CancelledError"
+    expected = isinstance(error, ResponseAborted) or type(error).__name__ == "CancelledError"
     return not expected and record.levelno >= logging.ERROR
 
 

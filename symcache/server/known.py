@@ -1,0 +1,190 @@
+"""Requests whose answer is known already: a file that was served before, a miss of a moment ago.
+
+They are most of what a server is asked, so `symcache.server.protocol` answers them before a task, a thread or a look-up
+of the key is spent on them. What was remembered is compared with the disk each time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from symcache.identity import Tier, relative_parts
+from symcache.server.files import FileInfo, header_list, open_shared, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from symcache.config import Serve
+    from symcache.identity import Key
+    from symcache.server.auth import Gate
+    from symcache.server.files import Headers, RequestHeaders
+    from symcache.server.metrics import Metrics
+    from symcache.server.request import Loops
+    from symcache.stores.local.tree import Store
+
+__all__ = ["NOT_FOUND_BODY", "NOT_FOUND_HEADERS", "KnownAnswer", "KnownAnswers"]
+
+_MOST_KNOWN = 16_384
+_LONGEST_PATH = 1024
+_TOUCH_EVERY_S = 60.0
+_MISS_FOR_S = 5.0
+
+NOT_FOUND_BODY = b"not found\n"
+NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", len(NOT_FOUND_BODY), [(b"cache-control", b"no-store")])
+_CONDITIONS = frozenset(
+    [b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"]
+)
+
+
+@dataclass(slots=True)
+class KnownAnswer:
+    """One answer, ready to be sent.
+
+    Attributes:
+        kind: For metrics and access log.
+        status: Three digits.
+        head: Headers as they are sent, each line with its end, without those that every response has.
+        body: What follows them, unless it is a file.
+        file: Descriptor of an open file, which the receiver closes; None if there is no file to send.
+        start: Offset of the first byte of the file to send.
+        stop: Offset behind the last.
+    """
+
+    kind: str
+    status: int
+    head: bytes
+    body: bytes = b""
+    file: int | None = None
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(slots=True)
+class _KnownFile:
+    path: str
+    info: FileInfo
+    modified_ns: int
+    number: int
+    touch: Callable[[], None]
+    touched_s: float
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.head = _lines(self.info.headers)
+
+    def answer(self, method: bytes, headers: RequestHeaders) -> KnownAnswer | None:
+        """Return the answer to a request; None if the file is not the one that was found right."""
+        try:
+            fd = open_shared(self.path)
+        except OSError:
+            return None
+        status = os.fstat(fd)
+        info = self.info
+        if status.st_mtime_ns != self.modified_ns or status.st_ino != self.number or status.st_size != info.size_bytes:
+            os.close(fd)
+            return None
+        if _CONDITIONS.isdisjoint(headers):
+            answer = KnownAnswer("hit", 200, self.head, b"", fd, 0, info.size_bytes)
+        else:
+            chosen = select(info, headers)
+            answer = KnownAnswer("hit", chosen.status, _lines(chosen.headers), b"", fd, chosen.start, chosen.stop)
+        if method == b"HEAD" or answer.start == answer.stop:
+            os.close(fd)
+            answer.file = None
+        now_s = time.monotonic()
+        if now_s - self.touched_s >= _TOUCH_EVERY_S:
+            self.touched_s = now_s
+            self.touch()
+        return answer
+
+
+@dataclass(slots=True)
+class _KnownMiss:
+    index: str
+    until_s: float
+    places: tuple[str, ...]
+    note: Callable[[str], None]
+
+    def answer(self, method: bytes, _headers: RequestHeaders) -> KnownAnswer | None:
+        """Return the answer to a request; None if it is too long ago, or the file has come meanwhile."""
+        if self.until_s < time.monotonic():
+            return None
+        for place in self.places:
+            if os.access(place, os.F_OK):
+                return None
+        self.note(self.index)
+        return _MISS_HEAD if method == b"HEAD" else _MISS
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+_MISS = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS), NOT_FOUND_BODY)
+_MISS_HEAD = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS))
+
+
+class KnownAnswers:
+    """What is known, by path.
+
+    Args:
+        settings: ``[serve]``.
+        gate: Knows which clients may ask.
+        loops: Finds requests of this server itself.
+        metrics: Counts.
+    """
+
+    def __init__(self, settings: Serve, gate: Gate, loops: Loops, metrics: Metrics) -> None:
+        self._most_requests = settings.connections
+        self._gate = gate
+        self._loops = loops
+        self._metrics = metrics
+        self._known: dict[bytes, _KnownFile | _KnownMiss] = {}
+
+    def find(self, method: bytes, raw_path: bytes, headers: RequestHeaders) -> KnownAnswer | None:
+        """Return the answer to a request; None if it is to go the whole way."""
+        known = self._known.get(raw_path)
+        if known is None or (method != b"GET" and method != b"HEAD"):  # noqa: PLR1714 - faster than a set
+            return None
+        if self._metrics.requests >= self._most_requests or not self._gate.lets_in(headers):
+            return None
+        if b"via" in headers and self._loops.is_in_one(headers):
+            return None
+        answer = known.answer(method, headers)
+        if answer is None:
+            self._known.pop(raw_path, None)
+        return answer
+
+    def remember_file(
+        self, raw_path: bytes, path: Path, status: os.stat_result, info: FileInfo, touch: Callable[[], None]
+    ) -> None:
+        """Remember that *raw_path* is the file at *path*, found right as its *status* has it and just touched.
+
+        *touch* notes that it is used.
+        """
+        known = _KnownFile(os.fspath(path), info, status.st_mtime_ns, status.st_ino, touch, touched_s=time.monotonic())
+        self._remember(raw_path, known)
+
+    def remember_miss(self, raw_path: bytes, key: Key, stores: Sequence[Store]) -> None:
+        """Remember for a few seconds that no store and no upstream has *key*.
+
+        A file that another process puts into one of *stores* meanwhile is noticed.
+        """
+        places = tuple(
+            os.path.join(store.root, *relative_parts(key, tier), key.name)  # noqa: PTH118 - looked at per request
+            for store in stores
+            for tier in Tier
+        )
+        until_s = time.monotonic() + _MISS_FOR_S
+        self._remember(raw_path, _KnownMiss(key.index, until_s, places, self._metrics.note_miss))
+
+    def _remember(self, raw_path: bytes, known: _KnownFile | _KnownMiss) -> None:
+        if len(raw_path) > _LONGEST_PATH:
+            return
+        if len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[raw_path] = known
