@@ -405,13 +405,27 @@ class Rechecks:
         self._waiting: set[str] = set()
         self._limiter = anyio.CapacityLimiter(_RECHECKS_AT_ONCE)
 
+    def is_recent(self, key: Key) -> bool:
+        """Whether every upstream said that it does not have *key*, too recently to be asked again."""
+        misses = self._recall(key)
+        return all(miss is not None and not miss.in_passing and not self._is_old(miss) for miss in misses)
+
     def consider(self, key: Key, outcome: Missing) -> None:
-        """Check *key* again if its miss is old."""
+        """Check *key* again if a miss of it is old."""
         if outcome.cause is not Cause.REMEMBERED_MISS or key.folded in self._waiting:
             return
-        if len(self._waiting) < _MOST_WAITING:
+        is_due = any(miss is not None and self._is_old(miss) for miss in self._recall(key))
+        if is_due and len(self._waiting) < _MOST_WAITING:
             self._waiting.add(key.folded)
             self._group.start_soon(self._check, key)
+
+    def _recall(self, key: Key) -> list[Miss | None]:
+        # On the event loop's thread: one look-up in the database takes less time than reaching another thread.
+        misses = self._source.misses
+        return [misses.recall(server.name, key) if misses is not None else None for server in self._source.servers]
+
+    def _is_old(self, miss: Miss) -> bool:
+        return time.time() - miss.last_asked_s >= self._after_s
 
     async def _check(self, key: Key) -> None:
         try:
@@ -435,7 +449,7 @@ class Rechecks:
         with misses:  # closes the connection of this thread, which nothing else does
             for server in self._source.servers:
                 miss = misses.recall(server.name, key)
-                if miss is not None and time.time() - miss.last_asked_s >= self._after_s:
+                if miss is not None and self._is_old(miss):
                     misses.keep(replace(miss, last_asked_s=0.0))
                     found.append(miss)
         return found

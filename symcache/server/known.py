@@ -105,16 +105,20 @@ class _KnownFile:
 @dataclass(slots=True)
 class _KnownMiss:
     index: str
-    until_s: float
-    places: tuple[str, ...]
+    folders: tuple[str, ...]
+    is_still_missing: Callable[[], bool]
     note: Callable[[str], None]
+    until_s: float
 
     def answer(self, method: bytes, _headers: RequestHeaders) -> KnownAnswer | None:
-        """Return the answer to a request; None if it is too long ago, or the file has come meanwhile."""
-        if self.until_s < time.monotonic():
-            return None
-        for place in self.places:
-            if os.access(place, os.F_OK):
+        """Return the answer to a request; None if the file may exist by now."""
+        now_s = time.monotonic()
+        if self.until_s < now_s:
+            if not self.is_still_missing():
+                return None
+            self.until_s = now_s + _MISS_FOR_S
+        for folder in self.folders:
+            if os.access(folder, os.F_OK):
                 return None
         self.note(self.index)
         return _MISS_HEAD if method == b"HEAD" else _MISS
@@ -169,18 +173,21 @@ class KnownAnswers:
         known = _KnownFile(os.fspath(path), info, status.st_mtime_ns, status.st_ino, touch, touched_s=time.monotonic())
         self._remember(raw_path, known)
 
-    def remember_miss(self, raw_path: bytes, key: Key, stores: Sequence[Store]) -> None:
-        """Remember for a few seconds that no store and no upstream has *key*.
+    def remember_miss(
+        self, raw_path: bytes, key: Key, stores: Sequence[Store], is_still_missing: Callable[[], bool]
+    ) -> None:
+        """Remember that no store and no upstream has *key*.
 
-        A file that another process puts into one of *stores* meanwhile is noticed.
+        A folder that another process makes for it in one of *stores* is noticed at once. For everything else
+        *is_still_missing* is asked every few seconds.
         """
-        places = tuple(
-            os.path.join(store.root, *relative_parts(key, tier), key.name)  # noqa: PTH118 - looked at per request
+        folders = tuple(
+            os.path.join(store.root, *relative_parts(key, tier))  # noqa: PTH118 - text, as it is used per request
             for store in stores
             for tier in Tier
         )
         until_s = time.monotonic() + _MISS_FOR_S
-        self._remember(raw_path, _KnownMiss(key.index, until_s, places, self._metrics.note_miss))
+        self._remember(raw_path, _KnownMiss(key.index, folders, is_still_missing, self._metrics.note_miss, until_s))
 
     def _remember(self, raw_path: bytes, known: _KnownFile | _KnownMiss) -> None:
         if len(raw_path) > _LONGEST_PATH:

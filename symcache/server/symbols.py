@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
+from symcache.errors import StoreError
 from symcache.identity import Tier
 from symcache.server.downloads import send_download
 from symcache.server.files import FileInfo, open_shared
 from symcache.server.known import NOT_FOUND_BODY, NOT_FOUND_HEADERS
 from symcache.server.request import FileAsked, read_in_decimal
+from symcache.stores.http.store import HttpStore
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.stores.results import Cause, Failed, Hint, Missing, Present
@@ -70,6 +72,9 @@ class Symbols:
         self._metrics = metrics
         stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
         self._stores: Sequence[Store] = list(dict.fromkeys(stores))
+        self._has_no_other_place = all(
+            place in stores or isinstance(place, HttpStore) for chain in source.chains for place in chain.places
+        )
         self._access = {store: AccessLog(store) for store in self._stores}
 
     @property
@@ -90,7 +95,9 @@ class Symbols:
         if await self._answer_cold(request, asked.key, is_last=decimal is None, known_as=known_as):
             # What holds for one reading of the id is not remembered for clients that mean the other.
             if other is None and request.kind == "miss":
-                self._known.remember_miss(request.raw_path, asked.key, self._stores)
+                self._known.remember_miss(
+                    request.raw_path, asked.key, self._stores, partial(self._is_still_missing, asked.key)
+                )
             return
         assert decimal is not None
         if not await self._answer_stored(request, decimal, known_as=None):
@@ -213,6 +220,13 @@ class Symbols:
     async def _send_not_found(self, request: Request) -> None:
         await request.start(404, NOT_FOUND_HEADERS)
         await request.send(b"" if request.method == "HEAD" else NOT_FOUND_BODY)
+
+    def _is_still_missing(self, key: Key) -> bool:
+        try:
+            is_stored = any(store.find(key) is not None for store in self._stores)
+        except StoreError:
+            return False
+        return not is_stored and self._has_no_other_place and self._rechecks.is_recent(key)
 
     def _touch(self, key: Key, path: Path) -> None:
         for store, access in self._access.items():
