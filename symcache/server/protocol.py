@@ -7,12 +7,13 @@ import math
 import os
 import socket
 import struct
+import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from symcache.server.files import read_at
@@ -37,14 +38,30 @@ _TOO_LARGE = (
     b"connection: close\r\n\r\n"
 )
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
-# What one client is sent before others have their turn.
-_TURN_BYTES = 1 << 20
-# Where the kernel sends, the transport only has to say when the socket takes more, for which it needs a few bytes.
-_PROBE_BYTES = 16 * 1024
+# What one client is sent before others have their turn; as much as nginx sends.
+_TURN_BYTES = 2 << 20
+_PROBE_BYTES = 4096
 _PIECE_BYTES = 256 * 1024
 _SMALL_PIECE_BYTES = 64 * 1024
 _MANY_TRANSFERS = 64
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)
+
+
+@dataclass(slots=True)
+class _Rest:
+    """What is still to be sent of a file.
+
+    Attributes:
+        file: Its descriptor.
+        at: Offset of the next byte.
+        stop: Offset behind the last.
+        sent: Done when all is sent.
+    """
+
+    file: int
+    at: int
+    stop: int
+    sent: asyncio.Future[None]
 
 
 class ServeProtocol(HttpToolsProtocol):
@@ -65,8 +82,10 @@ class ServeProtocol(HttpToolsProtocol):
         self._known = known
         self._log = log
         self._extensions = {CONNECTION: self}
+        self._most_connections = self.limit_concurrency or sys.maxsize
         self._head_bytes = 0
         self._due_s = math.inf
+        self._rest: _Rest | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -85,6 +104,8 @@ class ServeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._timer.cancel()
+        if self._rest is not None and not self._rest.sent.done():
+            self._rest.sent.set_exception(ResponseAborted())
         super().connection_lost(exc)
 
     @property
@@ -123,19 +144,16 @@ class ServeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._due_s = math.inf
+        answer = None
+        method, headers, began_s = self.parser.get_method(), dict(self.headers), time.monotonic()
         before: RequestResponseCycle | None = self.cycle
-        if self.flow.write_paused or not (before is None or before.response_complete):
-            super().on_headers_complete()  # it waits for the response before it
-        elif self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+        is_free = (before is None or before.response_complete) and not self.flow.write_paused
+        if is_free and len(self.connections) < self._most_connections:
+            answer = self._known.find(method, self.url, headers)
+        if answer is None:
             super().on_headers_complete()
         else:
-            began_s = time.monotonic()
-            method, headers = self.parser.get_method(), dict(self.headers)
-            answer = self._known.find(method, self.url, headers)
-            if answer is None:
-                super().on_headers_complete()
-            else:
-                self._send(answer, method.decode("ascii"), headers, began_s)
+            self._send(answer, method.decode("ascii"), headers, began_s)
 
     def on_body(self, body: bytes) -> None:
         """Take in a piece of the request's body; that of a request answered at once is dropped."""
@@ -150,18 +168,19 @@ class ServeProtocol(HttpToolsProtocol):
     def _send(self, answer: KnownAnswer, method: str, headers: RequestHeaders, began_s: float) -> None:
         keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         head = self._head(answer, keeps_alive=keeps_alive)
-        record = partial(self._log.record, began_s, self.client, method, self.url, headers, answer.status)
+        sent_bytes = len(answer.body)
         if answer.file is None:
             self.transport.write(head + answer.body)
-            sent_bytes = len(answer.body)
         else:
             at = self._begin_file(head, answer.file, answer.start, answer.stop)
+            sent_bytes = at - answer.start
             if at < answer.stop:
-                self._send_rest_in_task(answer, at, record, keeps_alive=keeps_alive)
+                rest = _Rest(answer.file, at, answer.stop, self.loop.create_future())
+                record = partial(self._log.record, began_s, self.client, method, self.url, headers, answer.status)
+                self._send_rest_in_task(rest, answer, record, keeps_alive=keeps_alive)
                 return
             os.close(answer.file)
-            sent_bytes = at - answer.start
-        record(sent_bytes, answer.kind)
+        self._log.record(began_s, self.client, method, self.url, headers, answer.status, sent_bytes, answer.kind)
         if keeps_alive:
             self._due_s = self.loop.time() + self.timeout_keep_alive
         else:
@@ -184,7 +203,7 @@ class ServeProtocol(HttpToolsProtocol):
         if sent < len(head):
             self.transport.write(head[sent:])
             return start
-        return start + self._sendfile(file, start, stop)
+        return start + self._sendfile(file, start, min(stop, start + _TURN_BYTES))
 
     def _send_to_socket(self, head: bytes) -> int:
         """Send the head past the transport, to go out in one packet with the beginning of the file."""
@@ -199,12 +218,15 @@ class ServeProtocol(HttpToolsProtocol):
     def _sendfile(self, file: int, start: int, stop: int) -> int:
         """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
         try:
-            return os.sendfile(self._fd, file, start, min(stop - start, _TURN_BYTES))
+            return os.sendfile(self._fd, file, start, stop - start)
         except OSError:
             return 0  # full; or broken, which the transport finds out by itself when it is given the next piece
 
-    def _send_rest_in_task(self, answer: KnownAnswer, at: int, record: Record, *, keeps_alive: bool) -> None:
-        """Let a task of uvicorn's send the file from *at* on, so that its way of stopping and queueing holds for it."""
+    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, record: Record, *, keeps_alive: bool) -> None:
+        """Send the rest of a file as the socket takes it.
+
+        A task of uvicorn's waits for it, so that the server's way of queueing requests and of stopping holds for it.
+        """
         scope: Any = self.scope
         scope["method"] = "GET"
         self.cycle = RequestResponseCycle(
@@ -222,60 +244,64 @@ class ServeProtocol(HttpToolsProtocol):
         )
         self.cycle.response_started = True
         self.cycle.chunked_encoding = False
-        app: Any = partial(self._send_rest, answer, at, record)
-        self._start_asgi_task(self.cycle, app)
+        self._rest = rest
+        self._send_more()
+        wait: Any = partial(self._wait_for_rest, rest, answer, record)
+        self._start_asgi_task(self.cycle, wait)
 
-    async def _send_rest(
-        self, answer: KnownAnswer, at: int, record: Record, _scope: Scope, _receive: Receive, send: Send
+    async def _wait_for_rest(
+        self, rest: _Rest, answer: KnownAnswer, record: Record, _scope: Scope, _receive: Receive, send: Send
     ) -> None:
-        file, metrics = answer.file, self._log.metrics
-        assert file is not None
-        kind = answer.kind
+        metrics, cycle, kind = self._log.metrics, self.cycle, answer.kind
         metrics.requests += 1
-        metrics.transfers += 1
         try:
-            while at < answer.stop:
-                at += self._send_piece(file, at, answer.stop)
-                await self._drain()
+            with metrics.transferring():
+                await rest.sent
             await send({"type": "http.response.body"})
+            # Nothing follows yet, or the response to the next request is on its way.
+            self._due_s = self.loop.time() + self.timeout_keep_alive if self.cycle is cycle else math.inf
         except BaseException:  # the server's stop, among others
             if not self.is_gone:
                 kind = "cut"
                 self.abort()
             raise
         finally:
-            os.close(file)
+            self._rest = None
+            os.close(rest.file)
             metrics.requests -= 1
-            metrics.transfers -= 1
-            record(at - answer.start, kind)
+            record(rest.at - answer.start, kind)
 
-    def _send_piece(self, file: int, at: int, stop: int) -> int:
-        """Send some of the file; return how much.
+    def _send_more(self) -> None:
+        """Send more of a file, until the socket takes no more or others should have their turn.
 
-        Raises:
-            ResponseAborted: The client has disconnected, or the file is shorter than announced.
+        Of files, the kernel sends what the socket takes. That it takes more is told by the transport, which has to be
+        given a few bytes for that.
         """
-        size_bytes = self._piece_bytes()
-        if self._has_sendfile and not self.transport.get_write_buffer_size():
-            sent = self._sendfile(file, at, stop)
-            if sent > 0:
-                return sent
-            size_bytes = _PROBE_BYTES
-        data = _read(file, min(size_bytes, stop - at), at)
-        if self.is_gone or not data:
-            raise ResponseAborted
-        self.transport.write(data)
-        return len(data)
-
-    async def _drain(self) -> None:
-        """Wait until the client has taken what was sent, and let others have their turn."""
-        if not self.flow.write_paused:
-            await asyncio.sleep(0)
+        rest = self._rest
+        if rest is None or rest.sent.done() or self.flow.write_paused:
             return
-        with anyio.move_on_after(PATIENCE_S) as scope:
-            await self.flow.drain()
-        if scope.cancelled_caught:
-            raise ResponseAborted
+        piece_bytes = self._piece_bytes()
+        if self._has_sendfile and not self.transport.get_write_buffer_size():
+            stop = min(rest.stop, rest.at + _TURN_BYTES)
+            rest.at += self._sendfile(rest.file, rest.at, stop)
+            piece_bytes = min(_PROBE_BYTES, stop - rest.at)
+        if piece_bytes:
+            data = _read(rest.file, min(piece_bytes, rest.stop - rest.at), rest.at)
+            if not data:  # shorter on disk than announced, or unreadable
+                rest.sent.set_exception(ResponseAborted())
+                return
+            self.transport.write(data)
+            rest.at += len(data)
+        self._due_s = self.loop.time() + PATIENCE_S
+        if rest.at == rest.stop:
+            rest.sent.set_result(None)
+        elif not self.flow.write_paused:
+            self.loop.call_soon(self._send_more)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken what was sent."""
+        super().resume_writing()
+        self._send_more()
 
     def _piece_bytes(self) -> int:
         return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
@@ -289,7 +315,9 @@ class ServeProtocol(HttpToolsProtocol):
     def _look_at_clock(self) -> None:
         """End a connection that is due; one timer that looks now and then costs less than one for each request."""
         left_s = self._due_s - self.loop.time()
-        if left_s <= 0:
+        if left_s <= 0 and self._rest is not None:
+            self.abort()
+        elif left_s <= 0:
             self.transport.abort()
         else:
             self._timer = self.loop.call_later(

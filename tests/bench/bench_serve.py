@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=1, help="of the server; nginx has one")
+    parser.add_argument("--only", default="", metavar="TEXT", help="loads with this in their title, as printed")
     options = parser.parse_args()
     wrk = need("wrk")
     small, large = publish("small.pdb", 1, payload_bytes=16 * _KIB), publish("large.pdb", 2, payload_bytes=50 * _MIB)
@@ -93,6 +94,8 @@ def main() -> int:
                 (f"{len(small.content) // _KIB} KiB hits, site", in_front, small.index, 32),
                 (f"{len(large.content) // _MIB} MiB hits, site", in_front, large.index, 8),
             ]:
+                if options.only not in title:
+                    continue
                 rounds = [
                     [measure(wrk, each, index, connections, options.seconds) for each in (base, other)]
                     for _ in range(options.rounds)

@@ -22,8 +22,6 @@ from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.serving import Published, Served
     from support.upstream import Upstream
 
@@ -38,7 +36,7 @@ def put(store: Path, wanted: Published, content: bytes | None = None) -> Path:
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def known(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kinds of answers that were known."""
     kinds: list[str] = []
     find = KnownAnswers.find
