@@ -40,20 +40,19 @@ class Gate:
 
     Args:
         settings: ``[serve]``: users, tokens, upload tokens.
+
+    Attributes:
+        is_open: Whether every client may ask.
     """
 
     def __init__(self, settings: Serve) -> None:
         self._users = dict(user.split(":", 1) for user in settings.users)
         self._tokens = settings.tokens
         self._upload_tokens = settings.upload_tokens
+        self.is_open = not self._users and not self._tokens
         self._secret = secrets.token_bytes(32)
         self._right: set[bytes] = set()
         self._limiter = anyio.Semaphore(2)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether every client may ask."""
-        return not self._users and not self._tokens
 
     def lets_in(self, headers: RequestHeaders) -> bool:
         """Whether a request may be answered, without the slow check of a password not seen before; False if unsure."""

@@ -30,6 +30,9 @@ __all__ = ["NOT_FOUND_BODY", "NOT_FOUND_HEADERS", "KnownAnswer", "KnownAnswers"]
 
 _MOST_KNOWN = 16_384
 _LONGEST_PATH = 1024
+_MOST_HEADS = 4096
+_LONGEST_HEAD = 1024
+_METHODS = frozenset(["GET", "HEAD"])
 _TOUCH_EVERY_S = 60.0
 _MISS_FOR_S = 5.0
 
@@ -38,6 +41,23 @@ NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", len(NOT_FOUND_BODY
 _CONDITIONS = frozenset(
     [b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request.
+
+    Attributes:
+        method: As sent.
+        raw_path: Percent-encoded path, with the query if there is one.
+        headers: By lower-case name.
+        keeps_alive: Whether the connection stays open after the response.
+    """
+
+    method: str
+    raw_path: bytes
+    headers: RequestHeaders
+    keeps_alive: bool
 
 
 @dataclass(slots=True)
@@ -76,7 +96,7 @@ class _KnownFile:
     def __post_init__(self) -> None:
         self.head = _lines(self.info.headers)
 
-    def answer(self, method: bytes, headers: RequestHeaders) -> KnownAnswer | None:
+    def answer(self, method: str, headers: RequestHeaders) -> KnownAnswer | None:
         """Return the answer to a request; None if the file is not the one that was found right."""
         try:
             fd = open_shared(self.path)
@@ -92,7 +112,7 @@ class _KnownFile:
         else:
             chosen = select(info, headers)
             answer = KnownAnswer("hit", chosen.status, _lines(chosen.headers), b"", fd, chosen.start, chosen.stop)
-        if method == b"HEAD" or answer.start == answer.stop:
+        if method == "HEAD" or answer.start == answer.stop:
             os.close(fd)
             answer.file = None
         now_s = time.monotonic()
@@ -110,7 +130,7 @@ class _KnownMiss:
     note: Callable[[str], None]
     until_s: float
 
-    def answer(self, method: bytes, _headers: RequestHeaders) -> KnownAnswer | None:
+    def answer(self, method: str, _headers: RequestHeaders) -> KnownAnswer | None:
         """Return the answer to a request; None if the file may exist by now."""
         now_s = time.monotonic()
         if self.until_s < now_s:
@@ -121,7 +141,7 @@ class _KnownMiss:
             if os.access(folder, os.F_OK):
                 return None
         self.note(self.index)
-        return _MISS_HEAD if method == b"HEAD" else _MISS
+        return _MISS_HEAD if method == "HEAD" else _MISS
 
 
 def _lines(headers: Headers) -> bytes:
@@ -140,6 +160,9 @@ class KnownAnswers:
         gate: Knows which clients may ask.
         loops: Finds requests of this server itself.
         metrics: Counts.
+
+    Attributes:
+        heads: Requests that had known answers, by their bytes.
     """
 
     def __init__(self, settings: Serve, gate: Gate, loops: Loops, metrics: Metrics) -> None:
@@ -147,21 +170,30 @@ class KnownAnswers:
         self._gate = gate
         self._loops = loops
         self._metrics = metrics
+        self.heads: dict[bytes, Head] = {}
         self._known: dict[bytes, _KnownFile | _KnownMiss] = {}
 
-    def find(self, method: bytes, raw_path: bytes, headers: RequestHeaders) -> KnownAnswer | None:
-        """Return the answer to a request; None if it is to go the whole way."""
-        known = self._known.get(raw_path)
-        if known is None or (method != b"GET" and method != b"HEAD"):  # noqa: PLR1714 - faster than a set
+    def find(self, head: Head) -> KnownAnswer | None:
+        """Return the answer to a request; None if the application is to answer it."""
+        known = self._known.get(head.raw_path)
+        if known is None or head.method not in _METHODS:
             return None
-        if self._metrics.requests >= self._most_requests or not self._gate.lets_in(headers):
+        headers = head.headers
+        if self._metrics.requests >= self._most_requests or not (self._gate.is_open or self._gate.lets_in(headers)):
             return None
         if b"via" in headers and self._loops.is_in_one(headers):
             return None
-        answer = known.answer(method, headers)
+        answer = known.answer(head.method, headers)
         if answer is None:
-            self._known.pop(raw_path, None)
+            self._known.pop(head.raw_path, None)
         return answer
+
+    def remember_head(self, data: bytes, head: Head) -> None:
+        """Remember what one request, exactly as it was received, was parsed to."""
+        if len(data) <= _LONGEST_HEAD and b"upgrade" not in head.headers:
+            if len(self.heads) >= _MOST_HEADS:
+                del self.heads[next(iter(self.heads))]
+            self.heads[data] = head
 
     def remember_file(
         self, raw_path: bytes, path: Path, status: os.stat_result, info: FileInfo, touch: Callable[[], None]

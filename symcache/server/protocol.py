@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from symcache.server.files import read_at
+from symcache.server.known import Head
 from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from symcache.server.files import RequestHeaders
     from symcache.server.known import KnownAnswer, KnownAnswers
     from symcache.server.metrics import RequestLog
     from symcache.server.request import Receive, Scope, Send
@@ -84,8 +84,12 @@ class ServeProtocol(HttpToolsProtocol):
         self._extensions = {CONNECTION: self}
         self._most_connections = self.limit_concurrency or sys.maxsize
         self._head_bytes = 0
+        self._head: Head | None = None
+        self._seen_heads = 0
+        self._is_between_requests = True
         self._due_s = math.inf
         self._rest: _Rest | None = None
+        self._socket: socket.socket | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -104,6 +108,8 @@ class ServeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
         if self._rest is not None and not self._rest.sent.done():
             self._rest.sent.set_exception(ResponseAborted())
         super().connection_lost(exc)
@@ -121,39 +127,55 @@ class ServeProtocol(HttpToolsProtocol):
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        # Clients of one kind ask for a file with the same bytes; parsing them is half the work of a known answer.
+        head = self._known.heads.get(data)
+        if head is not None and self._is_between_requests and self._answer(head):
+            self._unset_keepalive_if_required()
+            return
+        self._seen_heads = 0
+        was_between_requests = self._is_between_requests
+        super().data_received(data)
+        if was_between_requests and self._is_between_requests and self._seen_heads == 1 and self._head is not None:
+            self._known.remember_head(data, self._head)
+
     def on_message_begin(self) -> None:
         """Begin with a request."""
-        super().on_message_begin()
+        # What else uvicorn does here is done by `_make_scope`, for requests that the application answers.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head_bytes = 0
+        self._is_between_requests = False
         self._due_s = self.loop.time() + _HEAD_WITHIN_S
-        scope: Any = self.scope
-        scope["extensions"] = self._extensions
 
     def on_url(self, url: bytes) -> None:
         """Take in a piece of the request's target."""
-        super().on_url(url)
-        self._bound_head(len(url))
+        self.url += url
+        self._head_bytes += len(url)
+        if self._head_bytes > _LONGEST_HEAD_BYTES:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take in a header."""
         super().on_header(name, value)
-        self._bound_head(len(name) + len(value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _LONGEST_HEAD_BYTES:
+            self._refuse_head()
 
     def on_headers_complete(self) -> None:
         """Answer the request."""
         if self.transport.is_closing():
             return
         self._due_s = math.inf
-        answer = None
-        method, headers, began_s = self.parser.get_method(), dict(self.headers), time.monotonic()
-        before: RequestResponseCycle | None = self.cycle
-        is_free = (before is None or before.response_complete) and not self.flow.write_paused
-        if is_free and len(self.connections) < self._most_connections:
-            answer = self._known.find(method, self.url, headers)
-        if answer is None:
+        self._seen_heads += 1
+        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        head = Head(self.parser.get_method().decode("ascii"), self.url, dict(self.headers), keeps_alive)
+        self._head = head if self._answer(head) else None
+        if self._head is None:
+            self._make_scope()
             super().on_headers_complete()
-        else:
-            self._send(answer, method.decode("ascii"), headers, began_s)
 
     def on_body(self, body: bytes) -> None:
         """Take in a piece of the request's body; that of a request answered at once is dropped."""
@@ -162,31 +184,42 @@ class ServeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take in the end of the request."""
+        self._is_between_requests = True
         if self.cycle is not None:
             super().on_message_complete()
 
-    def _send(self, answer: KnownAnswer, method: str, headers: RequestHeaders, began_s: float) -> None:
-        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        head = self._head(answer, keeps_alive=keeps_alive)
+    def _answer(self, head: Head) -> bool:
+        """Answer a request if its answer is known; return whether it is."""
+        before: RequestResponseCycle | None = self.cycle
+        is_free = (before is None or before.response_complete) and not self.flow.write_paused
+        if not is_free or self.transport.is_closing() or len(self.connections) >= self._most_connections:
+            return False
+        began_s = time.monotonic()
+        answer = self._known.find(head)
+        if answer is None:
+            return False
+        lines = self._head_lines(answer, keeps_alive=head.keeps_alive)
         sent_bytes = len(answer.body)
         if answer.file is None:
-            self.transport.write(head + answer.body)
+            self.transport.write(lines + answer.body)
         else:
-            at = self._begin_file(head, answer.file, answer.start, answer.stop)
+            at = self._begin_file(lines, answer.file, answer.start, answer.stop)
             sent_bytes = at - answer.start
             if at < answer.stop:
                 rest = _Rest(answer.file, at, answer.stop, self.loop.create_future())
-                record = partial(self._log.record, began_s, self.client, method, self.url, headers, answer.status)
-                self._send_rest_in_task(rest, answer, record, keeps_alive=keeps_alive)
-                return
+                self._send_rest_in_task(rest, answer, head, began_s)
+                return True
             os.close(answer.file)
-        self._log.record(began_s, self.client, method, self.url, headers, answer.status, sent_bytes, answer.kind)
-        if keeps_alive:
+        self._log.record(
+            began_s, self.client, head.method, head.raw_path, head.headers, answer.status, sent_bytes, answer.kind
+        )
+        if head.keeps_alive:
             self._due_s = self.loop.time() + self.timeout_keep_alive
         else:
             self.transport.close()
+        return True
 
-    def _head(self, answer: KnownAnswer, *, keeps_alive: bool) -> bytes:
+    def _head_lines(self, answer: KnownAnswer, *, keeps_alive: bool) -> bytes:
         if self._default_headers is not self.server_state.default_headers:  # uvicorn makes new ones each second
             self._default_headers = self.server_state.default_headers
             self._default_lines = b"".join(b"%b: %b\r\n" % header for header in self._default_headers)
@@ -206,14 +239,13 @@ class ServeProtocol(HttpToolsProtocol):
         return start + self._sendfile(file, start, min(stop, start + _TURN_BYTES))
 
     def _send_to_socket(self, head: bytes) -> int:
-        """Send the head past the transport, to go out in one packet with the beginning of the file."""
-        connected = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
+        """Send past the transport, so that the head goes out in one packet with the beginning of the file."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))  # whatever it is
         try:
-            return connected.send(head, _MSG_MORE)
+            return self._socket.send(head, _MSG_MORE)
         except OSError:
-            return 0  # the transport finds out by itself what is wrong, when it is given the head
-        finally:
-            connected.detach()
+            return 0  # full; or broken, which the transport finds out by itself when it is given the head
 
     def _sendfile(self, file: int, start: int, stop: int) -> int:
         """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
@@ -222,15 +254,14 @@ class ServeProtocol(HttpToolsProtocol):
         except OSError:
             return 0  # full; or broken, which the transport finds out by itself when it is given the next piece
 
-    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, record: Record, *, keeps_alive: bool) -> None:
+    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
         """Send the rest of a file as the socket takes it.
 
         A task of uvicorn's waits for it, so that the server's way of queueing requests and of stopping holds for it.
         """
-        scope: Any = self.scope
-        scope["method"] = "GET"
+        scope: Any = {"method": "GET"}
         self.cycle = RequestResponseCycle(
-            scope=self.scope,
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -239,13 +270,16 @@ class ServeProtocol(HttpToolsProtocol):
             default_headers=[],
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=keeps_alive,
+            keep_alive=head.keeps_alive,
             on_response=self.on_response_complete,
         )
         self.cycle.response_started = True
         self.cycle.chunked_encoding = False
         self._rest = rest
         self._send_more()
+        record = partial(
+            self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
+        )
         wait: Any = partial(self._wait_for_rest, rest, answer, record)
         self._start_asgi_task(self.cycle, wait)
 
@@ -306,9 +340,16 @@ class ServeProtocol(HttpToolsProtocol):
     def _piece_bytes(self) -> int:
         return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
 
-    def _bound_head(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        if self._head_bytes > _LONGEST_HEAD_BYTES and not self.transport.is_closing():
+    def _make_scope(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        scope: Any = self.scope
+        scope["extensions"] = self._extensions
+
+    def _refuse_head(self) -> None:
+        if not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 

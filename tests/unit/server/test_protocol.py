@@ -148,6 +148,35 @@ def test_answers_keep_the_order_of_pipelined_requests(
         assert [client.read().body for _ in asked] == [each.content for each in asked]
 
 
+def test_requests_are_told_apart_however_they_arrive(tmp_path: Path, small: Published, old: Published) -> None:
+    put(tmp_path / "store", small)
+    put(tmp_path / "store", old)
+    with serving(tmp_path) as served, Client(served.port) as client:
+        one, other = (f"GET /{each.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for each in (small, old))
+        for _ in range(3):  # fetched, parsed, seen before
+            assert client.ask(one).body == small.content
+            assert client.ask(other).body == old.content
+        for cut in (1, 30, len(one) - 1):
+            client.send(one[:cut])
+            assert counted(served, "symcache_requests_in_flight") == 1  # its own: the first part has arrived
+            client.send(one[cut:] + other)
+            assert [client.read().body for _ in range(2)] == [small.content, old.content]
+
+
+def test_a_body_is_no_request_though_it_looks_like_one(tmp_path: Path, small: Published) -> None:
+    put(tmp_path / "store", small)
+    with serving(tmp_path) as served, Client(served.port) as client:
+        known = f"GET /{small.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        for _ in range(3):
+            assert client.ask(known).body == small.content
+        answers = counted(served, 'symcache_requests_total{answer="hit"}')
+        client.send(f"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {len(known)}\r\n\r\n".encode())
+        assert client.read().status == 405
+        client.send(known)
+        assert client.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").body == b"ok\n"
+        assert counted(served, 'symcache_requests_total{answer="hit"}') == answers
+
+
 def test_a_body_that_a_request_has_is_dropped(tmp_path: Path, small: Published, known: list[str]) -> None:
     put(tmp_path / "store", small)
     with serving(tmp_path) as served:
