@@ -152,9 +152,9 @@ class App:
             self._downloads.observe(event)
 
     async def _share_counts(self) -> None:
-        """Tell the other workers what this one has counted."""
+        """Let the other workers know what this one has counted."""
         while True:
-            self._sharing.tell(self._status.own())
+            self._sharing.write(self._status.own())
             await anyio.sleep(_SHARE_EVERY_S)
 
     async def _answer(self, request: Request) -> None:
@@ -207,7 +207,7 @@ class App:
             await request.send_text(401, "credentials are needed", [_CHALLENGE])
         elif self._loops.is_in_one(request.headers):
             request.kind = "loop"
-            _log.warning("a loop: this server asks another one that asks this one; mend the symbol path of one of them")
+            _log.warning("a loop: this server asks another one that asks this one; correct one symbol path")
             await request.send_text(508, "this server asks itself by way of another one")
         elif not await self._pages.answer(request):
             await self._answer_path(request, asked)

@@ -132,7 +132,7 @@ class Maintenance:
             totals = sum_up(self._sharing.read_all(), now_s=time.time())
             with suppress(OSError):
                 _write(folder / "samples", self.samples(totals))
-                _write(folder / "counted", {"run": self._sharing.run, **_told(totals)})
+                _write(folder / "counted", {"run": self._sharing.run, **_counts(totals)})
             await anyio.sleep(_SAMPLE_EVERY_S)
 
     def _measure(self, store: Store, folder: Path) -> None:
@@ -178,7 +178,7 @@ def _samples(folder: Path | None) -> list[dict[str, Any]]:
     return [each for each in samples if isinstance(each, dict)] if isinstance(samples, list) else []
 
 
-def _told(totals: Totals) -> dict[str, int]:
+def _counts(totals: Totals) -> dict[str, int]:
     return {kind: totals.answers[kind] for kind in _KINDS}
 
 
@@ -188,7 +188,7 @@ def _add_up(samples: list[dict[str, Any]], before: Mapping[str, int], totals: To
     if not samples or samples[-1].get("t") != began_s:
         samples.append({"t": began_s})
     sample = samples[-1]
-    for kind, count in _told(totals).items():
+    for kind, count in _counts(totals).items():
         sample[kind] = sample.get(kind, 0) + max(0, count - before.get(kind, 0))
     if "bytes" in store:
         sample["bytes"] = store["bytes"]

@@ -1,4 +1,4 @@
-"""What is counted: in each worker for itself, told to the others through the store's own folder."""
+"""Metrics and the access log. Each worker counts for itself and shares its counts through the store's own folder."""
 
 from __future__ import annotations
 
@@ -29,81 +29,34 @@ if TYPE_CHECKING:
 
 __all__ = ["BUCKETS_S", "Metrics", "RequestLog", "Sharing", "Totals", "format_metrics", "sum_up"]
 
-
-def format_metrics(totals: Totals, store: Mapping[str, Any]) -> str:
-    """Return *totals* in the text format, version 0.0.4.
-
-    Args:
-        totals: Of all workers.
-        store: ``bytes``, ``files`` and ``keys`` as last measured; empty if nobody has measured yet.
-    """
-    return "\n".join([*_lines(totals, store), ""])
-
-
-def _lines(totals: Totals, store: Mapping[str, Any]) -> Iterator[str]:
-    yield from _counter("symcache_requests_total", "Requests by kind of answer.", "answer", totals.answers)
-    yield from _counter("symcache_responses_total", "Requests by status.", "code", totals.statuses)
-    yield from _single("symcache_sent_bytes_total", "counter", "Lengths of bodies sent.", totals.sent_bytes)
-    yield from _counter("symcache_upstream_fetches_total", "Questions to upstreams by end.", "end", totals.fetches)
-    yield from _single("symcache_upstream_bytes_total", "counter", "Lengths of files fetched.", totals.fetched_bytes)
-    yield "# HELP symcache_upstream_seconds How long upstreams took, from question to file or no."
-    yield "# TYPE symcache_upstream_seconds histogram"
-    so_far = 0
-    for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], totals.fetch_classes, strict=True):
-        so_far += count
-        yield f'symcache_upstream_seconds_bucket{{le="{bound}"}} {so_far}'
-    yield f"symcache_upstream_seconds_sum {totals.fetch_s:.6f}"
-    yield f"symcache_upstream_seconds_count {so_far}"
-    yield from _single("symcache_requests_in_flight", "gauge", "Requests under way.", totals.requests)
-    yield from _single("symcache_transfers_in_flight", "gauge", "Bodies being sent.", totals.transfers)
-    yield from _single("symcache_upstream_in_flight", "gauge", "Files on their way from upstreams.", totals.flights)
-    yield from _single("symcache_workers", "gauge", "Processes that answer.", totals.workers)
-    for unit, text in {"bytes": "Length of all files.", "files": "Files.", "keys": "Keys."}.items():
-        if unit in store:
-            yield from _single(f"symcache_store_{unit}", "gauge", f"In the store: {text}", store[unit])
-
-
-def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} counter"
-    for value, count in sorted(counts.items()):
-        yield f'{name}{{{label}="{value}"}} {count}'
-
-
-def _single(name: str, kind: str, text: str, value: float) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
-    yield f"{name} {value}"
-
-
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of the classes in which the times of upstreams are counted, in seconds."""
+"""Upper bounds of the histogram's buckets, in seconds."""
 
 _MOST_MISSED = 10_000
-_TOLD_MISSED = 200
-_TOLD_FLIGHTS = 50
+_SHARED_MISSED = 200
+_SHARED_DOWNLOADS = 50
 _ALIVE_FOR_S = 15.0
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of one worker, or of all; what only grows first.
+    """Counts of one worker, or of all; those that only grow come first.
 
     Attributes:
         answers: Requests by kind of answer.
         statuses: Requests by status.
         sent_bytes: Lengths of bodies sent.
         fetched_bytes: Lengths of files that came from upstreams.
-        fetches: Questions to upstreams by how they ended.
-        fetch_classes: The same by how long they took; see `BUCKETS_S`, and one class for what took longer.
-        fetch_s: How long they took in all.
-        missed: How often each key without a file was asked for, by index; the most wanted ones alone.
-        requests: Under way now.
-        transfers: Bodies under way now.
-        flights: Files on their way from upstreams now.
+        fetches: Fetches from upstreams by result.
+        fetch_classes: The same by duration; see `BUCKETS_S`, and one more for longer ones.
+        fetch_s: Their total duration.
+        missed: How often each key without a file was asked for, by index; only those asked for most.
+        requests: Being answered now.
+        transfers: Bodies being sent now.
+        flights: Files being downloaded from upstreams now.
         downloads: The oldest of them.
         workers: Processes.
-        began_s: When the first of them began, in seconds since 1970.
+        began_s: When the first of them started, in seconds since 1970.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -123,14 +76,14 @@ class Totals:
 
 
 class Metrics:
-    """What this worker counts; changed on the event loop's thread alone.
+    """What this worker counts; changed only on the event loop's thread.
 
     Attributes:
         answers: See `Totals`, here and below.
         statuses: Requests by status.
         sent_bytes: Lengths of bodies sent.
-        requests: Under way now.
-        transfers: Bodies under way now.
+        requests: Being answered now.
+        transfers: Bodies being sent now.
     """
 
     def __init__(self) -> None:
@@ -161,7 +114,7 @@ class Metrics:
             self.transfers -= 1
 
     def fetch_ended(self, outcome: Outcome, took_s: float) -> None:
-        """Count a question to upstreams, whoever asked."""
+        """Count a fetch from upstreams, whether a client or the page asked for it."""
         self._fetch_classes[bisect_left(BUCKETS_S, took_s)] += 1
         self._fetch_s += took_s
         match outcome:
@@ -174,17 +127,17 @@ class Metrics:
                 self._fetches["present"] += 1
 
     def note_miss(self, index: str) -> None:
-        """Count that a file was asked for that no upstream has."""
+        """Count a request for a file that no upstream has."""
         if len(self._missed) >= _MOST_MISSED:
             self._missed = Counter(dict(self._missed.most_common(_MOST_MISSED // 2)))
         self._missed[index] += 1
 
-    def as_json(self, flights: list[dict[str, Any]], *, began_s: float) -> dict[str, Any]:
+    def as_json(self, downloads: list[dict[str, Any]], *, began_s: float) -> dict[str, Any]:
         """Return the counts as `sum_up` takes them.
 
         Args:
-            flights: What is on its way, oldest first.
-            began_s: When this worker began, in seconds since 1970.
+            downloads: What is being downloaded, oldest first.
+            began_s: When this worker started, in seconds since 1970.
         """
         return {
             "began_s": began_s,
@@ -196,16 +149,16 @@ class Metrics:
             "fetches": dict(self._fetches),
             "fetch_classes": list(self._fetch_classes),
             "fetch_s": self._fetch_s,
-            "missed": dict(self._missed.most_common(_TOLD_MISSED)),
+            "missed": dict(self._missed.most_common(_SHARED_MISSED)),
             "requests": self.requests,
             "transfers": self.transfers,
-            "flights": len(flights),
-            "downloads": flights[:_TOLD_FLIGHTS],
+            "flights": len(downloads),
+            "downloads": downloads[:_SHARED_DOWNLOADS],
         }
 
 
 def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
-    """Return what all workers counted; those that are gone count with what they did, not with what they do."""
+    """Return what all workers counted; those that have ended count with what they did, not with what they do."""
     totals = Totals()
     for counted in documents:
         with suppress(KeyError, TypeError, ValueError):
@@ -229,11 +182,11 @@ def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
 
 
 class Sharing:
-    """What workers of one server tell each other, each in a file of its own.
+    """The counts of a server's workers, each in a file of its own that the others read.
 
     Args:
-        folder: Where; None tells nobody.
-        run: Names the server, so that two on one store do not mix.
+        folder: Where; None shares nothing.
+        run: Identifies the server, so that two on one store do not mix.
 
     Attributes:
         run: The same.
@@ -244,8 +197,8 @@ class Sharing:
         self.run = run
         self._own = None if folder is None else folder / f"{run}-{token_hex(4)}.json"
 
-    def tell(self, document: dict[str, Any]) -> None:
-        """Replace what this worker told before; a folder that cannot be written is no error."""
+    def write(self, document: dict[str, Any]) -> None:
+        """Replace what this worker wrote before; a folder that cannot be written is no error."""
         if self._own is None or self._folder is None:
             return
         with suppress(OSError):
@@ -255,16 +208,16 @@ class Sharing:
             scratch.replace(self._own)
 
     def read_all(self, own: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return what every worker told last; *own* stands for what this one did."""
-        told: list[dict[str, Any]] = [] if own is None else [own]
+        """Return what every worker wrote last; *own* replaces what this one did."""
+        counted: list[dict[str, Any]] = [] if own is None else [own]
         for path in sorted(self._folder.glob(f"{self.run}-*.json")) if self._folder is not None else []:
             if own is None or path != self._own:
                 with suppress(OSError, ValueError):
-                    told.append(json.loads(path.read_text(encoding="utf-8")))
-        return told
+                    counted.append(json.loads(path.read_text(encoding="utf-8")))
+        return counted
 
     def sweep(self, *, now_s: float, older_than_s: float) -> None:
-        """Remove what servers of former times left."""
+        """Remove files of earlier servers."""
         for path in self._folder.glob("*-*.*") if self._folder is not None else []:
             with suppress(OSError):
                 if now_s - path.stat().st_mtime > older_than_s:
@@ -358,3 +311,49 @@ class RequestLog:
                 os.write(fd, data)
             finally:
                 os.close(fd)
+
+
+def format_metrics(totals: Totals, store: Mapping[str, Any]) -> str:
+    """Return *totals* in the text format, version 0.0.4.
+
+    Args:
+        totals: Of all workers.
+        store: ``bytes``, ``files`` and ``keys`` as last measured; empty before the first time.
+    """
+    return "\n".join([*_lines(totals, store), ""])
+
+
+def _lines(totals: Totals, store: Mapping[str, Any]) -> Iterator[str]:
+    yield from _counter("symcache_requests_total", "Requests by kind of answer.", "answer", totals.answers)
+    yield from _counter("symcache_responses_total", "Requests by status.", "code", totals.statuses)
+    yield from _single("symcache_sent_bytes_total", "counter", "Lengths of bodies sent.", totals.sent_bytes)
+    yield from _counter("symcache_upstream_fetches_total", "Fetches from upstreams by result.", "end", totals.fetches)
+    yield from _single("symcache_upstream_bytes_total", "counter", "Lengths of files fetched.", totals.fetched_bytes)
+    yield "# HELP symcache_upstream_seconds Time from asking upstreams to the file or a definite no."
+    yield "# TYPE symcache_upstream_seconds histogram"
+    so_far = 0
+    for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], totals.fetch_classes, strict=True):
+        so_far += count
+        yield f'symcache_upstream_seconds_bucket{{le="{bound}"}} {so_far}'
+    yield f"symcache_upstream_seconds_sum {totals.fetch_s:.6f}"
+    yield f"symcache_upstream_seconds_count {so_far}"
+    yield from _single("symcache_requests_in_flight", "gauge", "Requests being answered.", totals.requests)
+    yield from _single("symcache_transfers_in_flight", "gauge", "Bodies being sent.", totals.transfers)
+    yield from _single("symcache_upstream_in_flight", "gauge", "Files being downloaded from upstreams.", totals.flights)
+    yield from _single("symcache_workers", "gauge", "Worker processes.", totals.workers)
+    for unit, text in {"bytes": "Length of all files.", "files": "Files.", "keys": "Keys."}.items():
+        if unit in store:
+            yield from _single(f"symcache_store_{unit}", "gauge", f"In the store: {text}", store[unit])
+
+
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} counter"
+    for value, count in sorted(counts.items()):
+        yield f'{name}{{{label}="{value}"}} {count}'
+
+
+def _single(name: str, kind: str, text: str, value: float) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+    yield f"{name} {value}"

@@ -1,4 +1,4 @@
-"""The page for people with what it asks for, and the counts for machines."""
+"""The status page, the data that it loads, and the metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pages", "Status", "search"]
 
-
 _MOST = 100
 _MOST_LOOKED_FOR = 1000
 _LONGEST_S = 5.0
@@ -47,7 +46,7 @@ def search(
 ) -> dict[str, Any]:
     """Return ``files`` of *store* and rows of *missed* whose index has every word of *text*, and ``is_complete``.
 
-    *is_missing* tells of a row that fits whether no store has the file meanwhile. A GUID may be written with braces and
+    *is_missing* tells whether a row is still true: no store has the file. A GUID may be written with braces and
     hyphens. The search ends after a hundred files, or a few seconds.
 
     Raises:
@@ -88,13 +87,12 @@ def _has(index: str, words: Sequence[str]) -> bool:
 
 
 _SHOWN_MISSING = 50
-_MOST_LOOKED_FOR = 1000
 _READ_MISSES = 100_000
 _MISSES_FRESH_S = 60.0
 
 
 class Status:
-    """Gathers the document of ``/-/status``.
+    """Collects the document of ``/-/status``.
 
     Args:
         source: Knows stores and misses.
@@ -126,7 +124,7 @@ class Status:
         self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
 
     def own(self) -> dict[str, Any]:
-        """Return what this worker tells the others."""
+        """Return what this worker shares with the others."""
         return self._metrics.as_json(self._downloads.as_json(), began_s=self._began_s)
 
     def totals(self) -> Totals:
@@ -134,13 +132,13 @@ class Status:
         return sum_up(self._sharing.read_all(self.own()), now_s=time.time())
 
     def store(self) -> Mapping[str, Any]:
-        """Return ``bytes``, ``files`` and ``keys`` of the store, as far as they have been measured."""
+        """Return ``bytes``, ``files`` and ``keys`` of the store, as last measured."""
         return self._maintenance.store
 
     async def missed(self) -> list[dict[str, Any]]:
-        """Return what was asked for and no server has, most wanted first: ``index``, ``times``, ``since_s``.
+        """Return what was asked for and no server has, most requested first: ``index``, ``times``, ``since_s``.
 
-        Some may lie in a store meanwhile; see `is_missing`.
+        A store may have some of them by now; see `is_missing`.
         """
         remembered = await to_thread.run_sync(self._remember)
         rows = {folded: dict(row) for folded, row in remembered.items()}
@@ -150,14 +148,14 @@ class Status:
         return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
 
     def is_missing(self, row: Mapping[str, Any]) -> bool:
-        """Return whether no place on disk has a row of `missed`; it blocks, and only those shown should be asked of."""
+        """Return whether no place on disk has a row of `missed`; it blocks, so ask it only of rows to be shown."""
         try:
             return not self._lacking.is_held(parse_index(row["index"]))
         except InputError:
             return False
 
     async def document(self, *, brief: bool = False) -> dict[str, Any]:
-        """Return everything; *brief* leaves out what changes slowly and is long: ``samples`` and ``missing``."""
+        """Return everything; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""
         totals = self.totals()
         now_s = time.time()
         past: dict[str, Any] = {}
@@ -182,9 +180,9 @@ class Status:
         }
 
     def _remember(self) -> dict[str, dict[str, Any]]:
-        """Return what was denied in former times too.
+        """Return remembered misses, those of earlier servers too.
 
-        It is read once a minute, or after twenty times as long as the reading took: 100,000 misses take a few seconds.
+        They are read once a minute, or less often if that takes long: 100,000 misses take a few seconds.
         """
         fresh_until_s, rows = self._remembered
         misses = self._source.misses
@@ -192,7 +190,7 @@ class Status:
         if misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
-        with misses:  # closes this thread's connection, which nobody else would
+        with misses:  # closes the connection of this thread, which nothing else does
             for group in islice(self._lacking.denied(), _READ_MISSES):
                 rows[fold(group[0].index)] = {
                     "index": group[0].index,
@@ -232,11 +230,11 @@ _STATIC = {
 
 
 class Pages:
-    """Everything that is no file of a store.
+    """Answers requests for everything but files of the store.
 
     Args:
         source: Whose files are searched.
-        status: What is going on.
+        status: What the server does.
         warmer: Fetches what an input needs.
     """
 
@@ -248,7 +246,7 @@ class Pages:
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
     async def answer(self, request: Request) -> bool:
-        """Answer *request* if it asks for one of these; return whether it did."""
+        """Answer *request* if it asks for one of these; return whether it was answered."""
         path = request.raw_path
         if path == b"/-/warm" and request.method == "POST":
             request.kind = "page"

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol, bounded in time and size, with a short way for answers that are known already."""
+"""uvicorn's HTTP/1.1 protocol with bounds on time and size, and with known answers sent before ASGI is entered."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class _Rest:
 class ServeProtocol(HttpToolsProtocol):
     """One connection.
 
-    A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Answers that are known are
-    sent at once: head and file go from here to the socket, and nothing else of a request's usual way is made. Of a
-    file that the socket does not take at once the rest is sent in a task, as any response of uvicorn's.
+    A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Known answers are written
+    from the parser's callback, without a task, a scope or a call of the application. When the socket does not take a
+    whole file at once, the rest is sent from the transport's callbacks, and a task of uvicorn's waits for its end.
 
     Args:
         known: Finds answers that are known.
@@ -93,12 +93,12 @@ class ServeProtocol(HttpToolsProtocol):
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
-    # asyncio promises a BaseTransport; a server's stream protocol is given one that writes, as uvicorn has it, too.
+    # asyncio declares a BaseTransport; a stream protocol is given one that writes, and uvicorn declares it so, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
-        # Anything that the socket does not take pauses writing, so that no response waits in memory. (Not 0: at that
-        # asyncio's TLS transport stays paused.)
+        # Data that the socket does not take pauses writing at once, so that responses do not fill memory. Not 0, as
+        # asyncio's TLS transport then stays paused.
         transport.set_write_buffer_limits(high=1)
         self._fd = transport.get_extra_info("socket").fileno()
         self._has_sendfile = hasattr(os, "sendfile") and self.scheme == "http"
@@ -129,7 +129,7 @@ class ServeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what the client sent."""
-        # Clients of one kind ask for a file with the same bytes; parsing them is half the work of a known answer.
+        # Clients of one kind ask for a file with the same bytes, and parsing them is half the work of a known answer.
         head = self._known.heads.get(data)
         if head is not None and self._is_between_requests and self._answer(head):
             self._unset_keepalive_if_required()
@@ -142,7 +142,7 @@ class ServeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
-        # What else uvicorn does here is done by `_make_scope`, for requests that the application answers.
+        # uvicorn makes the scope here; `_make_scope` does, for requests that the application answers.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -239,25 +239,25 @@ class ServeProtocol(HttpToolsProtocol):
         return start + self._sendfile(file, start, min(stop, start + _TURN_BYTES))
 
     def _send_to_socket(self, head: bytes) -> int:
-        """Send past the transport, so that the head goes out in one packet with the beginning of the file."""
+        """Send the head without the transport, to put it in one packet with the beginning of the file."""
         if self._socket is None:
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))  # whatever it is
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         try:
             return self._socket.send(head, _MSG_MORE)
         except OSError:
-            return 0  # full; or broken, which the transport finds out by itself when it is given the head
+            return 0  # full; or broken, which the transport finds out when it writes the head
 
     def _sendfile(self, file: int, start: int, stop: int) -> int:
         """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
         try:
             return os.sendfile(self._fd, file, start, stop - start)
         except OSError:
-            return 0  # full; or broken, which the transport finds out by itself when it is given the next piece
+            return 0  # full; or broken, which the transport finds out when it writes the next piece
 
     def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
         """Send the rest of a file as the socket takes it.
 
-        A task of uvicorn's waits for it, so that the server's way of queueing requests and of stopping holds for it.
+        It gets a cycle and a task of uvicorn's, so that later requests are queued and a stop waits for it.
         """
         scope: Any = {"method": "GET"}
         self.cycle = RequestResponseCycle(
@@ -280,21 +280,28 @@ class ServeProtocol(HttpToolsProtocol):
         record = partial(
             self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
         )
-        wait: Any = partial(self._wait_for_rest, rest, answer, record)
+        wait: Any = partial(self._wait_for_rest, rest, answer, self.cycle, record)
         self._start_asgi_task(self.cycle, wait)
 
     async def _wait_for_rest(
-        self, rest: _Rest, answer: KnownAnswer, record: Record, _scope: Scope, _receive: Receive, send: Send
+        self,
+        rest: _Rest,
+        answer: KnownAnswer,
+        cycle: RequestResponseCycle,
+        record: Record,
+        _scope: Scope,
+        _receive: Receive,
+        send: Send,
     ) -> None:
-        metrics, cycle, kind = self._log.metrics, self.cycle, answer.kind
+        metrics, kind = self._log.metrics, answer.kind
         metrics.requests += 1
         try:
             with metrics.transferring():
                 await rest.sent
             await send({"type": "http.response.body"})
-            # Nothing follows yet, or the response to the next request is on its way.
-            self._due_s = self.loop.time() + self.timeout_keep_alive if self.cycle is cycle else math.inf
-        except BaseException:  # the server's stop, among others
+            is_idle = self.cycle is cycle  # otherwise the next request is being answered
+            self._due_s = self.loop.time() + self.timeout_keep_alive if is_idle else math.inf
+        except BaseException:  # also when the server stops and cancels the task
             if not self.is_gone:
                 kind = "cut"
                 self.abort()
@@ -306,10 +313,10 @@ class ServeProtocol(HttpToolsProtocol):
             record(rest.at - answer.start, kind)
 
     def _send_more(self) -> None:
-        """Send more of a file, until the socket takes no more or others should have their turn.
+        """Send more of a file, until the socket takes no more or other connections have their turn.
 
-        Of files, the kernel sends what the socket takes. That it takes more is told by the transport, which has to be
-        given a few bytes for that.
+        ``sendfile`` does not tell when a full socket takes more, but the transport does: it is given the next few
+        bytes, and calls `resume_writing` once they are sent.
         """
         rest = self._rest
         if rest is None or rest.sent.done() or self.flow.write_paused:
@@ -333,7 +340,7 @@ class ServeProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._send_more)
 
     def resume_writing(self) -> None:
-        """Go on: the client has taken what was sent."""
+        """Continue: the client has taken what was sent."""
         super().resume_writing()
         self._send_more()
 
@@ -354,7 +361,7 @@ class ServeProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_clock(self) -> None:
-        """End a connection that is due; one timer that looks now and then costs less than one for each request."""
+        """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
         left_s = self._due_s - self.loop.time()
         if left_s <= 0 and self._rest is not None:
             self.abort()
@@ -367,7 +374,7 @@ class ServeProtocol(HttpToolsProtocol):
 
 
 def _read(file: int, size_bytes: int, offset: int) -> bytes:
-    """Return what there is; nothing if it cannot be read."""
+    """Return what is there; nothing if it cannot be read."""
     with suppress(OSError):
         return read_at(file, size_bytes, offset)
     return b""

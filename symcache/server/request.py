@@ -56,7 +56,7 @@ CONNECTION = "symcache.connection"
 PATIENCE_S = 120.0
 """How long a client may send or take nothing before it is disconnected."""
 
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
 
 

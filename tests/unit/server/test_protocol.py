@@ -336,6 +336,25 @@ def test_a_client_that_is_silent_is_disconnected_in_time(
             assert client.read_some(1) == b""  # idle for keep_alive_s
 
 
+def test_a_response_that_takes_longer_than_keep_alive_is_not_ended_by_a_file_before_it(
+    tmp_path: Path, upstream: Upstream, small: Published, large: Published
+) -> None:
+    put(tmp_path / "store", large)
+    upstream.files[small.index] = small.content
+    stall = Stall()
+    upstream.script(small.index, stall)
+    with (
+        serving(tmp_path, upstream=upstream.url, keep_alive_s=1) as served,
+        Client(served.port, receive_bytes=4096) as client,
+    ):
+        fetch(served.port, large.index)
+        client.send(b"".join(f"GET /{each.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for each in (large, small)))
+        assert client.read().body == large.content
+        upstream.await_requests(1)
+        threading.Timer(2.5, stall.release).start()
+        assert client.read().body == small.content
+
+
 def test_a_stop_lets_a_known_file_be_sent_to_its_end(tmp_path: Path, large: Published) -> None:
     put(tmp_path / "store", large)
     got: list[bytes] = []
