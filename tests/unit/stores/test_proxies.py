@@ -10,7 +10,6 @@ from support.sources import KEY, PATH, PDB, Rig
 
 from symcache.config import Breaker, load_config
 from symcache.errors import ConfigError
-from symcache.stores.http.pool import Lanes
 from symcache.stores.results import Cause, Failed, Fetched
 
 if TYPE_CHECKING:
@@ -22,6 +21,11 @@ if TYPE_CHECKING:
     from support.upstream import Upstream
 
 NAME = "symbols.example:80"
+
+
+@pytest.fixture
+def rig(rig_on_each_transport: Rig) -> Rig:
+    return rig_on_each_transport
 
 
 @pytest.fixture
@@ -172,10 +176,3 @@ async def test_a_file_without_certificates_is_an_error_of_the_configuration(
     source = rig.source(f"srv*{rig.store}*http://symbols.example", ca_file=tmp_path / "ca.pem")
     with pytest.raises(ConfigError, match="holds no certificates"):
         await source.__aenter__()
-
-
-def test_large_pieces_are_read_where_the_library_allows_it(rig: Rig) -> None:
-    httpcore = pytest.importorskip("httpcore")
-    rig.source(f"srv*{rig.store}*http://symbols.example").close()
-    assert httpcore.AsyncHTTP11Connection.READ_NUM_BYTES == 256 * 1024
-    assert Lanes.__doc__
