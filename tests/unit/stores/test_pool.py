@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 import pytest
-from support.answers import Stall
+from support.wire import Listener, Signal, read_head
 
 from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.transport import DirectTransport
 
 if TYPE_CHECKING:
+    import socket
+
     from support.upstream import Upstream
 
 TIMEOUT = httpx.Timeout(20)
@@ -63,23 +65,34 @@ async def test_one_task_may_hold_several_pool_and_the_warm_one_comes_first() -> 
 
 
 @pytest.mark.parametrize("prefer_direct", [True, False])
-async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool, upstream: Upstream) -> None:
+async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool) -> None:
+    asked, closed = Signal("a request"), Signal("the end of its connection")
+
+    def serve(connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
+            read_head(stream)
+            asked.set()
+            assert stream.read() == b""
+            closed.set()
+
+    listener = Listener(serve)
     pool = TransportPool(connections=2, timeout=TIMEOUT, proxy="", prefer_direct=prefer_direct)
-    stall = Stall()
-    upstream.always("x", stall)
     async with anyio.create_task_group() as group:
 
         async def ask() -> None:
             async with pool.transport() as transport:
-                request = httpx.Request("GET", f"{upstream.url}/x", extensions={"timeout": TIMEOUT.as_dict()})
-                await transport.handle_async_request(request)
+                url = f"http://127.0.0.1:{listener.port}/x"
+                await transport.handle_async_request(
+                    httpx.Request("GET", url, extensions={"timeout": TIMEOUT.as_dict()})
+                )
 
         group.start_soon(ask)
-        await stall.reached.reached()
+        await asked.reached()
         group.cancel_scope.cancel()
-    await upstream.requests[0].ended.reached()  # the server sees the end while the pool is open
+    await closed.reached()
     assert pool.free == 2
     await pool.aclose()
+    listener.close()
 
 
 @pytest.mark.parametrize("prefer_direct", [True, False])

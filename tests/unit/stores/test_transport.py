@@ -12,6 +12,7 @@ import pytest
 from support.answers import Stall, file, raw, status, unframed
 from support.wire import Listener, closed_port, read_head
 
+from symcache.stores.http.reply import translate
 from symcache.stores.http.transport import DirectTransport
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ async def test_a_body_arrives_whole(
 ) -> None:
     upstream.always("x", answer)  # type: ignore[arg-type]
     transport = make()
-    received = [(await get(transport, f"{upstream.url}/x"))[1] for _ in range(2)]
+    _, received = await get(transport, f"{upstream.url}/x")
     await transport.aclose()
-    assert received == [body, body]
+    assert received == body
 
 
 @pytest.mark.parametrize(
@@ -165,9 +166,9 @@ async def test_what_is_not_http_breaks_the_connection(
 async def test_a_connection_serves_one_request_after_another(
     make: Callable[[], httpx.AsyncBaseTransport], upstream: Upstream
 ) -> None:
-    upstream.files["x"] = b"x"
+    upstream.files |= {"x": b"x", "y": bytes(300_000)}
     transport = make()
-    for path in ("x", "absent", "x"):
+    for path in ("x", "y", "x"):
         await get(transport, f"{upstream.url}/{path}")
     assert upstream.connections == 1
     upstream.cut_connections()
@@ -190,16 +191,14 @@ async def test_a_body_that_is_not_read_to_its_end_costs_its_connection(
     await transport.aclose()
 
 
-async def test_what_follows_an_answer_unasked_is_no_answer_to_the_next_request(
-    make: Callable[[], httpx.AsyncBaseTransport],
-) -> None:
+async def test_what_follows_an_answer_unasked_is_no_answer_to_the_next_request() -> None:
     def serve(connection: socket.socket) -> None:
         with connection.makefile("rb") as stream:
             while read_head(stream) is not None:
                 connection.sendall(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
     listener = Listener(serve)
-    transport = make()
+    transport = DirectTransport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), most_idle=4)
     url = f"http://127.0.0.1:{listener.port}/x"
     for _ in range(3):
         assert await get(transport, url) == (200, b"ok")
@@ -259,13 +258,12 @@ async def test_certificates_are_checked_with_the_name(
     elsewhere = make_upstream({"x": b"x"}, tls=authority.context_for("symbols.example"))
     transport = make(authority.client_context())
     assert await get(transport, f"{upstream.url}/x") == (200, b"x")
-    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        await get(transport, f"{elsewhere.url}/x")
-    await transport.aclose()
     trusting_no_one = make()
-    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        await get(trusting_no_one, f"{upstream.url}/x")
-    await trusting_no_one.aclose()
+    for sender, url in ((transport, elsewhere.url), (trusting_no_one, upstream.url)):
+        with pytest.raises(httpx.ConnectError) as raised:
+            await get(sender, f"{url}/x")
+        assert translate(raised.value, url).problem == "its certificate is not trusted"
+        await sender.aclose()
 
 
 async def test_a_line_break_in_a_field_is_refused(
