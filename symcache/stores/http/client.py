@@ -148,7 +148,7 @@ class Client:
         asked_s = await self._breaker.wait_turn(origin, url=shown)
         if url.userinfo or url.fragment:
             url = url.copy_with(userinfo=b"", fragment=None)
-        request = httpx.Request("GET", url, headers=fields, extensions={"timeout": self.pool.timeout.as_dict()})
+        request = httpx.Request("GET", url, headers=fields, extensions={"timeout": self.pool.timeouts})
         began_s = time.monotonic()
         try:
             response = await transport.handle_async_request(request)

@@ -53,7 +53,7 @@ class TransportPool:
         prefer_direct: bool = True,
         network: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.timeout = timeout
+        self.timeouts = timeout.as_dict()
         self._proxy = proxy
         self._ca_file = ca_file
         self._prefer_direct = prefer_direct

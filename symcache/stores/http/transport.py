@@ -29,9 +29,9 @@ __all__ = ["DirectTransport"]
 
 
 _READ_BYTES = 256 * 1024  # what asyncio reads at once
-_LONGEST_HEAD_BYTES = 100 * 1024
+_MAX_FIELD_BYTES = 100 * 1024
 _PORTS = {"http": 80, "https": 443}
-_LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+_LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
@@ -62,10 +62,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         if connection is None:
             connection = await self._connect(request, origin)
         try:
-            await connection.send(request)
-            return httpx.Response(
-                await connection.read_head(), headers=connection.fields, stream=_Body(self, origin, connection)
-            )
+            status = await connection.exchange(request)
+            return httpx.Response(status, headers=connection.fields, stream=_Body(self, origin, connection))
         except BaseException:
             await connection.aclose()
             raise
@@ -118,11 +116,10 @@ class _Connection:
         self.is_complete = False
         self.is_reusable = False
         self._request = request
-        timeouts = request.extensions.get("timeout", {})
-        self._read_s: float | None = timeouts.get("read")
-        self._write_s: float | None = timeouts.get("write")
+        self._read_s: float | None = request.extensions.get("timeout", {}).get("read")
         self.status: int | None = None  # known at the end of the fields
         self._has_excess = False
+        self._field_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
 
     @property
@@ -134,37 +131,36 @@ class _Connection:
             return bool(poll.poll(0))
         return bool(select.select([self._socket], [], [], 0)[0])
 
-    async def send(self, request: httpx.Request) -> None:
+    async def exchange(self, request: httpx.Request) -> int:
+        """Send *request* and read up to the end of the fields; return the status. Interim responses are passed over."""
         self._begin(request)
-        fields = request.headers.raw
-        lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-        lines += [b"%s: %s" % field for field in fields]
-        head = b"\r\n".join([*lines, b"", b""])
-        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-            raise httpx.LocalProtocolError("a line break in a field", request=request)
-        with _translated(request, httpx.WriteTimeout, httpx.WriteError), anyio.fail_after(self._write_s):
-            await self._stream.send(head + request.content)
+        head = _write_head(request)
+        # One deadline for both, as a request this short waits for nobody.
+        with self._in_time():
+            await self._stream.send(head)
+            await self._receive()
+        while self.status is None:
+            await self.read()
+        return self.status
 
-    async def read_head(self) -> int:
-        """Read up to the end of the fields, and return the status; interim responses are passed over."""
-        head_bytes = 0
-        while True:
-            head_bytes += await self.read()
-            if self.status is not None:
-                return self.status
-            if head_bytes > _LONGEST_HEAD_BYTES:
-                raise httpx.RemoteProtocolError("endless fields", request=self._request)
+    async def read(self) -> None:
+        """Read more of the response."""
+        with self._in_time():
+            await self._receive()
 
-    async def read(self) -> int:
-        """Read more of the response, and return how many bytes that was; the end of the connection may be its end."""
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        with _translated(self._request, httpx.ReadTimeout, httpx.ReadError), anyio.fail_after(self._read_s):
+            yield
+
+    async def _receive(self) -> None:
         try:
-            with _translated(self._request, httpx.ReadTimeout, httpx.ReadError), anyio.fail_after(self._read_s):
-                data = await self._stream.receive(_READ_BYTES)
+            data = await self._stream.receive(_READ_BYTES)
         except anyio.EndOfStream as error:
             if self.status is None or self._is_framed:
                 raise httpx.RemoteProtocolError("closed within a response", request=self._request) from error
             self.is_complete = True
-            return 0
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -173,7 +169,12 @@ class _Connection:
             self._has_excess = True
         if self.is_complete:
             self.is_reusable = self._keeps_alive and not self._has_excess
-        return len(data)
+        elif self.pieces:
+            self._field_bytes = 0
+        else:  # the parser keeps what it has of a field, before a body and behind it
+            self._field_bytes += len(data)
+            if self._field_bytes > _MAX_FIELD_BYTES:
+                raise httpx.RemoteProtocolError("endless fields", request=self._request)
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -183,11 +184,11 @@ class _Connection:
         self._has_excess = self.is_complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.is_complete:
+        if self.status is None:
             self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.is_complete:
+        if self.status is not None:
             return
         status = self._parser.get_status_code()
         if status < 200:
@@ -204,6 +205,15 @@ class _Connection:
 
     def on_message_complete(self) -> None:
         self.is_complete = self.status is not None
+
+
+def _write_head(request: httpx.Request) -> bytes:
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%s: %s" % field for field in request.headers.raw]
+    head = b"\r\n".join([*lines, b"", b""])
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:
+        raise httpx.LocalProtocolError("a line break in a field", request=request)
+    return head + request.content
 
 
 class _Body(httpx.AsyncByteStream):
@@ -243,8 +253,4 @@ def _translated(
     except TimeoutError as error:
         raise timeout(str(error), request=request) from error
     except _LOST as error:
-        raise lost(str(error), request=request) from error
-    except anyio.EndOfStream as error:
-        if lost is httpx.ReadError:
-            raise
         raise lost(str(error), request=request) from error
