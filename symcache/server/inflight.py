@@ -17,7 +17,6 @@ from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.server.upkeep import open_shared, read_at
 from symcache.stores.local.partial import read_growing
-from symcache.stores.local.tree import Store
 from symcache.stores.results import Cause, Failed, Fetched
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ class Flights:
 
     async def _look_elsewhere(self, flight: Flight) -> None:
         """Read along with another process that brings the file; nothing to do where this one does."""
-        roots = [place.root for chain in self._source.chains for place in chain.places[:1] if isinstance(place, Store)]
+        roots = [store.root for store in self._source.opened_stores]
         await anyio.sleep(_FIRST_LOOK_S)
         seen: Growing | None = None
         while flight.upstream is None:

@@ -95,7 +95,7 @@ class Symbols:
         self._transfers = Transfers(metrics)
         self._known: dict[bytes, _Known] = {}
         self._absent: dict[bytes, _Absent] = {}
-        stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
+        stores = source.opened_stores
         self._stores: Sequence[Store] = list(dict.fromkeys(stores))
         self._access = {store: AccessLog(store) for store in self._stores}
 

@@ -14,9 +14,9 @@ import httpx
 
 from symcache._version import __version__
 from symcache.errors import (
+    FetchInProgress,
     HostUnavailable,
     NextHopUnavailable,
-    StillFetching,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -169,7 +169,7 @@ class Client:
         except UpstreamError as error:
             if response.status_code in _PAUSES:
                 self.pool.note_overload(asked_s=began_s)
-            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | StillFetching):
+            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | FetchInProgress):
                 self._note_failure(origin, asked_s, error, may_pause=response.status_code in _PAUSES)
             else:
                 self._breaker.note_success(origin)  # the host is well, whatever it thinks of us
