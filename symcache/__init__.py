@@ -34,10 +34,11 @@ if TYPE_CHECKING:
         PortablePdbKey,
         parse_index,
     )
-    from symcache.inputs.detect import read_input
+    from symcache.inputs.detect import InputSource, read_input
     from symcache.inputs.records import (
         ImageUse,
         Input,
+        KernelPdbWanted,
         Module,
         PdbReference,
         ProcessSelection,
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
     from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.sympath import SymbolPath, parse_symbol_path
-    from symcache.warm.cache import SymbolCache
+    from symcache.warm.cache import Scan, SymbolCache, SyncSymbolCache
+    from symcache.warm.inspect import Inspection
     from symcache.warm.plan import ImageChoice
     from symcache.warm.report import Report, State, Symbol
+    from symcache.warm.servers import ListedServer
 
 __all__ = [
     "Attempt",
@@ -66,8 +69,11 @@ __all__ = [
     "ImageUse",
     "Input",
     "InputError",
+    "InputSource",
+    "Inspection",
     "KernelPdbWanted",
     "Key",
+    "ListedServer",
     "MalformedInput",
     "Missing",
     "Module",
@@ -82,6 +88,7 @@ __all__ = [
     "ProcessSelection",
     "ProcessSummary",
     "Report",
+    "Scan",
     "State",
     "Store",
     "StoreError",
@@ -90,6 +97,7 @@ __all__ = [
     "SymbolPath",
     "SymbolPathError",
     "SymcacheError",
+    "SyncSymbolCache",
     "Unreadable",
     "UpstreamError",
     "UsageError",
@@ -124,7 +132,7 @@ _HOMES = {
         "PortablePdbKey",
         "parse_index",
     },
-    "inputs.detect": {"read_input"},
+    "inputs.detect": {"InputSource", "read_input"},
     "inputs.records": {
         "ImageUse",
         "Input",
@@ -138,9 +146,11 @@ _HOMES = {
     "stores.local.tree": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
     "stores.results": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
-    "warm.cache": {"SymbolCache"},
+    "warm.cache": {"Scan", "SymbolCache", "SyncSymbolCache"},
+    "warm.inspect": {"Inspection"},
     "warm.plan": {"ImageChoice"},
     "warm.report": {"Report", "State", "Symbol"},
+    "warm.servers": {"ListedServer"},
 }
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.options import (
     ImagesCommand,
     Settings,
@@ -15,6 +14,8 @@ from symcache.cli.options import (
     images_option,
     inputs_argument,
     json_option,
+    process_options,
+    select_processes,
     settings_options,
 )
 from symcache.cli.progress import show_progress

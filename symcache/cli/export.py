@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
-from symcache.cli.options import ImagesCommand, Settings, allow_options, images_option, json_option, settings_options
+from symcache.cli.options import (
+    ImagesCommand,
+    Settings,
+    allow_options,
+    images_option,
+    json_option,
+    process_options,
+    select_processes,
+    settings_options,
+)
 from symcache.cli.output import EMPTY, count_text, plain, say_error, size_text, write_json, write_line
 from symcache.cli.progress import show_ticker
 from symcache.upkeep.bundle import export_bundle

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import signal
+import threading
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
-from symcache.cli.interrupt import interrupted_by_sigterm
 from symcache.cli.options import (
     ImagesCommand,
     Settings,
@@ -17,6 +17,8 @@ from symcache.cli.options import (
     images_option,
     inputs_argument,
     json_option,
+    process_options,
+    select_processes,
     settings_options,
 )
 from symcache.cli.output import EMPTY, say_error, write_json
@@ -29,6 +31,8 @@ from symcache.warm.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import anyio
 
     from symcache.config import Config
     from symcache.events import Event, Observer
@@ -98,26 +102,25 @@ def run_warm(
         with LocalRun(DiskSource(config, observer=observe), plan, observer=observer, may_fetch=True) as run:
             records = iter(read(run))
             try:
-                with interrupted_by_sigterm(), closing(run.source):
+                with _interrupted_by_sigterm(), closing(run.source):
                     is_done = run.begin(records)
+                if is_done and config.network.ca_file is None:  # a file that cannot be used is said in any case
+                    return run.report()
+                import anyio  # noqa: PLC0415 - what is there already needs no event loop
+
             except KeyboardInterrupt:
                 return run.report(is_interrupted=True)
-            if is_done:
-                return run.report()
-            import anyio  # noqa: PLC0415 - what is there already needs no event loop
-
             return anyio.run(_fetch_rest, config, run, records, observe)
 
 
 async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], observer: Observer) -> Report:
     import anyio  # noqa: PLC0415
 
-    from symcache.cli.interrupt import cancelled_by_interrupt  # noqa: PLC0415
     from symcache.stores.source import SymbolSource  # noqa: PLC0415
     from symcache.warm.run import Warmer  # noqa: PLC0415
 
     async with SymbolSource(config, observer=observer) as source:
-        with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
+        with anyio.CancelScope() as scope, _cancelled_by_interrupt(scope):
             return await Warmer.carrying_on(run, source).warm(records)
         return run.report(is_interrupted=True)
 
@@ -134,6 +137,51 @@ def _say_notes_once(observer: Observer) -> Observer:
             observer(event)
 
     return observe
+
+
+@contextmanager
+def _cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
+    """Cancel *scope* at the first Ctrl-C or SIGTERM; the second ends the process as it always does.
+
+    Needs asyncio, and does nothing outside the main thread, where signals do not arrive.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    import asyncio  # noqa: PLC0415 - it runs already
+
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before[number])
+        loop.call_soon_threadsafe(scope.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for stopped, handler in before.items():
+            signal.signal(stopped, handler)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM interrupt a body without an event loop as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
@@ -117,6 +115,8 @@ def read_table(kind: type[_Table], value: object, where: str) -> _Table:
     known: dict[str, Field[Any]] = {item.name: item for item in fields(kind) if item.metadata}
     for name in value:
         if name not in known:
+            import difflib  # noqa: PLC0415
+
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(sorted(known))
             raise ConfigError(f"there is no such key; {hint}", where=where + name)
@@ -162,6 +162,8 @@ def read_texts(value: object, where: str) -> tuple[str, ...]:
 
 def read_networks(value: object, where: str) -> tuple[str, ...]:
     """Return addresses and networks, IPv4 or IPv6."""
+    import ipaddress  # noqa: PLC0415
+
     texts = read_texts(value, where)
     for text in texts:
         try:

@@ -70,7 +70,7 @@ _BLOCK_SIZES = frozenset(1 << power for power in range(9, 17))
 _SUPERBLOCK = Struct("<32xI4xII4xI")
 _FIRST_STREAMS = Struct("<5I")
 _INFO = Struct("<I8x16s")
-_DEBUG_INFO = Struct("<4s4xI44xH6x")
+_DEBUG_INFO = Struct("<4s4xI12xI28xH6x")
 _NUMBER = Struct("<I")
 _NIL = 0xFFFFFFFF
 _LAST_VERSION_WITHOUT_GUID = 19990604
@@ -78,9 +78,7 @@ _STRIPPED = 0x2
 
 
 def _identify_pdb(read: Read, size_bytes: int) -> tuple[bytes, int] | None:
-    """Return GUID and age of the debug information of a PDB 7 without private symbols and without oddities.
-
-    Of a PDB with private symbols the parser looks at more, so that one is left to it.
+    """Return GUID and age of the debug information of a PDB 7 without oddities.
 
     Raises:
         struct.error: The file ends early.
@@ -123,8 +121,12 @@ def _identify_pdb(read: Read, size_bytes: int) -> tuple[bytes, int] | None:
     if max(info_block, debug_block) >= block_count:
         return None
     version, guid = _INFO.unpack(read(_INFO.size, info_block * block_bytes))
-    signature, age, flags = _DEBUG_INFO.unpack(read(_DEBUG_INFO.size, debug_block * block_bytes))
-    is_plain = version > _LAST_VERSION_WITHOUT_GUID and signature == b"\xff\xff\xff\xff" and flags & _STRIPPED
+    head = read(min(sizes[3], 512), debug_block * block_bytes)
+    signature, age, modules_bytes, flags = _DEBUG_INFO.unpack_from(head)
+    if version <= _LAST_VERSION_WITHOUT_GUID or signature != b"\xff\xff\xff\xff":
+        return None
+    # Where neither flag nor first module tells of private symbols, the parser looks at more modules.
+    is_plain = flags & _STRIPPED or min(modules_bytes, sizes[3] - 64) <= 448 or head[98:100] != b"\xff\xff"
     return (guid, age) if is_plain else None
 
 

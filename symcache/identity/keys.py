@@ -210,16 +210,14 @@ def parse_id(name: str, id_: str) -> Key:
     Raises:
         MalformedInput: *name* or *id_* cannot be part of a path.
     """
-    check_name(name)
-    check_path_part(id_)
-    extension = fold(name).rpartition(".")[2]
     if match := _GUID_AGE.fullmatch(id_):
-        guid, age = UUID(hex=match[1]), match[2]
+        guid, age = UUID(int=int(match[1], 16)), match[2]
         if age.lower() == _PORTABLE_AGE:
             return PortablePdbKey(name, guid)
         return PdbKey(name, guid, int(age or "0", 16))
     if match := _STAMP_REST.fullmatch(id_):
         first, second = int(match[1], 16), int(match[2], 16)
+        extension = fold(name).rpartition(".")[2]
         if extension == "pdb":
             return Pdb2Key(name, first, second)
         return (DbgKey if extension == "dbg" else ImageKey)(name, first, second)

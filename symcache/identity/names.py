@@ -10,6 +10,7 @@ __all__ = ["base_name", "check_name", "check_path_part", "fold", "printable"]
 
 _LONGEST_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-]")  # nearly all names there are
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
@@ -64,6 +65,8 @@ def printable(text: str) -> str:
 
 
 def _find_problem(part: str) -> str | None:
+    if _PLAIN.fullmatch(part) and fold(part.partition(".")[0]) not in _DEVICES:
+        return None
     if not part:
         return "it is empty"
     if part in {".", ".."}:

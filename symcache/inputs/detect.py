@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
+from symcache.identity import base_name, check_path_part
 from symcache.inputs.records import OF_COMPLETE_DUMPS, InputKind, Unreadable
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
 
-__all__ = ["InputOptions", "InputSource", "detect", "open_inputs", "read_input"]
+__all__ = ["InputOptions", "InputSource", "copy_input", "detect", "open_inputs", "read_input"]
 
 
 Content: TypeAlias = bytes | BinaryIO
@@ -144,6 +145,26 @@ def read_input(
         yield Unreadable(path, error.strerror or str(error))
 
 
+def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str, Path]:
+    """Write what *source* holds into *folder*, under its base name; return what it is called, and the file.
+
+    Raises:
+        MalformedInput: Its name can be that of no file.
+    """
+    name, content = _name(source)
+    copy = folder / check_path_part(base_name(name))
+    with copy.open("xb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        elif content is not None:
+            import shutil  # noqa: PLC0415
+
+            if content.seekable():
+                content.seek(0)
+            shutil.copyfileobj(content, file, _COPIED_BYTES)
+    return name, copy
+
+
 def _name(source: InputSource) -> tuple[str, Content | None]:
     """Return what *source* is called and, unless that is a path, what it holds."""
     if isinstance(source, tuple):
@@ -212,6 +233,10 @@ class _SeekView:
 
 def _choose(head: bytes, options: InputOptions) -> Reader | None:
     kind = _kind_of(head)
+    if kind is InputKind.IMAGE:
+        from symcache.inputs.image import read_image  # noqa: PLC0415
+
+        return partial(read_image, with_details=False)
     return None if kind is None else options.reader(kind)
 
 

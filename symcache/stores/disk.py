@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.arrival import Arrival, Withheld
+    from symcache.stores.arrival import Arrival
     from symcache.stores.base import Searchable, Stored
     from symcache.stores.local.access import AccessLog
     from symcache.sympath import ResolvedElement, ResolvedPlace
@@ -127,8 +127,6 @@ class DiskChain:
             return
         import tempfile  # noqa: PLC0415 - few files lie packed
 
-        from symcache.stores.arrival import Arrival  # noqa: PLC0415
-
         try:
             temporary = tempfile.TemporaryDirectory(prefix="symcache-")
         except OSError as error:
@@ -149,7 +147,7 @@ class DiskChain:
             except (WrongContent, UpstreamRefused):
                 yield stored, None
             else:
-                yield stored, arrival.plain if isinstance(arrival, Arrival) else None
+                yield stored, arrival.plain if arrival.message is None else None
 
     def _detour(self, store: Searchable, stored: Stored) -> str | None:
         """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
@@ -161,7 +159,7 @@ class DiskChain:
 
     def _examine(
         self, scratch: Path, form: Form, request: Request, origin: str, new_scratch: Callable[[], Path]
-    ) -> Arrival | Withheld:
+    ) -> Arrival:
         from symcache.stores.arrival import examine  # noqa: PLC0415 - few files lie packed
 
         return examine(
@@ -231,6 +229,7 @@ class DiskSource:
         self.config = config
         self._observer = observer
         self._stores: dict[Path, Store] = {}
+        self._logged: dict[Path, None] = {}
         self._access: dict[Path, AccessLog] = {}
         self._excluded = tuple(map(fold, config.exclusions.names))
         opened = [self._open_chain(element) for element in chains(config.symbol_path, config.store.folder)]
@@ -295,7 +294,7 @@ class DiskSource:
             yield from (None for _ in keys)
             return
         path_of = store.path_teller()
-        access = None if for_debugger else self._access.get(store.root)
+        access = None if for_debugger or store.root not in self._logged else self._access_of(store.root)
         for key in keys:
             name = published_keys(key)[0] if for_debugger and type(key) is ImageKey else key
             path = path_of(name)
@@ -348,10 +347,17 @@ class DiskSource:
 
     def _note_use(self, key: Key, path: Path) -> None:
         """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
-        for root, access in self._access.items():
+        for root in self._logged:
             if path.is_relative_to(root):
-                access.touch_later(key)
+                self._access_of(root).touch_later(key)
                 return
+
+    def _access_of(self, root: Path) -> AccessLog:
+        if root not in self._access:
+            from symcache.stores.local.access import AccessLog  # noqa: PLC0415 - a check notes no use
+
+            self._access.setdefault(root, AccessLog(self._stores[root]))  # another thread may come first
+        return self._access[root]
 
     def _open_chain(self, element: ResolvedElement) -> DiskChain:
         return DiskChain(self._open_stores(element, lambda place: _Server(place.url)), self._chain_settings())
@@ -360,8 +366,6 @@ class DiskSource:
         self, element: ResolvedElement, open_server: Callable[[HttpPlace], T]
     ) -> list[Store | PlainFolder | T]:
         """Return the stores of *element*, bottom-most first; shares that cannot be reached are left out."""
-        from symcache.stores.local.access import AccessLog  # noqa: PLC0415
-
         stores: list[Store | PlainFolder | T]
         stores = [store for place in element.stores if (store := self._open(place, open_server)) is not None]
         if stores and not stores[0].is_on_disk:
@@ -373,7 +377,7 @@ class DiskSource:
         for each in stores:
             # One that stands alone, as a share of others, is read and left as it is.
             if (store := each.local) is not None and (len(stores) > 1 or (store.root / OWN_FOLDER).is_dir()):
-                self._access.setdefault(store.root, AccessLog(store))
+                self._logged[store.root] = None
         return stores
 
     def _open(self, place: ResolvedPlace, open_server: Callable[[HttpPlace], T]) -> Store | T | None:

@@ -165,14 +165,14 @@ class NegativeCache:
             self.remember_absent(request, looked_up.attempts[-1].answer)
         return looked_up
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
+    async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; a store that lacked the image not long ago is not asked."""
         request = Request(key, in_passing=True)
         known = self._recall(request)
         if known is not None:
             return known
         answer = await self._store.read_headers(key)
-        if isinstance(answer, LookUp) and answer.is_absent and answer.is_asked:
+        if answer.is_absent and answer.is_asked:
             self.remember_absent(request, answer.attempts[-1].answer)
         return answer
 

@@ -195,13 +195,14 @@ class SymbolSource(DiskSource):
         answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.fetch(key, checksums)
-                if isinstance(found, Present):
-                    self._note_use(key, found.path)
-                    return found
-                if isinstance(found, Fetched):
-                    return replace(found, attempts=(*attempts_of(answers), *found.attempts))
-                answers.extend(found)
+                searched = await chain.fetch(key, checksums)
+                match searched.file:
+                    case Present() as present:
+                        self._note_use(key, present.path)
+                        return present
+                    case Fetched() as fetched:
+                        return replace(fetched, attempts=(*attempts_of(answers), *fetched.attempts))
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
@@ -261,10 +262,10 @@ class SymbolSource(DiskSource):
         answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.read_image(key)
-                if not isinstance(found, tuple):
-                    return found
-                answers.extend(found)
+                searched = await chain.read_image(key)
+                if searched.image is not None:
+                    return searched.image
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
     def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:

@@ -166,11 +166,9 @@ class LocalRun:
             check_cancelled: Called now and then; raises to end it.
         """
         # Settled are the PDB of a kernel whose dump could not be read without it, and what a first look settled.
-        left = [
-            want
-            for want in (self.plan.wants if wants is None else wants)
-            if want not in self._ends and want not in self._named
-        ]
+        left = list(self.plan.wants if wants is None else wants)
+        if self._ends or self._named:
+            left = [want for want in left if want not in self._ends and want not in self._named]
         left = [*self._settle_at_a_glance(left, check_cancelled)]
         keys = [want.key for want in left if isinstance(want, WantedFile)]
         held = self.source.seem_held(keys) if len(keys) >= _LISTED_FROM_KEYS else None
@@ -236,6 +234,9 @@ class LocalRun:
 
     def _in_order(self) -> Iterator[Want]:
         """Yield every want that has or needs an end, what an image turned out to name in that image's place."""
+        if not self._named:
+            yield from self.plan.wants
+            return
         named, wanted = dict(self._named), self.plan.wants
         later = {want for wants in named.values() for want in wants}
         current = set(wanted)

@@ -6,7 +6,6 @@ per process whose lock dies with the process, so that what a killed one leaves c
 
 from __future__ import annotations
 
-import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -54,6 +53,8 @@ class Staging:
         """Remove the scratch files and let go of the lock; safe to call twice."""
         if self._folder is None or self._lock is None:
             return
+        import shutil  # noqa: PLC0415
+
         from symcache.stores.local.locks import let_go  # noqa: PLC0415
 
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -82,6 +83,8 @@ class Staging:
 
     def sweep(self) -> int:
         """Remove what processes that are gone left behind; return how many files."""
+        import shutil  # noqa: PLC0415
+
         from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
 
         swept = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -205,6 +204,8 @@ class Store(OnDisk):
         try:
             means = share_space(path, scratch) if path.is_relative_to(self.root) else None
             if means is None:
+                import shutil  # noqa: PLC0415
+
                 shutil.copyfile(path, scratch)
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
