@@ -151,7 +151,7 @@ class SymbolStore(Searchable, Protocol):
     """A store of a symbol path."""
 
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
-        """Write the file to *scratch*, in whichever form the store has it; nothing about it is checked.
+        """Write the file to *scratch*, in the form in which the store has it; nothing about it is checked.
 
         Raises:
             StoreError: *scratch* cannot be written.
