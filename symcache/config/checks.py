@@ -22,6 +22,7 @@ __all__ = [
     "Read",
     "key",
     "number",
+    "read_connections",
     "read_flag",
     "read_header_text",
     "read_holds",
@@ -36,6 +37,7 @@ __all__ = [
     "read_texts",
     "read_token",
     "read_token_hashes",
+    "read_transport",
     "read_unc_map",
     "read_users",
     "table",
@@ -49,6 +51,7 @@ Read: TypeAlias = Callable[[object, str], object]
 HOLDS = ("pdb", "portable", "image")
 
 _LETTER_CASES = ("given", "lower")
+_TRANSPORTS = ("auto", "httpx")
 
 _USER = re.compile(r"[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}")
 _TOKEN = re.compile(r"sha256:[0-9a-f]{64}")
@@ -125,6 +128,22 @@ def read_table(kind: type[_Table], value: object, where: str) -> _Table:
             raise ConfigError("this key is needed", where=where + name)
     read = {name: known[name].metadata["read"](item, where + name) for name, item in value.items()}
     return kind(**{name: item for name, item in read.items() if item is not None})
+
+
+def read_connections(value: object, where: str) -> int | None:
+    """Return a number of connections; None for ``auto``."""
+    if value == "auto":
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:
+        raise _unfit('"auto" or a whole number from 1 to 256', where)
+    return value
+
+
+def read_transport(value: object, where: str) -> str:
+    """Return the name of a transport."""
+    if value not in _TRANSPORTS:
+        raise _unfit(" or ".join(f'"{transport}"' for transport in _TRANSPORTS), where)
+    return str(value)
 
 
 def read_flag(value: object, where: str) -> bool:

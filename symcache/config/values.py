@@ -11,6 +11,7 @@ import platformdirs
 from symcache.config.checks import (
     key,
     number,
+    read_connections,
     read_flag,
     read_header_text,
     read_holds,
@@ -24,6 +25,7 @@ from symcache.config.checks import (
     read_texts,
     read_token,
     read_token_hashes,
+    read_transport,
     read_unc_map,
     read_users,
     table,
@@ -104,7 +106,8 @@ class Network:
     """``[network]``: how servers are asked.
 
     Attributes:
-        connections: Requests under way at once, over all servers.
+        connections: Requests under way at once, over all servers; None finds out how many help.
+        transport: ``auto`` or ``httpx``: what carries requests that go through no proxy.
         connect_timeout_s: Longest wait for a connection.
         read_timeout_s: Longest silence while an answer is awaited or arrives.
         total_timeout_s: Longest time for one file from one server, every try counted.
@@ -120,7 +123,8 @@ class Network:
         parallel_ranges: When one file comes over several connections.
     """
 
-    connections: int = field(default=16, metadata=whole(1, 256))
+    connections: int | None = field(default=None, metadata=key(read_connections))
+    transport: str = field(default="auto", metadata=key(read_transport))
     connect_timeout_s: float = field(default=10.0, metadata=number(0.1, 3600))
     read_timeout_s: float = field(default=30.0, metadata=number(0.1, 3600))
     total_timeout_s: float = field(default=3600.0, metadata=number(1, 7 * _DAY_S))
