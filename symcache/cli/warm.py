@@ -194,6 +194,6 @@ def finish(
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
-    if report.is_empty and not allow_empty:
+    if report.is_empty and not (allow_empty or report.is_interrupted):
         say_error(EMPTY)
     raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))

@@ -15,7 +15,7 @@ from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from symcache.sympath import Surroundings
+    from symcache.sympath import Environment
 
 __all__ = [
     "HOLDS",
@@ -257,7 +257,7 @@ def read_unc_map(value: object, where: str) -> Mapping[str, Path]:
     return folders
 
 
-def read_symbol_path(value: object, where: str, around: Surroundings | None = None) -> SymbolPath | None:
+def read_symbol_path(value: object, where: str, around: Environment | None = None) -> SymbolPath | None:
     """Return a symbol path, None for an empty text; lines separate elements as ``;`` does.
 
     Without *around*, what stands for something else is left as it is.

@@ -23,10 +23,10 @@ from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
     Chain,
+    Environment,
     ExpansionError,
     HttpPlace,
     LocalPlace,
-    Surroundings,
     SymbolPath,
     expand,
     redact_text,
@@ -75,7 +75,7 @@ def load_config(
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
-    around = Surroundings(variables, _home())
+    around = Environment(variables, _home())
     store = _expand_folder(store, around) if store else read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
     if store is not None:
         config = replace(config, store=replace(config.store, folder=store))
@@ -164,7 +164,7 @@ def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
     return replace(config, server=tuple(entries))
 
 
-def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) -> SymbolPath:
+def _choose_path(symbol_path: str | None, config: Config, around: Environment) -> SymbolPath:
     """Return the path that counts, with what its places stand for filled in."""
     if symbol_path is not None:
         from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
@@ -182,7 +182,7 @@ def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) 
         raise locate(error, config) from None
 
 
-def _environment_path(around: Surroundings) -> SymbolPath | None:
+def _environment_path(around: Environment) -> SymbolPath | None:
     """Return the path of both variables, the alternative one first.
 
     Sources disagree: windows-driver-docs, symbol-path, searches ``_NT_ALT_SYMBOL_PATH`` first; win32, symbol-paths,
@@ -193,7 +193,7 @@ def _environment_path(around: Surroundings) -> SymbolPath | None:
     return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names), around)
 
 
-def _expand_folder(folder: Path, around: Surroundings) -> Path:
+def _expand_folder(folder: Path, around: Environment) -> Path:
     try:
         return Path(expand(str(folder), around))
     except ExpansionError as error:

@@ -243,13 +243,15 @@ def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | No
 @contextmanager
 def _copied(stream: BinaryIO) -> Iterator[FileView]:
     """Lend the whole of *stream* as a file of its own."""
-    import shutil  # noqa: PLC0415
     from tempfile import TemporaryDirectory  # noqa: PLC0415
 
     with TemporaryDirectory(prefix="symcache-") as folder:
         copy = Path(folder, "input")
+        # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
+        read = getattr(stream, "read1", stream.read)
         with copy.open("xb") as file:
-            shutil.copyfileobj(stream, file, _COPIED_BYTES)
+            while piece := read(_COPIED_BYTES):
+                file.write(piece)
         with FileView(copy) as view:
             yield view
 
@@ -281,7 +283,7 @@ def _pdb_test() -> Callable[[bytes], bool]:
 
 
 def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.dump.foreign import find_other_dump  # noqa: PLC0415
+    from symcache.formats.dump.unsupported import find_other_dump  # noqa: PLC0415
     from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
 
     if other := find_other_dump(head):

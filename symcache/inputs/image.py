@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from symcache.formats.dump.modules import LoaderEntry
     from symcache.formats.pe.dbg import DbgFile
-    from symcache.formats.pe.debug import CodeViewEntry, DebugData, Problem
+    from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
     from symcache.formats.pe.image import Image
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
@@ -231,7 +231,7 @@ def _code_view_details(debug: DebugData) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(problem: Problem) -> str:
+def _sentence(problem: ImageProblem) -> str:
     return problem.text if problem.offset is None else f"{problem.text} (at {problem.offset:#x})"
 
 

@@ -6,9 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import UnknownFormat
-from symcache.formats.dump.body import PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.header import read_dump_header
-from symcache.formats.dump.kernelspace import open_kernel_space
+from symcache.formats.dump.kernel import open_kernel_space
+from symcache.formats.dump.physical import PhysicalMemory, Storage, read_dump_body
 from symcache.inputs.dumpdetails import header_details, read_build_lab
 from symcache.inputs.kernelmodules import kernel_modules
 from symcache.inputs.kernelscan import scan_for_kernel
@@ -19,11 +19,11 @@ from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.dump.body import DumpBody
     from symcache.formats.dump.header import DumpHeader
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.pagemaps import PageMap
     from symcache.formats.dump.paging import AddressSpace
+    from symcache.formats.dump.physical import DumpBody
     from symcache.formats.dump.processes import KernelLayout
     from symcache.formats.view import ByteView
     from symcache.inputs.records import ProcessSelection, Record

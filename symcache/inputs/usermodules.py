@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.modules import ListWalk, LoaderEntry, LoaderLayout
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.dump.processes import Process

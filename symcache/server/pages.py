@@ -18,7 +18,7 @@ from symcache.identity import fold, parse_index
 from symcache.server.answers import header_list
 from symcache.server.metrics import format_metrics, sum_up
 from symcache.stores.lacking import Lacking
-from symcache.upkeep.survey import list_files
+from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +65,7 @@ def search(
     for name, id_, folder in store.key_folders() if store is not None else ():
         index = f"{name}/{id_}/{name}"
         if _has(index, words):
-            size_bytes = max((size for _, size, _ in list_files(folder, name)), default=None)
+            size_bytes = max((file.size_bytes for file in list_files(folder, name)), default=None)
             if size_bytes is not None:
                 files.append({"index": index, "bytes": size_bytes})
         if len(files) >= _MOST or time.monotonic() > end_s:

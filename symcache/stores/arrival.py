@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["LONGEST_POINTER_BYTES", "Arrival", "Pointer", "Withheld", "examine", "parse_pointer", "resolve_pointer"]
+__all__ = ["LONGEST_POINTER_BYTES", "Arrival", "Pointer", "examine", "parse_pointer", "resolve_pointer"]
 
 
 LONGEST_POINTER_BYTES = 4096
@@ -98,26 +98,21 @@ _CABINET = b"MSCF"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A file that is what its key names.
+    """A file that is what its key names, or a pointer file that said that there is none.
 
     Attributes:
         plain: The file itself, in a scratch file.
         cabinet: The cabinet it came in, in another; None if it came plain.
         size_bytes: Length of the file itself.
         note: Something odd about it.
+        message: Why the file is not available, as a pointer file has it; None if the file is there.
     """
 
     plain: Path
-    cabinet: Path | None
-    size_bytes: int
-    note: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Withheld:
-    """A pointer file said that the file is known and not available, and *message*, why."""
-
-    message: str
+    cabinet: Path | None = None
+    size_bytes: int = 0
+    note: str | None = None
+    message: str | None = None
 
 
 def examine(
@@ -130,7 +125,7 @@ def examine(
     new_scratch: Callable[[], Path],
     follow: Callable[[str], Path | None],
     largest_bytes: int,
-) -> Arrival | Withheld:
+) -> Arrival:
     """Return what arrived in *scratch*, made plain and found right.
 
     Args:
@@ -149,12 +144,12 @@ def examine(
         StoreError: The disk does not take it.
     """
     if form is Form.PLAIN and (size := size_if_right(str(scratch), key)) is not None:
-        return Arrival(scratch, None, size, None)
+        return Arrival(scratch, size_bytes=size)
     plain, cabinet = scratch, None
     is_right = False
     try:
         if form is Form.POINTER and (message := _follow(scratch, origin, follow)) is not None:
-            return Withheld(f"MSG: {message}")
+            return Arrival(scratch, message=f"MSG: {message}")
         with FileView(scratch) as view:
             size_bytes = view.size
             # Some servers answer for the plain name with what they have, and what a pointer leads to may be either.

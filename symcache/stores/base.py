@@ -88,6 +88,7 @@ class LookUp:
         attempts: What was asked and answered, in order.
         form: The form in which the file was found; None if it was not.
         image: The headers of an image, if they were asked for and found.
+        instead: What to fetch to learn more, as the store does not send parts of the file; None otherwise.
         error: Why the store could not tell; None if it could.
         is_asked: A server was asked.
         is_remembered: The answer is one that a server gave in an earlier run.
@@ -96,6 +97,7 @@ class LookUp:
     attempts: tuple[Attempt, ...] = ()
     form: Form | None = None
     image: Image | None = None
+    instead: Request | None = None
     error: UpstreamError | StoreError | None = None
     is_asked: bool = False
     is_remembered: bool = False
@@ -103,7 +105,7 @@ class LookUp:
     @property
     def is_absent(self) -> bool:
         """The store definitely does not have the file."""
-        return self.form is None and self.image is None and self.error is None
+        return (self.form, self.image, self.instead, self.error) == (None, None, None, None)
 
     def turned_out(self, answer: str, error: UpstreamError | None = None) -> LookUp:
         """Return the same with what a look at the file said: it is not what was asked for, or points nowhere."""
@@ -149,14 +151,14 @@ class SymbolStore(Searchable, Protocol):
     """A store of a symbol path."""
 
     async def fetch(self, request: Request, scratch: Path) -> LookUp:
-        """Write the file to *scratch*, in whichever form the store has it; nothing about it is checked.
+        """Write the file to *scratch*, in the form in which the store has it; nothing about it is checked.
 
         Raises:
             StoreError: *scratch* cannot be written.
         """
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
-        """Return the headers of *key*'s image, or a request that fetches the whole file where that takes less."""
+    async def read_headers(self, key: ImageKey) -> LookUp:
+        """Return the headers of *key*'s image, or as `LookUp.instead` how to fetch the whole file."""
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """Return in which form the store has *key*'s file, and its answer in words; as little as possible is read."""
@@ -197,7 +199,7 @@ class OnDisk:
 
         return await to_thread.run_sync(self._copy, request.key, scratch)
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
+    async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; an image that lies there in another form than the plain one is copied and expanded."""
         from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
 
@@ -227,12 +229,12 @@ class OnDisk:
         copy_file(stored.path, scratch)
         return LookUp((Attempt(self.name, "found"),), stored.form)
 
-    def _read_headers(self, key: ImageKey) -> LookUp | Request:
+    def _read_headers(self, key: ImageKey) -> LookUp:
         stored = self.find(key)
         if stored is None:
             return self._absent()
         if stored.form is not Form.PLAIN:
-            return Request(key, in_passing=True)
+            return LookUp(instead=Request(key, in_passing=True))
         from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
 
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.stores.arrival import Arrival, Withheld
 from symcache.stores.base import Form, LookUp, Request, copy_file, read_image_file
 from symcache.stores.disk import ChainSettings, DiskChain
 from symcache.stores.results import Attempt, Fetched, Present, attempts_of
@@ -20,14 +19,30 @@ if TYPE_CHECKING:
 
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
+    from symcache.stores.arrival import Arrival
     from symcache.stores.base import SymbolStore
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
     from symcache.stores.threads import Batches
 
-__all__ = ["Chain", "ChainSettings"]
+__all__ = ["Chain", "Searched"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search of a chain brought.
+
+    Attributes:
+        file: The file, present or fetched; None if no store had it.
+        image: The headers of an image, if they were searched for and found.
+        answers: What each store answered, where nothing was found; see `symcache.stores.results.sum_up`.
+    """
+
+    file: Present | Fetched | None = None
+    image: Image | None = None
+    answers: tuple[LookUp, ...] = ()
 
 
 class Chain(DiskChain):
@@ -49,32 +64,29 @@ class Chain(DiskChain):
         self._searching = searching
         self._publishing = publishing
 
-    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[LookUp, ...]:
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
         """Search the chain for *key*; of all processes that do so at the same time, one asks the servers.
 
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-
-        Returns:
-            The file, or what each store answered; see `symcache.stores.results.sum_up`.
         """
         request = Request(key, tuple(checksums))
         search = _Search()
         try:
-            found = await self._searching.run(lambda: self._begin(search, request))
+            searched = await self._searching.run(lambda: self._begin(search, request))
             if search.lock is not None and not search.lock.is_held:
                 await search.lock.acquire()
-                found = await self._searching.run(lambda: self._find_plain(search, request))
-            return await self._ask_stores(search, request) if found is None else found
+                searched = await self._searching.run(lambda: self._find_plain(search, request))
+            return await self._ask_stores(search, request) if searched is None else searched
         except StoreError as error:
-            return (LookUp(error=error),)
+            return Searched(answers=(LookUp(error=error),))
         finally:
             if search.lock is not None:
                 search.lock.release()
 
-    async def read_image(self, key: ImageKey) -> Image | tuple[LookUp, ...]:
-        """Return the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
+    async def read_image(self, key: ImageKey) -> Searched:
+        """Read the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
         answers: list[LookUp] = []
         for store in self.stores:
             try:
@@ -82,9 +94,9 @@ class Chain(DiskChain):
             except StoreError as error:
                 answer = LookUp(error=error)
             if answer.image is not None:
-                return answer.image
+                return Searched(image=answer.image)
             answers.append(answer)
-        return tuple(answers)
+        return Searched(answers=tuple(answers))
 
     async def _read_headers(self, store: SymbolStore, key: ImageKey) -> LookUp:
         if self._unreadable.has(store):
@@ -94,15 +106,17 @@ class Chain(DiskChain):
         except StoreError as error:
             self._unreadable.add(store, error)
             return _absent(store)
-        if isinstance(answer, LookUp):
+        if answer.instead is None:
             return answer
         target = await self._searching.run(self._writable_store)
         if target is None:
             return self._not_writable()
-        looked_up, image = await self._fetch_from(store, answer, target, lambda arrival: read_image_file(arrival.plain))
+        looked_up, image = await self._fetch_from(
+            store, answer.instead, target, lambda arrival: read_image_file(arrival.plain)
+        )
         return looked_up if image is None else replace(looked_up, image=image)
 
-    def _begin(self, search: _Search, request: Request) -> Present | tuple[LookUp, ...] | None:
+    def _begin(self, search: _Search, request: Request) -> Searched | None:
         """Look for what needs no server, and lock the key unless another process has."""
         target = self._target(request.key)
         if target is None:
@@ -111,24 +125,25 @@ class Chain(DiskChain):
         search.lock = target.lock(request.key)
         return self._find_plain(search, request) if search.lock.try_acquire() else None
 
-    def _find_plain(self, search: _Search, request: Request) -> Present | None:
+    def _find_plain(self, search: _Search, request: Request) -> Searched | None:
         """Look into the store that files are opened from, and those left of it."""
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
-            if store is search.target:
+                return Searched(Present(stored.path, stored.size_bytes))
+            if store.local is search.target:
                 search.is_packed = stored is not None
                 break
         return None
 
-    async def _ask_stores(self, search: _Search, request: Request) -> Fetched | tuple[LookUp, ...]:
+    async def _ask_stores(self, search: _Search, request: Request) -> Searched:
         target = search.target
         assert target is not None
         answers: list[LookUp] = []
-        first = self.stores.index(target)
-        for at, store in enumerate(self.stores[first:], first):
-            if store is target and not search.is_packed:
+        is_reached = False
+        for at, store in enumerate(self.stores):
+            is_reached = is_reached or store.local is target
+            if not is_reached or (store.local is target and not search.is_packed):
                 continue
 
             def publish(arrival: Arrival, at: int = at, origin: str = store.name) -> Fetched:
@@ -137,13 +152,14 @@ class Chain(DiskChain):
             try:
                 looked_up, fetched = await self._fetch_from(store, request, target, publish)
             except StoreError as error:
-                return (*answers, LookUp(error=error))
+                answers.append(LookUp(error=error))
+                break
             answers.append(looked_up)
             if fetched is not None:
                 for each in self.stores:
                     each.forget_absent(request.key)
-                return replace(fetched, attempts=attempts_of(answers))
-        return tuple(answers)
+                return Searched(replace(fetched, attempts=attempts_of(answers)))
+        return Searched(answers=tuple(answers))
 
     async def _fetch_from(
         self, store: SymbolStore, request: Request, target: Store, finish: Callable[[Arrival], T]
@@ -164,24 +180,24 @@ class Chain(DiskChain):
                 return looked_up, None
             form = looked_up.form
 
-            def settle() -> T | Withheld:
+            def settle() -> tuple[str | None, T | None]:
                 arrival = self._examine(scratch, form, request, store.name, target.scratch)
-                if isinstance(arrival, Withheld):
-                    return arrival
+                if arrival.message is not None:
+                    return arrival.message, None
                 try:
-                    return finish(arrival)
+                    return None, finish(arrival)
                 finally:
                     if arrival.cabinet is not None:
                         arrival.plain.unlink(missing_ok=True)
 
             try:
-                settled = await self._publishing.run(settle)
+                message, finished = await self._publishing.run(settle)
             except (WrongContent, UpstreamRefused) as error:
                 return looked_up.turned_out(error.problem, error), None
-            if isinstance(settled, Withheld):
-                store.remember_absent(request, settled.message)
-                return looked_up.turned_out(settled.message), None
-            return looked_up, settled
+            if message is not None:
+                store.remember_absent(request, message)
+                looked_up = looked_up.turned_out(message)
+            return looked_up, finished
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -202,15 +218,15 @@ class Chain(DiskChain):
         path = target.publish(arrival.plain, key, durable=self._settings.durable)
         return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
-    def _open_in_place(self, request: Request) -> Present | tuple[LookUp, ...]:
+    def _open_in_place(self, request: Request) -> Searched:
         """Search a chain in which nothing is copied: files are opened where they lie."""
         answers: list[LookUp] = []
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
+                return Searched(Present(stored.path, stored.size_bytes))
             answers.append(_absent(store) if stored is None and store.is_on_disk else self._not_writable())
-        return tuple(answers)
+        return Searched(answers=tuple(answers))
 
     def _not_writable(self) -> LookUp:
         folder = next((store.name for store in self.stores if store.is_on_disk), "")

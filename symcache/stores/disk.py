@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.arrival import Arrival, Withheld
+    from symcache.stores.arrival import Arrival
     from symcache.stores.base import Searchable, Stored
     from symcache.stores.local.access import AccessLog
     from symcache.sympath import ResolvedElement, ResolvedPlace
@@ -127,8 +127,6 @@ class DiskChain:
             return
         import tempfile  # noqa: PLC0415 - few files lie packed
 
-        from symcache.stores.arrival import Arrival  # noqa: PLC0415
-
         try:
             temporary = tempfile.TemporaryDirectory(prefix="symcache-")
         except OSError as error:
@@ -149,7 +147,7 @@ class DiskChain:
             except (WrongContent, UpstreamRefused):
                 yield stored, None
             else:
-                yield stored, arrival.plain if isinstance(arrival, Arrival) else None
+                yield stored, arrival.plain if arrival.message is None else None
 
     def _detour(self, store: Searchable, stored: Stored) -> str | None:
         """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
@@ -161,7 +159,7 @@ class DiskChain:
 
     def _examine(
         self, scratch: Path, form: Form, request: Request, origin: str, new_scratch: Callable[[], Path]
-    ) -> Arrival | Withheld:
+    ) -> Arrival:
         from symcache.stores.arrival import examine  # noqa: PLC0415 - few files lie packed
 
         return examine(

@@ -40,7 +40,7 @@ class Miss:
         last_asked_s: When it last did.
         times: How often it did.
         answer: What it said: ``404``, ``410``, ``MSG: …``.
-        in_passing: Nobody wanted the file itself: an image that was asked for which PDB it names.
+        in_passing: The file was requested only for what it names: an image, for its PDB.
     """
 
     index: str
@@ -61,7 +61,7 @@ class Misses:
         clock_s: Seconds since 1970.
 
     Raises:
-        StoreError: The folder cannot be made, or belongs to somebody else.
+        StoreError: The folder cannot be made, or belongs to another user.
     """
 
     def __init__(self, folder: Path, *, ttl_s: float, clock_s: Callable[[], float] = time.time) -> None:
@@ -79,7 +79,7 @@ class Misses:
         return 0 <= self._clock_s() - miss.last_asked_s < self._ttl_s
 
     def remember(self, upstream: str, key: Key, answer: str, *, in_passing: bool = False) -> None:
-        """Note that *upstream* said no just now; a file that was wanted once is not wanted *in_passing* later."""
+        """Note that *upstream* has no such file now; one that was wanted itself before stays so."""
         row = _row(upstream, key.folded)
         now_s = self._clock_s()
         known = self._read(row)
@@ -165,14 +165,14 @@ class NegativeCache:
             self.remember_absent(request, looked_up.attempts[-1].answer)
         return looked_up
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
+    async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; a store that lacked the image not long ago is not asked."""
         request = Request(key, in_passing=True)
         known = self._recall(request)
         if known is not None:
             return known
         answer = await self._store.read_headers(key)
-        if isinstance(answer, LookUp) and answer.is_absent and answer.is_asked:
+        if answer.is_absent and answer.is_asked:
             self.remember_absent(request, answer.attempts[-1].answer)
         return answer
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import (
     LoopDetected,
-    PageInstead,
     PointerNotAllowed,
     StoreError,
+    UnexpectedPage,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -166,7 +166,7 @@ _CAUSES: dict[type[StoreError | UpstreamError], Cause] = {
 }
 
 _HINTS: dict[type[StoreError | UpstreamError], Hint] = {
-    PageInstead: Hint.PAGE,
+    UnexpectedPage: Hint.PAGE,
     PointerNotAllowed: Hint.POINTER,
     LoopDetected: Hint.LOOP,
 }

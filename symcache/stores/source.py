@@ -116,14 +116,14 @@ class SymbolSource(DiskSource):
 
     @asynccontextmanager
     async def turn(self, image: ImageKey) -> AsyncIterator[None]:
-        """Wait until no other process reads the headers of *image*, and let none do so meanwhile."""
+        """Wait until no other process reads the headers of *image*, and keep others from reading them."""
         store = self.store
         lock = None if store is None else store.headers_lock(image)
         try:
             if lock is not None:
                 await lock.acquire()
         except StoreError:
-            lock = None  # nothing can be written there, so that nobody takes turns
+            lock = None  # the store cannot be written, so no process can take turns
         try:
             yield
         finally:
@@ -131,7 +131,7 @@ class SymbolSource(DiskSource):
                 lock.release()
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
-        """Walk the symbol path for *key*, once for all who ask for it meanwhile.
+        """Search the symbol path for *key*, once for all concurrent requests.
 
         An image that is published under another name ends up under both, so that a debugger finds it.
 
@@ -176,7 +176,7 @@ class SymbolSource(DiskSource):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Nobody is left who waits for what is still under way. The body's own error is not handed to the group, which
+        # No caller waits for what is still running. The body's own error is not handed to the group, which
         # would give it back as a group of one.
         self._group.cancel_scope.cancel()
         try:
@@ -195,19 +195,20 @@ class SymbolSource(DiskSource):
         answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.fetch(key, checksums)
-                if isinstance(found, Present):
-                    self._note_use(key, found.path)
-                    return found
-                if isinstance(found, Fetched):
-                    return replace(found, attempts=(*attempts_of(answers), *found.attempts))
-                answers.extend(found)
+                searched = await chain.fetch(key, checksums)
+                match searched.file:
+                    case Present() as present:
+                        self._note_use(key, present.path)
+                        return present
+                    case Fetched() as fetched:
+                        return replace(fetched, attempts=(*attempts_of(answers), *fetched.attempts))
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
         """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
 
-        What a store has already, under whichever name, is not asked for.
+        What a store has under any of the names is not requested.
         """
         for name in (key, *published_keys(key)):
             present = await to_thread.run_sync(self.find, name)
@@ -261,10 +262,10 @@ class SymbolSource(DiskSource):
         answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.read_image(key)
-                if not isinstance(found, tuple):
-                    return found
-                answers.extend(found)
+                searched = await chain.read_image(key)
+                if searched.image is not None:
+                    return searched.image
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
     def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:

@@ -23,9 +23,11 @@ from pathlib import Path
 from statistics import median
 from uuid import UUID
 
+from support.synth.pe import plan_image
+
 from symcache.identity.keys import ImageKey, PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 _SYMCACHE = "from symcache.cli import main; main()"  # as the installed command does
 _STAT = "import os, sys\nfor line in open(sys.argv[1]):\n    os.stat(line[:-1])\n"

@@ -92,7 +92,7 @@ class HttpStore:
         forbidden = self._find_forbidden(request.key, attempts) if form is None else None
         return LookUp(tuple(attempts), form, error=forbidden, is_asked=True)
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
+    async def read_headers(self, key: ImageKey) -> LookUp:
         """Return the headers of *key*'s image, by ranged requests of a few KiB each.
 
         The whole file has to be fetched if the server has no plain files or sends no ranges.
@@ -100,19 +100,19 @@ class HttpStore:
         if (refusal := self.hints.refusal(key)) is not None:
             return LookUp((Attempt(self.name, refusal),))
         if not (self.hints.plain and self.hints.ranges):
-            return Request(key, in_passing=True)
+            return LookUp(instead=Request(key, in_passing=True))
         try:
             asked_tier = self._tier or Tier.ONE
             found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
             if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
                 found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
         except RangesRefusedError:
-            return Request(key, in_passing=True)
+            return LookUp(instead=Request(key, in_passing=True))
         except UpstreamError as error:
             return LookUp((Attempt(self.name, error.problem),), error=error, is_asked=True)
         if isinstance(found, NotHere):
             if self.hints.compressed or self.hints.pointers:
-                return Request(key, plain_answer=str(found.status), in_passing=True)
+                return LookUp(instead=Request(key, plain_answer=str(found.status), in_passing=True))
             attempts = (Attempt(self.name, str(found.status)),)
             return LookUp(attempts, error=self._find_forbidden(key, attempts), is_asked=True)
         if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):

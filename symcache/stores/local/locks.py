@@ -49,8 +49,8 @@ def try_lock(path: Path) -> FileLock | None:
 def let_go(lock: FileLock) -> None:
     """Remove the lock's file and release it.
 
-    The file goes while the lock is held: whoever waits on it then sees a file without a name and starts over, so no
-    two hold locks of one name. Windows refuses that; there the file goes afterwards, unless somebody has it open.
+    The file is removed while the lock is held: a waiting process then sees a file without a name and starts over, so no
+    two hold locks of one name. Windows refuses that; there the file is removed afterwards, unless it is open elsewhere.
     """
     path = Path(lock.lock_file)
     try:
@@ -64,7 +64,7 @@ def let_go(lock: FileLock) -> None:
 
 
 def sweep_locks(folder: Path) -> int:
-    """Remove the lock files in *folder* that nobody holds, as killed processes left them; return how many."""
+    """Remove the lock files in *folder* that no process holds, as killed ones leave them; return how many."""
     swept = 0
     for path in folder.glob("*.lock"):
         with suppress(OSError):
@@ -209,7 +209,7 @@ class KeyLock(_Lock):
 class _LockedBytes:
     """The bytes of one file that this process has locked.
 
-    POSIX gives a record lock to a process, whichever of its threads asks, and takes all of them away when any
+    POSIX gives a record lock to the process, not to a thread, and drops all of them when any
     descriptor of the file is closed; so a process has one descriptor, and this keeps its threads and tasks apart.
     Source: POSIX, fcntl, "Advisory Record Locking".
     """

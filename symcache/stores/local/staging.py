@@ -31,11 +31,11 @@ class Staging:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a folder for scratch files, and nobody has removed it with the store."""
+        """Whether the folder for scratch files exists; it may have been removed with the store."""
         return self._folder is not None and self._folder.is_dir()
 
     def new_path(self) -> Path:
-        """Return a path that nobody else writes to; the file does not exist yet.
+        """Return the path of a new scratch file of this process; the file does not exist yet.
 
         Raises:
             OSError: The store cannot be written.

@@ -29,14 +29,14 @@ _MSFZ_FOLDER = "msfz0"
 
 
 class Store(OnDisk):
-    """A store on disk, single-tier or two-tier, whoever made it.
+    """A store on disk, single-tier or two-tier, made by any tool.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
     letter cases apart; folders that exist are reused as they are spelt.
 
     Args:
         root: The store's folder; it need not exist before the first `publish`.
-        new_tier: Tiers of a store that is made anew.
+        new_tier: Tiers of a store that is created.
         clock_s: Monotonic seconds, for how long a listing is trusted.
     """
 
@@ -195,7 +195,7 @@ class Store(OnDisk):
         """Let the plain file at *path*, which was found right for *key*, also stand under *key*; return where.
 
         A file of this store shares its space with the new one where the disk can do that; others are copied, as
-        nobody knows who writes to them.
+        other programs may write to them.
 
         Raises:
             StoreError: It cannot be read, or the disk does not take it.
@@ -244,7 +244,7 @@ class Store(OnDisk):
         self._listings.add(folder, self.root)
 
     def refresh(self) -> None:
-        """Trust nothing that was seen of the store's folders so far; for whoever has moved them."""
+        """Forget what was seen of the store's folders; call it after moving them."""
         self._listings.forget()
 
     def close(self) -> None:
@@ -269,8 +269,8 @@ class Store(OnDisk):
     def _tiers(self) -> tuple[Tier, ...]:
         """Return the layouts to look in.
 
-        While a store is converted, a folder moves from the one to the other in one step: whoever looks in the new, the
-        old and the new layout again meets it.
+        While a store is converted, a folder moves from the one to the other in one step: a look into the new, the old
+        and the new layout again finds it.
         """
         tier = self.tier
         return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier) if self.converting.exists() else (tier,)

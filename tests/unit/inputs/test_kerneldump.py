@@ -21,8 +21,7 @@ from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from symcache.inputs.records import Record
-    from symcache.synth.kernelmemory import MachineMemory
-    from symcache.synth.kernelplans import KernelPlan
+    from symcache.synth.kernelmemory import KernelPlan, MachineMemory
 
 MEMORY_KINDS = [kind for kind in DumpKind if kind not in {DumpKind.HEADER, DumpKind.TRIAGE}]
 # Dumps of debuggers exist for 64-bit machines only.

@@ -56,8 +56,8 @@ class Bucket:
             await to_thread.run_sync(scratch.write_bytes, self.objects[path])
         return LookUp(attempts, form, is_asked=True)
 
-    async def read_headers(self, key: ImageKey) -> LookUp | Request:
-        return Request(key, in_passing=True)
+    async def read_headers(self, key: ImageKey) -> LookUp:
+        return LookUp(instead=Request(key, in_passing=True))
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         form, _, attempts = self._look_up(key)
@@ -98,10 +98,10 @@ def chain_of(*stores: SymbolStore) -> Chain:
 @pytest.mark.parametrize("objects", [{PATH: PDB}, {PACKED: CAB}], ids=["plain", "compressed"])
 async def test_a_file_of_the_bucket_is_copied_down(objects: dict[str, bytes], local: Store) -> None:
     chain = chain_of(local, Bucket(objects))
-    outcome = await chain.fetch(KEY)
+    outcome = (await chain.fetch(KEY)).file
     assert isinstance(outcome, Fetched)
     assert (outcome.upstream, outcome.path.read_bytes()) == ("bucket://symbols", PDB)
-    assert await chain.fetch(KEY) == Present(outcome.path, len(PDB))
+    assert (await chain.fetch(KEY)).file == Present(outcome.path, len(PDB))
     assert visible(local.root) == [PATH]
 
 
@@ -111,28 +111,26 @@ async def test_what_the_bucket_lacks_is_remembered_by_the_negative_cache(local: 
     with Misses(tmp_path / "misses", ttl_s=60, clock_s=lambda: now_s) as misses:
         chain = chain_of(local, NegativeCache(bucket, misses))
         for cause in (Cause.NOT_PUBLISHED, Cause.REMEMBERED_MISS):
-            answers = await chain.fetch(KEY)
-            assert isinstance(answers, tuple)
-            end = sum_up(answers)
+            end = sum_up((await chain.fetch(KEY)).answers)
             assert isinstance(end, Missing)
             assert end.cause is cause
         assert bucket.asked == [PATH, PACKED]
         now_s += 61
         bucket.objects[PATH] = PDB
-        assert isinstance(await chain.fetch(KEY), Fetched)
+        assert isinstance((await chain.fetch(KEY)).file, Fetched)
         assert list(misses.list()) == []
 
 
 async def test_a_bucket_that_fails_leaves_the_question_open(local: Store) -> None:
     bucket = Bucket({PATH: PDB})
     bucket.is_down = True
-    answers = await chain_of(local, bucket).fetch(KEY)
-    assert isinstance(answers, tuple)
+    answers = (await chain_of(local, bucket).fetch(KEY)).answers
     assert sum_up(answers) == Failed(Cause.UNAVAILABLE, (Attempt(bucket.name, "down"),), f"{bucket.name}: down")
 
 
 async def test_an_image_s_headers_are_read_from_the_whole_file(local: Store) -> None:
-    image = await chain_of(local, Bucket({IMAGE_KEY.index: IMAGE})).read_image(IMAGE_KEY)
-    assert not isinstance(image, tuple)
+    searched = await chain_of(local, Bucket({IMAGE_KEY.index: IMAGE})).read_image(IMAGE_KEY)
+    image = searched.image
+    assert image is not None
     assert (image.timestamp, image.size_of_image) == (IMAGE_KEY.timestamp, IMAGE_KEY.size_of_image)
     assert visible(local.root) == []

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.pe import plan_image
 from support.wire import closed_port
 
 from symcache import (
@@ -28,7 +29,7 @@ from symcache.events import Settled
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,9 @@ from symcache.inputs.records import KernelPdbWanted, Module, ProcessSelection, U
 from symcache.inputs.usermodules import read_kernel_layout
 from symcache.stores.disk import DiskSource
 from symcache.stores.source import SymbolSource
-from symcache.synth.codeview import StructureLayout
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import EprocessPlan
-from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.synth.kernelmemory import EprocessPlan, build_machine
+from symcache.synth.pdb import NativePdbSpec, StructureLayout, make_pdb
 from symcache.warm.local import LocalRun
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
