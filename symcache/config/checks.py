@@ -271,7 +271,7 @@ def read_symbol_path(value: object, where: str, around: Environment | None = Non
         raise ConfigError(f"{error.problem} {place}", where=where) from None
 
 
-def _parse(text: str, around: Surroundings | None = None) -> SymbolPath:
+def _parse(text: str, around: Environment | None = None) -> SymbolPath:
     from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
 
     return parse_symbol_path(text, around)
