@@ -23,6 +23,9 @@ from pathlib import Path
 from statistics import median
 from uuid import UUID
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from support.synth.pe import plan_image
 
 from symcache.identity.keys import ImageKey, PdbKey
