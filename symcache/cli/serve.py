@@ -48,7 +48,6 @@ def command(
     config = replace(config, serve=replace(config.serve, **{k: v for k, v in said.items() if v is not None}))
     level = logging.ERROR if settings.quiet else logging.INFO if settings.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     listening = listen(config)
     if not settings.quiet:
         say(f"serving {config.symbol_path.redacted()} on {listening.url}/")

@@ -22,11 +22,11 @@ from symcache.sympath.resolve import (
 )
 from symcache.sympath.values import (
     MICROSOFT,
-    Cache,
-    Chain,
+    CacheElement,
+    ChainElement,
     DefaultPlace,
     Element,
-    Folder,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MICROSOFT",
-    "Cache",
-    "Chain",
+    "CacheElement",
+    "ChainElement",
     "DefaultPlace",
     "Element",
     "Environment",
     "ExpansionError",
-    "Folder",
+    "FolderElement",
     "HttpPlace",
     "LocalPlace",
     "Place",

@@ -79,7 +79,7 @@ class Warmer:
         run.announce()
         queue = iter(todo)  # one for all workers: each takes what is next
         async with anyio.create_task_group() as group:
-            for _ in range(min(self._source.config.network.connections, len(todo))):
+            for _ in range(min(self._source.max_connections, len(todo))):
                 group.start_soon(self._work, queue)
         return run.report()
 
