@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace, parse_symbol_path
+from symcache.sympath import ChainElement, FolderElement, HttpPlace, SymbolPath, UncPlace, parse_symbol_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -242,7 +242,7 @@ def read_server_url(value: object, where: str) -> str:
     except SymbolPathError as error:
         raise ConfigError(error.problem, where=where) from None
     match elements:
-        case (Chain((HttpPlace(url) as place,)),) if place.redacted == url:
+        case (ChainElement((HttpPlace(url) as place,)),) if place.redacted == url:
             return url
     raise _unfit("one URL without user, password and query; username and password are keys of their own", where)
 
@@ -295,7 +295,7 @@ def _is_share(text: str) -> bool:
         elements = parse_symbol_path(text).elements
     except SymbolPathError:
         return False
-    return len(elements) == 1 and isinstance(elements[0], Folder) and isinstance(elements[0].place, UncPlace)
+    return len(elements) == 1 and isinstance(elements[0], FolderElement) and isinstance(elements[0].place, UncPlace)
 
 
 def _unfit(allowed: str, where: str) -> ConfigError:

@@ -22,7 +22,7 @@ from symcache.config.values import Config
 from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
-    Chain,
+    ChainElement,
     Environment,
     ExpansionError,
     HttpPlace,
@@ -83,7 +83,7 @@ def load_config(
     chosen = _choose_path(symbol_path, config, around)
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
-        chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
+        chosen = SymbolPath((ChainElement((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
     chosen = chosen if store is None else with_store(chosen, store)
     urls = [read_server_url(url, f"upstream {redact_text(url)}") for url in upstreams]
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))

@@ -32,7 +32,7 @@ from symcache.config.checks import (
     tables,
     whole,
 )
-from symcache.sympath import MICROSOFT, Chain, DefaultPlace, HttpPlace, SymbolPath
+from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, HttpPlace, SymbolPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,13 +42,13 @@ __all__ = [
     "Breaker",
     "Config",
     "Exclusions",
-    "Misses",
+    "MissSettings",
     "Network",
     "ParallelRanges",
     "Pointers",
     "Serve",
     "ServerEntry",
-    "Store",
+    "StoreSettings",
     "Unc",
 ]
 
@@ -71,7 +71,7 @@ def _default_misses() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreSettings:
     """``[store]``: how stores are kept.
 
     Attributes:
@@ -141,7 +141,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Misses:
+class MissSettings:
     """``[misses]``: how long a server's "no such file" is believed.
 
     Attributes:
@@ -290,12 +290,12 @@ class Config:
     """
 
     symbol_path: SymbolPath = field(
-        default=SymbolPath((Chain((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=key(read_symbol_path)
+        default=SymbolPath((ChainElement((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=key(read_symbol_path)
     )
     source: Path | None = None
-    store: Store = field(default_factory=Store, metadata=table(Store))
+    store: StoreSettings = field(default_factory=StoreSettings, metadata=table(StoreSettings))
     network: Network = field(default_factory=Network, metadata=table(Network))
-    misses: Misses = field(default_factory=Misses, metadata=table(Misses))
+    misses: MissSettings = field(default_factory=MissSettings, metadata=table(MissSettings))
     pointers: Pointers = field(default_factory=Pointers, metadata=table(Pointers))
     unc: Unc = field(default_factory=Unc, metadata=table(Unc))
     exclusions: Exclusions = field(default_factory=Exclusions, metadata=table(Exclusions))

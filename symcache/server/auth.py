@@ -1,4 +1,4 @@
-"""Who may ask and who may publish: passwords and tokens, of which only hashes are kept."""
+"""Which clients may ask and publish: passwords and tokens, of which only hashes are kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from anyio import to_thread
 
 if TYPE_CHECKING:
     from symcache.config import Serve
-    from symcache.server.protocol import Exchange
+    from symcache.server.files import RequestHeaders
 
 __all__ = ["Gate", "hash_password", "hash_token"]
 
-_COST = 14  # 2**14 rounds of scrypt: 16 MiB and some 50 ms, once for each client that shows a new password
-_NOBODY = f"scrypt:{_COST}:{'0' * 32}:{'0' * 64}"
+_COST = 14  # 2**14 rounds of scrypt: 16 MiB and about 50 ms, once for each new pair of name and password
+_NO_USER = f"scrypt:{_COST}:{'0' * 32}:{'0' * 64}"
 _MOST_REMEMBERED = 4096
-_CHALLENGE = (b"www-authenticate", b'Basic realm="symcache", charset="UTF-8"')
 
 
 def hash_password(password: str, *, salt: bytes | None = None, cost: int = _COST) -> str:
@@ -32,66 +31,64 @@ def hash_password(password: str, *, salt: bytes | None = None, cost: int = _COST
 
 
 def hash_token(token: str) -> str:
-    """Return what the config file keeps of *token*, which is long and random, so that one round is enough."""
+    """Return what the config file keeps of *token*: it is long and random, so one round is enough."""
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 class Gate:
-    """Lets requests in by their ``Authorization``.
+    """Checks the ``Authorization`` of requests.
 
     Args:
         settings: ``[serve]``: users, tokens, upload tokens.
+
+    Attributes:
+        is_open: Whether every client may ask.
     """
 
     def __init__(self, settings: Serve) -> None:
         self._users = dict(user.split(":", 1) for user in settings.users)
         self._tokens = settings.tokens
         self._upload_tokens = settings.upload_tokens
+        self.is_open = not self._users and not self._tokens
         self._secret = secrets.token_bytes(32)
         self._right: set[bytes] = set()
         self._limiter = anyio.Semaphore(2)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether everybody may ask."""
-        return not self._users and not self._tokens
-
-    async def admit(self, exchange: Exchange) -> bool:
-        """Return whether *exchange* may be answered; otherwise it has been, with 401."""
+    def lets_in(self, headers: RequestHeaders) -> bool:
+        """Whether a request may be answered, without the slow check of a password not seen before; False if unsure."""
         if self.is_open:
             return True
-        shown = exchange.fields.get(b"authorization", b"")
-        if shown and await self._is_right(shown):
-            return True
-        exchange.said = "unauthorized"
-        await exchange.say(401, "who are you?", [_CHALLENGE])
-        return False
+        shown = headers.get(b"authorization", b"")
+        token = _bearer(shown)
+        return _is_one_of(token, self._tokens) if token is not None else self._mark(shown) in self._right
 
-    def may_upload(self, exchange: Exchange) -> bool:
-        """Whether *exchange* shows a token for publishing."""
-        token = _bearer(exchange.fields.get(b"authorization", b""))
+    async def check(self, headers: RequestHeaders) -> bool:
+        """Return whether a request may be answered."""
+        shown = headers.get(b"authorization", b"")
+        return self.lets_in(headers) or (bool(shown) and await self._has_right_password(shown))
+
+    def may_upload(self, headers: RequestHeaders) -> bool:
+        """Whether a request shows a token for publishing."""
+        token = _bearer(headers.get(b"authorization", b""))
         return token is not None and _is_one_of(token, self._upload_tokens)
 
-    async def _is_right(self, shown: bytes) -> bool:
-        token = _bearer(shown)
-        if token is not None:
-            return _is_one_of(token, self._tokens)
-        # A client shows the same with every request, and the hash is slow on purpose.
-        mark = hmac.digest(self._secret, shown, "sha256")
-        if mark in self._right:
-            return True
+    async def _has_right_password(self, shown: bytes) -> bool:
         user, password = _basic(shown)
         kept = self._users.get(user)
         async with self._limiter:
-            # Worked out for names that do not exist too, so that the time does not tell which do.
-            _, cost, salt, digest = (kept or _NOBODY).split(":")
+            # Computed for unknown names too, so that the time taken does not tell which names exist.
+            _, cost, salt, digest = (kept or _NO_USER).split(":")
             said = await to_thread.run_sync(lambda: hash_password(password, salt=bytes.fromhex(salt), cost=int(cost)))
         is_right = kept is not None and hmac.compare_digest(said.rpartition(":")[2], digest)
         if is_right:
             if len(self._right) >= _MOST_REMEMBERED:
                 self._right.clear()
-            self._right.add(mark)
+            self._right.add(self._mark(shown))
         return is_right
+
+    def _mark(self, shown: bytes) -> bytes:
+        """Return what is kept of credentials that were right: a client shows them each time, and scrypt is slow."""
+        return hmac.digest(self._secret, shown, "sha256")
 
 
 def _basic(shown: bytes) -> tuple[str, str]:
@@ -112,4 +109,4 @@ def _bearer(shown: bytes) -> str | None:
 
 def _is_one_of(token: str, hashes: tuple[str, ...]) -> bool:
     said = hash_token(token)
-    return any([hmac.compare_digest(said, each) for each in hashes])  # noqa: C419 - all of them, whichever is right
+    return any([hmac.compare_digest(said, each) for each in hashes])  # noqa: C419 - all of them, so that the time taken tells nothing

@@ -1,4 +1,4 @@
-"""The page for people with what it asks for, and the counts for machines."""
+"""The status page, the data that it loads, and the metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ import time
 from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 from anyio import to_thread
 
 from symcache._version import __version__
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.server.answers import header_list
+from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
-from symcache.stores.lacking import Lacking
+from symcache.stores.missing import MissingFiles
 from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from symcache.server.inflight import Flights
+    from symcache.server.downloads import Downloads
+    from symcache.server.maintenance import Maintenance
     from symcache.server.metrics import Metrics, Sharing, Totals
-    from symcache.server.protocol import Exchange
-    from symcache.server.upkeep import Upkeep
-    from symcache.server.warming import Warming
+    from symcache.server.request import Request
+    from symcache.server.uploads import PageWarmer
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
 __all__ = ["Pages", "Status", "search"]
-
 
 _MOST = 100
 _MOST_LOOKED_FOR = 1000
@@ -48,7 +46,7 @@ def search(
 ) -> dict[str, Any]:
     """Return ``files`` of *store* and rows of *missed* whose index has every word of *text*, and ``is_complete``.
 
-    *is_missing* tells of a row that fits whether no store has the file meanwhile. A GUID may be written with braces and
+    *is_missing* tells whether a row is still true: no store has the file. A GUID may be written with braces and
     hyphens. The search ends after a hundred files, or a few seconds.
 
     Raises:
@@ -89,59 +87,58 @@ def _has(index: str, words: Sequence[str]) -> bool:
 
 
 _SHOWN_MISSING = 50
-_MOST_LOOKED_FOR = 1000
 _READ_MISSES = 100_000
 _MISSES_FRESH_S = 60.0
 
 
 class Status:
-    """Gathers the document of ``/-/status``.
+    """Collects the document of ``/-/status``.
 
     Args:
         source: Knows stores and misses.
-        flights: Of this worker.
+        downloads: Of this worker.
         metrics: Of this worker.
         sharing: Those of the others.
-        upkeep: Knows the store's size and the past.
+        maintenance: Knows the store's size and the past.
         can_warm: Whether the page may take inputs.
     """
 
     def __init__(
         self,
         source: SymbolSource,
-        flights: Flights,
+        downloads: Downloads,
         metrics: Metrics,
         sharing: Sharing,
-        upkeep: Upkeep,
+        maintenance: Maintenance,
         *,
         can_warm: bool,
     ) -> None:
         self._source = source
-        self._lacking = Lacking(source)
-        self._flights = flights
+        self._lacking = MissingFiles(source)
+        self._downloads = downloads
         self._metrics = metrics
         self._sharing = sharing
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._can_warm = can_warm
         self._began_s = time.time()
         self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
 
     def own(self) -> dict[str, Any]:
-        """Return what this worker tells the others."""
-        return self._metrics.as_json(self._flights.as_json(), began_s=self._began_s)
+        """Return what this worker shares with the others."""
+        return self._metrics.as_json(self._downloads.as_json(), began_s=self._began_s)
 
     def totals(self) -> Totals:
         """Return what all workers counted."""
         return sum_up(self._sharing.read_all(self.own()), now_s=time.time())
 
     def store(self) -> Mapping[str, Any]:
-        """Return ``bytes``, ``files`` and ``keys`` of the store, as far as they have been measured."""
-        return self._upkeep.store
+        """Return ``bytes``, ``files`` and ``keys`` of the store, as last measured."""
+        return self._maintenance.store
 
     async def missed(self) -> list[dict[str, Any]]:
-        """Return what was asked for and no server has, most wanted first: ``index``, ``times``, ``since_s``.
+        """Return what was asked for and no server has, most requested first: ``index``, ``times``, ``since_s``.
 
-        Some may lie in a store meanwhile; see `is_missing`.
+        A store may have some of them by now; see `is_missing`.
         """
         remembered = await to_thread.run_sync(self._remember)
         rows = {folded: dict(row) for folded, row in remembered.items()}
@@ -151,14 +148,14 @@ class Status:
         return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
 
     def is_missing(self, row: Mapping[str, Any]) -> bool:
-        """Return whether no place on disk has a row of `missed`; it blocks, and only those shown should be asked of."""
+        """Return whether no place on disk has a row of `missed`; it blocks, so ask it only of rows to be shown."""
         try:
             return not self._lacking.is_held(parse_index(row["index"]))
         except InputError:
             return False
 
     async def document(self, *, brief: bool = False) -> dict[str, Any]:
-        """Return everything; *brief* leaves out what changes slowly and is long: ``samples`` and ``missing``."""
+        """Return everything; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""
         totals = self.totals()
         now_s = time.time()
         past: dict[str, Any] = {}
@@ -166,7 +163,7 @@ class Status:
             missed = await self.missed()
             likely = missed[:_MOST_LOOKED_FOR]
             shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
-            past = {"samples": self._upkeep.samples(totals), "missing": shown}
+            past = {"samples": self._maintenance.samples(totals), "missing": shown}
         return {
             **past,
             "version": __version__,
@@ -183,9 +180,9 @@ class Status:
         }
 
     def _remember(self) -> dict[str, dict[str, Any]]:
-        """Return what was denied in former times too.
+        """Return remembered misses, those of earlier servers too.
 
-        It is read once a minute, or after twenty times as long as the reading took: 100,000 misses take a few seconds.
+        They are read once a minute, or less often if that takes long: 100,000 misses take a few seconds.
         """
         fresh_until_s, rows = self._remembered
         misses = self._source.misses
@@ -193,7 +190,7 @@ class Status:
         if misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
-        with misses:  # closes this thread's connection, which nobody else would
+        with misses:  # closes the connection of this thread, which nothing else does
             for group in islice(self._lacking.denied(), _READ_MISSES):
                 rows[fold(group[0].index)] = {
                     "index": group[0].index,
@@ -233,56 +230,55 @@ _STATIC = {
 
 
 class Pages:
-    """Everything that is no file of a store.
+    """Answers requests for everything but files of the store.
 
     Args:
         source: Whose files are searched.
-        status: What is going on.
-        warming: Fetches what an input needs.
+        status: What the server does.
+        warmer: Fetches what an input needs.
     """
 
-    def __init__(self, source: SymbolSource, status: Status, warming: Warming) -> None:
+    def __init__(self, source: SymbolSource, status: Status, warmer: PageWarmer) -> None:
         self._source = source
         self._status = status
-        self._warming = warming
+        self._warmer = warmer
         folder = resources.files("symcache.server") / "static"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
-    async def answer(self, exchange: Exchange) -> bool:
-        """Answer *exchange* if it asks for one of these; return whether it did."""
-        path = exchange.raw_path
-        if path == b"/-/warm" and exchange.method == "POST":
-            exchange.said = "page"
-            await self._warming.answer(exchange)
+    async def answer(self, request: Request) -> bool:
+        """Answer *request* if it asks for one of these; return whether it was answered."""
+        path = request.raw_path
+        if path == b"/-/warm" and request.method == "POST":
+            request.kind = "page"
+            await self._warmer.answer(request)
             return True
-        if exchange.method not in {"GET", "HEAD"}:
+        if request.method not in {"GET", "HEAD"}:
             return False
         if path in self._static:
-            await self._send(exchange, *self._static[path])
+            await self._send(request, *self._static[path])
         elif path == b"/metrics":
             totals, store = self._status.totals(), self._status.store()
             text = format_metrics(totals, store)
-            await self._send(exchange, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+            await self._send(request, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif path == b"/-/status":
-            brief = exchange.scope.get("query_string") == b"brief"
-            await self._send_json(exchange, await self._status.document(brief=brief))
+            brief = request.scope.get("query_string") == b"brief"
+            await self._send_json(request, await self._status.document(brief=brief))
         elif path == b"/-/search":
-            await self._search(exchange)
+            await self._search(request)
         else:
             return False
         return True
 
-    async def _search(self, exchange: Exchange) -> None:
-        query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
-        text = query.get("q", [""])[0][:300]
+    async def _search(self, request: Request) -> None:
+        text = request.query("q")[:300]
         missed = await self._status.missed()
         found = await to_thread.run_sync(search, self._source.store, text, missed, self._status.is_missing)
-        await self._send_json(exchange, found)
+        await self._send_json(request, found)
 
-    async def _send_json(self, exchange: Exchange, document: dict[str, Any]) -> None:
-        await self._send(exchange, json.dumps(document).encode(), b"application/json")
+    async def _send_json(self, request: Request, document: dict[str, Any]) -> None:
+        await self._send(request, json.dumps(document).encode(), b"application/json")
 
-    async def _send(self, exchange: Exchange, body: bytes, kind: bytes) -> None:
-        exchange.said = "page"
-        await exchange.begin(200, header_list(kind, len(body), _SAFE))
-        await exchange.send(b"" if exchange.method == "HEAD" else body)
+    async def _send(self, request: Request, body: bytes, kind: bytes) -> None:
+        request.kind = "page"
+        await request.start(200, header_list(kind, len(body), _SAFE))
+        await request.send(b"" if request.method == "HEAD" else body)

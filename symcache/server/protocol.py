@@ -1,287 +1,380 @@
-"""One request and its answer, over ASGI."""
+"""uvicorn's HTTP/1.1 protocol with bounds on time and size, and with known answers sent before ASGI is entered."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
 import socket
 import struct
+import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import anyio
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from symcache.server.answers import header_list
+from symcache.server.files import read_at
+from symcache.server.known import Head
+from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Callable
 
-    from symcache.server.answers import Fields, Headers
+    from symcache.server.known import KnownAnswer, KnownAnswers
+    from symcache.server.metrics import RequestLog
+    from symcache.server.request import Receive, Scope, Send
 
-__all__ = [
-    "CONNECTION",
-    "ClientLeft",
-    "Connection",
-    "CutOffError",
-    "Exchange",
-    "Receive",
-    "Scope",
-    "Send",
-    "ServeProtocol",
-]
+    Record = Callable[[int, str], None]
 
+__all__ = ["ServeProtocol"]
 
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_WITHIN_S = 30.0
-_JOINED_BYTES = 128 * 1024
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
     b"connection: close\r\n\r\n"
 )
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
+# What one client is sent before others have their turn; as much as nginx sends.
+_TURN_BYTES = 2 << 20
+_PROBE_BYTES = 4096
+_PIECE_BYTES = 256 * 1024
+_SMALL_PIECE_BYTES = 64 * 1024
+_MANY_TRANSFERS = 64
+_MSG_MORE = getattr(socket, "MSG_MORE", 0)
 
 
-class _JoiningTransport:
-    """A transport that sends the head of an answer together with the first piece of its body.
+@dataclass(slots=True)
+class _Rest:
+    """What is still to be sent of a file.
 
-    uvicorn writes them one after the other, which costs a system call and wakes the client for the head alone.
+    Attributes:
+        file: Its descriptor.
+        at: Offset of the next byte.
+        stop: Offset behind the last.
+        sent: Done when all is sent.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head: bytes | None = None
-        self.is_closing = transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.set_protocol = transport.set_protocol
-
-    def write(self, data: bytes) -> None:
-        if self._head is not None:
-            # Joined by copying: asyncio's writelines stalls or loses track in several versions of Python.
-            head, self._head = self._head, None
-            if len(data) > _JOINED_BYTES:
-                self._transport.write(head)
-            else:
-                data = head + data
-            self._transport.write(data)
-        elif data.startswith(b"HTTP/1.1 "):
-            self._head = data
-            self._loop.call_soon(self.flush)  # a body that is still to be waited for does not hold it back
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._head = None
-        self._transport.abort()
+    file: int
+    at: int
+    stop: int
+    sent: asyncio.Future[None]
 
 
 class ServeProtocol(HttpToolsProtocol):
     """One connection.
 
-    A request's line and fields may take 64 KiB and 30 s; uvicorn itself bounds neither.
+    A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Known answers are written
+    from the parser's callback, without a task, a scope or a call of the application. When the socket does not take a
+    whole file at once, the rest is sent from the transport's callbacks, and a task of uvicorn's waits for its end.
+
+    Args:
+        known: Finds answers that are known.
+        log: Counts and logs them.
+        arguments: uvicorn's own.
     """
 
-    # asyncio promises a BaseTransport; a server's stream protocol is given one that writes, as uvicorn has it, too.
+    def __init__(self, known: KnownAnswers, log: RequestLog, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._known = known
+        self._log = log
+        self._extensions = {CONNECTION: self}
+        self._most_connections = self.limit_concurrency or sys.maxsize
+        self._head_bytes = 0
+        self._head: Head | None = None
+        self._seen_heads = 0
+        self._is_between_requests = True
+        self._due_s = math.inf
+        self._rest: _Rest | None = None
+        self._socket: socket.socket | None = None
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+
+    # asyncio declares a BaseTransport; a stream protocol is given one that writes, and uvicorn declares it so, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
-        joining: Any = _JoiningTransport(transport, self.loop)
-        super().connection_made(joining)
-        self._head_bytes = 0
-        self._extensions = {CONNECTION: self}
-        self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
+        super().connection_made(transport)
+        # Data that the socket does not take pauses writing at once, so that responses do not fill memory. Not 0, as
+        # asyncio's TLS transport then stays paused.
+        transport.set_write_buffer_limits(high=1)
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._has_sendfile = hasattr(os, "sendfile") and self.scheme == "http"
+        self._due_s = self.loop.time() + _HEAD_WITHIN_S
+        self._timer = self.loop.call_later(_HEAD_WITHIN_S, self._look_at_clock)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._waiting.cancel()
+        self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+        if self._rest is not None and not self._rest.sent.done():
+            self._rest.sent.set_exception(ResponseAborted())
         super().connection_lost(exc)
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody is there any more."""
+        """Whether the client has disconnected."""
         return self.transport.is_closing()
 
     def abort(self) -> None:
-        """End the connection with a reset, so that no client takes what it has for the whole."""
+        """End the connection with a reset, so that the client does not take a partial body for a complete one."""
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with suppress(OSError):
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        # Clients of one kind ask for a file with the same bytes, and parsing them is half the work of a known answer.
+        head = self._known.heads.get(data)
+        if head is not None and self._is_between_requests and self._answer(head):
+            self._unset_keepalive_if_required()
+            return
+        self._seen_heads = 0
+        was_between_requests = self._is_between_requests
+        super().data_received(data)
+        if was_between_requests and self._is_between_requests and self._seen_heads == 1 and self._head is not None:
+            self._known.remember_head(data, self._head)
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
-        super().on_message_begin()
+        # uvicorn makes the scope here; `_make_scope` does, for requests that the application answers.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head_bytes = 0
-        self._waiting.cancel()
-        self._waiting = self.loop.call_later(_HEAD_WITHIN_S, self._give_up)
-        scope: Any = self.scope
-        scope["extensions"] = self._extensions
+        self._is_between_requests = False
+        self._due_s = self.loop.time() + _HEAD_WITHIN_S
 
     def on_url(self, url: bytes) -> None:
         """Take in a piece of the request's target."""
-        super().on_url(url)
-        self._bound_head(len(url))
+        self.url += url
+        self._head_bytes += len(url)
+        if self._head_bytes > _LONGEST_HEAD_BYTES:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a field."""
+        """Take in a header."""
         super().on_header(name, value)
-        self._bound_head(len(name) + len(value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _LONGEST_HEAD_BYTES:
+            self._refuse_head()
 
     def on_headers_complete(self) -> None:
         """Answer the request."""
-        self._waiting.cancel()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        self._due_s = math.inf
+        self._seen_heads += 1
+        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        head = Head(self.parser.get_method().decode("ascii"), self.url, dict(self.headers), keeps_alive)
+        self._head = head if self._answer(head) else None
+        if self._head is None:
+            self._make_scope()
             super().on_headers_complete()
 
-    def _bound_head(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        if self._head_bytes > _LONGEST_HEAD_BYTES and not self.transport.is_closing():
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of the request's body; that of a request answered at once is dropped."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take in the end of the request."""
+        self._is_between_requests = True
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _answer(self, head: Head) -> bool:
+        """Answer a request if its answer is known; return whether it is."""
+        before: RequestResponseCycle | None = self.cycle
+        is_free = (before is None or before.response_complete) and not self.flow.write_paused
+        if not is_free or self.transport.is_closing() or len(self.connections) >= self._most_connections:
+            return False
+        began_s = time.monotonic()
+        answer = self._known.find(head)
+        if answer is None:
+            return False
+        lines = self._head_lines(answer, keeps_alive=head.keeps_alive)
+        sent_bytes = len(answer.body)
+        if answer.file is None:
+            self.transport.write(lines + answer.body)
+        else:
+            at = self._begin_file(lines, answer.file, answer.start, answer.stop)
+            sent_bytes = at - answer.start
+            if at < answer.stop:
+                rest = _Rest(answer.file, at, answer.stop, self.loop.create_future())
+                self._send_rest_in_task(rest, answer, head, began_s)
+                return True
+            os.close(answer.file)
+        self._log.record(
+            began_s, self.client, head.method, head.raw_path, head.headers, answer.status, sent_bytes, answer.kind
+        )
+        if head.keeps_alive:
+            self._due_s = self.loop.time() + self.timeout_keep_alive
+        else:
+            self.transport.close()
+        return True
+
+    def _head_lines(self, answer: KnownAnswer, *, keeps_alive: bool) -> bytes:
+        if self._default_headers is not self.server_state.default_headers:  # uvicorn makes new ones each second
+            self._default_headers = self.server_state.default_headers
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in self._default_headers)
+        end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
+        return STATUS_LINE[answer.status] + self._default_lines + answer.head + end
+
+    def _begin_file(self, head: bytes, file: int, start: int, stop: int) -> int:
+        """Send *head* and as much of the file as the socket takes; return up to where."""
+        if not self._has_sendfile or self.transport.get_write_buffer_size():
+            data = _read(file, min(self._piece_bytes(), stop - start), start)
+            self.transport.write(head + data)
+            return start + len(data)
+        sent = self._send_to_socket(head)
+        if sent < len(head):
+            self.transport.write(head[sent:])
+            return start
+        return start + self._sendfile(file, start, min(stop, start + _TURN_BYTES))
+
+    def _send_to_socket(self, head: bytes) -> int:
+        """Send the head without the transport, to put it in one packet with the beginning of the file."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
+        try:
+            return self._socket.send(head, _MSG_MORE)
+        except OSError:
+            return 0  # full; or broken, which the transport finds out when it writes the head
+
+    def _sendfile(self, file: int, start: int, stop: int) -> int:
+        """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
+        try:
+            return os.sendfile(self._fd, file, start, stop - start)
+        except OSError:
+            return 0  # full; or broken, which the transport finds out when it writes the next piece
+
+    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
+        """Send the rest of a file as the socket takes it.
+
+        It gets a cycle and a task of uvicorn's, so that later requests are queued and a stop waits for it.
+        """
+        scope: Any = {"method": "GET"}
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=head.keeps_alive,
+            on_response=self.on_response_complete,
+        )
+        self.cycle.response_started = True
+        self.cycle.chunked_encoding = False
+        self._rest = rest
+        self._send_more()
+        record = partial(
+            self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
+        )
+        wait: Any = partial(self._wait_for_rest, rest, answer, self.cycle, record)
+        self._start_asgi_task(self.cycle, wait)
+
+    async def _wait_for_rest(
+        self,
+        rest: _Rest,
+        answer: KnownAnswer,
+        cycle: RequestResponseCycle,
+        record: Record,
+        _scope: Scope,
+        _receive: Receive,
+        send: Send,
+    ) -> None:
+        metrics, kind = self._log.metrics, answer.kind
+        metrics.requests += 1
+        try:
+            with metrics.transferring():
+                await rest.sent
+            await send({"type": "http.response.body"})
+            is_idle = self.cycle is cycle  # otherwise the next request is being answered
+            self._due_s = self.loop.time() + self.timeout_keep_alive if is_idle else math.inf
+        except BaseException:  # also when the server stops and cancels the task
+            if not self.is_gone:
+                kind = "cut"
+                self.abort()
+            raise
+        finally:
+            self._rest = None
+            os.close(rest.file)
+            metrics.requests -= 1
+            record(rest.at - answer.start, kind)
+
+    def _send_more(self) -> None:
+        """Send more of a file, until the socket takes no more or other connections have their turn.
+
+        ``sendfile`` does not tell when a full socket takes more, but the transport does: it is given the next few
+        bytes, and calls `resume_writing` once they are sent.
+        """
+        rest = self._rest
+        if rest is None or rest.sent.done() or self.flow.write_paused:
+            return
+        piece_bytes = self._piece_bytes()
+        if self._has_sendfile and not self.transport.get_write_buffer_size():
+            stop = min(rest.stop, rest.at + _TURN_BYTES)
+            rest.at += self._sendfile(rest.file, rest.at, stop)
+            piece_bytes = min(_PROBE_BYTES, stop - rest.at)
+        if piece_bytes:
+            data = _read(rest.file, min(piece_bytes, rest.stop - rest.at), rest.at)
+            if not data:  # shorter on disk than announced, or unreadable
+                rest.sent.set_exception(ResponseAborted())
+                return
+            self.transport.write(data)
+            rest.at += len(data)
+        self._due_s = self.loop.time() + PATIENCE_S
+        if rest.at == rest.stop:
+            rest.sent.set_result(None)
+        elif not self.flow.write_paused:
+            self.loop.call_soon(self._send_more)
+
+    def resume_writing(self) -> None:
+        """Continue: the client has taken what was sent."""
+        super().resume_writing()
+        self._send_more()
+
+    def _piece_bytes(self) -> int:
+        return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
+
+    def _make_scope(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        scope: Any = self.scope
+        scope["extensions"] = self._extensions
+
+    def _refuse_head(self) -> None:
+        if not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
+    def _look_at_clock(self) -> None:
+        """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
+        left_s = self._due_s - self.loop.time()
+        if left_s <= 0 and self._rest is not None:
+            self.abort()
+        elif left_s <= 0:
             self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(
+                min(left_s, self.timeout_keep_alive, _HEAD_WITHIN_S), self._look_at_clock
+            )
 
 
-Scope: TypeAlias = "MutableMapping[str, Any]"
-Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
-Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
-
-CONNECTION = "symcache.connection"
-"""The scope's extension under which our own protocol puts a `Connection`."""
-
-_PATIENCE_S = 120.0
-_NO_STORE = (b"cache-control", b"no-store")
-
-
-class Connection(Protocol):
-    """What an ASGI server does not offer of itself."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nobody is there any more."""
-
-    def abort(self) -> None:
-        """End the connection with a reset, so that no client takes what it has for the whole."""
-
-
-class ClientLeft(Exception):
-    """The client went away, or sent nothing for a long time, before its request was whole."""
-
-
-class CutOffError(Exception):
-    """The answer cannot be completed, and the connection is to end with it."""
-
-
-class Exchange:
-    """One request that is being answered.
-
-    Attributes:
-        scope: As the server gave it.
-        fields: The request's fields by lower-case name; of several of one name the last.
-        method: As sent.
-        raw_path: Percent-encoded path, without the query.
-        status: Of the answer; 0 before it begins.
-        sent_bytes: Length of the body sent so far.
-        said: What kind of answer it was, for the counts and the log.
-        began_s: Monotonic time of its beginning.
-    """
-
-    __slots__ = (
-        "_send",
-        "began_s",
-        "connection",
-        "fields",
-        "method",
-        "raw_path",
-        "receive",
-        "said",
-        "scope",
-        "sent_bytes",
-        "status",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
-        self.receive = receive
-        self._send = send
-        self.fields: Fields = dict(scope["headers"])
-        self.method: str = scope["method"]
-        self.raw_path: bytes = scope["raw_path"]
-        extensions = scope.get("extensions")
-        self.connection: Connection | None = extensions.get(CONNECTION) if extensions else None
-        self.status = 0
-        self.sent_bytes = 0
-        self.said = "other"
-        self.began_s = time.monotonic()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has left."""
-        return self.connection is not None and self.connection.is_gone
-
-    async def begin(self, status: int, headers: Headers) -> None:
-        """Send status and fields."""
-        self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def send(self, data: bytes, *, more: bool = False) -> None:
-        """Send a piece of the body; the last one ends the answer.
-
-        A client that takes nothing for two minutes is cut off.
-        """
-        self.sent_bytes += len(data)
-        message = {"type": "http.response.body", "body": data, "more_body": more}
-        if not more:
-            await self._send(message)  # put into the connection's buffer, whoever takes it
-            return
-        with anyio.move_on_after(_PATIENCE_S) as scope:
-            await self._send(message)
-        if scope.cancelled_caught:
-            await self.cut_off()
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yield the request's body as it arrives.
-
-        Raises:
-            ClientLeft: It does not come.
-        """
-        more = True
-        while more:
-            message: MutableMapping[str, Any] = {"type": "http.disconnect"}
-            with anyio.move_on_after(_PATIENCE_S):
-                message = await self.receive()
-            if message["type"] == "http.disconnect":
-                self.said = "left"
-                raise ClientLeft
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-
-    async def say(self, status: int, text: str = "", extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with a short plain text; some clients keep what they get, whatever the status says."""
-        body = f"{text}\n".encode() if text else b""
-        await self.begin(status, header_list(b"text/plain; charset=utf-8", len(body), [_NO_STORE, *extra]))
-        await self.send(b"" if self.method == "HEAD" else body)
-
-    async def cut_off(self) -> None:
-        """End the connection at once, in the middle of the answer.
-
-        Raises:
-            CutOffError: Only the server can do that, and will, as the answer is not complete.
-        """
-        if self.connection is None:
-            raise CutOffError
-        self.connection.abort()
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+def _read(file: int, size_bytes: int, offset: int) -> bytes:
+    """Return what is there; nothing if it cannot be read."""
+    with suppress(OSError):
+        return read_at(file, size_bytes, offset)
+    return b""

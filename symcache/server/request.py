@@ -1,32 +1,216 @@
-"""What a request asks for, read from its path alone; the disk is not touched."""
+"""One HTTP request and its response over ASGI: what its path asks for, where it came from, how it is answered."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import parse_qs, unquote_to_bytes
+
+import anyio
 
 from symcache.errors import MalformedInput
 from symcache.identity import PdbKey, check_path_part, compressed_name, fold, parse_id
+from symcache.server.files import header_list, read_at, select
 from symcache.stores.http.client import VIA
 from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 
     from symcache.identity import Key
-    from symcache.server.protocol import Exchange
+    from symcache.server.files import FileInfo, Headers, RequestHeaders
 
-__all__ = ["FileAsked", "Loops", "MalformedPath", "Mark", "NotAFile", "Proxies", "parse_path", "read_in_decimal"]
+__all__ = [
+    "CONNECTION",
+    "Asked",
+    "ClientDisconnected",
+    "Connection",
+    "FileAsked",
+    "Loops",
+    "MalformedPath",
+    "Mark",
+    "NotAFile",
+    "Proxies",
+    "Receive",
+    "Request",
+    "ResponseAborted",
+    "Scope",
+    "Send",
+    "parse_path",
+    "read_in_decimal",
+]
+
+Scope: TypeAlias = "MutableMapping[str, Any]"
+Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
+Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
+
+CONNECTION = "symcache.connection"
+"""Key in the scope's ``extensions`` under which `symcache.server.protocol` puts a `Connection`."""
+
+PATIENCE_S = 120.0
+"""How long a client may send or take nothing before it is disconnected."""
+
+_PIECE_BYTES = 64 * 1024
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class Connection(Protocol):
+    """What an ASGI server does not offer by itself."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has disconnected."""
+
+    def abort(self) -> None:
+        """End the connection with a reset, so that the client does not take a partial body for a complete one."""
+
+
+class ClientDisconnected(Exception):
+    """The client disconnected, or sent nothing for a long time, before its request was complete."""
+
+
+class ResponseAborted(Exception):
+    """The response cannot be completed; the server must end the connection."""
+
+
+class Request:
+    """One request, and the means to answer it.
+
+    Attributes:
+        scope: As the server gave it.
+        headers: By lower-case name; the last one where a name is repeated.
+        method: As sent.
+        raw_path: Percent-encoded path, without the query.
+        status: Of the response; 0 before it starts.
+        sent_bytes: Length of the body sent so far.
+        kind: What kind of answer it was, for metrics and access log.
+        began_s: Monotonic time at which it arrived.
+    """
+
+    __slots__ = (
+        "_send",
+        "began_s",
+        "connection",
+        "headers",
+        "kind",
+        "method",
+        "raw_path",
+        "receive",
+        "scope",
+        "sent_bytes",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.headers: RequestHeaders = dict(scope["headers"])
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        extensions = scope.get("extensions")
+        self.connection: Connection | None = extensions.get(CONNECTION) if extensions else None
+        self.status = 0
+        self.sent_bytes = 0
+        self.kind = "other"
+        self.began_s = time.monotonic()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has disconnected."""
+        return self.connection is not None and self.connection.is_gone
+
+    def query(self, name: str, default: str = "") -> str:
+        """Return the first value of a query parameter."""
+        text: str = self.scope.get("query_string", b"").decode("latin-1")
+        return parse_qs(text).get(name, [default])[0]
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send status and headers."""
+        self.status = status
+        await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, data: bytes, *, more: bool = False) -> None:
+        """Send a piece of the body; the last one ends the response.
+
+        A client that takes nothing for two minutes is disconnected.
+        """
+        self.sent_bytes += len(data)
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def send_text(self, status: int, text: str = "", extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer with a short plain text. ``no-store``, as some clients cache a body whatever its status is."""
+        body = f"{text}\n".encode() if text else b""
+        await self.start(status, header_list(b"text/plain; charset=utf-8", len(body), [_NO_STORE, *extra]))
+        await self.send(b"" if self.method == "HEAD" else body)
+
+    async def send_file(self, fd: int, info: FileInfo) -> None:
+        """Answer with the open file *fd*, which is complete and verified."""
+        chosen = select(info, self.headers)
+        await self.start(chosen.status, chosen.headers)
+        if self.method == "HEAD" or chosen.start == chosen.stop:
+            await self.send(b"")
+        else:
+            await self.send_range(fd, chosen.start, chosen.stop)
+
+    async def send_range(self, fd: int, start: int, stop: int) -> None:
+        """Send these bytes of an open file; the last ones end the response.
+
+        Read on the event loop's thread: from the page cache that is faster than a worker thread.
+        """
+        while start < stop and not self.is_gone:
+            data = read_at(fd, min(_PIECE_BYTES, stop - start), start)
+            if not data:  # shorter on disk than announced
+                await self.abort()
+                return
+            start += len(data)
+            await self.send(data, more=start < stop)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the request's body as it arrives.
+
+        Raises:
+            ClientDisconnected: It does not arrive.
+        """
+        more = True
+        while more:
+            message: MutableMapping[str, Any] = {"type": "http.disconnect"}
+            with anyio.move_on_after(PATIENCE_S):
+                message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.kind = "left"
+                raise ClientDisconnected
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def abort(self) -> None:
+        """End the connection in the middle of the response.
+
+        Raises:
+            ResponseAborted: Only the ASGI server can end it, and does so because the response is not complete.
+        """
+        self.kind = "cut"
+        if self.connection is None:
+            raise ResponseAborted
+        self.connection.abort()
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _send_message(self, message: MutableMapping[str, Any]) -> None:
+        with anyio.move_on_after(PATIENCE_S) as scope:
+            await self._send(message)
+        if scope.cancelled_caught:
+            await self.abort()
 
 
 class Proxies:
-    """The proxies that are believed.
+    """The reverse proxies whose ``X-Forwarded-For`` is believed.
 
     Args:
         trusted: Addresses and networks.
@@ -35,64 +219,62 @@ class Proxies:
     def __init__(self, trusted: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(text) for text in trusted]
 
-    def client_of(self, exchange: Exchange) -> str:
-        """Return the address that *exchange* came from: the last one of the chain that is no trusted proxy."""
-        client = exchange.scope.get("client")
-        address = str(client[0]) if client else ""
+    def client_of(self, address: str, headers: RequestHeaders) -> str:
+        """Return where a request that arrived from *address* came from: its last hop that is not a trusted proxy."""
         if not self._is_trusted(address):
             return address
-        named = exchange.fields.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
-        for text in reversed([part.strip() for part in named if part.strip()]):
-            if not _is_address(text):
+        hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+        for hop in reversed([text.strip() for text in hops if text.strip()]):
+            if _parse_address(hop) is None:
                 return address
-            address = text
-            if not self._is_trusted(text):
+            address = hop
+            if not self._is_trusted(hop):
                 break
         return address
 
-    def _is_trusted(self, address: str) -> bool:
-        if not self._networks or not _is_address(address):
-            return False
-        known = ipaddress.ip_address(address)
-        return any(known in network for network in self._networks if network.version == known.version)
+    def _is_trusted(self, text: str) -> bool:
+        address = _parse_address(text) if self._networks else None
+        return address is not None and any(
+            network.version == address.version and address in network for network in self._networks
+        )
 
 
-def _is_address(text: str) -> bool:
+@lru_cache(maxsize=1024)
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 _MOST_HOPS = 16
 
 
 class Loops:
-    """Finds requests that this server has made itself, by way of others.
+    """Finds requests that this server made itself, by way of other servers.
 
     Args:
-        run: Names this server; a random text.
+        run: Identifies this server; a random text.
     """
 
     def __init__(self, run: str) -> None:
         self._own = f"symcache-{run}"
 
-    def is_in_one(self, exchange: Exchange) -> bool:
-        """Whether *exchange* came from this very server, or by way of too many."""
-        via = exchange.fields.get(b"via")
+    def is_in_one(self, headers: RequestHeaders) -> bool:
+        """Whether a request with these *headers* came from this server, or passed too many others."""
+        via = headers.get(b"via")
         if via is None:
             return False
         hops = via.decode("latin-1").split(",")
         return len(hops) > _MOST_HOPS or any(self._own in hop.split() for hop in hops)
 
     @contextmanager
-    def noting(self, exchange: Exchange) -> Iterator[None]:
-        """Let what is asked of upstreams in a ``with`` block say whom it is for.
+    def noting(self, headers: RequestHeaders) -> Iterator[None]:
+        """Send ``Via`` with the upstream requests made in a ``with`` block: the hops of *headers*, then this server.
 
         Source: RFC 9110, section 7.6.3: protocol version and a name, nearest hop last.
         """
-        before = exchange.fields.get(b"via", b"").decode("latin-1")
+        before = headers.get(b"via", b"").decode("latin-1")
         own = f"1.1 {self._own}"
         token = VIA.set(f"{before}, {own}" if before and before.isprintable() else own)
         try:
@@ -106,11 +288,11 @@ _GUID_DECIMAL = re.compile(r"[0-9A-Fa-f]{32}([0-9]{2,10})")
 
 
 class MalformedPath(Exception):
-    """A path that no file can have."""
+    """A path that cannot name a file."""
 
 
 class NotAFile(Enum):
-    """A path of another shape than a file's."""
+    """A path of another shape than a symbol file's."""
 
     OTHER = "other"
 
@@ -127,8 +309,8 @@ class FileAsked:
     """A file of a store.
 
     Attributes:
-        key: Whose.
-        form: In which form: the file itself, its cabinet, or a pointer to it.
+        key: Identifies it.
+        form: The plain file, its cabinet, or a pointer file.
         id_text: The middle part as the client wrote it.
     """
 
@@ -144,16 +326,16 @@ Asked: TypeAlias = FileAsked | Mark | NotAFile
 def parse_path(raw_path: bytes) -> Asked:
     """Return what *raw_path*, percent-encoded as it was sent, asks for.
 
-    Only the last three parts count: what stands before them may be the prefix of a proxy, or the tier of a store with
-    two tiers. Letter case does not count.
+    Only the last three parts count: parts before them may be a proxy's prefix, or the first tier of a two-tier store.
+    Letter case does not count.
 
     Raises:
-        MalformedPath: It is no path, or holds a part that cannot be the name of a file.
+        MalformedPath: It is not a path, or has a part that cannot be a file name.
     """
     if len(raw_path) > _LONGEST_PATH or not raw_path.startswith(b"/"):
         raise MalformedPath("not a path")
     try:
-        # Parted before it is decoded, so that an encoded slash is no slash.
+        # Split before decoding, so that an encoded slash does not separate parts.
         parts = [unquote_to_bytes(part).decode("utf-8") for part in raw_path[1:].split(b"/")]
     except UnicodeDecodeError as error:
         raise MalformedPath("not UTF-8") from error
@@ -182,9 +364,9 @@ def _parse_file(name: str, id_text: str, file: str) -> Asked:
 
 
 def read_in_decimal(asked: FileAsked) -> PdbKey | None:
-    """Return the key that *asked* means if its age is written in decimal; None if that is the same, or cannot be.
+    """Return the key that *asked* names if its age is decimal; None if that is the same key, or not possible.
 
-    volatility3 and LLDB's locator for symbol servers write ages so.
+    volatility3 and LLDB's locator for symbol servers write ages in decimal.
     """
     match = _GUID_DECIMAL.fullmatch(asked.id_text)
     if match is None or not isinstance(asked.key, PdbKey) or match[1].startswith("0"):

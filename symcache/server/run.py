@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
-
-import anyio
 
 from symcache.errors import ConfigError, UsageError
 
@@ -32,76 +27,8 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from symcache.config import Config
-    from symcache.server.protocol import Exchange
 
-__all__ = ["AccessLines", "Listening", "listen", "make_server", "serve"]
-
-
-_FLUSH_EVERY_S = 0.5
-_FLUSH_AT_LINES = 500
-
-
-class AccessLines:
-    """The access log; several processes may append to one file, as each batch is one write.
-
-    Args:
-        path: Where; ``-`` for standard error, empty for none. Opened anew for each batch, so that it can be rotated.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lines: list[str] = []
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether there is a log at all."""
-        return bool(self._path)
-
-    def add(self, exchange: Exchange, client: str, *, took_s: float) -> None:
-        """Note one request; of its fields only the user agent, so that no secret gets in."""
-        agent = exchange.fields.get(b"user-agent", b"").decode("latin-1")
-        entry = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": client,
-            "method": exchange.method,
-            "path": exchange.raw_path.decode("ascii", "replace")[:2048],
-            "status": exchange.status,
-            "bytes": exchange.sent_bytes,
-            "seconds": round(took_s, 6),
-            "answer": exchange.said,
-            "agent": agent[:200],
-        }
-        self._lines.append(json.dumps(entry))
-        if len(self._lines) >= _FLUSH_AT_LINES:
-            self.flush()
-
-    async def run(self) -> None:
-        """Write what has come together, again and again."""
-        while self.is_wanted:
-            await anyio.sleep(_FLUSH_EVERY_S)
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has come together; a log that cannot be written is no reason not to answer."""
-        if not self._lines:
-            return
-        data = ("\n".join(self._lines) + "\n").encode()
-        self._lines.clear()
-        with suppress(OSError):
-            if self._path == "-":
-                sys.stderr.buffer.write(data)
-                sys.stderr.buffer.flush()
-                return
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
-
-    def close(self) -> None:
-        """Write the rest."""
-        self.flush()
-
+__all__ = ["Listening", "listen", "make_server", "serve"]
 
 _BACKLOG = 2048
 _IDLE_CONNECTIONS = 64
@@ -114,11 +41,11 @@ _log = logging.getLogger("symcache.serve")
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A socket that clients can connect to already.
+    """A socket that accepts connections.
 
     Attributes:
         socket: Bound and listening.
-        url: How it is reached, without a trailing slash.
+        url: Its address for clients, without a trailing slash.
     """
 
     socket: socket.socket
@@ -146,17 +73,17 @@ def listen(config: Config) -> Listening:
         raise ConfigError(problem, where="serve") from error
     listening.set_inheritable(True)
     port = listening.getsockname()[1]
-    # Compared with, and not bound to: a name that people can type stands for "all addresses".
+    # Compared with, and not bound to: the address for clients cannot be "all addresses".
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)  # noqa: S104
     scheme = "http" if settings.certificate is None else "https"
     return Listening(listening, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 def serve(config: Config, listening: Listening) -> None:
-    """Answer requests until SIGINT or SIGTERM; what is under way then has ``serve.stop_s`` to end.
+    """Answer requests until SIGINT or SIGTERM; responses under way then have ``serve.stop_s`` to end.
 
     Raises:
-        UsageError: It cannot start with this configuration; why has been logged.
+        UsageError: It cannot start with this configuration; the reason has been logged.
     """
     run = token_hex(6)
     if config.serve.workers > 1:
@@ -164,12 +91,12 @@ def serve(config: Config, listening: Listening) -> None:
         return
     try:
         _run(make_server(config, run), listening.socket)
-    except SystemExit as error:  # so says uvicorn that the application did not start up
+    except SystemExit as error:  # uvicorn exits so when the application did not start
         raise UsageError(_NOT_STARTED) from error
 
 
 class _Supervisor:
-    """Starts workers, starts those anew that die, and stops all of them."""
+    """Starts workers, replaces those that die, and stops all of them."""
 
     def __init__(self, config: Config, run: str, listening: socket.socket) -> None:
         self._config = config
@@ -198,7 +125,7 @@ class _Supervisor:
             self._stop()
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        # The worker sees this end closed when this process is gone, however it went.
+        # The worker sees this end closed when this process ends, for whatever reason.
         ours, theirs = self._context.Pipe()
         level = logging.getLogger().getEffectiveLevel()
         process = self._context.Process(
@@ -237,7 +164,7 @@ def _work_in_process(config: Config, run: str, listening: socket.socket, lifelin
 
 def _run(server: Server, listening: socket.socket) -> None:
     def stop() -> None:
-        server.should_exit = True  # also before it has begun, when its own handlers are not in place yet
+        server.should_exit = True  # also before uvicorn has installed its own handlers
 
     with _quiet_signals(stop):
         server.run(sockets=[listening])
@@ -248,7 +175,7 @@ def make_server(config: Config, run: str) -> Server:
 
     Args:
         config: Every setting.
-        run: Names the server among those of the store; its workers share it.
+        run: Identifies the server among those of the store; its workers share it.
     """
     import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
 
@@ -256,11 +183,13 @@ def make_server(config: Config, run: str) -> Server:
     from symcache.server.protocol import ServeProtocol  # noqa: PLC0415
 
     settings = config.serve
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
+    app = App(config, run=run)
+    protocol: Any = partial(ServeProtocol, app.known, app.log)
     return uvicorn.Server(
         uvicorn.Config(
-            App(config, run=run),
-            http=ServeProtocol,
+            app,
+            http=protocol,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -277,12 +206,12 @@ def make_server(config: Config, run: str) -> Server:
     )
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Leave out what uvicorn says of answers that were cut off on purpose, and of every malformed request."""
-    from symcache.server.protocol import CutOffError  # noqa: PLC0415
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Leave out what uvicorn logs of responses aborted on purpose, and of every malformed request."""
+    from symcache.server.request import ResponseAborted  # noqa: PLC0415
 
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    expected = isinstance(error, CutOffError) or type(error).__name__ == "CancelledError"
+    expected = isinstance(error, ResponseAborted) or type(error).__name__ == "CancelledError"
     return not expected and record.levelno >= logging.ERROR
 
 
@@ -298,7 +227,7 @@ def _check_certificate(config: Config) -> None:
 
 
 class _quiet_signals:  # noqa: N801 - a context manager
-    """Lets SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them once more when it has ended."""
+    """Lets SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them again when it has ended."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop

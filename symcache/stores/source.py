@@ -27,7 +27,7 @@ from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.retry import CircuitBreaker, RetryPolicy
 from symcache.stores.http.servers import hints_for
 from symcache.stores.http.store import HttpStore
-from symcache.stores.local.partial import Board
+from symcache.stores.local.partial import TransferBoard
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
 from symcache.stores.singleflight import SingleFlight
@@ -80,7 +80,7 @@ class SymbolSource(DiskSource):
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.config = config
-        self._observer = Board(observer).observe
+        self._observer = TransferBoard(observer).observe
         self._tell_end = tell_end
         self._servers: dict[str, HttpStore] = {}
         self._searching, self._publishing = Batches(threads=2), Batches(threads=4)

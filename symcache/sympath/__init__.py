@@ -21,11 +21,11 @@ from symcache.sympath.resolve import (
 )
 from symcache.sympath.values import (
     MICROSOFT,
-    Cache,
-    Chain,
+    CacheElement,
+    ChainElement,
     DefaultPlace,
     Element,
-    Folder,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
@@ -38,13 +38,13 @@ from symcache.sympath.values import (
 
 __all__ = [
     "MICROSOFT",
-    "Cache",
-    "Chain",
+    "CacheElement",
+    "ChainElement",
     "DefaultPlace",
     "Element",
     "Environment",
     "ExpansionError",
-    "Folder",
+    "FolderElement",
     "HttpPlace",
     "LocalPlace",
     "Place",

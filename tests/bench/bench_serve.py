@@ -1,22 +1,26 @@
 """The server beside nginx, on the same files, in one run: ``python tests/bench/bench_serve.py [--workers N]``.
 
-Three loads, each on both, by turns: hits of 64 KiB, hits of 50 MiB, and files that do not exist (for the server:
-remembered misses). The figures are medians of the rounds. Needs nginx and wrk; everything stays on loopback.
+Loads: hits of 64 KiB, hits of 50 MiB, files that do not exist (for the server: remembered misses), each asked for again
+and again; and hits of the site of config/deploy in which nginx sends the files of the store. Every round measures nginx
+and then the other; the ratio printed is the median of the rounds, as other work on the machine changes both. The
+processor time is that of the process that answers. Needs nginx and wrk; everything stays on loopback.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path[:0] = [str(Path(__file__).resolve().parents[number]) for number in (1, 2)]
 
 from support.answers import not_found
 from support.nginx import Nginx
@@ -32,12 +36,35 @@ if TYPE_CHECKING:
 _KIB, _MIB = 1 << 10, 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is measured, and the process that answers."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Return the processor time taken so far; 0 where that cannot be told."""
+        path = Path(f"/proc/{self.pid}/stat")
+        if not path.exists():
+            return 0.0
+        fields = path.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def peak_mib(self) -> float:
+        """Return the largest resident size so far; 0 where that cannot be told."""
+        path = Path(f"/proc/{self.pid}/status")
+        found = re.search(r"VmHWM:\s+(\d+) kB", path.read_text()) if path.exists() else None
+        return int(found[1]) / 1024 if found else 0.0
+
+
 def main() -> int:
     """Measure and print one line for each load."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=1, help="of the server; nginx has one")
+    parser.add_argument("--only", default="", metavar="TEXT", help="loads with this in their title, as printed")
     options = parser.parse_args()
     wrk = need("wrk")
     small, large = publish("small.pdb", 1, payload_bytes=16 * _KIB), publish("large.pdb", 2, payload_bytes=50 * _MIB)
@@ -47,29 +74,41 @@ def main() -> int:
         home = Path(name)
         for each in (small, large):
             put(home / "store", each)
-        (home / "nginx").mkdir()
+        for folder in ("nginx", "site"):
+            (home / folder).mkdir()
         with (
             Nginx(home / "store", home / "nginx") as nginx,
             serving_process(home, upstream.url, "--workers", str(options.workers)) as served,
+            Nginx(home / "store", home / "site", served.port) as site,
         ):
-            ports = {"nginx": nginx.port, "serve": served.port}
             for each in (small, large, absent):
                 fetch(served.port, each.index)
-            loads = [
-                (f"{len(small.content) / _KIB:.0f} KiB hits", small.index, 32),
-                (f"{len(large.content) / _MIB:.0f} MiB hits", large.index, 8),
-                ("misses", absent.index, 32),
-            ]
-            for title, index, connections in loads:
-                rates: dict[str, list[tuple[float, float]]] = {"nginx": [], "serve": []}
-                for _ in range(options.rounds):
-                    for server, port in ports.items():
-                        url = f"http://127.0.0.1:{port}/{index}"
-                        rates[server].append(measure(wrk, url, connections, options.seconds))
-                for server, measured in rates.items():
-                    requests = median(rate for rate, _ in measured)
-                    sent = median(bytes_s for _, bytes_s in measured)
-                    print(f"{title:>14}  {server}: {requests:>9,.0f} requests/s  {sent / 1e6:>8,.0f} MB/s", flush=True)
+            assert served.process is not None
+            base = Server(nginx.port, children(nginx.pid)[0])
+            server = Server(served.port, served.process.pid)
+            in_front = Server(site.port, children(site.pid)[0])
+            for title, other, index, connections in [
+                (f"{len(small.content) // _KIB} KiB hits", server, small.index, 32),
+                (f"{len(large.content) // _MIB} MiB hits", server, large.index, 8),
+                ("misses", server, absent.index, 32),
+                (f"{len(small.content) // _KIB} KiB hits, site", in_front, small.index, 32),
+                (f"{len(large.content) // _MIB} MiB hits, site", in_front, large.index, 8),
+            ]:
+                if options.only not in title:
+                    continue
+                rounds = [
+                    [measure(wrk, each, index, connections, options.seconds) for each in (base, other)]
+                    for _ in range(options.rounds)
+                ]
+                ratio = median(ours / theirs for (theirs, _), (ours, _) in rounds)
+                rates = [median(rates) for rates in zip(*([rate for rate, _ in pair] for pair in rounds), strict=True)]
+                costs = [median(costs) for costs in zip(*([cost for _, cost in pair] for pair in rounds), strict=True)]
+                print(
+                    f"{title:>18}: {ratio:5.2f} of nginx; {rates[1]:,.0f} and {rates[0]:,.0f} requests/s, "
+                    f"{costs[1]:,.1f} and {costs[0]:,.1f} us of processor time each",
+                    flush=True,
+                )
+            print(f"peak memory of the server: {server.peak_mib():.0f} MiB")
     return 0
 
 
@@ -81,17 +120,24 @@ def put(store: Path, wanted: Published) -> None:
         opened.publish(scratch, wanted.key, durable=False)
 
 
-def measure(wrk: str, url: str, connections: int, seconds: int) -> tuple[float, float]:
-    """Return requests and bytes per second."""
+def children(pid: int) -> list[int]:
+    """Return the processes that *pid* has started; itself where that cannot be told."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else [pid]
+
+
+def measure(wrk: str, server: Server, index: str, connections: int, seconds: int) -> tuple[float, float]:
+    """Return requests per second, and microseconds of processor time per request."""
+    url = f"http://127.0.0.1:{server.port}/{index}"
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", url]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    requests = re.search(r"Requests/sec:\s+([0-9.]+)", said)
-    transfer = re.search(r"Transfer/sec:\s+([0-9.]+)([KMG]?)B", said)
-    assert requests is not None, said
-    assert transfer is not None, said
-    # wrk counts in powers of 1024, whatever it calls them.
-    unit = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[transfer[2]]
-    return float(requests[1]), float(transfer[1]) * unit
+    before_s = server.cpu_s()
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    cpu_s = server.cpu_s() - before_s
+    total = re.search(r"(\d+) requests in", output)
+    rate = re.search(r"Requests/sec:\s+([0-9.]+)", output)
+    assert total is not None, output
+    assert rate is not None, output
+    return float(rate[1]), cpu_s / max(1, int(total[1])) * 1e6
 
 
 if __name__ == "__main__":

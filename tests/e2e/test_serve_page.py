@@ -134,7 +134,7 @@ def test_a_chosen_file_is_read_and_what_cannot_be_read_is_said(
     noise.write_bytes(bytes(range(256)) * 10)
     browser.choose_file("#file", noise)
     browser.run("document.querySelector('#warm-form [type=submit]').click()")
-    browser.wait("/did not work|0 wanted/.test(document.getElementById('run-state').textContent)")
+    browser.wait("/Failed|0 wanted/.test(document.getElementById('run-state').textContent)")
     assert str(tmp_path) not in browser.run("document.body.textContent")
 
 
@@ -144,7 +144,7 @@ def test_names_never_become_markup(browser: Browser, served: Served) -> None:
     lines = f"{EVIL} {'A' * 33}\n<script>alert(1)</script>.pdb {'B' * 33}\nx.pdb {'C' * 33}\n"
     browser.run(f"document.getElementById('paste').value = {json.dumps(lines)}")
     browser.run("document.querySelector('#warm-form [type=submit]').click()")
-    browser.wait("/wanted|did not work/.test(document.getElementById('run-state').textContent)")
+    browser.wait("/wanted|Failed/.test(document.getElementById('run-state').textContent)")
     assert browser.run("document.querySelectorAll('main img, main script').length") == 0
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.parts import need
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Logged", "Nginx"]
+__all__ = ["Logged", "Nginx", "deployed_site"]
 
 _PATIENCE_S = 20.0
 
@@ -43,12 +44,31 @@ http {{
     sendfile on;
     tcp_nopush on;
     keepalive_requests 100000;
+{site}
+}}
+"""
+
+_SITE = """
     server {{
         listen 127.0.0.1:{port} backlog=512;
         root {root};
     }}
-}}
 """
+
+_DEPLOY = Path(__file__).resolve().parents[2] / "config" / "deploy"
+
+
+def deployed_site(listen: str, symcache_port: int, store: Path | None = None) -> str:
+    """Return the site of config/deploy in front of a server on that port; nginx sends the files of *store* itself."""
+    site = (_DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+    site = re.sub(r"^\s*(listen 443|ssl_).*\n", "", site, flags=re.MULTILINE)
+    site = site.replace("listen 80;", f"listen {listen};").replace("127.0.0.1:8080", f"127.0.0.1:{symcache_port}")
+    if store is None:
+        return site
+    files = (_DEPLOY / "nginx-store.conf").read_text(encoding="utf-8")
+    return site.replace("# include /etc/nginx/symcache/nginx-store.conf;", files).replace(
+        "/var/lib/symcache/symbols", str(store)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +95,10 @@ class Nginx:
     Args:
         root: The folder to serve.
         home: An existing folder for configuration, logs and scratch files.
+        symcache_port: Where a server listens, for the site of config/deploy instead, with its files sent by nginx.
     """
 
-    def __init__(self, root: Path, home: Path) -> None:
+    def __init__(self, root: Path, home: Path, symcache_port: int | None = None) -> None:
         assert sys.platform != "win32", "nginx is handed a socket, which Windows cannot do"
         program = need("nginx")
         self._access_log = home / "access.log"
@@ -90,7 +111,11 @@ class Nginx:
             config = home / "nginx.conf"
             # Started by root, the worker would become another user, who cannot see a private folder.
             user = "user root;" if os.geteuid() == 0 else ""
-            text = _CONFIG.format(user=user, home=home, port=self.port, root=root.resolve())
+            if symcache_port is None:
+                site = _SITE.format(port=self.port, root=root.resolve())
+            else:
+                site = deployed_site(f"127.0.0.1:{self.port} backlog=512", symcache_port, root.resolve())
+            text = _CONFIG.format(user=user, home=home, site=site)
             config.write_text(text, encoding="utf-8")
             command = [program, "-p", str(home), "-c", str(config), "-e", str(self._error_log)]
             self._process = subprocess.Popen(

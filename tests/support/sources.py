@@ -100,9 +100,9 @@ class Rig:
         }
         return Config(
             symbol_path=parse_symbol_path(symbol_path),
-            store=values.Store(folder=self.folder / "default", two_tier=two_tier, durable=False),
+            store=values.StoreSettings(folder=self.folder / "default", two_tier=two_tier, durable=False),
             network=values.Network(**options),  # type: ignore[arg-type]
-            misses=values.Misses(folder=self.folder / "misses"),
+            misses=values.MissSettings(folder=self.folder / "misses"),
             pointers=values.Pointers(allow),
             unc=values.Unc(unc or {}),
             exclusions=values.Exclusions(exclude),

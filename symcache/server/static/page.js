@@ -6,7 +6,7 @@ const FULL_EVERY = 15;
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_BARS = 96;
 
-// Names come from other people's dumps and servers: they only ever become text, never markup.
+// Names come from dumps and servers of others: they become text, never markup.
 function make(name, text, className) {
   const element = document.createElement(name);
   if (text !== undefined) element.textContent = text;
@@ -172,7 +172,7 @@ function show(status) {
     drawGrowth(status.samples);
     drawAnswers(status.samples);
   }
-  $("now-state").textContent = status.downloads.length ? "" : "Nothing is on its way.";
+  $("now-state").textContent = status.downloads.length ? "" : "No downloads.";
   fill($("now-table"), status.downloads.map((each) => [
     each.index,
     each.upstream || "asking",
@@ -180,7 +180,7 @@ function show(status) {
     count(each.readers),
   ]));
   if (!status.missing) return;
-  $("missing-state").textContent = status.missing.length ? "What was asked for and no upstream has." : "Nothing is missing.";
+  $("missing-state").textContent = status.missing.length ? "Files that clients asked for and no upstream has." : "Nothing is missing.";
   fill($("missing-table"), status.missing.map((each) => [each.index, `${count(each.times)}×`, when(each.since_s)]));
 }
 
@@ -232,7 +232,7 @@ async function search(event) {
     const more = found.is_complete ? "" : " There are more; say more of the name.";
     $("search-state").textContent = `${count(found.files.length)} in the store, ${count(found.missing.length)} missing.${more}`;
   } catch (error) {
-    $("search-state").textContent = `That did not work: ${error.message}`;
+    $("search-state").textContent = `Failed: ${error.message}`;
   }
 }
 
@@ -245,7 +245,7 @@ async function warm(event) {
   const input = $("file").files[0] || ($("paste").value.trim() ? new Blob([$("paste").value]) : null);
   $("run").hidden = false;
   if (!input) {
-    $("run-state").textContent = "Paste something, or choose a file.";
+    $("run-state").textContent = "Paste text or choose a file.";
     return;
   }
   running = new AbortController();
@@ -266,7 +266,7 @@ async function warm(event) {
     if (!answer.ok) throw new Error((await answer.text()).trim());
     for await (const line of lines(answer.body)) take(JSON.parse(line), state, seen, body);
   } catch (error) {
-    $("run-state").textContent = error.name === "AbortError" ? "Stopped; what was fetched is kept." : `That did not work: ${error.message}`;
+    $("run-state").textContent = error.name === "AbortError" ? "Stopped; what was fetched is kept." : `Failed: ${error.message}`;
   }
   $("stop").hidden = true;
   running = null;

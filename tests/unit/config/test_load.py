@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from symcache.config import Breaker, Config, load_config
 from symcache.config.lines import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath
+from symcache.sympath import MICROSOFT, ChainElement, HttpPlace, LocalPlace, SymbolPath
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,11 @@ def test_without_a_file_and_an_environment_every_setting_has_its_default() -> No
     assert config.source is None
     assert config.network == Config().network
     assert config.symbol_path == SymbolPath(
-        (Chain((LocalPlace(str(Config().store.folder)), HttpPlace("https://msdl.microsoft.com/download/symbols"))),)
+        (
+            ChainElement(
+                (LocalPlace(str(Config().store.folder)), HttpPlace("https://msdl.microsoft.com/download/symbols"))
+            ),
+        )
     )
 
 

@@ -145,7 +145,7 @@ def test_the_access_log_has_a_line_of_json_for_each_request_and_no_secret(tmp_pa
     kinds = [(entry["client"], entry["status"], entry["bytes"], entry["answer"]) for entry in entries]
     assert kinds == [
         ("10.1.2.3", 200, len(small.content), "hit"),
-        ("127.0.0.1", 401, len(b"who are you?\n"), "unauthorized"),
+        ("127.0.0.1", 401, len(b"credentials are needed\n"), "unauthorized"),
     ]
     assert TOKEN not in log.read_text()
     assert "secret" not in log.read_text()

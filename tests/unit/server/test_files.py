@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.server.answers import Facts, select
+from symcache.server.files import FileInfo, select
 
 MODIFIED_S = 1_700_000_000
-FACTS = Facts.of(1000, MODIFIED_S * 10**9 + 5)
+FACTS = FileInfo.of(1000, MODIFIED_S * 10**9 + 5)
 DATE = formatdate(MODIFIED_S, usegmt=True).encode()
 EARLIER = formatdate(MODIFIED_S - 60, usegmt=True).encode()
 
@@ -72,7 +72,7 @@ def test_preconditions(fields: dict[bytes, bytes], status: int) -> None:
 
 
 def test_a_file_that_still_arrives_has_no_validator() -> None:
-    facts = Facts.of(1000)
+    facts = FileInfo.of(1000)
     assert not {b"etag", b"last-modified"} & set(dict(facts.headers))
     assert select(facts, {b"if-none-match": b"*", b"if-modified-since": DATE}).status == 200
     assert select(facts, {b"range": b"bytes=0-9", b"if-range": b'""'}).status == 200
@@ -86,7 +86,7 @@ def test_a_file_that_still_arrives_has_no_validator() -> None:
     st.integers(0, 2**50),
 )
 def test_whatever_is_asked_the_answer_lies_within_the_file(fields: dict[bytes, bytes], size_bytes: int) -> None:
-    chosen = select(Facts.of(size_bytes, MODIFIED_S * 10**9), fields)
+    chosen = select(FileInfo.of(size_bytes, MODIFIED_S * 10**9), fields)
     assert 0 <= chosen.start <= chosen.stop <= size_bytes
     if chosen.status in {200, 206}:
         assert int(dict(chosen.headers)[b"content-length"]) == chosen.stop - chosen.start
