@@ -34,15 +34,25 @@ if TYPE_CHECKING:
         PortablePdbKey,
         parse_index,
     )
-    from symcache.inputs.detect import read_input
-    from symcache.inputs.kerneldump import ProcessSelection
-    from symcache.inputs.records import ImageUse, Input, Module, PdbReference, ProcessSummary, Unreadable
+    from symcache.inputs.detect import InputSource, read_input
+    from symcache.inputs.records import (
+        ImageUse,
+        Input,
+        KernelPdbWanted,
+        Module,
+        PdbReference,
+        ProcessSelection,
+        ProcessSummary,
+        Unreadable,
+    )
     from symcache.stores.local.tree import Store
     from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Outcome, Present
     from symcache.sympath import SymbolPath, parse_symbol_path
-    from symcache.warm.cache import SymbolCache
+    from symcache.warm.cache import Scan, SymbolCache, SyncSymbolCache
+    from symcache.warm.inspect import Inspection
     from symcache.warm.plan import ImageChoice
     from symcache.warm.report import Report, State, Symbol
+    from symcache.warm.servers import ListedServer
 
 __all__ = [
     "Attempt",
@@ -59,7 +69,11 @@ __all__ = [
     "ImageUse",
     "Input",
     "InputError",
+    "InputSource",
+    "Inspection",
+    "KernelPdbWanted",
     "Key",
+    "ListedServer",
     "MalformedInput",
     "Missing",
     "Module",
@@ -74,6 +88,7 @@ __all__ = [
     "ProcessSelection",
     "ProcessSummary",
     "Report",
+    "Scan",
     "State",
     "Store",
     "StoreError",
@@ -82,6 +97,7 @@ __all__ = [
     "SymbolPath",
     "SymbolPathError",
     "SymcacheError",
+    "SyncSymbolCache",
     "Unreadable",
     "UpstreamError",
     "UsageError",
@@ -116,22 +132,25 @@ _HOMES = {
         "PortablePdbKey",
         "parse_index",
     },
-    "inputs": {
+    "inputs.detect": {"InputSource", "read_input"},
+    "inputs.records": {
         "ImageUse",
         "Input",
+        "KernelPdbWanted",
         "Module",
         "PdbReference",
         "ProcessSelection",
         "ProcessSummary",
         "Unreadable",
-        "read_input",
     },
     "stores.local.tree": {"Store"},
     "sympath": {"SymbolPath", "parse_symbol_path"},
     "stores.results": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
-    "warm.cache": {"SymbolCache"},
+    "warm.cache": {"Scan", "SymbolCache", "SyncSymbolCache"},
+    "warm.inspect": {"Inspection"},
     "warm.plan": {"ImageChoice"},
     "warm.report": {"Report", "State", "Symbol"},
+    "warm.servers": {"ListedServer"},
 }
 
 

@@ -1,26 +1,26 @@
-"""Every error symcache raises, split by whose fault it is.
+"""Every error symcache raises, by its cause.
 
 SymcacheError
-  UsageError                what the user typed or configured
-    SymbolPathError           a symbol path that is not one          (.text .position)
-    ConfigError               a config file or variable              (.where .line)
-  InputError                the bytes we were given                  (.problem .offset)
-    UnknownFormat             not a format that is read here
-    TruncatedInput            it ends before something it promises
-    MalformedInput            it contradicts itself
-    NotInDump                 an address whose bytes the dump lacks    (.address)
-  StoreError                the local disk                           (.path)
-  UpstreamError             the other end                            (.url)
-    UpstreamUnavailable       another try may help: time-out, 5xx           (.retry_after_s)
-      HostUnavailable           of the whole host: no connection, 429
-      NextHopUnavailable        the upstream is well, what it asks itself is not
-      StillFetching             the upstream is well, and has it soon
-    UpstreamRefused           it will not: 401, 403
-      Forbidden                 403
-      LoopDetected              servers that ask each other in a circle
-      PointerNotAllowed         a pointer file to a place that may not be followed
-    WrongContent              it sent something that is not the file the key names
-      PageInstead               a page or a message with status 200
+  UsageError                  what the user typed or configured
+    SymbolPathError             an invalid symbol path                    (.problem .text .position)
+    ConfigError                 an invalid config file or variable        (.problem .where .line)
+  InputError                  the bytes of an input                     (.problem .offset)
+    UnknownFormat               not a format that symcache reads
+    TruncatedInput              it ends too early
+    MalformedInput              it contradicts itself or its format
+    NotInDump                   an address whose bytes are not in the dump  (.address .absence)
+  StoreError                  the local disk                            (.problem .path)
+  UpstreamError               the other end                             (.problem .url)
+    UpstreamUnavailable         a retry may help: time-out, 5xx           (.retry_after_s)
+      HostUnavailable             no connection to the host, or 429
+      NextHopUnavailable          the upstream works, and a server that it asks does not
+      FetchInProgress             the upstream works, and will have the file soon
+    UpstreamRefused             a retry does not help: 401, 403
+      Forbidden                   403
+      LoopDetected                servers that ask each other in a circle
+      PointerNotAllowed           a pointer file to a place that may not be followed
+    WrongContent                not the file that the key names
+      UnexpectedPage              a page or a message with status 200
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Absence",
     "ConfigError",
+    "FetchInProgress",
     "Forbidden",
     "HostUnavailable",
     "InputError",
@@ -41,13 +42,12 @@ __all__ = [
     "MalformedInput",
     "NextHopUnavailable",
     "NotInDump",
-    "PageInstead",
     "PointerNotAllowed",
-    "StillFetching",
     "StoreError",
     "SymbolPathError",
     "SymcacheError",
     "TruncatedInput",
+    "UnexpectedPage",
     "UnknownFormat",
     "UpstreamError",
     "UpstreamRefused",
@@ -62,7 +62,7 @@ class SymcacheError(Exception):
 
 
 class UsageError(SymcacheError):
-    """What the user typed or configured cannot be carried out."""
+    """An option, argument or setting that cannot be used."""
 
 
 class SymbolPathError(UsageError):
@@ -71,7 +71,7 @@ class SymbolPathError(UsageError):
     Attributes:
         problem: What is wrong, without the place.
         text: The whole symbol path.
-        position: Index into *text* of the first character that does not fit.
+        position: Index into *text* of the first character that is wrong.
     """
 
     def __init__(self, problem: str, *, text: str, position: int) -> None:
@@ -121,11 +121,11 @@ class InputError(SymcacheError):
 
 
 class UnknownFormat(InputError):
-    """Not a format that is read here; the text names what it is where that is known."""
+    """Not a format that symcache reads; the text names the format if that is known."""
 
 
 class TruncatedInput(InputError):
-    """The input ends before something that it promises."""
+    """The input ends before what its format or its own fields require."""
 
 
 class MalformedInput(InputError):
@@ -133,19 +133,19 @@ class MalformedInput(InputError):
 
 
 class Absence(StrEnum):
-    """Why the bytes of an address are not there; each asks for something else from whoever wants them."""
+    """Why the bytes of an address are not there."""
 
-    NOT_MAPPED = "not mapped"  # the machine itself had no page there: paged out, freed, or a wrong address
-    NOT_IN_DUMP = "not in the dump"  # there was a page, and the dump's writer left it out
-    TRUNCATED = "truncated"  # the dump was to hold it, and the file ends first
+    NOT_MAPPED = "not mapped"  # the machine had no page there: paged out, freed, or a wrong address
+    NOT_IN_DUMP = "not in the dump"  # there was a page, and the writer of the dump left it out
+    TRUNCATED = "truncated"  # the dump's header includes it, and the file ends before it
 
 
 class NotInDump(InputError):
     """An address has no bytes in a dump.
 
     Attributes:
-        address: The address asked for, virtual unless the text says physical.
-        absence: Whose doing it is.
+        address: The address, virtual unless the text says physical.
+        absence: Why its bytes are not there.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class NotInDump(InputError):
 
 
 class StoreError(SymcacheError):
-    """The local disk does not do what a store needs.
+    """A store on the local disk cannot be read or written.
 
     Attributes:
         problem: What failed, without the place.
@@ -178,11 +178,11 @@ class StoreError(SymcacheError):
 
 
 class UpstreamError(SymcacheError):
-    """The other end did not deliver.
+    """A server did not send the file.
 
     Attributes:
         problem: What happened, without the place; the short form that a report shows.
-        url: What was asked for, free of credentials and signatures.
+        url: The URL of the request, without credentials and signatures.
     """
 
     def __init__(self, problem: str, *, url: str) -> None:
@@ -195,10 +195,10 @@ class UpstreamError(SymcacheError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """Another try may help: time-out, cut body, 5xx; it may be of the one file alone.
+    """A retry may help: time-out, cut body, 5xx; it may concern one file only.
 
     Attributes:
-        retry_after_s: Seconds after which the upstream wants to be asked again; None if it did not say.
+        retry_after_s: Seconds until the upstream wants a retry; None if it did not say.
     """
 
     def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None) -> None:
@@ -207,36 +207,36 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class HostUnavailable(UpstreamUnavailable):
-    """The whole host is in trouble, whatever it is asked for: no connection, 429."""
+    """The host fails for every file: no connection, 429."""
 
 
 class NextHopUnavailable(UpstreamUnavailable):
-    """The upstream is well, and what it asks itself did not deliver, though it has tried again already."""
+    """The upstream works, and a server that it asks did not answer, even after retries."""
 
 
-class StillFetching(UpstreamUnavailable):
-    """The upstream asks others itself and goes on with that; a later try finds what they said."""
+class FetchInProgress(UpstreamUnavailable):
+    """The upstream is still asking its own upstreams; a later retry gets their answer."""
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream will not serve us: 401, 403, 407, an endless redirect."""
+    """The upstream refuses: 401, 403, 407, an endless redirect."""
 
 
 class Forbidden(UpstreamRefused):
-    """403; a bucket whose files may not be listed answers so for every file that it does not have."""
+    """403; a bucket that does not allow listing sends it for every file that it does not have."""
 
 
 class LoopDetected(UpstreamRefused):
-    """The upstream asks us, itself or by way of others, so that the question came back to where it was."""
+    """The upstream asks this server, directly or through others, so that the request came back."""
 
 
 class PointerNotAllowed(UpstreamRefused):
-    """The upstream has a pointer file, to a place that may not be followed."""
+    """The upstream has a pointer file to a place that may not be followed."""
 
 
 class WrongContent(UpstreamError):
-    """What was sent is not the file that the key names."""
+    """The upstream sent something other than the file that the key names."""
 
 
-class PageInstead(WrongContent):
-    """A page or a message with status 200: it asks for credentials, or says that there is no such file."""
+class UnexpectedPage(WrongContent):
+    """A page or a message with status 200: a login form, or a text that says that there is no such file."""

@@ -1,7 +1,7 @@
-"""What a run tells whoever watches it.
+"""What a run tells its observer.
 
-An observer is any callable that takes one event. It is called on whichever thread finds out, on several at once, and
-must not block: much of what it hears of comes from the event loop.
+An observer is any callable that takes one event. It is called from several threads, also at the same time, and must not
+block: many events come from the event loop.
 """
 
 from __future__ import annotations

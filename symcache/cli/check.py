@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-import anyio
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.options import (
     ImagesCommand,
     Settings,
@@ -15,13 +14,15 @@ from symcache.cli.options import (
     images_option,
     inputs_argument,
     json_option,
+    process_options,
+    select_processes,
     settings_options,
 )
 from symcache.cli.progress import show_progress
 from symcache.cli.warm import finish
-from symcache.stores.source import SymbolSource
+from symcache.stores.disk import DiskSource
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import Plan
-from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
     from symcache.warm.plan import ImageChoice
@@ -53,9 +54,11 @@ def command(
     INPUT is what `symcache warm` takes.
     """
     config = settings.load()
-    with show_progress(quiet=settings.quiet) as observer:
-        source = SymbolSource(config, observer=observer)
-        with Warmer(source, Plan(images=images, all_pdbs=all_pdbs), observer=observer) as warmer:
-            report = anyio.run(warmer.check, warmer.open_inputs(inputs, select_processes(processes, user)))
-        source.close()
+    plan = Plan(images=images, all_pdbs=all_pdbs)
+    with (
+        show_progress(quiet=settings.quiet) as observer,
+        closing(DiskSource(config, observer=observer)) as source,
+        LocalRun(source, plan, observer=observer) as run,
+    ):
+        report = run.check(run.open_inputs(inputs, select_processes(processes, user)))
     finish(report, settings, as_json=as_json, allow_missing=allow_missing, allow_empty=allow_empty)

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.needs import Needs, find_needs
 from symcache.cli.openstore import open_store
-from symcache.cli.options import ImagesCommand, Settings, allow_options, images_option, json_option, settings_options
-from symcache.cli.output import EMPTY, count_text, plain, say_error, size_text, write_json, write_line
+from symcache.cli.options import (
+    ImagesCommand,
+    Settings,
+    allow_options,
+    images_option,
+    json_option,
+    process_options,
+    select_processes,
+    settings_options,
+)
+from symcache.cli.output import EMPTY, count_text, plain, say, say_error, size_text, write_json, write_line
 from symcache.cli.progress import show_ticker
+from symcache.identity import ImageKey, parse_index, published_keys
 from symcache.upkeep.bundle import export_bundle
 from symcache.warm.plan import Plan
 
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.bundle import Carried, Exported
+    from symcache.upkeep.bundle import BundledFile, Exported
     from symcache.warm.plan import ImageChoice
 
 __all__ = ["command"]
@@ -79,6 +88,8 @@ def command(
             write_line(plain(f"missing: {index or '-'}: {why}"))
         if not settings.quiet:
             write_line(plain(f"{output}: {count_text(exported.files, 'file')}, {size_text(exported.size_bytes)}"))
+    if exported.dropped_links and not settings.quiet:
+        say(f"no room in the bundle for which PDBs {count_text(exported.dropped_links, 'image')} name")
     for item in needs.unreadable:
         say_error(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
     is_empty = needs.is_empty and not allow_empty
@@ -92,21 +103,26 @@ def _export(store: Store, output: Path, needs: Needs | None, settings: Settings)
     count = size = 0
     with show_ticker(quiet=settings.quiet) as show:
 
-        def tell(carried: Carried) -> None:
+        def tell(file: BundledFile) -> None:
             nonlocal count, size
-            count, size = count + 1, size + carried.size_bytes
-            show(f"{count_text(count, 'file')}, {size_text(size)}  {carried.key.name}")
+            count, size = count + 1, size + file.size_bytes
+            show(f"{count_text(count, 'file')}, {size_text(size)}  {file.key.name}")
 
         keys, links = (None, None) if needs is None else (needs.keys, needs.links)
-        return export_bundle(store, output, keys, links=links, on_carried=tell)
+        return export_bundle(store, output, keys, links=links, on_file=tell)
 
 
 def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str]]:
-    absent = {each.index for each in exported.not_carried}
+    reported: set[str] = set()
     for each in exported.not_carried:
-        yield each.index, each.why
+        key = parse_index(each.index)
+        # A driver and its copy for crash dumps are one file: a line for each would count it twice.
+        names = {name.folded for name in published_keys(key)} if isinstance(key, ImageKey) else {key.folded}
+        if reported.isdisjoint(names):
+            yield each.index, each.why
+        reported |= names
     for key in needs.images:
-        if key.index not in absent:  # that an image is not there tells why its PDB is not known
+        if key.folded not in reported:  # that an image is not there tells why its PDB is not known
             yield key.index, "its PDB is not known: nobody has looked into the image yet"
     for text in needs.nameless:
         yield None, text

@@ -65,7 +65,7 @@ def _take(store: Store, bundle: Path, results: list[Imported], settings: Setting
     with show_ticker(quiet=settings.quiet) as show:
         for each in import_bundle(store, bundle, StoredCheck(store)):
             results.append(each)
-            show(f"{count_text(len(results), 'file')}  {each.carried.key.name}")
+            show(f"{count_text(len(results), 'file')}  {each.file.key.name}")
 
 
 def _write_text(store: Store, results: Sequence[Imported], settings: Settings) -> None:
@@ -74,7 +74,7 @@ def _write_text(store: Store, results: Sequence[Imported], settings: Settings) -
             write_line(plain(str(each)))
     if not settings.quiet:
         taken = [each for each in results if each.outcome is Outcome.IMPORTED]
-        size = size_text(sum(each.carried.size_bytes for each in taken))
+        size = size_text(sum(each.file.size_bytes for each in taken))
         kept = sum(each.outcome is Outcome.KEPT for each in results)
         left = len(results) - len(taken) - kept
         rest = (f", {kept} there already" if kept else "") + (f", {left} not" if left else "")

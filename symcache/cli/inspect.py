@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from symcache.cli.inputs import write_processes
 from symcache.cli.options import color_option, json_option
-from symcache.cli.output import size_text, write_json, write_line, write_table
+from symcache.cli.output import size_text, write_json, write_line, write_processes, write_table
 from symcache.errors import UsageError
 from symcache.warm.inspect import DeepWish, inspect_file
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import anyio
-
 from symcache.identity import ImageKey, parse_index, published_keys
+from symcache.stores.disk import DiskSource
 from symcache.stores.results import Cause, Failed, Missing, Present
-from symcache.stores.source import SymbolSource
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import FileKind
-from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from symcache.config import Config
     from symcache.identity import Key
-    from symcache.inputs.kerneldump import ProcessSelection
-    from symcache.inputs.records import Unreadable
+    from symcache.inputs.records import ProcessSelection, Unreadable
     from symcache.stores.links import Link
     from symcache.stores.local.tree import Store
     from symcache.warm.plan import Plan
@@ -62,12 +60,9 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
         ConfigError: A place of the symbol path that cannot be reached from this system.
         StoreError: The store cannot be read.
     """
-    source = SymbolSource(config)
-    try:
-        with Warmer(source, plan) as warmer:
-            report = anyio.run(warmer.check, warmer.open_inputs(inputs, processes))
-    finally:
-        source.close()
+    source = DiskSource(config)
+    with closing(source), LocalRun(source, plan) as run:
+        report = run.check(run.open_inputs(inputs, processes))
     keys: list[Key] = []
     nameless: list[str] = []
     for symbol in report.symbols:
@@ -76,9 +71,7 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
             keys.append(_name_in_store(source.store, key))
-    return Needs(
-        tuple(keys), tuple(warmer.unnamed), tuple(nameless), tuple(report.unreadable), warmer.links, report.is_empty
-    )
+    return Needs(tuple(keys), tuple(run.unnamed), tuple(nameless), tuple(report.unreadable), run.links, report.is_empty)
 
 
 def _name_in_store(store: Store | None, key: Key) -> Key:

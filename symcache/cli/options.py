@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from symcache.config import Config
+    from symcache.inputs.records import ProcessSelection
     from symcache.warm.plan import ImageChoice
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "images_option",
     "inputs_argument",
     "json_option",
+    "process_options",
+    "select_processes",
     "settings_options",
     "settings_options_but_version",
 ]
@@ -151,6 +154,33 @@ def images_option(command: F) -> F:
 def inputs_argument(command: F) -> F:
     """Give *command* its inputs."""
     return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
+
+
+def process_options(command: F) -> F:
+    """Give *command* ``--process`` and ``--user``, passed on as ``processes`` and ``user``; see `select_processes`."""
+    command = click.option(
+        "--user/--no-user",
+        default=None,
+        help="With or without the modules of processes; without --user only complete dumps are searched for them.",
+    )(command)
+    return click.option(
+        "--process",
+        "processes",
+        metavar="NAME|ID",
+        multiple=True,
+        help="Of a kernel dump, also the modules of this process; may be given several times.",
+    )(command)
+
+
+def select_processes(processes: Sequence[str], user: bool | None) -> ProcessSelection | None:
+    """Return the processes of a kernel dump whose modules are wanted; None for none."""
+    from symcache.inputs.records import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
+
+    if processes:
+        return ProcessSelection(tuple(processes))
+    if user is False:
+        return None
+    return ProcessSelection(if_complete=user is None)
 
 
 def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from symcache.inputs.records import ProcessSummary
+
 __all__ = [
     "EMPTY",
     "TWO_TIER_NOTE",
@@ -25,6 +27,7 @@ __all__ = [
     "write_json",
     "write_json_list",
     "write_line",
+    "write_processes",
     "write_table",
 ]
 
@@ -99,6 +102,16 @@ def write_table(rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         write_line("  ".join([*cells, row[-1]]).rstrip())
+
+
+def write_processes(processes: Sequence[ProcessSummary]) -> None:
+    """Write *processes* to stdout: id, name, how many modules, executable; nothing if there are none."""
+    if processes:
+        write_line()
+        write_line("processes:")
+        write_table(
+            ("", str(each.id), each.name, count_text(each.modules, "module"), each.image or "") for each in processes
+        )
 
 
 def say(text: str) -> None:

@@ -8,15 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import click
 
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line, write_table
 from symcache.errors import InputError, UsageError
-from symcache.identity import parse_index
-from symcache.stores.explain import explain
-from symcache.stores.source import SymbolSource
 from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath, UncPlace
 
 if TYPE_CHECKING:
@@ -164,6 +160,10 @@ def _chains(chain: Chain, default: LocalPlace, *, is_cached: bool, offline: bool
 
 
 def _explain(config: Config, index: str, *, as_json: bool) -> None:
+    import anyio  # noqa: PLC0415 - the path itself needs no network
+
+    from symcache.identity import parse_index  # noqa: PLC0415
+
     try:
         key = parse_index(index)
     except InputError as error:
@@ -181,5 +181,8 @@ def _more(step: Step) -> str:
 
 
 async def _ask_all(config: Config, key: Key) -> list[Step]:
+    from symcache.stores.explain import explain  # noqa: PLC0415
+    from symcache.stores.source import SymbolSource  # noqa: PLC0415
+
     async with SymbolSource(config) as source:
         return [step async for step in explain(source, key)]

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes, write_processes
-from symcache.cli.options import Settings, inputs_argument, json_option, settings_options
-from symcache.cli.output import say, write_table
+from symcache.cli.options import (
+    Settings,
+    inputs_argument,
+    json_option,
+    process_options,
+    select_processes,
+    settings_options,
+)
+from symcache.cli.output import say, write_processes, write_table
 from symcache.errors import StoreError, UsageError
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.manifest import manifest_lines

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 
-from symcache.cli.inputs import process_options, select_processes
-from symcache.cli.interrupt import cancelled_by_interrupt
 from symcache.cli.options import (
     ImagesCommand,
     Settings,
@@ -17,20 +17,25 @@ from symcache.cli.options import (
     images_option,
     inputs_argument,
     json_option,
+    process_options,
+    select_processes,
     settings_options,
 )
 from symcache.cli.output import EMPTY, say_error, write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
-from symcache.stores.source import SymbolSource
+from symcache.events import Noted
+from symcache.stores.disk import DiskSource
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import Plan
-from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import anyio
 
     from symcache.config import Config
-    from symcache.events import Observer
+    from symcache.events import Event, Observer
     from symcache.inputs.records import Record
     from symcache.warm.plan import ImageChoice
     from symcache.warm.report import Report
@@ -68,14 +73,14 @@ def command(
     """
     selection = select_processes(processes, user)
     plan = Plan(images=images, all_pdbs=all_pdbs)
-    report = run_warm(settings, plan, lambda warmer: warmer.open_inputs(inputs, selection), upstreams=upstreams)
+    report = run_warm(settings, plan, lambda run: run.open_inputs(inputs, selection), upstreams=upstreams)
     finish(report, settings, as_json=as_json, allow_missing=allow_missing, allow_empty=allow_empty)
 
 
 def run_warm(
     settings: Settings,
     plan: Plan,
-    read: Callable[[Warmer], Iterable[Record]] = lambda _: (),
+    read: Callable[[LocalRun], Iterable[Record]] = lambda _: (),
     *,
     upstreams: Sequence[str] = (),
     believe_misses: bool = True,
@@ -85,7 +90,7 @@ def run_warm(
     Args:
         settings: The common options.
         plan: What is wanted anyway, and how modules are understood.
-        read: Returns the records; see `Warmer.open_inputs`.
+        read: Returns the records; see `LocalRun.open_inputs`.
         upstreams: URLs that are asked before those of the symbol path.
         believe_misses: Do not ask again what upstreams said not long ago that they lack.
     """
@@ -93,16 +98,90 @@ def run_warm(
     if not believe_misses:
         config = replace(config, misses=replace(config.misses, ttl_s=0))
     with show_progress(quiet=settings.quiet) as observer:
-        return anyio.run(_warm, config, read, plan, observer)
+        observe = _say_notes_once(observer)
+        with LocalRun(DiskSource(config, observer=observe), plan, observer=observer, may_fetch=True) as run:
+            records = iter(read(run))
+            try:
+                with _interrupted_by_sigterm(), closing(run.source):
+                    is_done = run.begin(records)
+                if is_done and config.network.ca_file is None:  # a file that cannot be used is said in any case
+                    return run.report()
+                import anyio  # noqa: PLC0415 - what is there already needs no event loop
+
+            except KeyboardInterrupt:
+                return run.report(is_interrupted=True)
+            return anyio.run(_fetch_rest, config, run, records, observe)
 
 
-async def _warm(config: Config, read: Callable[[Warmer], Iterable[Record]], plan: Plan, observer: Observer) -> Report:
-    report: Report | None = None
+async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], observer: Observer) -> Report:
+    import anyio  # noqa: PLC0415
+
+    from symcache.stores.source import SymbolSource  # noqa: PLC0415
+    from symcache.warm.run import Warmer  # noqa: PLC0415
+
     async with SymbolSource(config, observer=observer) as source:
-        with Warmer(source, plan, observer=observer) as warmer:
-            with anyio.CancelScope() as scope, cancelled_by_interrupt(scope):
-                report = await warmer.warm(read(warmer))
-            return report or warmer.report(is_interrupted=True)
+        with anyio.CancelScope() as scope, _cancelled_by_interrupt(scope):
+            return await Warmer.carrying_on(run, source).warm(records)
+        return run.report(is_interrupted=True)
+
+
+def _say_notes_once(observer: Observer) -> Observer:
+    """Return an observer that passes each note on once: the places are opened a second time with the network."""
+    said: set[str] = set()
+
+    def observe(event: Event) -> None:
+        if not isinstance(event, Noted):
+            observer(event)
+        elif event.text not in said:
+            said.add(event.text)
+            observer(event)
+
+    return observe
+
+
+@contextmanager
+def _cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
+    """Cancel *scope* at the first Ctrl-C or SIGTERM; the second ends the process as it always does.
+
+    Needs asyncio, and does nothing outside the main thread, where signals do not arrive.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    import asyncio  # noqa: PLC0415 - it runs already
+
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before[number])
+        loop.call_soon_threadsafe(scope.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for stopped, handler in before.items():
+            signal.signal(stopped, handler)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM interrupt a body without an event loop as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(
@@ -113,6 +192,6 @@ def finish(
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
-    if report.is_empty and not allow_empty:
+    if report.is_empty and not (allow_empty or report.is_interrupted):
         say_error(EMPTY)
     raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
@@ -17,7 +15,7 @@ from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace, par
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from symcache.sympath import Surroundings
+    from symcache.sympath import Environment
 
 __all__ = [
     "HOLDS",
@@ -117,6 +115,8 @@ def read_table(kind: type[_Table], value: object, where: str) -> _Table:
     known: dict[str, Field[Any]] = {item.name: item for item in fields(kind) if item.metadata}
     for name in value:
         if name not in known:
+            import difflib  # noqa: PLC0415
+
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(sorted(known))
             raise ConfigError(f"there is no such key; {hint}", where=where + name)
@@ -162,6 +162,8 @@ def read_texts(value: object, where: str) -> tuple[str, ...]:
 
 def read_networks(value: object, where: str) -> tuple[str, ...]:
     """Return addresses and networks, IPv4 or IPv6."""
+    import ipaddress  # noqa: PLC0415
+
     texts = read_texts(value, where)
     for text in texts:
         try:
@@ -255,7 +257,7 @@ def read_unc_map(value: object, where: str) -> Mapping[str, Path]:
     return folders
 
 
-def read_symbol_path(value: object, where: str, around: Surroundings | None = None) -> SymbolPath | None:
+def read_symbol_path(value: object, where: str, around: Environment | None = None) -> SymbolPath | None:
     """Return a symbol path, None for an empty text; lines separate elements as ``;`` does.
 
     Without *around*, what stands for something else is left as it is.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-import tomllib
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +23,10 @@ from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
     Chain,
+    Environment,
     ExpansionError,
     HttpPlace,
     LocalPlace,
-    Surroundings,
     SymbolPath,
     expand,
     parse_symbol_path,
@@ -39,123 +36,9 @@ from symcache.sympath import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["find_excess", "find_line", "load_config", "locate"]
-
-
-_MOST_DIGITS = 1000
-_DEEPEST = 32
-_TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"""'
-    r"|'''.*?'''"
-    r'|"(?:\\.|[^"\\\n])*"'
-    r"|'[^'\n]*'"
-    r"|#[^\n]*"
-    r"|[\[\]{}\n]",
-    re.DOTALL,
-)
-_LONG_NUMBER = re.compile(rf"[0-9][0-9_]{{{_MOST_DIGITS},}}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    """A key with its value, or a heading.
-
-    Attributes:
-        line: The line it begins in, from 1.
-        text: As it stands in the file.
-        bare: The same without comments and with all strings empty.
-        depth: How deep its brackets are nested.
-    """
-
-    line: int
-    text: str
-    bare: str
-    depth: int
-
-
-def find_excess(text: str) -> tuple[str, int] | None:
-    """Return what no setting needs and no reader should try, and its line; None if *text* has nothing of that kind.
-
-    tomllib recurses into brackets, takes time with the square of the dots in a key, and Python reads no number of more
-    than 4300 digits. *text* need not be TOML.
-    """
-    for statement in _statements(text):
-        if statement.depth > _DEEPEST:
-            return f"brackets are nested more than {_DEEPEST} deep", statement.line
-        if any(part.count(".") > _DEEPEST for part in statement.bare.split("=")):
-            return f"a key has more than {_DEEPEST} dots", statement.line
-        if _LONG_NUMBER.search(statement.bare):
-            return f"a number has more than {_MOST_DIGITS} digits", statement.line
-    return None
-
-
-def find_line(text: str, key: str) -> int | None:
-    """Return the line, from 1, of *key* in *text*, which tomllib has read; for a key that lacks, that of its table.
-
-    Args:
-        text: The file.
-        key: Names joined by dots, ``[0]`` after that of a table with two pairs of brackets: ``server[0].url``.
-    """
-    best: tuple[int, int] | None = None
-    for name, line in _names(text):
-        is_within = name == key or name.startswith((f"{key}.", f"{key}["))
-        if is_within or key.startswith((f"{name}.", f"{name}[")):
-            likeness = len(key) if is_within else len(name)
-            if best is None or likeness > best[0]:
-                best = likeness, line
-    return None if best is None else best[1]
-
-
-def _names(text: str) -> Iterator[tuple[str, int]]:
-    """Yield what each statement names, with its heading, and its line."""
-    prefix = ""
-    headings: Counter[str] = Counter()
-    for statement in _statements(text):
-        name = ".".join(_descend(tomllib.loads(statement.text)))
-        if not statement.bare.startswith("["):
-            yield prefix + name, statement.line
-            continue
-        if statement.bare.startswith("[["):
-            headings[name] += 1
-            name = f"{name}[{headings[name] - 1}]"
-        yield name, statement.line
-        prefix = f"{name}."
-
-
-def _descend(value: Any) -> Iterator[str]:
-    """Yield the names that lead into *value* as long as there is one way."""
-    while isinstance(value, dict) and len(value) == 1:
-        ((name, value),) = value.items()
-        yield name
-
-
-def _statements(text: str) -> Iterator[_Statement]:
-    at = begin = depth = deepest = 0
-    line = first = 1
-    bare: list[str] = []
-    for match in _TOKEN.finditer(text + "\n"):
-        bare.append(text[at : match.start()])
-        at = match.end()
-        mark = match[0]
-        if mark in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif mark in "]}":
-            depth = max(depth - 1, 0)
-        if mark in "[]{}":
-            bare.append(mark)
-        elif mark[0] in "\"'":
-            bare.append('""')
-        line += mark.count("\n")
-        if mark == "\n" and not depth:
-            stripped = "".join(bare).strip()
-            if stripped:
-                yield _Statement(first, text[begin:at], stripped, deepest)
-            begin, first, deepest, bare = at, line, 0, []
-    if stripped := "".join(bare).strip():
-        yield _Statement(first, text[begin:], stripped, deepest)
+__all__ = ["load_config", "locate"]
 
 
 _LARGEST_BYTES = 256 << 10
@@ -193,7 +76,7 @@ def load_config(
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
-    around = Surroundings(variables, _home())
+    around = Environment(variables, _home())
     store = _expand_folder(store, around) if store else read_path(variables.get("SYMCACHE_STORE", ""), "SYMCACHE_STORE")
     if store is not None:
         config = replace(config, store=replace(config.store, folder=store))
@@ -214,6 +97,10 @@ def locate(error: ConfigError, config: Config) -> ConfigError:
     path = config.source
     if path is None or not path.is_file():  # a pipe gives what it holds only once
         return error
+    import tomllib  # noqa: PLC0415
+
+    from symcache.config.lines import find_line  # noqa: PLC0415
+
     try:
         text = path.read_bytes()[:_LARGEST_BYTES].decode("utf-8-sig")
         line = find_line(text, error.where)
@@ -234,6 +121,10 @@ def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
 def _read_file(path: Path | None) -> Config:
     if path is None:
         return Config()
+    import tomllib  # noqa: PLC0415 - most runs have no file
+
+    from symcache.config.lines import find_excess, find_line  # noqa: PLC0415
+
     where = str(path)
     try:
         with path.open("rb") as file:
@@ -274,7 +165,7 @@ def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
     return replace(config, server=tuple(entries))
 
 
-def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) -> SymbolPath:
+def _choose_path(symbol_path: str | None, config: Config, around: Environment) -> SymbolPath:
     """Return the path that counts, with what its places stand for filled in."""
     if symbol_path is not None:
         return parse_symbol_path(symbol_path, around)
@@ -288,7 +179,7 @@ def _choose_path(symbol_path: str | None, config: Config, around: Surroundings) 
         raise locate(error, config) from None
 
 
-def _environment_path(around: Surroundings) -> SymbolPath | None:
+def _environment_path(around: Environment) -> SymbolPath | None:
     """Return the path of both variables, the alternative one first.
 
     Sources disagree: windows-driver-docs, symbol-path, searches ``_NT_ALT_SYMBOL_PATH`` first; win32, symbol-paths,
@@ -299,7 +190,7 @@ def _environment_path(around: Surroundings) -> SymbolPath | None:
     return read_symbol_path(";".join(variables[name] for name in names), " and ".join(names), around)
 
 
-def _expand_folder(folder: Path, around: Surroundings) -> Path:
+def _expand_folder(folder: Path, around: Environment) -> Path:
     try:
         return Path(expand(str(folder), around))
     except ExpansionError as error:

@@ -1,4 +1,4 @@
-"""Pages and messages that stand where a file should be, told by their first bytes."""
+"""HTML, XML and JSON that came in place of a file, recognised by their first bytes."""
 
 from __future__ import annotations
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from symcache.errors import TruncatedInput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-__all__ = ["ByteView", "BytesView", "FileView", "PartView"]
+__all__ = ["ByteView", "BytesView", "FileView", "PartView", "parse_uint", "read_in_parts"]
 
 
 class ByteView(Protocol):
@@ -115,6 +116,30 @@ class PartView:
         """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
         _check_range(offset, length, self._size)
         return self._whole.read(self._start + offset, length)
+
+
+def parse_uint(data: bytes, offset: int, width: int) -> int:
+    """Return the unsigned little-endian number of *width* bytes at *offset* in *data*."""
+    return int.from_bytes(data[offset : offset + width], "little")
+
+
+def read_in_parts(read_some: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
+    """Return *length* bytes from *offset*, collected piece by piece.
+
+    Args:
+        read_some: Returns at least one byte from an offset, and no more than a length.
+        offset: Where to begin.
+        length: How many bytes are wanted.
+    """
+    parts: list[bytes] = []
+    while length > 0:
+        part = read_some(offset, length)
+        if len(part) == length and not parts:
+            return part
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return b"".join(parts)
 
 
 def _check_range(offset: int, length: int, size: int) -> None:

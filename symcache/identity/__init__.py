@@ -1,6 +1,5 @@
-"""What names a symbol file: keys, safe names and their place in a store. Values only, no I/O."""
+"""The identity of symbol files: keys, safe names, places in a store. Values only, no I/O."""
 
-from symcache.identity.aliases import published_keys, source_name
 from symcache.identity.keys import (
     DbgKey,
     ImageKey,
@@ -13,7 +12,9 @@ from symcache.identity.keys import (
     compressed_name,
     parse_id,
     parse_index,
+    published_keys,
     relative_parts,
+    source_name,
     tier_folder,
 )
 from symcache.identity.names import base_name, check_name, check_path_part, fold, printable

@@ -6,10 +6,9 @@ import re
 
 from symcache.errors import MalformedInput
 
-__all__ = ["base_name", "check_name", "check_path_part", "fold", "printable"]
-
 _LONGEST_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-]")  # nearly all names there are
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
@@ -29,14 +28,13 @@ def base_name(path: str) -> str:
 
 
 def check_path_part(part: str) -> str:
-    """Return *part* if every file system takes it as the name of one file; it chooses no place of its own.
+    """Return *part* if every file system accepts it as the name of one file, in the folder that it is used in.
 
     Raises:
         MalformedInput: Empty, ``.`` or ``..``, a separator, a drive or stream mark, a wildcard, a control
             character, a trailing dot or blank, a device name, or more than 255 bytes of UTF-8.
     """
-    problem = _find_problem(part)
-    if problem is not None:
+    if problem := _find_problem(part):
         raise MalformedInput(f"{printable(part)!r} cannot be a file name: {problem}")
     return part
 
@@ -45,7 +43,7 @@ def check_name(name: str) -> str:
     """Return *name* if it can be the name of a symbol file in a store.
 
     Raises:
-        MalformedInput: As `check_path_part`, and for names that a store keeps for itself (``000Admin``, ``file.ptr``).
+        MalformedInput: As `check_path_part`, and for names that a store reserves (``000Admin``, ``file.ptr``).
     """
     check_path_part(name)
     if fold(name) in _ADMIN:
@@ -54,7 +52,7 @@ def check_name(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """Return the form in which two names are one for a debugger: letter case does not count."""
+    """Return *name* in the letter case in which debuggers compare names."""
     return name.lower()
 
 
@@ -64,11 +62,14 @@ def printable(text: str) -> str:
 
 
 def _find_problem(part: str) -> str | None:
+    if _PLAIN.fullmatch(part) and fold(part.partition(".")[0]) not in _DEVICES:
+        return None
     if not part:
         return "it is empty"
     if part in {".", ".."}:
         return "it names a folder"
-    if len(part) > _LONGEST_BYTES:  # before a look at each character, of which an input may give 64 KiB
+    # The number of characters first: an input may give 64 KiB, and what follows looks at each.
+    if len(part) > _LONGEST_BYTES:
         return f"it is longer than {_LONGEST_BYTES} bytes"
     if _CONTROL.search(part):
         return "it has a control character"
@@ -77,7 +78,7 @@ def _find_problem(part: str) -> str | None:
     if part[-1] in ". ":
         return "it ends in a dot or blank"
     if fold(part.partition(".")[0].rstrip(" ")) in _DEVICES:
-        return "Windows takes it as a device"
+        return "Windows treats it as a device"
     if len(part.encode()) > _LONGEST_BYTES:
         return f"it is longer than {_LONGEST_BYTES} bytes"
     return None

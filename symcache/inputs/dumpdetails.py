@@ -11,8 +11,8 @@ from symcache.formats.dump.pagemaps import PAGE_SIZE
 from symcache.formats.pe.header import machine_name
 
 if TYPE_CHECKING:
-    from symcache.formats.dump.debuggerdata import DebuggerData
     from symcache.formats.dump.header import DumpHeader
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.view import ByteView
 
 __all__ = ["header_details", "read_build_lab"]

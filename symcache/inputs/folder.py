@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
 from symcache.formats.view import ByteView, FileView
-from symcache.inputs.records import Input, InputKind, Module, Record, Unreadable
+from symcache.inputs.records import Input, InputKind, KernelPdbWanted, Module, Record, Unreadable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
+
+    _Found: TypeAlias = "Module | Unreadable | _Questioner"
 
 __all__ = ["Choose", "Reader", "read_folder"]
 
@@ -24,11 +26,13 @@ Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
 Choose: TypeAlias = Callable[[bytes], Reader | None]
 
 _START_BYTES = 64
+_PAGE_BYTES = 4096
 _MOUNT_POINT = 0xA0000003
 
 # A few files cost less than handing them to a thread, so that threads take them by the dozen.
 _FILES_AT_ONCE = 32
 _SORTED_AT_ONCE = 4096
+_PATIENCE_S = 0.02
 _MOST_OPEN_FOLDERS = 64
 
 
@@ -46,19 +50,53 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Rec
         threads: How many files may be waited for at once; disks on a network gain most.
     """
     yield Input(str(path), InputKind.FOLDER)
-    waiting: deque[Future[list[Record]]] = deque()
     files = _walk(path)
+    try:
+        for records in _read_batches(files, choose, threads):
+            for record in records:
+                if isinstance(record, Module | Unreadable):
+                    yield record
+                else:
+                    yield from _read_here(record.path, choose)
+    finally:
+        files.close()
+
+
+class _Questioner:
+    """A file whose reader asks something, so that it is read where the answer comes from."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: int) -> Iterator[list[_Found]]:
+    """Yield what each batch of *files* holds: read right here, or by threads once the disk keeps this one waiting.
+
+    With what is in the system's cache, threads only wait for each other.
+    """
+    batches = iter(lambda: list(islice(files, _FILES_AT_ONCE)), [])
+    for batch in batches:
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
+        found = _read_batch(batch, choose)
+        is_kept_waiting = time.monotonic() - began_s > 5 * (time.thread_time() - began_cpu_s) + _PATIENCE_S
+        yield found
+        if is_kept_waiting:
+            break
+    else:
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it takes longer than a small folder
+
+    waiting: deque[Future[list[_Found]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="symcache-folder")
     try:
-        for batch in _batches(files):
+        for batch in batches:
             waiting.append(pool.submit(_read_batch, batch, choose))
             if len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
+                yield waiting.popleft().result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        files.close()
 
 
 def _walk(root: Path) -> Generator[str | Unreadable, None, None]:
@@ -109,30 +147,64 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
     return getattr(status, "st_reparse_tag", 0) == _MOUNT_POINT
 
 
-def _batches(files: Iterator[str | Unreadable]) -> Iterator[list[str | Unreadable]]:
-    while batch := list(islice(files, _FILES_AT_ONCE)):
-        yield batch
-
-
-def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[Record]:
-    records: list[Record] = []
+def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[_Found]:
+    found: list[_Found] = []
     for file in batch:
-        records.extend([file] if isinstance(file, Unreadable) else _read_file(file, choose))
-    return records
+        if isinstance(file, Unreadable):
+            found.append(file)
+        else:
+            found.extend(_read_file(file, choose))
+    return found
 
 
-def _read_file(path: str, choose: Choose) -> list[Record]:
+def _read_file(path: str, choose: Choose) -> list[_Found]:
     """Return the modules of one file; one that cannot be read is one record, whatever it gave before."""
+    found: list[_Found] = []
     try:
-        with FileView(path) as view:
-            read = choose(view.read(0, min(view.size, _START_BYTES)))
-            if read is None:
-                return []
-            return [record for record in read(view, path) if isinstance(record, Module | Unreadable)]
+        for record in _read_records(path, choose):
+            if isinstance(record, KernelPdbWanted):
+                return [_Questioner(path)]
+            if isinstance(record, Module | Unreadable):
+                found.append(record)
     except InputError as error:
         return [Unreadable(path, error.problem, error.offset)]
     except OSError as error:
         return [_unreadable(path, error)]
+    return found
+
+
+def _read_here(path: str, choose: Choose) -> Iterator[Record]:
+    """Yield the modules of one file and what its reader asks."""
+    try:
+        for record in _read_records(path, choose):
+            if isinstance(record, Module | Unreadable | KernelPdbWanted):
+                yield record
+    except InputError as error:
+        yield Unreadable(path, error.problem, error.offset)
+    except OSError as error:
+        yield _unreadable(path, error)
+
+
+def _read_records(path: str, choose: Choose) -> Iterator[Record]:
+    with FileView(path) as file:
+        view = _Begun(file)
+        read = choose(view.start[:_START_BYTES])
+        if read is not None:
+            yield from read(view, path)
+
+
+class _Begun:
+    """A file whose first page is at hand: it tells what the file is, and holds the headers of most."""
+
+    def __init__(self, file: FileView) -> None:
+        self._file = file
+        self.size = file.size
+        self.start = file.read(0, min(file.size, _PAGE_BYTES))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if 0 <= offset <= offset + length <= len(self.start):
+            return self.start[offset : offset + length]
+        return self._file.read(offset, length)
 
 
 def _unreadable(path: str, error: OSError) -> Unreadable:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from symcache.formats.dump.modules import LoaderEntry
     from symcache.formats.pe.dbg import DbgFile
-    from symcache.formats.pe.debug import CodeViewEntry, DebugData, Problem
+    from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
     from symcache.formats.pe.image import Image
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
@@ -47,8 +47,13 @@ def is_image(start: bytes) -> bool:
     return start[:2] == b"MZ" or start[:4] in {b"DI\x00\x00", b"DI\x00\x80"}
 
 
-def read_image(view: ByteView, path: str) -> Iterator[Record]:
+def read_image(view: ByteView, path: str, *, with_details: bool = True) -> Iterator[Record]:
     """Yield the image or ``.dbg`` file and, as its one module, what it is and what it names.
+
+    Args:
+        view: The file.
+        path: As the user named it.
+        with_details: Say all about it in its `Input`, as ``inspect`` shows; else no more than its kind.
 
     Raises:
         InputError: It is neither, or its headers are damaged.
@@ -56,11 +61,11 @@ def read_image(view: ByteView, path: str) -> Iterator[Record]:
     name = base_name(path)
     if view.read(0, min(2, view.size)) == b"DI":
         file = parse_dbg(view)
-        yield Input(path, InputKind.IMAGE, _dbg_details(file))
+        yield Input(path, InputKind.IMAGE, _dbg_details(file) if with_details else {})
         yield _dbg_module(file, name, path)
         return
     image = parse_image(view, Layout.DISK)
-    yield Input(path, InputKind.IMAGE, _image_details(image, view.size))
+    yield Input(path, InputKind.IMAGE, _image_details(image, view.size) if with_details else {})
     yield image_module(image, name, path)
 
 
@@ -226,7 +231,7 @@ def _code_view_details(debug: DebugData) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(problem: Problem) -> str:
+def _sentence(problem: ImageProblem) -> str:
     return problem.text if problem.offset is None else f"{problem.text} (at {problem.offset:#x})"
 
 

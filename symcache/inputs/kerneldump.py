@@ -3,53 +3,48 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import UnknownFormat
-from symcache.formats.dump.body import PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.header import read_dump_header
-from symcache.formats.dump.kernelspace import open_kernel_space
+from symcache.formats.dump.kernel import open_kernel_space
+from symcache.formats.dump.physical import PhysicalMemory, Storage, read_dump_body
 from symcache.inputs.dumpdetails import header_details, read_build_lab
 from symcache.inputs.kernelmodules import kernel_modules
 from symcache.inputs.kernelscan import scan_for_kernel
-from symcache.inputs.records import Input, InputKind, Module, Unreadable
+from symcache.inputs.records import Input, InputKind, KernelPdbWanted, Module, Unreadable
 from symcache.inputs.triagedump import read_triage_dump
-from symcache.inputs.usermodules import OF_COMPLETE_DUMPS, DumpProcesses, ProcessSelection
+from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from symcache.formats.dump.body import DumpBody
     from symcache.formats.dump.header import DumpHeader
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.pagemaps import PageMap
     from symcache.formats.dump.paging import AddressSpace
+    from symcache.formats.dump.physical import DumpBody
     from symcache.formats.dump.processes import KernelLayout
     from symcache.formats.view import ByteView
-    from symcache.inputs.records import Record
+    from symcache.inputs.records import ProcessSelection, Record
 
-__all__ = ["OF_COMPLETE_DUMPS", "FindLayout", "ProcessSelection", "read_kernel_dump"]
+__all__ = ["read_kernel_dump"]
 
-
-FindLayout: TypeAlias = "Callable[[Module], KernelLayout | None]"
 
 # Full, bitmap full, and what .dump /ka and /f of the debugger write: they claim to hold the memory of processes.
 _COMPLETE = frozenset({1, 5, 9, 0xA})
 
 
-def read_kernel_dump(
-    view: ByteView, path: str, *, user: ProcessSelection | None = None, find_layout: FindLayout | None = None
-) -> Iterator[Record]:
+def read_kernel_dump(view: ByteView, path: str, *, user: ProcessSelection | None = None) -> Iterator[Record]:
     """Yield the dump, the kernel's modules in list order, those unloaded, and those of the processes asked for.
 
-    Memory stays small whatever the size of the dump, and time depends on the number of modules.
+    Before the processes comes a `KernelPdbWanted`. Memory stays small whatever the size of the dump, and time depends
+    on the number of modules.
 
     Args:
         view: The dump.
         path: As the user named it.
         user: Processes whose modules are wanted; None for the kernel's alone.
-        find_layout: Asked, with the kernel's own module, where its structures keep what, as its PDB says; where there
-            is no answer, the dump's memory is searched for it.
 
     Raises:
         UnknownFormat: Not a kernel dump, encrypted, or of a machine whose page tables are not read here.
@@ -68,7 +63,7 @@ def read_kernel_dump(
         yield Input(path, InputKind.KERNEL_DUMP, header_details(header, body.storage, view.size))
         yield Unreadable(path, "the dump is a header alone: it tells the bug check, but no modules", header.size)
     else:
-        yield from _read_memory_dump(view, path, header, body, body.pages, user, find_layout)
+        yield from _read_memory_dump(view, path, header, body, body.pages, user)
 
 
 def _read_memory_dump(
@@ -78,7 +73,6 @@ def _read_memory_dump(
     body: DumpBody,
     pages: PageMap,
     user: ProcessSelection | None,
-    find_layout: FindLayout | None,
 ) -> Iterator[Record]:
     memory = PhysicalMemory(view, pages)
     kernel = open_kernel_space(memory, header)
@@ -99,7 +93,10 @@ def _read_memory_dump(
     if not listed:
         yield from _scan(kernel, memory, pages, header, path)
     if user is not None and (not user.if_complete or header.dump_type in _COMPLETE):
-        layout = find_layout(nt) if find_layout is not None and nt is not None else None
+        layout: KernelLayout | None = None
+        if nt is not None:
+            yield (request := KernelPdbWanted(nt))
+            layout = None if request.pdb is None else read_kernel_layout(request.pdb)
         for record in DumpProcesses(kernel, layout, pages.page_count).modules(user, path):
             if not (isinstance(record, Unreadable) and user.if_complete):
                 yield record

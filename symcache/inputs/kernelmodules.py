@@ -14,7 +14,7 @@ from symcache.inputs.records import ImageUse, Module, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.modules import ListWalk, LoaderEntry, UnloadedDriver
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pe.image import Image

@@ -16,7 +16,7 @@ from symcache.inputs.image import image_module
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.pagemaps import PageMap
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.view import ByteView

@@ -11,16 +11,21 @@ from symcache.identity import ImageKey, fold, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from symcache.formats.dump.processes import Process
     from symcache.identity import Key, Pdb2Key, PdbKey, PortablePdbKey
 
 __all__ = [
+    "OF_COMPLETE_DUMPS",
     "ImageUse",
     "Input",
     "InputKind",
+    "KernelPdbWanted",
     "Module",
     "PdbFormat",
     "PdbReference",
+    "ProcessSelection",
     "ProcessSummary",
     "Record",
     "Unreadable",
@@ -174,4 +179,40 @@ class Unreadable:
     offset: int | None = None
 
 
-Record: TypeAlias = Input | Module | ProcessSummary | Unreadable
+@dataclass(frozen=True, slots=True)
+class ProcessSelection:
+    """Processes whose modules are wanted.
+
+    Attributes:
+        wanted: Names (``lsass.exe``) or ids (``664``); empty for all processes.
+        if_complete: Take them only from a dump that claims to hold all memory, and say nothing of what it lacks.
+    """
+
+    wanted: tuple[str, ...] = ()
+    if_complete: bool = False
+
+    def takes(self, process: Process) -> bool:
+        """Say whether the process was asked for."""
+        return not self.wanted or any(process.is_named(name) for name in self.wanted)
+
+
+OF_COMPLETE_DUMPS = ProcessSelection(if_complete=True)
+"""All processes of dumps that hold their memory, none of others: what is taken where nothing is chosen."""
+
+
+@dataclass(slots=True)
+class KernelPdbWanted:
+    """The reader of a kernel dump could do with the kernel's PDB, which says where the kernel keeps its processes.
+
+    Whoever has it sets `pdb` before taking the next record. Without an answer the dump's memory is searched.
+
+    Attributes:
+        kernel: The kernel's own module, which names the PDB.
+        pdb: The answer: where it lies.
+    """
+
+    kernel: Module
+    pdb: Path | None = None
+
+
+Record: TypeAlias = Input | Module | ProcessSummary | KernelPdbWanted | Unreadable

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput
 from symcache.formats.dump.modules import LDR32, LDR64, read_entry, read_pointer, walk_list
-from symcache.formats.dump.processes import find_kernel_layout, read_process, walk_processes
+from symcache.formats.dump.processes import (
+    KERNEL_STRUCTURES,
+    KernelLayout,
+    find_kernel_layout,
+    read_process,
+    walk_processes,
+)
+from symcache.formats.pdb.types import read_structures
+from symcache.formats.view import FileView
 from symcache.inputs.image import entry_names, image_module, loader_key, paged_out_use, read_loaded_image
 from symcache.inputs.records import ImageUse, Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from symcache.formats.dump.kernelspace import KernelSpace
+    from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.modules import ListWalk, LoaderEntry, LoaderLayout
     from symcache.formats.dump.paging import AddressSpace
-    from symcache.formats.dump.processes import KernelLayout, Process
-    from symcache.inputs.records import Record
+    from symcache.formats.dump.processes import Process
+    from symcache.inputs.records import ProcessSelection, Record
 
-__all__ = ["OF_COMPLETE_DUMPS", "DumpProcesses", "ProcessSelection"]
+__all__ = ["DumpProcesses", "read_kernel_layout"]
 
 
 _SESSION_NAMES = ("csrss.exe", "winlogon.exe", "explorer.exe", "dwm.exe")
@@ -34,25 +43,13 @@ _POINTER32 = 4
 _USER32_END = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSelection:
-    """Processes whose modules are wanted.
-
-    Attributes:
-        wanted: Names (``lsass.exe``) or ids (``664``); empty for all processes.
-        if_complete: Take them only from a dump that claims to hold all memory, and say nothing of what it lacks.
-    """
-
-    wanted: tuple[str, ...] = ()
-    if_complete: bool = False
-
-    def takes(self, process: Process) -> bool:
-        """Say whether the process was asked for."""
-        return not self.wanted or any(process.is_named(name) for name in self.wanted)
-
-
-OF_COMPLETE_DUMPS = ProcessSelection(if_complete=True)
-"""All processes of dumps that hold their memory, none of others: what is taken where nothing is chosen."""
+def read_kernel_layout(pdb: Path) -> KernelLayout | None:
+    """Return the offsets that the kernel's PDB at *pdb* states; None if it does not, or cannot be read."""
+    try:
+        with FileView(pdb) as view:
+            return KernelLayout.from_structures(read_structures(view, KERNEL_STRUCTURES))
+    except (InputError, OSError):
+        return None
 
 
 class DumpProcesses:

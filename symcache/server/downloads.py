@@ -18,7 +18,6 @@ from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.server.files import FileInfo, open_shared, read_at, select
 from symcache.stores.local.partial import read_growing
-from symcache.stores.local.tree import Store
 from symcache.stores.results import Cause, Failed, Fetched, Present
 
 if TYPE_CHECKING:
@@ -368,7 +367,7 @@ class Downloads:
 
     async def _follow_other_process(self, download: Download) -> None:
         """Read what another process downloads; nothing to do once this one does."""
-        roots = [place.root for chain in self._source.chains for place in chain.places[:1] if isinstance(place, Store)]
+        roots = [store.root for store in self._source.opened_stores]
         await anyio.sleep(_FIRST_LOOK_S)
         seen: Growing | None = None
         while download.upstream is None:
@@ -446,20 +445,16 @@ class Rechecks:
         found: list[Miss] = []
         if misses is None:
             return found
-        with misses:  # closes the connection of this thread, which nothing else does
-            for server in self._source.servers:
-                miss = misses.recall(server.name, key)
-                if miss is not None and self._is_old(miss):
-                    misses.keep(replace(miss, last_asked_s=0.0))
-                    found.append(miss)
+        for server in self._source.servers:
+            miss = misses.recall(server.name, key)
+            if miss is not None and self._is_old(miss):
+                misses.keep(replace(miss, last_asked_s=0.0))
+                found.append(miss)
         return found
 
     def _restore(self, key: Key, old: list[Miss]) -> None:
         """Keep the misses that got no new answer, so that clients of a server that is down do not get errors."""
         misses = self._source.misses
-        if misses is None:
-            return
-        with misses:
-            for miss in old:
-                if misses.recall(miss.upstream, key) is None:
-                    misses.keep(miss)
+        for miss in old:
+            if misses is not None and misses.recall(miss.upstream, key) is None:
+                misses.keep(miss)

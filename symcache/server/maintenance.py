@@ -18,11 +18,11 @@ from symcache.stores.check import StoredCheck
 from symcache.stores.local.locks import let_go, try_lock
 from symcache.stores.local.partial import sweep_growing
 from symcache.stores.local.staging import Staging
-from symcache.upkeep.findings import Mend
+from symcache.upkeep.inventory import take_inventory
+from symcache.upkeep.problems import RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import iter_names
-from symcache.upkeep.survey import survey
 from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
@@ -149,15 +149,15 @@ class Maintenance:
     def _prune(self, store: Store) -> None:
         settings = self._settings
         limits = Limits(max_bytes=settings.largest_store_bytes or None, unused_for_s=settings.unused_for_s or None)
-        plan = plan_prune(survey(store), limits, now_s=time.time())
+        plan = plan_prune(take_inventory(store), limits, now_s=time.time())
         if plan.evictions:
             pruned = carry_out(store, plan, on_removed=self._stop_if_wanted)
             _log.info("pruned %d keys, %d bytes", pruned.removed_keys, pruned.freed_bytes)
 
     def _verify(self, store: Store) -> None:
         """Check every file and move wrong ones away; the next request for one fetches it again."""
-        found = verify(store, StoredCheck(store), on_progress=self._stop_if_wanted)
-        wrong = [finding for finding in found if finding.mend is Mend.QUARANTINE]
+        problems = verify(store, StoredCheck(store), on_progress=self._stop_if_wanted)
+        wrong = [each for each in problems if each.action is RepairAction.QUARANTINE]
         for repaired in repair(store, wrong):
             _log.warning("verifying the store: %s", repaired)
 

@@ -17,7 +17,7 @@ from symcache.identity import fold, parse_index
 from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
 from symcache.stores.lacking import Lacking
-from symcache.upkeep.survey import list_files
+from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +63,7 @@ def search(
     for name, id_, folder in store.key_folders() if store is not None else ():
         index = f"{name}/{id_}/{name}"
         if _has(index, words):
-            size_bytes = max((size for _, size, _ in list_files(folder, name)), default=None)
+            size_bytes = max((file.size_bytes for file in list_files(folder, name)), default=None)
             if size_bytes is not None:
                 files.append({"index": index, "bytes": size_bytes})
         if len(files) >= _MOST or time.monotonic() > end_s:
@@ -190,13 +190,12 @@ class Status:
         if misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
-        with misses:  # closes the connection of this thread, which nothing else does
-            for group in islice(self._lacking.denied(), _READ_MISSES):
-                rows[fold(group[0].index)] = {
-                    "index": group[0].index,
-                    "times": max(miss.times for miss in group),
-                    "since_s": min(miss.first_asked_s for miss in group),
-                }
+        for group in islice(self._lacking.denied(), _READ_MISSES):
+            rows[fold(group[0].index)] = {
+                "index": group[0].index,
+                "times": max(miss.times for miss in group),
+                "since_s": min(miss.first_asked_s for miss in group),
+            }
         now_s = time.monotonic()
         self._remembered = (now_s + max(_MISSES_FRESH_S, 20 * (now_s - began_s)), rows)
         return rows

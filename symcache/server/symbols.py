@@ -17,7 +17,6 @@ from symcache.server.downloads import send_download
 from symcache.server.files import FileInfo, open_shared
 from symcache.server.known import NOT_FOUND_BODY, NOT_FOUND_HEADERS
 from symcache.server.request import FileAsked, read_in_decimal
-from symcache.stores.http.store import HttpStore
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.stores.results import Cause, Failed, Hint, Missing, Present
@@ -70,10 +69,10 @@ class Symbols:
         self._known = known
         self._settings = settings
         self._metrics = metrics
-        stores = [place for chain in source.chains for place in chain.places[:1] if isinstance(place, Store)]
-        self._stores: Sequence[Store] = list(dict.fromkeys(stores))
-        self._has_no_other_place = all(
-            place in stores or isinstance(place, HttpStore) for chain in source.chains for place in chain.places
+        self._stores: Sequence[Store] = list(dict.fromkeys(source.opened_stores))
+        servers = {server.name for server in source.servers}
+        self._has_no_other_store = all(
+            store.local in self._stores or store.name in servers for chain in source.chains for store in chain.stores
         )
         self._access = {store: AccessLog(store) for store in self._stores}
 
@@ -226,7 +225,7 @@ class Symbols:
             is_stored = any(store.find(key) is not None for store in self._stores)
         except StoreError:
             return False
-        return not is_stored and self._has_no_other_place and self._rechecks.is_recent(key)
+        return not is_stored and self._has_no_other_store and self._rechecks.is_recent(key)
 
     def _touch(self, key: Key, path: Path) -> None:
         for store, access in self._access.items():

@@ -10,8 +10,9 @@ from symcache.errors import InputError, MalformedInput, PointerNotAllowed, Upstr
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.identity import compressed_name
-from symcache.stores.check import check_file
-from symcache.stores.local.tree import Form, as_store_error
+from symcache.stores.base import Form, size_if_right
+from symcache.stores.check import Verdict, check_file, check_view
+from symcache.stores.local.atomic import as_store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["LONGEST_POINTER_BYTES", "Arrival", "NotHereError", "Pointer", "examine", "parse_pointer", "resolve_pointer"]
+__all__ = ["LONGEST_POINTER_BYTES", "Arrival", "Pointer", "examine", "parse_pointer", "resolve_pointer"]
 
 
 LONGEST_POINTER_BYTES = 4096
@@ -97,21 +98,21 @@ _CABINET = b"MSCF"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A file that is what its key names.
+    """A file that is what its key names, or a pointer file that said that there is none.
 
     Attributes:
         plain: The file itself, in a scratch file.
         cabinet: The cabinet it came in, in another; None if it came plain.
+        size_bytes: Length of the file itself.
         note: Something odd about it.
+        message: Why the file is not available, as a pointer file has it; None if the file is there.
     """
 
     plain: Path
-    cabinet: Path | None
-    note: str | None
-
-
-class NotHereError(Exception):
-    """A pointer file says that the file is known and not available."""
+    cabinet: Path | None = None
+    size_bytes: int = 0
+    note: str | None = None
+    message: str | None = None
 
 
 def examine(
@@ -128,8 +129,8 @@ def examine(
     """Return what arrived in *scratch*, made plain and found right.
 
     Args:
-        scratch: What was brought; a pointer file is replaced by what it names.
-        form: How the place holds it.
+        scratch: What was fetched; a pointer file is replaced by what it names.
+        form: How the store holds it.
         key: What it should be.
         checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
         origin: Where it came from, for errors.
@@ -140,31 +141,37 @@ def examine(
     Raises:
         WrongContent: It is not what the key names.
         UpstreamRefused: It is a pointer that may not be followed.
-        NotHereError: It is a pointer that leads nowhere.
         StoreError: The disk does not take it.
     """
-    plain = scratch
+    if form is Form.PLAIN and (size := size_if_right(str(scratch), key)) is not None:
+        return Arrival(scratch, size_bytes=size)
+    plain, cabinet = scratch, None
     is_right = False
     try:
-        if form is Form.POINTER:
-            _follow(scratch, origin, follow)
-        # Some servers answer for the plain name with what they have, and what a pointer leads to may be either.
-        if _is_cabinet(scratch):
-            plain = new_scratch()
-            _expand(scratch, plain, origin, largest_bytes)
-        verdict = check_file(plain, key, checksums=checksums)
+        if form is Form.POINTER and (message := _follow(scratch, origin, follow)) is not None:
+            return Arrival(scratch, message=f"MSG: {message}")
+        with FileView(scratch) as view:
+            size_bytes = view.size
+            # Some servers answer for the plain name with what they have, and what a pointer leads to may be either.
+            is_cabinet = view.read(0, min(len(_CABINET), size_bytes)) == _CABINET
+            verdict = Verdict() if is_cabinet else check_view(view, key, checksums=checksums)
+        if is_cabinet:
+            cabinet, plain = scratch, new_scratch()
+            size_bytes = _expand(cabinet, plain, origin, largest_bytes)
+            verdict = check_file(plain, key, checksums=checksums)
         is_right = verdict.is_right
     except OSError as error:
         raise as_store_error(error, scratch) from error
     finally:
-        if not is_right and plain is not scratch:
+        if not is_right and cabinet is not None:
             plain.unlink(missing_ok=True)
     if verdict.problem is not None:
         raise WrongContent(verdict.problem, url=origin)
-    return Arrival(plain, None if plain is scratch else scratch, verdict.note)
+    return Arrival(plain, cabinet, size_bytes, verdict.note)
 
 
-def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> None:
+def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> str | None:
+    """Put the file that *pointer* names in its place; return its message if it names none."""
     with pointer.open("rb") as file:
         data = file.read(LONGEST_POINTER_BYTES + 1)
     try:
@@ -172,7 +179,7 @@ def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) ->
     except InputError as error:
         raise WrongContent(str(error), url=origin) from error
     if said.target is None:
-        raise NotHereError(f"MSG: {said.message}")
+        return said.message
     path = follow(said.target)
     if path is None:
         raise PointerNotAllowed("a pointer to a place that pointers.allow does not name", url=origin)
@@ -187,19 +194,18 @@ def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) ->
         raise UpstreamRefused(f"a pointer to a file that cannot be read: {error.strerror}", url=origin) from error
     with source, pointer.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
+    return None
 
 
-def _is_cabinet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_CABINET)) == _CABINET
-
-
-def _expand(cabinet: Path, plain: Path, origin: str, largest_bytes: int) -> None:
+def _expand(cabinet: Path, plain: Path, origin: str, largest_bytes: int) -> int:
+    """Expand *cabinet* to *plain*; return the length."""
+    size_bytes = 0
     try:
         with FileView(cabinet) as view, plain.open("xb") as file:
             opened = open_cabinet(view)
-            # One file, as the store's; the name it goes by in there is nobody's concern.
+            # A store's cabinet holds one file, and the name that the cabinet gives it does not matter.
             for piece in expand(opened, opened.members[0], limit_bytes=largest_bytes):
-                file.write(piece)
+                size_bytes += file.write(piece)
     except InputError as error:
         raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error
+    return size_bytes

@@ -1,428 +1,268 @@
-"""One chain of stores: walked from the bottom-most up; what is found is copied down again and opened there.
+"""One chain of stores: searched from the bottom-most up; a file that is found is copied down and opened there.
 
 What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, using-symsrv.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import to_thread
-
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.events import Noted
-from symcache.formats.pe.image import Image, Layout, parse_image
-from symcache.formats.view import FileView
-from symcache.stores.arrival import NotHereError, examine
-from symcache.stores.check import check_file
-from symcache.stores.http.download import NotHere
-from symcache.stores.http.store import HttpStore
-from symcache.stores.local.tree import Form, Store, as_store_error
-from symcache.stores.results import Attempt, Brought, Fetched, Present, attempts_of
+from symcache.stores.base import Form, LookUp, Request, copy_file, read_image_file
+from symcache.stores.disk import ChainSettings, DiskChain
+from symcache.stores.results import Attempt, Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Callable, Sequence
 
-    from symcache.events import Observer
+    from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
     from symcache.stores.arrival import Arrival
-    from symcache.stores.folder import PlainFolder
+    from symcache.stores.base import SymbolStore
     from symcache.stores.local.locks import KeyLock
-    from symcache.stores.local.tree import Stored
+    from symcache.stores.local.tree import Store
+    from symcache.stores.threads import Batches
 
-    Place: TypeAlias = Store | PlainFolder | HttpStore
-
-__all__ = ["Chain", "ChainSettings", "read_image_file"]
-
+__all__ = ["Chain", "Searched"]
 
 T = TypeVar("T")
 
-# Long beside a run from the command line; a server finds a share again that was away.
-_PASSED_OVER_S = 300.0
-
 
 @dataclass(frozen=True, slots=True)
-class ChainSettings:
-    """What all chains of a symbol path share.
+class Searched:
+    """What a search of a chain brought.
 
     Attributes:
-        observer: Told about stores that are passed over, from whichever thread finds out.
-        largest_bytes: A file that expands to more is refused.
-        durable: Bring a file to the disk before its name shows.
-        follow: Returns the file that a pointer's target names; None where it may not be followed.
+        file: The file, present or fetched; None if no store had it.
+        image: The headers of an image, if they were searched for and found.
+        answers: What each store answered, where nothing was found; see `symcache.stores.results.sum_up`.
     """
 
-    observer: Observer
-    largest_bytes: int
-    durable: bool
-    follow: Callable[[str], Path | None]
+    file: Present | Fetched | None = None
+    image: Image | None = None
+    answers: tuple[LookUp, ...] = ()
 
 
-class Chain:
-    """The places of one element of a symbol path.
+class Chain(DiskChain):
+    """The stores of one element of a symbol path, servers among them.
 
     Args:
-        places: Bottom-most store first; a plain folder or what is behind HTTP last.
+        stores: Bottom-most store first.
         settings: What all chains share.
+        searching: Threads in which files are looked for.
+        publishing: Threads in which files are verified, flushed and published.
     """
 
-    def __init__(self, places: Sequence[Place], settings: ChainSettings) -> None:
-        self.places = tuple(places)
-        self._settings = settings
-        # Until when, by the clock of time.monotonic, a store is passed over.
-        self._unreadable: dict[Path, float] = {}
-        self._unwritable: dict[Path, float] = {}
+    stores: tuple[SymbolStore, ...]
 
-    @property
-    def downstream_stores(self) -> tuple[Store, ...]:
-        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
-        return tuple(place for place in self.places if isinstance(place, Store)) if len(self.places) > 1 else ()
+    def __init__(
+        self, stores: Sequence[SymbolStore], settings: ChainSettings, *, searching: Batches, publishing: Batches
+    ) -> None:
+        super().__init__(stores, settings)
+        self._searching = searching
+        self._publishing = publishing
 
-    def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
-        """Return the plain file that the chain's first place holds for *key*; no network.
-
-        A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
-        """
-        stored = self._look_for_right(self.places[0], key, checksums)
-        return stored if stored is not None and stored.form is Form.PLAIN else None
-
-    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any place on disk and in any form.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for place in self.places:
-            with self._opened(place, key, checksums) as (stored, plain):
-                if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(place, stored))
-        return None
-
-    def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from wherever it lies on disk, also from a cabinet.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for place in self.places:
-            with self._opened(place, key, ()) as (_, plain):
-                if plain is not None:
-                    return read_image_file(plain)
-        return None
-
-    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Present | Fetched | tuple[Brought, ...]:
-        """Walk the chain for *key*, alone among all processes that walk it for this key just now.
+    async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
+        """Search the chain for *key*; of all processes that do so at the same time, one asks the servers.
 
         Args:
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-
-        Returns:
-            The file, or what each place answered; see `symcache.stores.results.sum_up`.
         """
-        turn = _Turn()
+        request = Request(key, tuple(checksums))
+        search = _Search()
         try:
-            found = await to_thread.run_sync(self._begin, turn, key, checksums)
-            if turn.lock is not None and not turn.lock.is_held:
-                await turn.lock.acquire()
-                found = await to_thread.run_sync(self._look_again, turn, key, checksums)
-            return await self._walk(turn, key, checksums) if found is None else found
+            searched = await self._searching.run(lambda: self._begin(search, request))
+            if search.lock is not None and not search.lock.is_held:
+                await search.lock.acquire()
+                searched = await self._searching.run(lambda: self._find_plain(search, request))
+            return await self._ask_stores(search, request) if searched is None else searched
         except StoreError as error:
-            return (Brought(error=error),)
+            return Searched(answers=(LookUp(error=error),))
         finally:
-            if turn.lock is not None:
-                turn.lock.release()
+            if search.lock is not None:
+                search.lock.release()
 
-    async def read_image(self, key: ImageKey) -> Image | tuple[Brought, ...]:
-        """Return the headers of *key*'s image, from as little of it as each place allows; nothing is published."""
-        answers: list[Brought] = []
-        for place in self.places:
+    async def read_image(self, key: ImageKey) -> Searched:
+        """Read the headers of *key*'s image, from as little of it as each store allows; nothing is published."""
+        answers: list[LookUp] = []
+        for store in self.stores:
             try:
-                found = await self._read_headers(place, key)
+                answer = await self._read_headers(store, key)
             except StoreError as error:
-                found = Brought(error=error)
-            if isinstance(found, Image):
-                return found
-            answers.append(found)
-        return tuple(answers)
+                answer = LookUp(error=error)
+            if answer.image is not None:
+                return Searched(image=answer.image)
+            answers.append(answer)
+        return Searched(answers=tuple(answers))
 
-    @contextmanager
-    def _opened(self, place: Place, key: Key, checksums: Sequence[str]) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *place* holds on disk for *key*, and the plain and right file that it is or leads to.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        stored = self._look_for_right(place, key, checksums)
-        if stored is None or stored.form is Form.PLAIN:
-            yield stored, None if stored is None else stored.path
-            return
+    async def _read_headers(self, store: SymbolStore, key: ImageKey) -> LookUp:
+        if self._unreadable.has(store):
+            return _absent(store)
         try:
-            temporary = TemporaryDirectory(prefix="symcache-")
-        except OSError as error:
-            raise as_store_error(error, Path(gettempdir())) from error
-        with temporary as folder:
-            source = stored.path
-            try:
-                if stored.form is Form.POINTER:
-                    source = Path(shutil.copyfile(source, Path(folder, "pointer")))  # what it names takes its place
-                else:
-                    source.open("rb").close()
-            except OSError:
-                yield stored, None
-                return
-            try:
-                arrival = self._examine(source, stored.form, key, checksums, place.name, lambda: Path(folder, "plain"))
-            except (NotHereError, WrongContent, UpstreamRefused):
-                yield stored, None
-            else:
-                yield stored, arrival.plain
-
-    def _detour(self, place: Place, stored: Stored) -> str | None:
-        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
-        if stored.form is Form.COMPRESSED:
-            return "compressed: a debugger expands it into its downstream store"
-        if stored.form is Form.POINTER:
-            return "a pointer file, which a debugger follows"
-        return None if place is self.places[0] else f"a debugger copies it from {place.name}"
-
-    def _examine(
-        self,
-        scratch: Path,
-        form: Form,
-        key: Key,
-        checksums: Sequence[str],
-        origin: str,
-        new_scratch: Callable[[], Path],
-    ) -> Arrival:
-        return examine(
-            scratch,
-            form,
-            key,
-            checksums=checksums,
-            origin=origin,
-            new_scratch=new_scratch,
-            follow=self._settings.follow,
-            largest_bytes=self._settings.largest_bytes,
-        )
-
-    async def _read_headers(self, place: Place, key: ImageKey) -> Image | Brought:
-        no_plain: NotHere | None = None
-        if isinstance(place, HttpStore):
-            headers = await place.read_headers(key)
-            if isinstance(headers, NotHere):
-                no_plain = headers
-            elif headers is not None:
-                return headers
-        else:
-            stored = await to_thread.run_sync(self._look_for_right, place, key, ())
-            if stored is None:
-                return _lacks(place)
-            if stored.form is Form.PLAIN:
-                return await to_thread.run_sync(read_image_file, stored.path)
-        target = await to_thread.run_sync(self._writable_store)
+            answer = await store.read_headers(key)
+        except StoreError as error:
+            self._unreadable.add(store, error)
+            return _absent(store)
+        if answer.instead is None:
+            return answer
+        target = await self._searching.run(self._writable_store)
         if target is None:
-            return self._cannot_bring()
-        brought, image = await self._try(
-            place, key, (), target, lambda arrival, _: read_image_file(arrival.plain), no_plain, in_passing=True
+            return self._not_writable()
+        looked_up, image = await self._fetch_from(
+            store, answer.instead, target, lambda arrival: read_image_file(arrival.plain)
         )
-        return brought if image is None else image
+        return looked_up if image is None else replace(looked_up, image=image)
 
-    def _begin(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...] | None:
-        """Look for what needs no walk, and take the turn for one unless somebody else has it."""
-        target = self._target(key)
+    def _begin(self, search: _Search, request: Request) -> Searched | None:
+        """Look for what needs no server, and lock the key unless another process has."""
+        target = self._target(request.key)
         if target is None:
-            return self._open_in_place(key, checksums)
-        turn.target = target
-        turn.lock = target.lock(key)
-        return self._look_again(turn, key, checksums) if turn.lock.try_acquire() else None
+            return self._open_in_place(request)
+        search.target = target
+        search.lock = target.lock(request.key)
+        return self._find_plain(search, request) if search.lock.try_acquire() else None
 
-    def _look_again(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Present | None:
-        """Look into the stores that come before all copying: where files are opened from, and those left of it."""
-        for place in self.places:
-            stored = self._look_for_right(place, key, checksums)
+    def _find_plain(self, search: _Search, request: Request) -> Searched | None:
+        """Look into the store that files are opened from, and those left of it."""
+        for store in self.stores:
+            stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
-            if place is turn.target:
-                turn.is_packed = stored is not None
+                return Searched(Present(stored.path, stored.size_bytes))
+            if store.local is search.target:
+                search.is_packed = stored is not None
                 break
         return None
 
-    async def _walk(self, turn: _Turn, key: Key, checksums: Sequence[str]) -> Fetched | tuple[Brought, ...]:
-        target = turn.target
+    async def _ask_stores(self, search: _Search, request: Request) -> Searched:
+        target = search.target
         assert target is not None
-        answers: list[Brought] = []
-        for at, place in list(enumerate(self.places))[self.places.index(target) :]:
-            if place is target and not turn.is_packed:
+        answers: list[LookUp] = []
+        is_reached = False
+        for at, store in enumerate(self.stores):
+            is_reached = is_reached or store.local is target
+            if not is_reached or (store.local is target and not search.is_packed):
                 continue
-            finish = partial(self._publish, at, key, target)
+
+            def publish(arrival: Arrival, at: int = at, origin: str = store.name) -> Fetched:
+                return self._publish(at, request.key, target, arrival, origin)
+
             try:
-                brought, fetched = await self._try(place, key, checksums, target, finish)
+                looked_up, fetched = await self._fetch_from(store, request, target, publish)
             except StoreError as error:
-                return (*answers, Brought(error=error))
-            answers.append(brought)
+                answers.append(LookUp(error=error))
+                break
+            answers.append(looked_up)
             if fetched is not None:
-                self._forget_misses(key)
-                return replace(fetched, attempts=attempts_of(answers))
-        return tuple(answers)
+                for each in self.stores:
+                    each.forget_absent(request.key)
+                return Searched(replace(fetched, attempts=attempts_of(answers)))
+        return Searched(answers=tuple(answers))
 
-    async def _try(
-        self,
-        place: Place,
-        key: Key,
-        checksums: Sequence[str],
-        target: Store,
-        finish: Callable[[Arrival, str], T],
-        no_plain: NotHere | None = None,
-        *,
-        in_passing: bool = False,
-    ) -> tuple[Brought, T | None]:
-        """Ask *place*, and let *finish* have what arrived if it is right; return the answer and what came of it.
+    async def _fetch_from(
+        self, store: SymbolStore, request: Request, target: Store, finish: Callable[[Arrival], T]
+    ) -> tuple[LookUp, T | None]:
+        """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
-        *no_plain* is its answer to who asked for the plain file a moment ago. With *in_passing* nobody wants the file
-        itself.
+        Raises:
+            StoreError: *target* cannot be written.
         """
+        if self._unreadable.has(store):
+            return _absent(store), None
         scratch = target.scratch()
         try:
-            if isinstance(place, HttpStore):
-                brought = await place.bring(key, scratch, checksums=checksums, no_plain=no_plain, in_passing=in_passing)
-            else:
-                brought = await to_thread.run_sync(self._copy_from, place, key, scratch)
-            if brought.form is None:
-                return brought, None
+            if store.is_on_disk and await self._searching.run(lambda: self._find(store, request.key)) is None:
+                return _absent(store), None
+            looked_up = await store.fetch(request, scratch)
+            if looked_up.form is None:
+                return looked_up, None
+            form = looked_up.form
 
-            def settle(form: Form) -> T:
-                arrival = self._examine(scratch, form, key, checksums, place.name, target.scratch)
+            def settle() -> tuple[str | None, T | None]:
+                arrival = self._examine(scratch, form, request, store.name, target.scratch)
+                if arrival.message is not None:
+                    return arrival.message, None
                 try:
-                    return finish(arrival, place.name)
+                    return None, finish(arrival)
                 finally:
-                    arrival.plain.unlink(missing_ok=True)
+                    if arrival.cabinet is not None:
+                        arrival.plain.unlink(missing_ok=True)
 
             try:
-                return brought, await to_thread.run_sync(settle, brought.form)
-            except NotHereError as error:
-                if isinstance(place, HttpStore):
-                    place.remember_miss(key, str(error), in_passing=in_passing)
-                return brought.but(str(error)), None
+                message, finished = await self._publishing.run(settle)
             except (WrongContent, UpstreamRefused) as error:
-                return brought.but(error.problem, error), None
+                return looked_up.turned_out(error.problem, error), None
+            if message is not None:
+                store.remember_absent(request, message)
+                looked_up = looked_up.turned_out(message)
+            return looked_up, finished
         finally:
             scratch.unlink(missing_ok=True)
 
     def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str) -> Fetched:
-        """Publish into every store before place number *at*, right to left.
+        """Publish into every store before store number *at*, right to left.
 
         What came compressed stays compressed in the stores between; the one that files are opened from gets it plain.
         """
         source, form = (arrival.plain, Form.PLAIN) if arrival.cabinet is None else (arrival.cabinet, Form.COMPRESSED)
-        for store in reversed(self.places[:at]):
-            if not isinstance(store, Store) or store is target or _is_passed_over(store, self._unwritable):
+        for each in reversed(self.stores[:at]):
+            store = each.local
+            if store is None or store is target or self._unwritable.has(store):
                 continue
             try:
                 _copy_in(store, source, key, form, durable=self._settings.durable)
             except StoreError as error:
-                self._pass_over(store, self._unwritable, error)
-        size_bytes = arrival.plain.stat().st_size
+                self._unwritable.add(store, error)
         path = target.publish(arrival.plain, key, durable=self._settings.durable)
-        return Fetched(path, size_bytes, origin, note=arrival.note)
+        return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
-    def _copy_from(self, place: Store | PlainFolder, key: Key, scratch: Path) -> Brought:
-        stored = self._look(place, key)
-        if stored is None:
-            return _lacks(place)
-        try:
-            with stored.path.open("rb"):
-                pass
-        except OSError as error:
-            said = as_store_error(error, stored.path)
-            return Brought(attempts=(Attempt(place.name, f"cannot be read: {said.problem}"),), error=said)
-        _copy(stored.path, scratch)
-        return Brought(stored.form, (Attempt(place.name, "found"),))
-
-    def _open_in_place(self, key: Key, checksums: Sequence[str]) -> Present | tuple[Brought, ...]:
-        """Walk a chain in which nothing is copied: files are opened where they lie."""
-        answers: list[Brought] = []
-        for place in self.places:
-            stored = self._look_for_right(place, key, checksums)
+    def _open_in_place(self, request: Request) -> Searched:
+        """Search a chain in which nothing is copied: files are opened where they lie."""
+        answers: list[LookUp] = []
+        for store in self.stores:
+            stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
-                return Present(stored.path, stored.size_bytes)
-            answers.append(
-                _lacks(place) if stored is None and not isinstance(place, HttpStore) else self._cannot_bring()
-            )
-        return tuple(answers)
+                return Searched(Present(stored.path, stored.size_bytes))
+            answers.append(_absent(store) if stored is None and store.is_on_disk else self._not_writable())
+        return Searched(answers=tuple(answers))
 
-    def _cannot_bring(self) -> Brought:
-        root = next((place.root for place in self.places if not isinstance(place, HttpStore)), Path())
-        return Brought(error=StoreError("no store of this chain can be written, so nothing is brought", path=root))
-
-    def _look(self, place: Store | PlainFolder, key: Key) -> Stored | None:
-        if _is_passed_over(place, self._unreadable):
-            return None
-        try:
-            return place.find(key)
-        except StoreError as error:
-            self._pass_over(place, self._unreadable, error)
-            return None
-
-    def _look_for_right(self, place: Place, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return what *place* holds on disk for *key*; a plain file only if it is the right one."""
-        stored = None if isinstance(place, HttpStore) else self._look(place, key)
-        if stored is None or stored.form is not Form.PLAIN:
-            return stored
-        try:
-            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
-        except OSError:
-            return None
+    def _not_writable(self) -> LookUp:
+        folder = next((store.name for store in self.stores if store.is_on_disk), "")
+        return LookUp(
+            error=StoreError("no writable store in this symbol path; nothing was downloaded", path=Path(folder))
+        )
 
     def _target(self, key: Key) -> Store | None:
         """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
-        if len(self.places) == 1:
-            place = self.places[0]
-            stored = None if isinstance(place, HttpStore) else self._look(place, key)
+        if len(self.stores) == 1:
+            stored = self._find(self.stores[0], key)
             if stored is None or stored.form is Form.PLAIN:
                 return None
         return self._writable_store()
 
     def _writable_store(self) -> Store | None:
         """Return the store that files are opened from: the first that can be written."""
-        for store in self.places:
-            if isinstance(store, Store) and not _is_passed_over(store, self._unwritable):
+        for each in self.stores:
+            store = each.local
+            if store is not None and not self._unwritable.has(store):
                 try:
                     store.scratch()
                 except StoreError as error:
-                    self._pass_over(store, self._unwritable, error)
+                    self._unwritable.add(store, error)
                     continue
                 return store
         return None
 
-    def _pass_over(self, place: Store | PlainFolder, why: dict[Path, float], error: StoreError) -> None:
-        """Leave *place* alone for a while; it is said the first time."""
-        if place.root not in why:
-            verb = "read" if why is self._unreadable else "written"
-            self._settings.observer(Noted(f"{error}; {place.root} is not {verb} for a while"))
-        why[place.root] = time.monotonic() + _PASSED_OVER_S
-
-    def _forget_misses(self, key: Key) -> None:
-        for place in self.places:
-            if isinstance(place, HttpStore):
-                place.forget_miss(key)
-
 
 @dataclass(slots=True)
-class _Turn:
-    """One walk's claim to a key.
+class _Search:
+    """One search of the chain for a key.
 
     Attributes:
         target: Where the file is to be opened from; None where nothing is copied.
-        lock: Keeps other processes from walking for the key; held or not.
+        lock: Keeps other processes from asking for the key; held or not.
         is_packed: *target* has a cabinet or a pointer file.
     """
 
@@ -431,35 +271,14 @@ class _Turn:
     is_packed: bool = False
 
 
-def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right.
-
-    Raises:
-        InputError: It is not right.
-    """
-    with FileView(path) as view:
-        return parse_image(view, Layout.DISK)
-
-
-def _lacks(place: Store | PlainFolder) -> Brought:
-    return Brought(attempts=(Attempt(place.name, "not there"),))
+def _absent(store: SymbolStore) -> LookUp:
+    return LookUp((Attempt(store.name, "not there"),))
 
 
 def _copy_in(store: Store, source: Path, key: Key, form: Form, *, durable: bool) -> None:
     scratch = store.scratch()
     try:
-        _copy(source, scratch)
+        copy_file(source, scratch)
         store.publish(scratch, key, form=form, durable=durable)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _copy(source: Path, scratch: Path) -> None:
-    try:
-        shutil.copyfile(source, scratch)
-    except OSError as error:
-        raise as_store_error(error, scratch) from error
-
-
-def _is_passed_over(place: Store | PlainFolder, why: Mapping[Path, float]) -> bool:
-    return time.monotonic() < why.get(place.root, 0.0)

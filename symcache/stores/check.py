@@ -1,4 +1,4 @@
-"""Looks into files as a store holds them: cabinets too."""
+"""Whether a file is what its key names: plain files, and cabinets as stores hold them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from symcache.formats.pe.dbg import parse_dbg
 from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
+from symcache.stores.base import size_if_right
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,8 @@ def check_file(path: Path, key: Key, *, checksums: Sequence[str] = ()) -> Verdic
     Raises:
         OSError: The file cannot be read.
     """
+    if size_if_right(str(path), key) is not None:
+        return Verdict()
     with FileView(path) as view:
         return check_view(view, key, checksums=checksums)
 

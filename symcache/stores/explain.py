@@ -6,19 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
-
-from symcache.errors import StoreError
-from symcache.stores.check import check_file
-from symcache.stores.http.store import HttpStore
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from symcache.identity import Key
-    from symcache.stores.chain import Chain, Place
-    from symcache.stores.folder import PlainFolder
+    from symcache.stores.chain import Chain
     from symcache.stores.source import SymbolSource
 
 __all__ = ["Step", "explain"]
@@ -65,9 +59,9 @@ async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
         yield Step(0, 0, "exclusions.names", "never looked for", has_file=False, seconds=0.0)
         return
     for number, chain in enumerate(source.chains):
-        for at, place in enumerate(chain.places):
+        for at, place in enumerate(chain.stores):
             began_s = time.monotonic()
-            form, answer = await _ask(place, key)
+            form, answer = await place.probe(key)
             seconds = time.monotonic() - began_s
             copies = _copies(chain, at, form) if form is not None else ()
             yield Step(number, at, place.name, answer, has_file=form is not None, seconds=seconds, copies=copies)
@@ -75,28 +69,8 @@ async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
                 return
 
 
-async def _ask(place: Place, key: Key) -> tuple[Form | None, str]:
-    if isinstance(place, HttpStore):
-        return await place.ask(key)
-    try:
-        return await to_thread.run_sync(_look, place, key)
-    except (StoreError, OSError) as error:
-        return None, str(error)
-
-
-def _look(place: Store | PlainFolder, key: Key) -> tuple[Form | None, str]:
-    stored = place.find(key)
-    if stored is None:
-        return None, "not there"
-    if stored.form is Form.PLAIN:
-        verdict = check_file(stored.path, key)
-        if verdict.problem is not None:
-            return None, f"there, but {verdict.problem}"
-    return stored.form, f"there, {stored.form}, {stored.size_bytes} bytes"
-
-
 def _copies(chain: Chain, at: int, form: Form) -> tuple[tuple[str, str], ...]:
     """Return what a fetch would write, in the order in which it would: the bottom-most store comes last, and plain."""
-    stores = [place for place in chain.places[:at] if isinstance(place, Store)]
+    stores = [store.local for store in chain.stores[:at] if store.local is not None]
     between = Form.COMPRESSED if form is Form.COMPRESSED else Form.PLAIN
     return tuple((store.name, (Form.PLAIN if store is stores[0] else between).value) for store in reversed(stores))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.identity import fold
-from symcache.stores.check import check_file
-from symcache.stores.local.tree import Form, Stored, as_store_error
+from symcache.stores.base import Form, OnDisk, Stored
+from symcache.stores.local.atomic import as_store_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ def local_path(path: str, shares: Mapping[str, Path]) -> Path | None:
 _IMAGE_EXTENSIONS = ("dll", "exe", "sys")
 
 
-class PlainFolder:
+class PlainFolder(OnDisk):
     r"""A folder that is searched as debuggers search it: itself, ``<ext>``, ``symbols\<ext>``.
 
     Sources disagree on the order of the three; as only the right file is ever taken, it makes no difference.
@@ -65,6 +65,8 @@ class PlainFolder:
         Raises:
             StoreError: The folder cannot be read.
         """
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty folder needs no parser
+
         try:
             for folder in self._folders(key):
                 for path in self._called(folder, key.name):

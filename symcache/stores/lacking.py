@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import ImageKey, fold, parse_index, published_keys
-from symcache.stores.http.store import HttpStore
 from symcache.stores.links import ImageLinks, StoreLinks
 from symcache.stores.memory import Memory
 
@@ -32,9 +31,7 @@ class Lacking:
     def __init__(self, source: SymbolSource) -> None:
         self._source = source
         self._disk = tuple(
-            dict.fromkeys(
-                place for chain in source.chains for place in chain.places if not isinstance(place, HttpStore)
-            )
+            dict.fromkeys(store for chain in source.chains for store in chain.stores if store.is_on_disk)
         )
 
     def denied(self) -> Iterator[tuple[Miss, ...]]:

@@ -89,18 +89,18 @@ class StoreLinks:
             return False
         known = self._shards.get(shard)
         if known is not None and known[0] == _state(before) and after.st_size == before.st_size + len(line):
-            # Nobody else has written meanwhile. Reading all of it again for each line would take quadratic time.
+            # No other process has written since. Reading all of it again for each line would take quadratic time.
             self._shards[shard] = (_state(after), known[1] | {image.folded: tuple(links)})
         return True
 
     def list(self) -> Iterator[tuple[ImageKey, tuple[Link, ...]]]:
-        """Yield every image that the store knows of, with what it names."""
+        """Yield every image that the store knows of, with what it names; one file at a time is in memory."""
         try:
             shards = sorted(self._folder.iterdir())
         except OSError:
             return
         for shard in shards:
-            for folded, links in self._read(shard).items():
+            for folded, links in sorted(self._read(shard, keep=False).items()):
                 with suppress(InputError):
                     image = parse_index(folded)
                     if isinstance(image, ImageKey):
@@ -109,7 +109,7 @@ class StoreLinks:
     def _shard(self, image: ImageKey) -> Path:
         return self._folder / hashlib.sha256(image.folded.encode()).hexdigest()[:2]
 
-    def _read(self, shard: Path) -> dict[str, tuple[Link, ...]]:
+    def _read(self, shard: Path, *, keep: bool = True) -> dict[str, tuple[Link, ...]]:
         """Return what *shard* holds; it is read again only when it has changed."""
         try:
             state = _state(shard.stat())
@@ -121,7 +121,8 @@ class StoreLinks:
         except OSError:
             return {}
         links = dict(found for line in lines if (found := _parse_line(line)) is not None)
-        self._shards[shard] = (state, links)
+        if keep:
+            self._shards[shard] = (state, links)
         return links
 
 

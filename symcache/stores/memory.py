@@ -1,7 +1,7 @@
 """What is remembered from run to run, in a diskcache of the user's own.
 
 Never in a shared store: SQLite's journal wants one host, and diskcache unpickles what it finds (CVE-2025-69872).
-`StrictDisk` takes that ability away, so a database that somebody else wrote to can at worst say wrong things.
+`StrictDisk` takes that ability away, so a database that another program wrote to can at worst hold wrong answers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RAW = 1  # diskcache.core.MODE_RAW: the value stands in its column, as SQLite h
 class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """A diskcache ``Disk`` of short texts that can neither pickle nor open or remove a file.
 
-    Rows in any other form, which only somebody else can have written, read as empty.
+    Rows in any other form, which another program must have written, read as empty.
     """
 
     def put(self, key: object) -> tuple[str, bool]:
@@ -82,7 +82,7 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
 class _OneConnection(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
     """A cache that has one connection for all threads, for who lets them in one at a time.
 
-    diskcache opens one for each thread, and nobody can close that of a thread that is gone.
+    diskcache opens one for each thread, and that of a thread that has ended cannot be closed.
     """
 
     _only: sqlite3.Connection | None = None
@@ -116,7 +116,7 @@ class Memory:
         folder: Where they are kept; made readable for the user alone.
 
     Raises:
-        StoreError: The folder cannot be made, or belongs to somebody else.
+        StoreError: The folder cannot be made, or belongs to another user.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -180,7 +180,7 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "geteuid"):
             if folder.stat().st_uid != os.geteuid():
-                raise StoreError("belongs to somebody else, so it cannot be trusted", path=folder)
+                raise StoreError("belongs to another user, so it is not trusted", path=folder)
             folder.chmod(0o700)
     except OSError as error:
         raise StoreError(error.strerror or str(error), path=folder) from error
@@ -194,11 +194,11 @@ def _open(folder: Path) -> Any:
                 str(folder), timeout=2, disk=StrictDisk, eviction_policy="none", cull_limit=16, statistics=0
             )
         except (sqlite3.OperationalError, diskcache.Timeout) as error:
-            raise StoreError(f"nothing can be kept here just now: {error}", path=folder) from error
+            raise StoreError(f"the cache database is busy: {error}", path=folder) from error
         except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
-            # Damaged, or written by somebody who meant harm; nothing in it is worth more than a few requests.
+            # Damaged or tampered with; nothing in it is worth more than a few requests.
             if not left:
-                raise StoreError(f"nothing can be kept here: {error}", path=folder) from error
+                raise StoreError(f"the cache database cannot be used: {error}", path=folder) from error
             for path in folder.glob("cache.db*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -219,7 +219,7 @@ def _check_settings(database: Path) -> None:
     known = {**diskcache.DEFAULT_SETTINGS, **diskcache.core.METADATA}
     with closing(sqlite3.connect(database, timeout=2)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
-            return  # another process is making it just now
+            return  # another process is creating it
         rows = connection.execute("SELECT key, value FROM Settings LIMIT 100").fetchall()
     for name, value in rows:
         default = known.get(name)

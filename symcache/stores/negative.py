@@ -1,25 +1,29 @@
-"""Which upstreams said "no such file" and when, so that nobody asks again too soon."""
+"""The negative cache: which servers answered "no such file" and when, so that they are not asked again too soon."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
+from symcache.stores.base import LookUp, Request
 from symcache.stores.memory import Memory
+from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-    from symcache.identity import Key
+    from symcache.identity import ImageKey, Key
+    from symcache.stores.base import Form, Stored, SymbolStore
+    from symcache.stores.local.tree import Store
 
-__all__ = ["Miss", "Misses"]
+__all__ = ["Miss", "Misses", "NegativeCache"]
 
 
 _KEPT_S = 90 * 24 * 3600
@@ -36,7 +40,7 @@ class Miss:
         last_asked_s: When it last did.
         times: How often it did.
         answer: What it said: ``404``, ``410``, ``MSG: …``.
-        in_passing: Nobody wanted the file itself: an image that was asked for which PDB it names.
+        in_passing: The file was requested only for what it names: an image, for its PDB.
     """
 
     index: str
@@ -57,7 +61,7 @@ class Misses:
         clock_s: Seconds since 1970.
 
     Raises:
-        StoreError: The folder cannot be made, or belongs to somebody else.
+        StoreError: The folder cannot be made, or belongs to another user.
     """
 
     def __init__(self, folder: Path, *, ttl_s: float, clock_s: Callable[[], float] = time.time) -> None:
@@ -75,7 +79,7 @@ class Misses:
         return 0 <= self._clock_s() - miss.last_asked_s < self._ttl_s
 
     def remember(self, upstream: str, key: Key, answer: str, *, in_passing: bool = False) -> None:
-        """Note that *upstream* said no just now; a file that was wanted once is not wanted *in_passing* later."""
+        """Note that *upstream* has no such file now; one that was wanted itself before stays so."""
         row = _row(upstream, key.folded)
         now_s = self._clock_s()
         known = self._read(row)
@@ -114,6 +118,84 @@ class Misses:
     def _read(self, row: str) -> Miss | None:
         text = self._memory.get(row)
         return _parse(text) if text else None
+
+
+class NegativeCache:
+    """Any store, with its definite "no such file" answers remembered; implements `SymbolStore`.
+
+    Args:
+        store: What is asked if nothing is remembered.
+        misses: Where answers are kept.
+    """
+
+    def __init__(self, store: SymbolStore, misses: Misses) -> None:
+        self._store = store
+        self._misses = misses
+
+    @property
+    def name(self) -> str:
+        """See `SymbolStore`."""
+        return self._store.name
+
+    @property
+    def local(self) -> Store | None:
+        """See `SymbolStore`."""
+        return self._store.local
+
+    @property
+    def is_on_disk(self) -> bool:
+        """See `SymbolStore`."""
+        return self._store.is_on_disk
+
+    def find(self, key: Key) -> Stored | None:
+        """See `SymbolStore`."""
+        return self._store.find(key)
+
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
+        """See `SymbolStore`."""
+        return self._store.holding(keys)
+
+    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+        """See `SymbolStore`; a store that lacked the file not long ago is not asked."""
+        known = self._recall(request)
+        if known is not None:
+            return known
+        looked_up = await self._store.fetch(request, scratch)
+        if looked_up.is_absent and looked_up.is_asked and looked_up.attempts:
+            self.remember_absent(request, looked_up.attempts[-1].answer)
+        return looked_up
+
+    async def read_headers(self, key: ImageKey) -> LookUp:
+        """See `SymbolStore`; a store that lacked the image not long ago is not asked."""
+        request = Request(key, in_passing=True)
+        known = self._recall(request)
+        if known is not None:
+            return known
+        answer = await self._store.read_headers(key)
+        if answer.is_absent and answer.is_asked:
+            self.remember_absent(request, answer.attempts[-1].answer)
+        return answer
+
+    async def probe(self, key: Key) -> tuple[Form | None, str]:
+        """See `SymbolStore`."""
+        known = self._recall(Request(key, in_passing=True))
+        return await self._store.probe(key) if known is None else (None, known.attempts[-1].answer)
+
+    def remember_absent(self, request: Request, answer: str) -> None:
+        """See `SymbolStore`."""
+        self._misses.remember(self.name, request.key, answer, in_passing=request.in_passing)
+
+    def forget_absent(self, key: Key) -> None:
+        """See `SymbolStore`."""
+        self._misses.forget(self.name, key)
+
+    def _recall(self, request: Request) -> LookUp | None:
+        miss = self._misses.recall(self.name, request.key)
+        if miss is None:
+            return None
+        if miss.in_passing and not request.in_passing:
+            self._misses.keep(replace(miss, in_passing=False))
+        return LookUp((Attempt(self.name, f"{miss.answer}, remembered"),), is_remembered=True)
 
 
 def _row(upstream: str, folded_index: str) -> str:

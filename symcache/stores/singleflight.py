@@ -1,4 +1,4 @@
-"""One fetch for all who ask for the same thing at the same time."""
+"""Single flight: one fetch for all concurrent requests for the same thing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Runs a piece of work once for all who want it meanwhile.
+    """Runs a piece of work once for all concurrent callers.
 
     The work lives in *group*: a caller that is cancelled leaves it to the others. Its errors reach every caller.
 
@@ -58,7 +58,7 @@ class SingleFlight(Generic[T]):
         try:
             flight.result = await work()
             flight.error = None
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits, not swallowed
+        except Exception as error:  # noqa: BLE001 - raised in every caller
             flight.error = error
         finally:
             del self._flights[name]

@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +17,9 @@ from anyio import to_thread
 from symcache.config import locate
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
-from symcache.identity import ImageKey, Tier, fold, published_keys
-from symcache.stores.arrival import resolve_pointer
-from symcache.stores.chain import Chain, ChainSettings
-from symcache.stores.folder import PlainFolder, local_path
+from symcache.identity import ImageKey, published_keys
+from symcache.stores.chain import Chain
+from symcache.stores.disk import DiskSource
 from symcache.stores.http.client import Client
 from symcache.stores.http.credentials import Credentials
 from symcache.stores.http.download import Downloader
@@ -29,14 +27,11 @@ from symcache.stores.http.pool import Lanes
 from symcache.stores.http.retry import HostPatience, RetryPolicy
 from symcache.stores.http.servers import hints_for
 from symcache.stores.http.store import HttpStore
-from symcache.stores.local.access import AccessLog
 from symcache.stores.local.partial import Board
-from symcache.stores.local.staging import OWN_FOLDER
-from symcache.stores.local.tree import Store
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
 from symcache.stores.singleflight import SingleFlight
-from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
+from symcache.stores.threads import Batches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -47,14 +42,14 @@ if TYPE_CHECKING:
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.chain import Place
-    from symcache.stores.results import Attempt, Brought, Outcome
-    from symcache.sympath import ResolvedElement, ResolvedPlace
+    from symcache.stores.base import LookUp
+    from symcache.stores.results import Attempt, Outcome
+    from symcache.sympath import HttpPlace, ResolvedElement
 
 __all__ = ["SymbolSource"]
 
 
-class SymbolSource:
+class SymbolSource(DiskSource):
     """The chains of a symbol path with the network behind them.
 
     Use it as an asynchronous context manager; downloads live in its task group, so that a caller that is cancelled
@@ -72,6 +67,8 @@ class SymbolSource:
         ConfigError: A place that cannot be reached from this system.
     """
 
+    chains: tuple[Chain, ...]
+
     def __init__(
         self,
         config: Config,
@@ -85,9 +82,8 @@ class SymbolSource:
         self.config = config
         self._observer = Board(observer).observe
         self._tell_end = tell_end
-        self._stores: dict[Path, Store] = {}
-        self._access: dict[Path, AccessLog] = {}
         self._servers: dict[str, HttpStore] = {}
+        self._searching, self._publishing = Batches(threads=2), Batches(threads=4)
         network = config.network
         self._lanes = Lanes(
             count=network.connections,
@@ -102,27 +98,11 @@ class SymbolSource:
         self._downloader = self._make_downloader(clock_s, sleep)
         self._misses = self._open_misses()
         try:
-            elements = chains(config.symbol_path, config.store.folder)
-            opened = [self._open_chain(element) for element in elements]
+            super().__init__(config, observer=self._observer)
         except ConfigError:
-            self.close()
+            if self._misses is not None:
+                self._misses.close()
             raise
-        self.chains = tuple(chain for chain in opened if chain.places)
-
-    @property
-    def store(self) -> Store | None:
-        """The store that debuggers open files from: the first of the symbol path."""
-        return next(iter(self.stores), None)
-
-    @property
-    def stores(self) -> tuple[Store, ...]:
-        """Every store on disk, in the order of the symbol path."""
-        return tuple(place for chain in self.chains for place in chain.places if isinstance(place, Store))
-
-    @property
-    def downstream_stores(self) -> tuple[Store, ...]:
-        """The stores that may be written to: those that files are copied into; where nothing is copied, every one."""
-        return tuple(store for chain in self.chains for store in chain.downstream_stores) or self.stores
 
     @property
     def servers(self) -> tuple[HttpStore, ...]:
@@ -134,65 +114,24 @@ class SymbolSource:
         """What is remembered of upstreams' "no such file"; None if that cannot be kept."""
         return self._misses
 
-    def find(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return the plain file for *key* in the first store of a chain; it is looked at, too."""
-        for chain in self.chains:
-            stored = chain.find(key, checksums)
-            if stored is not None:
-                self._note_use(key, stored.path)
-                return Present(stored.path, stored.size_bytes)
-        return None
-
-    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network.
-
-        It looks into every store on disk, for files of any form and for an image under each of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for name in published_keys(key) if isinstance(key, ImageKey) else (key,):
-            for chain in self.chains:
-                present = chain.find_for_debugger(name, checksums)
-                if present is not None:
-                    return present
-        return None
-
     @asynccontextmanager
-    async def turn(self, image: ImageKey) -> AsyncIterator[bool]:
-        """Wait until no other process reads the headers of *image*; lend whether one did, and may have remembered."""
+    async def turn(self, image: ImageKey) -> AsyncIterator[None]:
+        """Wait until no other process reads the headers of *image*, and keep others from reading them."""
         store = self.store
         lock = None if store is None else store.headers_lock(image)
         try:
             if lock is not None:
                 await lock.acquire()
         except StoreError:
-            lock = None  # nothing can be written there, so that nobody takes turns
+            lock = None  # the store cannot be written, so no process can take turns
         try:
-            yield lock is not None and lock.waited
+            yield
         finally:
             if lock is not None:
                 lock.release()
 
-    def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for name in published_keys(key):
-            for chain in self.chains:
-                image = chain.find_image(name)
-                if image is not None:
-                    return image
-        return None
-
-    def is_excluded(self, key: Key) -> bool:
-        """Whether the configuration says never to look for a file of this name."""
-        return any(fnmatchcase(fold(key.name), fold(pattern)) for pattern in self.config.exclusions.names)
-
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
-        """Walk the symbol path for *key*, once for all who ask for it meanwhile.
+        """Search the symbol path for *key*, once for all concurrent requests.
 
         An image that is published under another name ends up under both, so that a debugger finds it.
 
@@ -212,10 +151,7 @@ class SymbolSource:
 
     def close(self) -> None:
         """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
-        for access in self._access.values():
-            access.flush()
-        for store in self._stores.values():
-            store.close()
+        super().close()
         if self._misses is not None:
             self._misses.close()
 
@@ -240,7 +176,7 @@ class SymbolSource:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Nobody is left who waits for what is still under way. The body's own error is not handed to the group, which
+        # No caller waits for what is still running. The body's own error is not handed to the group, which
         # would give it back as a group of one.
         self._group.cancel_scope.cancel()
         try:
@@ -256,22 +192,23 @@ class SymbolSource:
         return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.fetch(key, checksums)
-                if isinstance(found, Present):
-                    self._note_use(key, found.path)
-                    return found
-                if isinstance(found, Fetched):
-                    return replace(found, attempts=(*attempts_of(answers), *found.attempts))
-                answers.extend(found)
+                searched = await chain.fetch(key, checksums)
+                match searched.file:
+                    case Present() as present:
+                        self._note_use(key, present.path)
+                        return present
+                    case Fetched() as fetched:
+                        return replace(fetched, attempts=(*attempts_of(answers), *fetched.attempts))
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
         """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
 
-        What a store has already, under whichever name, is not asked for.
+        What a store has under any of the names is not requested.
         """
         for name in (key, *published_keys(key)):
             present = await to_thread.run_sync(self.find, name)
@@ -322,27 +259,20 @@ class SymbolSource:
         return _sum_up_names(ends, key)
 
     async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        answers: list[Brought] = []
+        answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                found = await chain.read_image(key)
-                if not isinstance(found, tuple):
-                    return found
-                answers.extend(found)
+                searched = await chain.read_image(key)
+                if searched.image is not None:
+                    return searched.image
+                answers.extend(searched.answers)
         return self._sum_up(answers)
 
-    def _sum_up(self, answers: Sequence[Brought]) -> Missing | Failed:
+    def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:
         end = sum_up(answers)
         if isinstance(end, Missing) and not self.config.symbol_path.has_server:
             return replace(end, hint=Hint.NO_SERVER)
         return end
-
-    def _note_use(self, key: Key, path: Path) -> None:
-        """Let the store that *path* lies in know, for the sake of what is pruned; a file just fetched needs none."""
-        for root, access in self._access.items():
-            if path.is_relative_to(root):
-                access.touch_later(key)
-                return
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
@@ -373,57 +303,22 @@ class SymbolSource:
         )
 
     def _open_chain(self, element: ResolvedElement) -> Chain:
-        places: list[Place] = [place for store in element.stores if (place := self._open(store)) is not None]
-        if places and isinstance(places[0], HttpStore):
-            # Its own store is a share that cannot be reached from here, and nothing can be opened from HTTP.
-            places.insert(0, self._open_store(self.config.store.folder))
-        if element.folder is not None and (path := self._path(element.folder)) is not None:
-            folder = PlainFolder(path)
-            places.append(self._open_store(path) if folder.is_store else folder)
-        for store in places:
-            # One that stands alone, as a share of others, is read and left as it is.
-            if isinstance(store, Store) and (len(places) > 1 or (store.root / OWN_FOLDER).is_dir()):
-                self._access.setdefault(store.root, AccessLog(store))
-        settings = ChainSettings(
-            observer=self._observer,
-            largest_bytes=self.config.network.largest_file_bytes,
-            durable=self.config.store.durable,
-            follow=lambda target: resolve_pointer(target, self.config.pointers.allow, self._local_path),
-        )
-        return Chain(places, settings)
-
-    def _open(self, place: ResolvedPlace) -> Place | None:
-        if isinstance(place, HttpPlace):
-            if place.url not in self._servers:
-                hints = hints_for(place.url, self.config.server)
-                try:
-                    self._servers[place.url] = HttpStore(place.url, hints, self._downloader, self._misses)
-                except UpstreamRefused as error:
-                    raise ConfigError(str(error), where="symbol path") from error
-            return self._servers[place.url]
-        path = self._path(place)
-        return None if path is None else self._open_store(path)
-
-    def _open_store(self, path: Path) -> Store:
-        if path not in self._stores:
-            self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
-        return self._stores[path]
-
-    def _path(self, place: LocalPlace | UncPlace) -> Path | None:
-        path = self._local_path(place.path)
-        if path is not None:
-            return path
-        if isinstance(place, UncPlace):
-            share = f"{place.path} cannot be reached from this system"
-            self._observer(Noted(f"{share}; name the folder where it is mounted under [unc] in the config file"))
-            return None
-        raise ConfigError(
-            f"{place.path} is a path of Windows; give a folder of this system, with -y or --store",
-            where="symbol path",
+        return Chain(
+            self._open_stores(element, self._open_server),
+            self._chain_settings(),
+            searching=self._searching,
+            publishing=self._publishing,
         )
 
-    def _local_path(self, path: str) -> Path | None:
-        return local_path(path, self.config.unc.map)
+    def _open_server(self, place: HttpPlace) -> HttpStore | NegativeCache:
+        if place.url not in self._servers:
+            hints = hints_for(place.url, self.config.server)
+            try:
+                self._servers[place.url] = HttpStore(place.url, hints, self._downloader)
+            except UpstreamRefused as error:
+                raise ConfigError(str(error), where="symbol path") from error
+        server = self._servers[place.url]
+        return server if self._misses is None else NegativeCache(server, self._misses)
 
     def _open_misses(self) -> Misses | None:
         settings = self.config.misses

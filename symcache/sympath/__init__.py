@@ -1,19 +1,19 @@
-r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, taken apart, printed back and turned into chains of stores.
+r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, parsed, printed, and turned into chains of stores.
 
     path    := element *( ";" element )
     element := folder | "cache*" [folder] | "srv*" store *( "*" store ) | "symsrv*" dll "*" store *( "*" store )
     store   := "" | folder | \\host\share[\…] | http(s)://…
 
-Nothing here touches a disk or the environment: what ``~`` and ``%NAME%`` stand for is handed in, and whether ``C:\sym``
-means anything on this system is decided later.
+Nothing here reads the disk or the environment: the caller passes the values of ``~`` and ``%NAME%``, and whether
+``C:\sym`` is valid on this system is decided later.
 Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
 """
 
 from symcache.sympath.parse import parse_symbol_path
 from symcache.sympath.resolve import (
+    Environment,
     ExpansionError,
     ResolvedElement,
-    Surroundings,
     chains,
     expand,
     with_store,
@@ -42,6 +42,7 @@ __all__ = [
     "Chain",
     "DefaultPlace",
     "Element",
+    "Environment",
     "ExpansionError",
     "Folder",
     "HttpPlace",
@@ -49,7 +50,6 @@ __all__ = [
     "Place",
     "ResolvedElement",
     "ResolvedPlace",
-    "Surroundings",
     "SymbolPath",
     "UncPlace",
     "chains",

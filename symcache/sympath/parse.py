@@ -1,4 +1,4 @@
-"""From the text of a symbol path to its values, with errors that point at a character."""
+"""Parsing a symbol path, with errors that point at a character."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ from symcache.sympath.values import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.sympath.resolve import Surroundings
-
-__all__ = ["parse_symbol_path"]
+    from symcache.sympath.resolve import Environment
 
 _MOST_STORES = 10
 _MOST_ELEMENTS = 500
@@ -46,7 +44,7 @@ _QUOTED = re.compile('"([^"]*)"|[\u201c\u201e]([^\u201c-\u201f]*)[\u201c\u201d]'
 _QUOTED_CHAIN = re.compile(r"['\u2018\u2019]((?:srv|symsrv|cache)\s*\*.*)['\u2018\u2019]", re.IGNORECASE | re.DOTALL)
 _QUOTATION = '"\u201c\u201d\u201e\u201f'
 _CONTROL = "\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"
-_INVISIBLE = "\u200b-\u200f\u2028-\u202e\u2060\ufeff"  # what comes along with text from web pages and dialogs
+_INVISIBLE = "\u200b-\u200f\u2028-\u202e\u2060\ufeff"  # get copied with text from web pages and dialogs
 _UNFIT = re.compile(f"[{_QUOTATION}{_CONTROL}{_INVISIBLE}]")
 # A name of two labels and more with a top level of letters, an IPv4 address, or anything with a port.
 _HOST = re.compile(
@@ -57,27 +55,24 @@ _USER = re.compile(r"(?![A-Za-z]:[\\/])[^:\\/@]*:[^\\]*@")
 _MICROSOFT_HOST = urlsplit(MICROSOFT).netloc
 
 
-def parse_symbol_path(text: str, around: Surroundings | None = None) -> SymbolPath:
+def parse_symbol_path(text: str, environment: Environment | None = None) -> SymbolPath:
     r"""Return the elements of *text*.
 
-    Keywords count in any letter case. Blanks round elements and stores are dropped, empty elements too, and a line
-    break separates elements as ``;`` does, because paths get pasted; quotes round the whole are left out for the same
-    reason. Several URLs may end a chain, tried in order, though Microsoft's debuggers want one chain for each.
-
-    Args:
-        text: The symbol path.
-        around: What ``~``, ``$NAME`` and ``%NAME%`` in folders and shares stand for; None leaves them as they are.
+    Letter case of keywords does not count. Because paths get pasted, blanks around elements and stores are dropped,
+    empty elements and quotes around the whole too, and a line break separates elements as ``;`` does. Several URLs may
+    end a chain, tried in order, though Microsoft's debuggers want one chain for each. ``~``, ``$NAME`` and ``%NAME%``
+    in folders and shares are expanded from *environment*, if that is given.
 
     Raises:
         SymbolPathError: Another shape; it points at the first character that does not fit, and shows no credentials.
     """
     try:
-        return _Parser(around).parse(text)
-    except _Misfit as error:
+        return _Parser(environment).parse(text)
+    except _PathError as error:
         raise SymbolPathError(error.problem, text=redact_text(text), position=error.position) from None
 
 
-class _Misfit(Exception):
+class _PathError(Exception):
     def __init__(self, problem: str, position: int) -> None:
         super().__init__(problem, position)
         self.problem = problem
@@ -86,7 +81,7 @@ class _Misfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the text without the blanks round it, and where it begins."""
+    """A part of the text without the blanks around it, and where it begins."""
 
     text: str
     at: int
@@ -103,21 +98,15 @@ def _stripped(text: str, at: int) -> _Piece:
     return _Piece(text.strip(), at + len(text) - len(text.lstrip()))
 
 
+@dataclass(frozen=True, slots=True)
 class _Parser:
-    """Parses one path.
-
-    Args:
-        around: What variables stand for.
-    """
-
-    def __init__(self, around: Surroundings | None) -> None:
-        self._around = around
+    environment: Environment | None
 
     def parse(self, text: str) -> SymbolPath:
         if _COMMAND.match(text):
             found = _PATH_IN_COMMAND.search(text)
             path = f": {redact_text(found[0].strip())}" if found else ", which begins after it"
-            raise _Misfit(f"this is a command; give the path alone{path}", 0)
+            raise _PathError(f"this is a command; give the path alone{path}", 0)
         whole = _without_quotes(_stripped(text, 0))
         if unfit := _UNFIT.search(whole.text):
             problem = f"the invisible character U+{ord(unfit[0]):04X} has no place in it"
@@ -125,25 +114,25 @@ class _Parser:
                 problem = "leave out quotation marks"
             elif ord(unfit[0]) < 0xA0:
                 problem = "control characters have no place in it"
-            raise _Misfit(problem, whole.at + unfit.start())
+            raise _PathError(problem, whole.at + unfit.start())
         elements: list[Element] = []
         dll: str | None = None
         for piece, is_wrapped in _elements(whole):
             if not piece.text:
                 continue
             if len(elements) == _MOST_ELEMENTS:
-                raise _Misfit(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
+                raise _PathError(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
             element = self._parse_element(piece)
             if elements and is_wrapped and isinstance(element, Folder) and _is_relative(piece.text):
-                raise _Misfit(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
+                raise _PathError(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
             if isinstance(element, Chain):
                 named = (element.dll or _STANDARD_DLL).lower()
                 if dll not in {None, named}:
-                    raise _Misfit(f"one path uses one symbol server DLL, and {dll} came first", piece.at)
+                    raise _PathError(f"one path uses one symbol server DLL, and {dll} came first", piece.at)
                 dll = named
             elements.append(element)
         if not elements:
-            raise _Misfit(f"it is empty; write for example srv*C:\\sym*{MICROSOFT}", 0)
+            raise _PathError(f"it is empty; write for example srv*C:\\sym*{MICROSOFT}", 0)
         return SymbolPath(tuple(elements))
 
     def _parse_element(self, piece: _Piece) -> Element:
@@ -151,12 +140,12 @@ class _Parser:
         keyword = head.text.lower()
         if not rest:
             if keyword in _KEYWORDS:
-                raise _Misfit(
+                raise _PathError(
                     f"{head.text} is followed by '*'; a folder of that name is written .\\{head.text}", head.at
                 )
             place = self._parse_place(head)
             if isinstance(place, HttpPlace):
-                raise _Misfit("a server is only asked by a chain; write srv* in front of the URL", head.at)
+                raise _PathError("a server is only asked by a chain; write srv* in front of the URL", head.at)
             assert not isinstance(place, DefaultPlace)
             return Folder(place)
         match keyword:
@@ -166,52 +155,52 @@ class _Parser:
                 return Chain(self._parse_stores(rest))
             case "symsrv":
                 return self._parse_symsrv(rest)
-        raise _Misfit("what stands before the first '*' is srv, symsrv or cache", head.at)
+        raise _PathError("only srv, symsrv or cache can come before the first '*'", head.at)
 
     def _parse_cache(self, rest: list[_Piece]) -> Cache:
         if len(rest) > 1:
-            raise _Misfit("cache* takes one folder", rest[1].at)
+            raise _PathError("cache* takes one folder", rest[1].at)
         place = self._parse_place(rest[0])
         if isinstance(place, HttpPlace):
-            raise _Misfit("cache* takes a folder, a server cannot be written", rest[0].at)
+            raise _PathError("cache* takes a folder, a server cannot be written", rest[0].at)
         return Cache(place)
 
     def _parse_symsrv(self, rest: list[_Piece]) -> Chain:
         dll, *stores = rest
         if not dll.text or set(dll.text) & set(":/\\"):
-            raise _Misfit(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
+            raise _PathError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
         if not stores:
-            raise _Misfit("the DLL's name is followed by '*' and a store", dll.at)
+            raise _PathError("the DLL's name is followed by '*' and a store", dll.at)
         return Chain(self._parse_stores(stores), dll.text)
 
     def _parse_stores(self, pieces: list[_Piece]) -> tuple[Place, ...]:
         if len(pieces) > _MOST_STORES:
-            raise _Misfit(f"a chain has at most {_MOST_STORES} stores", pieces[_MOST_STORES].at)
+            raise _PathError(f"a chain has at most {_MOST_STORES} stores", pieces[_MOST_STORES].at)
         stores: list[Place] = []
         for number, piece in enumerate(pieces, start=1):
             place = self._parse_place(piece, is_first=number == 1)
-            # A URL with '*' after it is often written, and harmless: the empty token can only mean the store in front.
+            # A URL with '*' after it is common and harmless: the empty token can only mean the store in front.
             harmless = isinstance(place, DefaultPlace) and number == len(pieces)
             if stores and isinstance(stores[-1], HttpPlace) and not (harmless or isinstance(place, HttpPlace)):
-                raise _Misfit("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
+                raise _PathError("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
             stores.append(place)
         return tuple(stores)
 
     def _parse_place(self, piece: _Piece, *, is_first: bool = True) -> Place:
-        if self._around is None:
+        if self.environment is None:
             return _parse_place(piece, is_first=is_first)
         try:
-            text = expand(piece.text, self._around)
+            text = expand(piece.text, self.environment)
         except ExpansionError as error:
-            raise _Misfit(error.problem, piece.at + error.at) from None
+            raise _PathError(error.problem, piece.at + error.at) from None
         try:
             return _parse_place(_Piece(text, piece.at), is_first=is_first)
-        except _Misfit as error:
-            raise _Misfit(error.problem, error.position if text == piece.text else piece.at) from None
+        except _PathError as error:
+            raise _PathError(error.problem, error.position if text == piece.text else piece.at) from None
 
 
 def _elements(whole: _Piece) -> Iterator[tuple[_Piece, bool]]:
-    """Yield each element, and whether a line break comes before it."""
+    """Yield each element, and whether there is a line break before it."""
     for number, line in enumerate(_split(whole, r"[\r\n]")):
         for at, piece in enumerate(_split(line, ";")):
             yield piece, bool(number) and not at
@@ -237,27 +226,27 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
     if scheme is not None and scheme[2] is not None and scheme[1].lower() in {"http", "https"}:
         return _parse_url(piece)
     if nearly := _NEARLY_A_URL.match(text):
-        raise _Misfit(f"a URL begins with {nearly[1].lower()}://", piece.at + len(nearly[0].rstrip("\\/;.")))
+        raise _PathError(f"a URL begins with {nearly[1].lower()}://", piece.at + len(nearly[0].rstrip("\\/;.")))
     if text.startswith("//"):
-        raise _Misfit("a server is written https://host/path, a share \\\\host\\share", piece.at)
+        raise _PathError("a server is written https://host/path, a share \\\\host\\share", piece.at)
     if _USER.match(text) and (scheme is None or scheme[2] is None):
-        raise _Misfit("a server with a user is written https://user:password@host/path", piece.at)
+        raise _PathError("a server with a user is written https://user:password@host/path", piece.at)
     if _is_server(text, is_first=is_first):
         shown = redact_text(text)
         url = "https://" + shown.replace("\\", "/")
-        raise _Misfit(f"this is no URL; a server is written {url}, a folder ./{shown}", piece.at)
+        raise _PathError(f"this is no URL; a server is written {url}, a folder ./{shown}", piece.at)
     if scheme is not None:
-        raise _Misfit(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
+        raise _PathError(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
     if text[1:2] == ":" and text[0].isalpha() and text[2:3] not in {"\\", "/"}:
-        raise _Misfit(f"a drive is followed by a back slash: {text[:2]}\\{text[2:]}", piece.at + 2)
+        raise _PathError(f"a drive is followed by a back slash: {text[:2]}\\{text[2:]}", piece.at + 2)
     return LocalPlace(text)
 
 
 def _is_server(text: str, *, is_first: bool) -> bool:
-    """Whether *text* is a server whose scheme was forgotten; a relative folder can be called nearly the same.
+    """Whether *text* is a server without its scheme, and not a relative folder with a similar name.
 
-    What comes after the first place of a chain is hardly ever a relative folder. In other places the name of a host
-    has to be followed by a slash, as in ``symbols.example/sym``, or have three labels or a port.
+    After the first place of a chain relative folders are rare. In the first, the name of a host needs a slash after
+    it, as in ``symbols.example/sym``, or three labels, or a port.
     """
     host, slash, _ = re.split(r"([\\/]|$)", text, maxsplit=1)
     if not _HOST.fullmatch(host):
@@ -274,19 +263,19 @@ def _parse_unc(piece: _Piece) -> LocalPlace | UncPlace:
         rest = rest[6:]
     host, _, path = rest.partition("\\")
     if not host or not path.partition("\\")[0]:
-        raise _Misfit("a share is written \\\\host\\share, a server https://host/path", piece.at)
+        raise _PathError("a share is written \\\\host\\share, a server https://host/path", piece.at)
     if host.lower() == _MICROSOFT_HOST:
-        raise _Misfit(f"this is no share; the server is written {MICROSOFT}", piece.at)
+        raise _PathError(f"this is no share; the server is written {MICROSOFT}", piece.at)
     return UncPlace(piece.text)
 
 
 def _parse_url(piece: _Piece) -> HttpPlace:
     if blank := re.search(r"[\s\\]", piece.text):
-        raise _Misfit(f"a URL has no {blank[0]!r}", piece.at + blank.start())
+        raise _PathError(f"a URL has no {blank[0]!r}", piece.at + blank.start())
     try:
         parts = urlsplit(piece.text)
         if not parts.hostname or parts.port == 0:
-            raise _Misfit("a host is missing, or its port is not one", piece.at)
+            raise _PathError("a host is missing, or its port is not one", piece.at)
     except ValueError:
-        raise _Misfit("this URL is not well formed", piece.at) from None
+        raise _PathError("this URL is not well formed", piece.at) from None
     return HttpPlace(piece.text)

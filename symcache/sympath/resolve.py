@@ -1,4 +1,4 @@
-"""From a symbol path to the chains of stores that are walked."""
+"""From a symbol path to the chains of stores that a request goes through, with variables expanded."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["ExpansionError", "ResolvedElement", "Surroundings", "chains", "expand", "with_store", "with_upstreams"]
-
-
 _HOME = re.compile(r"~(?=[\\/]|$)")
 _OTHER_HOME = re.compile(r"~\w")
 _URL = re.compile(r"https?:", re.IGNORECASE)
@@ -39,25 +36,15 @@ _SEPARATES = re.compile(r'[*;"\r\n]')
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a symbol path is read in.
-
-    Attributes:
-        variables: Environment variables by name.
-        home: The user's home folder; None where there is none.
-    """
+class Environment:
+    """The environment variables and home folder, if there is one, for which a symbol path is expanded."""
 
     variables: Mapping[str, str]
     home: str | None = None
 
 
 class ExpansionError(Exception):
-    """Something in a place stands for nothing.
-
-    Attributes:
-        problem: What, and what to do.
-        at: Where it begins, in characters from the place's start.
-    """
+    """A variable or ``~`` that cannot be expanded, at character *at* of a place."""
 
     def __init__(self, problem: str, at: int) -> None:
         super().__init__(problem, at)
@@ -65,36 +52,36 @@ class ExpansionError(Exception):
         self.at = at
 
 
-def expand(text: str, around: Surroundings) -> str:
-    r"""Return the folder or share *text* with everything filled in that stands for something else; a URL as it is.
+def expand(text: str, environment: Environment) -> str:
+    r"""Return the folder or share *text* with ``~`` and variables expanded; a URL as it is.
 
-    In a path that begins with a drive or with ``\\``, ``$`` is a letter like any other: ``\\host\c$`` is a share. Where
-    what stands in front is a path with slashes, the back slashes after it become slashes, too.
+    In a path that begins with a drive or with ``\\``, ``$`` is an ordinary character: ``\\host\c$`` is a share. After
+    an expanded path with slashes, back slashes become slashes, too.
 
     Raises:
         ExpansionError: A variable that is not set or empty, or holds what separates places; no home folder.
     """
     if _URL.match(text):
-        return text  # where %C3%A9 is a letter and $ one, too
+        return text  # %C3%A9 and $ are ordinary characters in it
     if _OTHER_HOME.match(text):
         raise ExpansionError(r"~ is your own home folder alone; a folder of that name is written .\~…", 0)
     pattern = _PERCENT_ALONE if _OF_WINDOWS.match(text) else _ANY
     head, tail = "", text
     if _HOME.match(text):
-        if not around.home:
-            raise ExpansionError("there is no home folder for ~ to stand for; write the folder out", 0)
-        head, tail = around.home, text[1:]
+        if not environment.home:
+            raise ExpansionError("there is no home folder for ~; write the folder out", 0)
+        head, tail = environment.home, text[1:]
     elif first := pattern.match(text):
-        head, tail = _value(first, 0, around), text[first.end() :]
+        head, tail = _value(first, 0, environment), text[first.end() :]
     begin = len(text) - len(tail)
-    tail = pattern.sub(lambda match: _value(match, begin, around), tail)
+    tail = pattern.sub(lambda match: _value(match, begin, environment), tail)
     return head + (tail.replace("\\", "/") if "/" in head and "\\" not in head else tail)
 
 
-def _value(match: re.Match[str], begin: int, around: Surroundings) -> str:
+def _value(match: re.Match[str], begin: int, environment: Environment) -> str:
     at = begin + match.start()
     name = next(group for group in match.groups() if group is not None)
-    value = around.variables.get(name, "").strip()
+    value = environment.variables.get(name, "").strip()
     if not value:
         raise ExpansionError(f"{match[0]}: the variable is not set; set it, or write out what it should be", at)
     if _SEPARATES.search(value):
@@ -104,12 +91,10 @@ def _value(match: re.Match[str], begin: int, around: Surroundings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedElement:
-    """One element, ready to be walked.
+    """One element of a path: stores, bottom-most first, HTTP servers last, or stores and a plain folder.
 
-    Attributes:
-        stores: Places with a folder per key, bottom-most first, those behind HTTP last. What one of them has is
-            copied into all before it and opened from the first.
-        folder: A plain folder that is searched by file name when none of *stores* has the file; None for chains.
+    A file of one store is copied into all before it and opened from the first. *folder* is searched by file name if
+    none of *stores* has the file.
     """
 
     stores: tuple[ResolvedPlace, ...]
@@ -117,23 +102,20 @@ class ResolvedElement:
 
 
 def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElement, ...]:
-    r"""Return the elements of *symbol_path* in the order they are tried, with every rule of propagation applied.
+    r"""Return the elements of *symbol_path* in the order in which they are tried, with every rule of symsrv applied.
 
-    - ``cache*`` is an element of its own and stands before the stores of every element to its right.
+    - ``cache*`` is an element itself, and comes before the stores of every element to its right.
     - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
     - A chain that would begin with a URL gets *default_store* in front, as nothing can be opened from HTTP.
-    - ``srv*\\host\share`` alone stays alone: its files are opened where they lie.
+    - ``srv*\\host\share`` alone stays alone: its files are opened there.
     """
     default = LocalPlace(str(default_store))
     caches: tuple[ResolvedPlace, ...] = ()
     resolved = []
     for element in symbol_path.elements:
         match element:
-            case Cache(DefaultPlace()):
-                caches = _unique((*caches, default))
-                resolved.append(ResolvedElement(caches))
-            case Cache(LocalPlace() | UncPlace() as place):
-                caches = _unique((*caches, place))
+            case Cache(place):
+                caches = _unique((*caches, default if isinstance(place, DefaultPlace) else place))
                 resolved.append(ResolvedElement(caches))
             case Folder(place):
                 resolved.append(ResolvedElement(caches, place))
@@ -145,8 +127,8 @@ def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElemen
 def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
     """Return *symbol_path* with *folder* as the bottom-most store of everything it delivers.
 
-    It takes the place of the bottom-most local store of each chain, and stands in front of a chain that has none.
-    Where the first ``cache*`` has stood, and left of plain folders, it becomes ``cache*folder``.
+    It replaces the bottom-most local store of each chain, and is put in front of a chain that has none. The first
+    ``cache*`` becomes ``cache*folder``, which is also put in front of plain folders.
     """
     place = LocalPlace(str(folder))
     elements: list[Element] = []
@@ -171,7 +153,7 @@ def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
 def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: Path) -> SymbolPath:
     """Return *symbol_path* with a chain in front that asks *urls*, in that order, and fills the bottom-most store.
 
-    That is the one that *symbol_path* fills first; *default_store* if it fills none.
+    That is the first store of *symbol_path*; *default_store* if it has none.
     """
     if not urls:
         return symbol_path

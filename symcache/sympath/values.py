@@ -1,4 +1,4 @@
-"""The parts of a symbol path as values, which print as they are written."""
+"""The parts of a symbol path as values whose ``str()`` is their text, and removing credentials from such texts."""
 
 from __future__ import annotations
 
@@ -7,37 +7,21 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = [
-    "MICROSOFT",
-    "Cache",
-    "Chain",
-    "DefaultPlace",
-    "Element",
-    "Folder",
-    "HttpPlace",
-    "LocalPlace",
-    "Place",
-    "ResolvedPlace",
-    "SymbolPath",
-    "UncPlace",
-    "redact_text",
-    "redact_url",
-]
-
+MICROSOFT = "https://msdl.microsoft.com/download/symbols"
 
 _NOT_A_URL = "an address that is not well formed"
 _QUERY = re.compile(r"(?<!\\)\?[^*;\r\n]*")
-# Where a user's name can begin: behind the slashes of a URL, complete or not.
+# A user name can begin after the slashes of a URL, complete or not.
 _AUTHORITY = re.compile(r"https?:[\\/]*|//[\\/]*", re.IGNORECASE)
-# A user's name without any scheme: a colon that belongs neither to a drive nor to a scheme.
+# A user name without a scheme: a colon that belongs neither to a drive nor to a scheme.
 _BARE_USER = re.compile(r"(?!\s*[A-Za-z]:(?:[\\/]|$))(?!\s*https?:)[^:]*:(?!//)", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
-    """Return *url* without user, password, query and fragment, where tokens and signatures stand.
+    """Return *url* without user, password, query and fragment, which may hold tokens.
 
-    A text with an ``@`` that has no host in front of a path, or a port that is none, is not shown at all: a password
-    with a slash in it looks like that.
+    A text with an ``@`` but without a host, or with an invalid port, is not shown at all: a password with a slash in
+    it looks like that.
     """
     try:
         parts = urlsplit(url)
@@ -53,34 +37,26 @@ def redact_url(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return *text*, blotted out letter for letter where it may hold user, password or query, so that places stay.
+    """Return *text* with an x for each character that may belong to a user, password or query.
 
-    Whatever stands before an ``@`` counts, back to where the user's name can begin at the earliest, as a password may
-    hold any character. The text need not be a URL, or a symbol path.
+    That is everything before an ``@``, back to where a user name can begin at the earliest, as a password may hold any
+    character. The text need not be a URL, or a symbol path.
     """
-    lines = "".join(map(_blot_credentials, text.splitlines(keepends=True)))
+    lines = "".join(map(_mask_credentials, text.splitlines(keepends=True)))
     return _QUERY.sub(lambda match: "x" * len(match[0]), lines)
 
 
-def _blot_credentials(line: str) -> str:
+def _mask_credentials(line: str) -> str:
     end = line.rfind("@")
-    begin = _first_authority(line, end)
-    return line if begin >= end else line[:begin] + "x" * (end + 1 - begin) + line[end + 1 :]
-
-
-def _first_authority(line: str, end: int) -> int:
-    """Return where the first user's name before *end* can begin; *end* or more if there is none."""
     slashes = _AUTHORITY.search(line, 0, max(end, 0))
-    found = end if slashes is None else slashes.end()
+    begin = end if slashes is None else slashes.end()
     at = 0
-    for piece in re.split(r"[*;]", line[: max(found, 0)]):
+    for piece in re.split(r"[*;]", line[: max(begin, 0)]):
         if _BARE_USER.match(piece):
-            return at
+            begin = at
+            break
         at += len(piece) + 1
-    return found
-
-
-MICROSOFT = "https://msdl.microsoft.com/download/symbols"
+    return line if begin >= end else line[:begin] + "x" * (end + 1 - begin) + line[end + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +99,7 @@ class HttpPlace:
 
 @dataclass(frozen=True, slots=True)
 class DefaultPlace:
-    """The default downstream store: what an empty token stands for."""
+    """The default downstream store: the meaning of an empty token."""
 
     def __str__(self) -> str:
         return ""
@@ -135,7 +111,7 @@ Place: TypeAlias = ResolvedPlace | DefaultPlace
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A plain folder: files lie in it under their names alone."""
+    """A plain folder of files, which are found by their names."""
 
     place: LocalPlace | UncPlace
 
@@ -145,7 +121,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """``cache*``: a store that is filled with what any element to its right delivers."""
+    """``cache*``: a store that gets a copy of every file that an element to its right delivers."""
 
     place: LocalPlace | UncPlace | DefaultPlace
 
@@ -155,11 +131,9 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """``srv*``: stores from the bottom-most on; what a later one has is copied into every earlier one.
+    """``srv*``: one or more stores from the bottom-most on; a file of a later one is copied into every earlier one.
 
-    Attributes:
-        stores: At least one.
-        dll: What ``symsrv*`` names; None for ``srv*``, which means ``symsrv.dll``.
+    *dll* is what ``symsrv*`` names; None for ``srv*``, which means ``symsrv.dll``.
     """
 
     stores: tuple[Place, ...]
@@ -175,7 +149,7 @@ Element: TypeAlias = Folder | Cache | Chain
 
 @dataclass(frozen=True, slots=True)
 class SymbolPath:
-    """A whole symbol path; ``str()`` gives the text back that parses to it, credentials and all."""
+    """A whole symbol path; ``str()`` returns a text that parses to it, with the credentials."""
 
     elements: tuple[Element, ...]
 
@@ -187,7 +161,7 @@ class SymbolPath:
         """Whether any element asks a server over HTTP; ``srv*`` alone asks Microsoft's."""
         chains = (element.stores for element in self.elements if isinstance(element, Chain))
         return any(
-            stores == (DefaultPlace(),) or any(isinstance(store, HttpPlace) for store in stores) for stores in chains
+            stores == (DefaultPlace(),) or any(isinstance(each, HttpPlace) for each in stores) for stores in chains
         )
 
     def redacted(self) -> str:

@@ -1,4 +1,4 @@
-"""The folder 000Admin: its files, and the journal that brings an interrupted change to its end."""
+"""The folder 000Admin: symstore's files in it, and symcache's journal of the change that is being made to them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.stores.local.atomic import as_store_error, take_away, write_whole
+from symcache.stores.local.atomic import as_store_error, write_whole
 from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form
-from symcache.symstore.transactions import Filed, parse_filed, parse_transaction, split_lines
+from symcache.symstore.transactions import TransactionFile, parse_file, parse_transaction, split_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,19 +24,17 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
     from symcache.symstore.transactions import Transaction
 
-__all__ = ["AdminFolder", "Entry", "Intent", "Stage", "clear_journal", "journal_path", "read_journal", "write_journal"]
-
 
 _FOLDER = "000Admin"
 _SERVER, _HISTORY, _LAST_ID = "server.txt", "history.txt", "lastid.txt"
-_OWN_FILE = re.compile(r"([0-9]{10,18})(\.deleted)?")
+_FILE_LIST = re.compile(r"([0-9]{10,18})(\.deleted)?")
 
 
 class AdminFolder:
-    """The admin files of one store; each is replaced whole, and only by who holds the store's admin lock.
+    """The admin files of one store; each is replaced as a whole, and only under the store's admin lock.
 
     Layout: ``lastid.txt`` (10 digits, no line end), ``server.txt`` (transactions in force), ``history.txt`` (all),
-    and for each add a file named by its 10 digits, renamed to ``….deleted`` when it is undone; lines end in CRLF.
+    and for each add a file list named by its 10 digits, renamed to ``….deleted`` when it is deleted; lines end in CRLF.
     Source: stores made by symstore.exe; windows-driver-docs, symstore-transactions.
     """
 
@@ -46,113 +44,76 @@ class AdminFolder:
 
     @property
     def path(self) -> Path:
-        """The folder, in whatever letter case it is spelt."""
+        """The folder, in the letter case that the store has."""
         if self._path is None or not self._path.is_dir():
-            self._path = self._find()
+            self._path = find_spelling(self._store.root, _FOLDER)
         return self._path
 
     def server(self) -> Iterator[tuple[bytes, Transaction | None]]:
-        """Yield each line of ``server.txt`` with its meaning; None if it has none.
-
-        Raises:
-            StoreError: It cannot be read.
-        """
-        return _understand(self._read(_SERVER))
+        """Yield each line of ``server.txt``, and the transaction in it; None if the line is invalid."""
+        return _parse_lines(self._read(_SERVER))
 
     def history(self) -> Iterator[tuple[bytes, Transaction | None]]:
-        """Yield each line of ``history.txt`` with its meaning; None if it has none.
+        """Yield each line of ``history.txt``, and the transaction in it; None if the line is invalid."""
+        return _parse_lines(self._read(_HISTORY))
 
-        Raises:
-            StoreError: It cannot be read.
-        """
-        return _understand(self._read(_HISTORY))
-
-    def filed(self, id_: int) -> Iterator[tuple[bytes, Filed | None]]:
-        """Yield each line of transaction *id_*'s own file with its meaning, also after the transaction was undone.
-
-        Raises:
-            StoreError: It cannot be read.
-        """
+    def file_list(self, id_: int) -> Iterator[tuple[bytes, TransactionFile | None]]:
+        """Yield each line of transaction *id_*'s file list, and the file in it, also after the transaction's delete."""
         content = self._read(f"{id_:010}") or self._read(f"{id_:010}.deleted")
         for line in split_lines(content):
-            filed = None
+            file = None
             with suppress(InputError):
-                filed = parse_filed(line)
-            yield line, filed
+                file = parse_file(line)
+            yield line, file
 
-    def is_doubtful(self, id_: int) -> bool:
-        """Return whether transaction *id_*'s own file may not tell all that it brought: absent, empty or unreadable.
-
-        Raises:
-            StoreError: It cannot be read.
-        """
-        lines = [filed for _, filed in self.filed(id_)]
-        return not lines or None in lines
-
-    def has_own_file(self, id_: int) -> bool:
-        """Return whether transaction *id_* is in force as far as its own file tells."""
+    def has_file_list(self, id_: int) -> bool:
+        """Return whether transaction *id_* has a file list, and not one of a deleted transaction."""
         return (self.path / f"{id_:010}").is_file()
 
-    def own_files(self) -> Iterator[tuple[int, bool]]:
-        """Yield the number of each transaction's own file, and whether it is that of one undone; in no order."""
+    def file_lists(self) -> Iterator[tuple[int, bool]]:
+        """Yield the transaction of each file list, and whether that says it was deleted; in no order."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as entries:
             for entry in entries:
-                if match := _OWN_FILE.fullmatch(entry.name):
+                if match := _FILE_LIST.fullmatch(entry.name):
                     yield int(match[1]), match[2] is not None
 
-    def deleted_ids(self) -> set[int]:
-        """Return the transactions that ``history.txt`` says were undone.
+    def server_ids(self) -> set[int]:
+        """Return the transactions in ``server.txt``."""
+        return {each.id for _, each in self.server() if each is not None}
 
-        Raises:
-            StoreError: It cannot be read.
-        """
+    def deleted_ids(self) -> set[int]:
+        """Return the transactions that ``history.txt`` says were deleted."""
         return {each.deleted_id for _, each in self.history() if each is not None and each.deleted_id is not None}
 
     def lost_ids(self) -> set[int]:
-        """Return the adds of ``history.txt`` that were never undone, and that ``server.txt`` lacks all the same.
-
-        Raises:
-            StoreError: One of the two cannot be read.
-        """
+        """Return the adds in ``history.txt`` that were not deleted and are not in ``server.txt``."""
         added = {each.id for _, each in self.history() if each is not None and each.deleted_id is None}
-        return added - self.deleted_ids() - {each.id for _, each in self.server() if each is not None}
+        return added - self.deleted_ids() - self.server_ids()
 
-    def standing_ids(self) -> set[int]:
-        """Return the transactions that any admin file has for being in force, so that nothing of theirs may go.
-
-        Raises:
-            StoreError: One of the files cannot be read.
-        """
+    def ids_in_force(self) -> set[int]:
+        """Return the transactions that are in force by any of the files, so that their files must stay."""
         server = {each.id for _, each in self.server() if each is not None and each.deleted_id is None}
-        own = {id_ for id_, is_deleted in self.own_files() if not is_deleted}
-        return server | self.lost_ids() | (own - self.deleted_ids())
+        listed = {id_ for id_, is_deleted in self.file_lists() if not is_deleted}
+        return server | self.lost_ids() | (listed - self.deleted_ids())
 
     def next_id(self) -> int:
-        """Return a number above every one that any of the files knows."""
+        """Return a number above every one in any of the files."""
         text = self._read(_LAST_ID).strip(b"\0 \r\n")
-        known = [int(text) if text.isdigit() and len(text) < 19 else 0]
-        known += (each.id for _, each in self.history() if each is not None)
-        known += (each.id for _, each in self.server() if each is not None)
-        known += (id_ for id_, _ in self.own_files())
+        known = {int(text) if text.isdigit() and len(text) < 19 else 0}
+        known |= self.server_ids()
+        known.update(each.id for _, each in self.history() if each is not None)
+        known.update(id_ for id_, _ in self.file_lists())
         return max(known) + 1
 
-    def record_added(self, id_: int, line: bytes, filed: list[bytes]) -> None:
-        """Write transaction *id_*'s own file, then its line everywhere; what is there already is not written again.
-
-        Raises:
-            StoreError: The disk does not take it.
-        """
-        self.write_filed(id_, filed)
+    def record_added(self, id_: int, line: bytes, files: list[bytes]) -> None:
+        """Write transaction *id_*'s file list, then its line everywhere; lines that exist are not written again."""
+        self.write_file_list(id_, files)
         self._append(_SERVER, id_, line)
         self._append(_HISTORY, id_, line)
         self._write(_LAST_ID, b"%010d" % id_)
 
     def record_deleted(self, id_: int, line: bytes, deleted_id: int) -> None:
-        """Take *deleted_id* off ``server.txt``, rename its own file, record the delete; what is done is not done again.
-
-        Raises:
-            StoreError: The disk does not take it.
-        """
+        """Remove *deleted_id* from ``server.txt``, rename its file list, record the delete; safe to run twice."""
         content = self._read(_SERVER)
         kept = b"".join(each for each in content.splitlines(keepends=True) if _id_of(each) != deleted_id)
         if kept != content:
@@ -162,26 +123,18 @@ class AdminFolder:
         self._write(_LAST_ID, b"%010d" % id_)
 
     def mark_deleted(self, id_: int) -> bool:
-        """Rename transaction *id_*'s own file to that of one undone; return whether it was there.
-
-        Raises:
-            StoreError: The disk does not take it.
-        """
-        own = self.path / f"{id_:010}"
+        """Rename transaction *id_*'s file list to that of a deleted one; return whether it was there."""
+        path = self.path / f"{id_:010}"
         try:
-            own.replace(own.with_name(own.name + ".deleted"))
+            path.replace(path.with_name(path.name + ".deleted"))
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise as_store_error(error, own) from error
+            raise as_store_error(error, path) from error
         return True
 
-    def take_back(self, id_: int) -> bool:
-        """Write *id_*'s line of ``history.txt`` into ``server.txt``, in its place; return whether there is one.
-
-        Raises:
-            StoreError: The disk does not take it.
-        """
+    def restore_server_line(self, id_: int) -> bool:
+        """Copy *id_*'s line from ``history.txt`` to ``server.txt``, in order; return whether there is one."""
         line = next((line for line, each in self.history() if each is not None and each.id == id_), None)
         if line is None:
             return False
@@ -192,22 +145,9 @@ class AdminFolder:
         self._write(_SERVER, b"".join([*lines[:at], line + b"\r\n", *lines[at:]]))
         return True
 
-    def write_filed(self, id_: int, filed: list[bytes]) -> None:
-        """Write transaction *id_*'s own file.
-
-        Raises:
-            StoreError: The disk does not take it.
-        """
-        self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in filed))
-
-    def _find(self) -> Path:
-        root = self._store.root
-        if not (root / _FOLDER).is_dir():
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
-                for entry in entries:
-                    if fold(entry.name) == fold(_FOLDER):
-                        return root / entry.name
-        return root / _FOLDER
+    def write_file_list(self, id_: int, files: list[bytes]) -> None:
+        """Write transaction *id_*'s file list from lines without their ends."""
+        self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in files))
 
     def _append(self, name: str, id_: int, line: bytes) -> None:
         content = self._read(name)
@@ -230,7 +170,17 @@ class AdminFolder:
         write_whole(self._store, self.path / name, content)
 
 
-def _understand(content: bytes) -> Iterator[tuple[bytes, Transaction | None]]:
+def find_spelling(parent: Path, name: str) -> Path:
+    """Return the entry of *parent* called *name* in any letter case, the exact one first; else its path if made."""
+    if not (parent / name).exists():
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
+            for entry in entries:
+                if fold(entry.name) == fold(name):
+                    return parent / entry.name
+    return parent / name
+
+
+def _parse_lines(content: bytes) -> Iterator[tuple[bytes, Transaction | None]]:
     for line in split_lines(content):
         transaction = None
         with suppress(InputError):
@@ -247,7 +197,7 @@ _SCHEMA = "symcache.journal/1"
 
 
 class Stage(StrEnum):
-    """How far a writer has come."""
+    """How far a writer has come, which decides what happens if its process ends."""
 
     FILING = "filing"  # an add, files not all in place: to be undone
     RECORDING = "recording"  # an add, files in place: to be finished
@@ -256,47 +206,30 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an add.
+    """One file of an add, and the forms of it that the store had before."""
 
-    Attributes:
-        filed: What and from where.
-        had: The forms that the store held before.
-    """
-
-    filed: Filed
+    file: TransactionFile
     had: frozenset[Form]
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a writer is about to do.
-
-    Attributes:
-        stage: How far it has come.
-        id: The number of its transaction.
-        line: The transaction's line in ``server.txt`` or, for a delete, ``history.txt``, without its end.
-        deleted_id: The transaction that a delete undoes.
-        entries: The files of an add.
-    """
+    """What a writer is about to do."""
 
     stage: Stage
-    id: int
-    line: bytes
-    deleted_id: int | None = None
+    id: int  # the number of its transaction
+    line: bytes  # the transaction's line in ``server.txt`` or, for a delete, ``history.txt``, without its end
+    deleted_id: int | None = None  # the transaction that it deletes
     entries: tuple[Entry, ...] = ()
 
 
 def journal_path(store: Store) -> Path:
-    """Return where the intent of a store's writer lies, if there is one."""
+    """Return the path of the file that holds the intent of a store's writer, if there is one."""
     return store.root / OWN_FOLDER / "journal.json"
 
 
 def write_journal(store: Store, intent: Intent) -> None:
-    """Record *intent*, in place of what was recorded before.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Replace the journal by *intent*."""
     document = {
         "schema": _SCHEMA,
         "stage": intent.stage,
@@ -304,7 +237,7 @@ def write_journal(store: Store, intent: Intent) -> None:
         "line": intent.line.decode("latin-1"),
         "deleted_id": intent.deleted_id,
         "entries": [
-            {"index": entry.filed.key.index, "source": entry.filed.source, "had": sorted(entry.had)}
+            {"index": entry.file.key.index, "source": entry.file.source, "had": sorted(entry.had)}
             for entry in intent.entries
         ],
     }
@@ -312,11 +245,7 @@ def write_journal(store: Store, intent: Intent) -> None:
 
 
 def read_journal(store: Store) -> Intent | None:
-    """Return what the last writer was about to do; None if it ended well, or what is there is no journal.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
+    """Return what the last writer was about to do; None if it finished, or there is no valid journal."""
     path = journal_path(store)
     try:
         return _parse(json.loads(path.read_bytes()))
@@ -325,16 +254,7 @@ def read_journal(store: Store) -> Intent | None:
     except OSError as error:
         raise as_store_error(error, path) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
-        return None  # it is written whole, so this is not ours; the next intent replaces it
-
-
-def clear_journal(store: Store) -> None:
-    """Forget the intent.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
-    take_away(store, journal_path(store))
+        return None  # symcache replaces it as a whole, so it did not write this; the next intent replaces it
 
 
 def _parse(document: dict[str, Any]) -> Intent:
@@ -347,7 +267,9 @@ def _parse(document: dict[str, Any]) -> Intent:
         document["line"].encode("latin-1"),
         None if deleted_id is None else int(deleted_id),
         tuple(
-            Entry(Filed(parse_index(entry["index"]), str(entry["source"])), frozenset(map(Form, entry["had"])))
+            Entry(
+                TransactionFile(parse_index(entry["index"]), str(entry["source"])), frozenset(map(Form, entry["had"]))
+            )
             for entry in document["entries"]
         ),
     )

@@ -1,4 +1,4 @@
-"""Which key a file has: told by its content and its name, for whoever publishes it."""
+"""Finding the key of a file from its content and name, to add it to a store."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.identity import Key
 
-__all__ = ["Identified", "Unidentified", "identify", "identify_all"]
-
 
 _START_BYTES = 64
 _CONTENT_OF = {
@@ -37,13 +35,7 @@ _CONTENT_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """A file that can be published.
-
-    Attributes:
-        path: Where it lies.
-        key: What it is.
-        content: What symstore notes about it.
-    """
+    """A file that can be added, with its key and what ``refs.ptr`` says of it."""
 
     path: Path
     key: Key
@@ -52,40 +44,31 @@ class Identified:
 
 @dataclass(frozen=True, slots=True)
 class Unidentified:
-    """A file that cannot.
-
-    Attributes:
-        path: Where it lies.
-        problem: Why, in one line.
-        is_foreign: It is of another kind than images and PDBs, and was not named itself.
-    """
+    """A file that cannot be added."""
 
     path: Path
-    problem: str
-    is_foreign: bool = False
+    problem: str  # why, in one line
+    is_foreign: bool = False  # it is neither an image nor a PDB, and comes from a folder
 
 
 def identify_all(paths: Iterable[Path], *, but: Path) -> Iterator[Identified | Unidentified]:
-    """Yield what each file is, those of folders in the order of their names; links to folders are not followed.
+    """Yield what each of *paths* is, for a folder what its files are, sorted by name.
 
-    Args:
-        paths: Files and folders.
-        but: A folder to pass over: the store that they are for may lie in one of them.
+    Links to folders are not followed, and the folder *but* is skipped: the store may lie in one of *paths*.
     """
     but = but.resolve()
     for path in paths:
-        if not path.is_dir():
+        if path.is_dir():
+            yield from _identify_below(path, but)
+        else:
             yield _try(path)
-            continue
-        for file in _files_below(path, but):
-            yield _try(file, was_named=False) if isinstance(file, Path) else file
 
 
 def identify(path: Path) -> Identified:
     """Return the key of the image, ``.dbg`` file or PDB at *path*, under its own name.
 
     Raises:
-        UnknownFormat: It is none of them, or in a container that stores keep elsewhere.
+        UnknownFormat: None of these, or an MSFZ container, which stores keep under another path.
         InputError: It is cut short or contradicts itself, or its name cannot be that of a symbol file.
         OSError: It cannot be read.
     """
@@ -116,29 +99,33 @@ def _identify_pdb(view: ByteView, name: str) -> tuple[Key, Content]:
     content = Content.PRIVATE
     if isinstance(pdb, NativePdb):
         if pdb.container is Container.MSFZ:
-            raise UnknownFormat("an MSFZ container, which debuggers look for under another path than transactions name")
-        content = _CONTENT_OF.get(pdb.symbols, Content.PRIVATE) if pdb.symbols is not None else Content.PRIVATE
+            raise UnknownFormat("an MSFZ container; debuggers look for it under another path than transactions name")
+        if pdb.symbols is not None:
+            content = _CONTENT_OF.get(pdb.symbols, content)
     return pdb_reference_of(pdb, name).key, content
 
 
-def _try(path: Path, *, was_named: bool = True) -> Identified | Unidentified:
+def _try(path: Path, *, is_named: bool = True) -> Identified | Unidentified:
     try:
         return identify(path)
     except UnknownFormat as error:
-        return Unidentified(path, str(error), is_foreign=not was_named)
+        return Unidentified(path, str(error), is_foreign=not is_named)
     except InputError as error:
         return Unidentified(path, str(error))
     except OSError as error:
         return Unidentified(path, error.strerror or str(error))
 
 
-def _files_below(root: Path, but: Path) -> Iterator[Path | Unidentified]:
+def _identify_below(root: Path, but: Path) -> Iterator[Identified | Unidentified]:
     unlisted: list[OSError] = []
     for folder, folders, names in os.walk(root, onerror=unlisted.append):
         if Path(folder).resolve() == but:
             folders.clear()
             continue
         folders.sort()
-        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                yield _try(path, is_named=False)
     for error in unlisted:
         yield Unidentified(Path(os.fsdecode(error.filename)), error.strerror or str(error))

@@ -1,4 +1,4 @@
-"""Transactions and references: what symstore writes into 000Admin and beside each file."""
+"""The records of symstore: transactions in 000Admin, and the references to them beside each file, in refs.ptr."""
 
 from __future__ import annotations
 
@@ -15,44 +15,24 @@ from symcache.stores.local.atomic import as_store_error, take_away, write_whole
 from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-__all__ = [
-    "POINTER",
-    "REFS",
-    "Content",
-    "Filed",
-    "Kind",
-    "Ref",
-    "Refs",
-    "Transaction",
-    "clean",
-    "format_added",
-    "format_deleted",
-    "format_filed",
-    "format_ref",
-    "parse_filed",
-    "parse_ref",
-    "parse_transaction",
-    "read_pointer",
-    "read_refs",
-    "split_lines",
-    "walk_refs",
-    "write_refs",
-]
 
+REFS = "refs.ptr"
+POINTER = "file.ptr"
 
+_LARGEST_BYTES = 64 << 20
 _ID = re.compile(r"[0-9]{1,18}")
 _DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4})")
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2}):([0-9]{2})")
 
 
 class Kind(StrEnum):
-    """Whether a transaction brought files, or pointers to files that lie elsewhere."""
+    """Whether a transaction added files, or pointers to files elsewhere."""
 
     FILE = "file"
     POINTER = "ptr"
@@ -69,23 +49,13 @@ class Content(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One numbered add or delete.
+    """One numbered add or delete."""
 
-    Attributes:
-        id: Its number, from 1.
-        deleted_id: The number of the transaction that it undid; None for an add.
-        kind: What an add brought; None for a delete.
-        when: When, in the local time of whoever did it; None where it cannot be read.
-        product: As given; empty for a delete.
-        version: As given, may be empty.
-        comment: As given, may be empty.
-    """
-
-    id: int
-    deleted_id: int | None = None
-    kind: Kind | None = None
-    when: datetime | None = None
-    product: str = ""
+    id: int  # its number, from 1
+    deleted_id: int | None = None  # the transaction that it deleted; None for an add
+    kind: Kind | None = None  # what it added; None for a delete
+    when: datetime | None = None  # in the local time of the machine that made it; None if it cannot be read
+    product: str = ""  # as given, like *version* and *comment*; empty for a delete
     version: str = ""
     comment: str = ""
 
@@ -97,7 +67,6 @@ class Transaction:
         return f"{self.id:010} add {self.kind or '?'} {when} {texts}".rstrip()
 
     def as_json(self) -> dict[str, str | int | None]:
-        """Return the fields of one JSON object."""
         return {
             "id": self.id,
             "action": "add" if self.deleted_id is None else "del",
@@ -111,13 +80,8 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
-    """One file of a transaction.
-
-    Attributes:
-        key: What it is filed under.
-        source: Where it came from, or where the pointer leads.
-    """
+class TransactionFile:
+    """One file of a transaction: its key, and the path that it came from or that the pointer leads to."""
 
     key: Key
     source: str
@@ -125,27 +89,19 @@ class Filed:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One line of ``refs.ptr``: a transaction that wants the file of this folder.
-
-    Attributes:
-        id: The transaction's number.
-        kind: Whether it brought the file or a pointer.
-        source: Where the file came from, or where the pointer leads.
-        content: What it is; None in the old form.
-        compressed: Whether it was stored as a cabinet; None in the old form.
-    """
+    """One line of ``refs.ptr``: a transaction that added the file of this folder."""
 
     id: int
     kind: Kind
-    source: str
-    content: Content | None = None
-    compressed: bool | None = None
+    source: str  # the path that the file came from, or that the pointer leads to
+    content: Content | None = None  # None in the old form of the line
+    compressed: bool | None = None  # None in the old form
 
 
 def clean(text: str) -> str:
-    """Return *text* so that it can stand between the quotes of one line.
+    """Return *text* in a form that fits between the quotes of one line.
 
-    The format knows no escape: a quote becomes an apostrophe, and what is not printable (line ends, above all) a blank.
+    The format knows no escape: a quote becomes an apostrophe, and what is not printable (line ends above all) a blank.
     """
     return "".join(char if char.isprintable() else " " for char in text.replace('"', "'"))
 
@@ -169,20 +125,18 @@ def format_added(added: Transaction) -> bytes:
 
 
 def format_deleted(id_: int, deleted_id: int) -> bytes:
-    """Return the line for ``history.txt`` that says that *deleted_id* was undone; source as `format_added`."""
+    """Return the line for ``history.txt`` that says that *deleted_id* was deleted; source as `format_added`."""
     return f"{id_:010},del,{deleted_id:010}".encode()
 
 
 def parse_transaction(line: bytes) -> Transaction:
-    """Return what a line of ``server.txt`` or ``history.txt`` says, in today's form or the old one.
+    """Return the transaction in a line of ``server.txt`` or ``history.txt``, in today's form or the old one.
 
     The old form has no quotes and years of two digits, of which 70 and more are of the last century. Without quotes
-    the comment takes the commas that are too many.
+    the comment takes the surplus commas. Source: as `format_added`.
 
     Raises:
         MalformedInput: Another shape.
-
-    Source: as `format_added`.
     """
     fields = _split_fields(_decode(line))
     id_ = _parse_id(fields[0], line)
@@ -195,13 +149,13 @@ def parse_transaction(line: bytes) -> Transaction:
     raise MalformedInput(f"{printable(_decode(line))!r} is not a transaction")
 
 
-def format_filed(filed: Filed) -> bytes:
-    r"""Return a line of a transaction's own file, without its end: ``"name\id","source"``; source as `format_added`."""
-    return f'"{filed.key.name}\\{filed.key.id}","{clean(filed.source)}"'.encode()
+def format_file(file: TransactionFile) -> bytes:
+    r"""Return a line of a transaction's file list, without its end: ``"name\id","source"``; as symstore.exe does."""
+    return f'"{file.key.name}\\{file.key.id}","{clean(file.source)}"'.encode()
 
 
-def parse_filed(line: bytes) -> Filed:
-    """Return what a line of a transaction's own file says; the old form has no quotes, some copies lack the last one.
+def parse_file(line: bytes) -> TransactionFile:
+    """Return the file in a line of a transaction's file list; old lines have no quotes, some copies lack the last one.
 
     Raises:
         MalformedInput: Another shape, or a name that cannot be part of a path.
@@ -209,7 +163,7 @@ def parse_filed(line: bytes) -> Filed:
     index, *source = _split_fields(_decode(line))
     if index.count("\\") != 1 or "/" in index:
         raise MalformedInput(f"{printable(_decode(line))!r} names no file of a store")
-    return Filed(parse_index(index), ",".join(source))
+    return TransactionFile(parse_index(index), ",".join(source))
 
 
 def format_ref(ref: Ref) -> bytes:
@@ -224,7 +178,7 @@ def format_ref(ref: Ref) -> bytes:
 
 
 def parse_ref(line: bytes) -> Ref:
-    """Return what a line of ``refs.ptr`` says; the old form has three fields without quotes.
+    """Return the reference in a line of ``refs.ptr``; the old form has three fields without quotes.
 
     Raises:
         MalformedInput: Another shape.
@@ -278,39 +232,29 @@ def _decode(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        return line.decode("cp1252", "replace")  # the commonest code page of whoever wrote it
-
-
-REFS = "refs.ptr"
-POINTER = "file.ptr"
-_LARGEST_BYTES = 64 << 20
+        return line.decode("cp1252", "replace")  # the commonest code page of symstore's machines
 
 
 @dataclass(frozen=True, slots=True)
 class Refs:
-    """The lines of one ``refs.ptr``, oldest first; those that cannot be read are carried along.
+    """The lines of one ``refs.ptr``, oldest first; invalid ones are kept."""
 
-    Attributes:
-        lines: Each with its meaning; None if it has none.
-        exists: Whether there is such a file.
-    """
-
-    lines: tuple[tuple[bytes, Ref | None], ...] = ()
-    exists: bool = False
+    lines: tuple[tuple[bytes, Ref | None], ...] = ()  # each with the reference in it; None if the line is invalid
+    exists: bool = False  # whether there is such a file
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """Those that can be read."""
+        """The valid lines."""
         return tuple(ref for _, ref in self.lines if ref is not None)
 
     @property
     def unreadable(self) -> tuple[bytes, ...]:
-        """Those that cannot."""
+        """The invalid lines."""
         return tuple(line for line, ref in self.lines if ref is None)
 
     @property
     def pointer(self) -> str | None:
-        """What ``file.ptr`` must hold: the last line's source if it brought a pointer; None if none may exist.
+        """What ``file.ptr`` must hold: the last line's source if it added a pointer; None if there must be none.
 
         Source: windows-driver-docs, symbol-storage-format.
         """
@@ -319,14 +263,11 @@ class Refs:
 
     @property
     def forms(self) -> frozenset[Form]:
-        """The forms in which the transactions want the file; both where a line does not say, or cannot be read."""
-        forms: set[Form] = {Form.PLAIN, Form.COMPRESSED} if self.unreadable else set()
-        for ref in self.refs:
-            if ref.kind is Kind.FILE:
-                forms |= {True: {Form.COMPRESSED}, False: {Form.PLAIN}, None: {Form.PLAIN, Form.COMPRESSED}}[
-                    ref.compressed
-                ]
-        return frozenset(forms)
+        """The forms that the transactions added; both if a line is invalid or does not tell."""
+        files = [ref for ref in self.refs if ref.kind is Kind.FILE]
+        if self.unreadable or any(ref.compressed is None for ref in files):
+            return frozenset({Form.PLAIN, Form.COMPRESSED})
+        return frozenset(Form.COMPRESSED if ref.compressed else Form.PLAIN for ref in files)
 
     def adding(self, ref: Ref) -> Refs:
         """Return these lines and one for *ref*."""
@@ -342,43 +283,31 @@ class Refs:
 
 
 def read_refs(folder: Path) -> Refs:
-    """Return what ``refs.ptr`` in a key's folder says; nothing if there is none.
+    """Return the ``refs.ptr`` of a key's folder; an empty one if there is none.
 
     Raises:
         StoreError: It cannot be read, or is larger than 64 MiB.
     """
     path = folder / REFS
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
+    content = _read(path, _LARGEST_BYTES + 1)
+    if content is None:
         return Refs()
-    except OSError as error:
-        raise as_store_error(error, path) from error
     if len(content) > _LARGEST_BYTES:
-        raise StoreError(f"larger than {_LARGEST_BYTES} bytes, so it is no list of transactions", path=path)
-    return Refs(tuple(_understood(split_lines(content))), exists=True)
+        raise StoreError(f"larger than {_LARGEST_BYTES} bytes, so it is not a list of transactions", path=path)
+    return Refs(tuple((line, _try_parse_ref(line)) for line in split_lines(content)), exists=True)
 
 
 def walk_refs(store: Store) -> Iterator[tuple[Key, Refs]]:
-    """Yield each key of *store* that has a ``refs.ptr``, with what it says; this looks into every folder.
-
-    Raises:
-        StoreError: The store, or one of them, cannot be read.
-    """
+    """Yield each key of *store* that has a ``refs.ptr``, and its content; reads every key's folder."""
     for name, id_, folder in store.key_folders():
         refs = read_refs(folder)
         if refs.exists:
-            with suppress(InputError):  # a folder that no key can have
+            with suppress(InputError):  # not a folder of a key
                 yield parse_id(name, id_), refs
 
 
 def write_refs(store: Store, folder: Path, refs: Refs) -> None:
-    """Let ``file.ptr`` and ``refs.ptr`` in a key's folder say what *refs* does; remove what then has nothing to say.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Write ``file.ptr`` and ``refs.ptr`` of a key's folder from *refs*; remove those that would be empty."""
     pointer = refs.pointer
     if pointer is None:
         take_away(store, folder / POINTER)
@@ -391,24 +320,23 @@ def write_refs(store: Store, folder: Path, refs: Refs) -> None:
 
 
 def read_pointer(folder: Path) -> str | None:
-    """Return the text of ``file.ptr`` in a key's folder; None if there is none.
+    """Return the text of ``file.ptr`` in a key's folder; None if there is none."""
+    content = _read(folder / POINTER, 1 << 16)
+    return None if content is None else content.decode(errors="replace").strip("\r\n\0 ")
 
-    Raises:
-        StoreError: It cannot be read.
-    """
-    path = folder / POINTER
+
+def _read(path: Path, limit_bytes: int) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return file.read(1 << 16).decode(errors="replace").strip("\r\n\0 ")
+            return file.read(limit_bytes)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise as_store_error(error, path) from error
 
 
-def _understood(lines: Iterable[bytes]) -> Iterable[tuple[bytes, Ref | None]]:
-    for line in lines:
-        try:
-            yield line, parse_ref(line)
-        except InputError:
-            yield line, None
+def _try_parse_ref(line: bytes) -> Ref | None:
+    try:
+        return parse_ref(line)
+    except InputError:
+        return None

@@ -115,7 +115,7 @@ def _body_header(plan: DumpPlan, base: int, runs: list[tuple[int, int]]) -> byte
         case DumpKind.RANGES_KERNEL | DumpKind.RANGES_KERNEL_AND_USER | DumpKind.RANGES_COMPLETE:
             return _ranges_header(base, runs, complete=plan.kind is DumpKind.RANGES_COMPLETE)
         case DumpKind.TRIAGE:
-            raise ValueError("symcache.synth.triagedump writes triage dumps")
+            raise ValueError("a triage dump holds no pages")
 
 
 def _runs(machine: MachineMemory, plan: DumpPlan) -> list[tuple[int, int]]:

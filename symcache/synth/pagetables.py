@@ -124,7 +124,7 @@ class VirtualMemory:
             self._store(target + index * size, entry)
 
     def _is_kernel(self, address: int) -> bool:
-        """Say whether the uppermost bit that tables translate is set."""
+        """Return whether the uppermost bit that tables translate is set."""
         return bool(address >> (sum(bits for _, bits in self._form.levels) + 11) & 1)
 
     def _load(self, address: int) -> int:

@@ -1,48 +1,70 @@
-"""Writer of PDBs: native in both containers, portable, and the old format 2.00."""
+"""Writer of native PDBs in an MSF 7 container: identity, types with their fields, public symbols with their index."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from dataclasses import dataclass, field
-from struct import pack
+from struct import iter_unpack, pack
 from typing import TYPE_CHECKING, BinaryIO
 
-from symcache.synth.codeview import (
-    PublicSymbol,
-    StructureLayout,
-    make_publics,
-    make_symbol_records,
-    make_type_stream,
-)
 from symcache.synth.msf import Filler, StreamContent, write_msf
-from symcache.synth.msfz import Packing, make_msfz
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
 __all__ = [
     "NativePdbSpec",
-    "Packing",
     "PublicSymbol",
     "StructureLayout",
-    "make_compressed_pdb",
     "make_pdb",
-    "make_pdb2",
-    "make_portable_pdb",
     "make_streams",
+    "make_type_stream",
     "write_pdb",
 ]
 
 _NONE = 0xFFFF
 _IPI_STREAM, _RECORDS_STREAM, _PUBLICS_STREAM, _SECTIONS_STREAM, _MODULE_STREAM = range(4, 9)
 _TILE_BYTES = 1 << 16
+_FIRST_TYPE = 0x1000
+_U64 = 0x0023
+_HASH_BUCKETS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StructureLayout:
+    """A structure to be written into a type stream.
+
+    Attributes:
+        size: Length in bytes.
+        fields: Offset in bytes of each member; all are written as 64-bit integers.
+    """
+
+    size: int
+    fields: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSymbol:
+    """A public symbol.
+
+    Attributes:
+        name: As the linker spells it.
+        offset: Offset in its section, in bytes.
+        segment: Number of its section, from 1.
+        function: Whether it is code.
+    """
+
+    name: str
+    offset: int
+    segment: int = 1
+    function: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NativePdbSpec:
-    """What a native PDB is to hold.
+    """The contents of a native PDB.
 
     Attributes:
         guid: Signature.
@@ -87,11 +109,6 @@ def write_pdb(out: BinaryIO, spec: NativePdbSpec) -> None:
     write_msf(out, make_streams(spec), block_size=spec.block_size)
 
 
-def make_compressed_pdb(spec: NativePdbSpec, packing: Packing = Packing.DEFLATE) -> bytes:
-    """Return a native PDB in the MSFZ container."""
-    return make_msfz([None if content is None else content[:] for content in make_streams(spec)], packing)
-
-
 def make_streams(spec: NativePdbSpec) -> list[StreamContent]:
     """Return the streams of a native PDB by number.
 
@@ -114,59 +131,6 @@ def make_streams(spec: NativePdbSpec) -> list[StreamContent]:
         streams.append(Filler(spec.payload_bytes, hashlib.shake_128(spec.guid.bytes).digest(_TILE_BYTES)))
     streams.extend([b""] * spec.extra_streams)
     return streams
-
-
-def make_pdb2(signature: int, age: int, *, page_size: int = 1024, payload_bytes: int = 0) -> bytes:
-    """Return a PDB 2.00 with an information stream and a payload.
-
-    Layout: magic (44), page size u32, free map page u16, page count u16, root size u32, reserved u32, root pages u16
-    each. Root: stream count u16, reserved u16, {size u32, reserved u32} each, page numbers u16.
-    """
-    streams = [b"", pack("<IIII", 19970604, signature, age, 0), bytes(payload_bytes)]
-    pages: list[bytes] = []
-
-    def put(content: bytes) -> list[int]:
-        first = len(pages) + 2
-        pages.extend(content[at : at + page_size].ljust(page_size, b"\0") for at in range(0, len(content), page_size))
-        return list(range(first, len(pages) + 2))
-
-    lists = [put(content) for content in streams]
-    numbers = [number for taken in lists for number in taken]
-    root = pack("<HH", len(streams), 0) + b"".join(pack("<II", len(content), 0) for content in streams)
-    root += pack(f"<{len(numbers)}H", *numbers)
-    root_pages = put(root)
-    head = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
-    head += pack("<IHHII", page_size, 1, len(pages) + 2, len(root), 0) + pack(f"<{len(root_pages)}H", *root_pages)
-    return head.ljust(page_size, b"\0") + b"\xff" * page_size + b"".join(pages)
-
-
-def make_portable_pdb(guid: UUID, stamp: int, *, payload_bytes: int = 0) -> tuple[bytes, str]:
-    """Return a portable PDB without documents or methods, and its SHA-256 in lower-case hex.
-
-    The checksum is taken with the id as zeros. Layout: metadata root with the streams ``#Pdb`` {id (20), entry point
-    u32, referenced tables u64}, ``#~`` (a header without tables), ``#Strings``, ``#US``, ``#GUID``, ``#Blob``.
-    Source: ECMA-335 II.24.2; dotnet/runtime, PortablePdb-Metadata.md.
-    """
-    blank = bytes(20)
-    streams = {
-        "#Pdb": blank + pack("<IQ", 0, 0),
-        "#~": pack("<IBBBBQQ", 0, 2, 0, 0, 1, 0, 0),
-        "#Strings": bytes(4),
-        "#US": bytes(4),
-        "#GUID": b"",
-        "#Blob": bytes(4 + (payload_bytes + 3) // 4 * 4),
-    }
-    names = {name: (name.encode() + b"\0").ljust((len(name) + 4) // 4 * 4, b"\0") for name in streams}
-    version = b"PDB v1.0".ljust(12, b"\0")
-    root = b"BSJB" + pack("<HHII", 1, 1, 0, len(version)) + version + pack("<HH", 0, len(streams))
-    at = len(root) + sum(8 + len(name) for name in names.values())
-    id_at = at
-    for name, content in streams.items():
-        root += pack("<II", at, len(content)) + names[name]
-        at += len(content)
-    data = root + b"".join(streams.values())
-    checksum = hashlib.sha256(data).hexdigest()
-    return data[:id_at] + guid.bytes_le + pack("<I", stamp) + data[id_at + 20 :], checksum
 
 
 def _make_info(spec: NativePdbSpec) -> bytes:
@@ -225,3 +189,125 @@ def _make_sections(publics: tuple[PublicSymbol, ...]) -> bytes:
         )
         for number in range(1, count + 1)
     )
+
+
+def make_type_stream(structures: Mapping[str, StructureLayout], *, list_bytes: int = 60_000) -> bytes:
+    """Return a type stream that declares, then defines these structures.
+
+    Args:
+        structures: Layouts by name.
+        list_bytes: Longest field list; longer ones are continued in another, as the record length has 16 bits.
+
+    Layout: header of 56 bytes {version, header length, first index, end index, length of the records, hash stream
+    (none), key size, bucket count, three empty ranges}; records {length u16, leaf u16, data} padded to 4.
+    Source: LLVM's "The PDB TPI and IPI Streams" and "CodeView Type Records".
+    """
+    records: list[bytes] = []
+
+    def add(leaf: int, data: bytes) -> int:
+        body = _pad(pack("<H", leaf) + data, 2)
+        records.append(pack("<H", len(body)) + body)
+        return _FIRST_TYPE + len(records) - 1
+
+    for name in structures:
+        add(0x1505, pack("<HHIIIH", 0, 0x80, 0, 0, 0, 0) + _text(name))
+    for name, layout in structures.items():
+        first = _add_fields(add, layout.fields, list_bytes)
+        head = pack("<HHIII", min(len(layout.fields), 0xFFFF), 0, first, 0, 0)
+        add(0x1505, head + _number(layout.size) + _text(name))
+    body = b"".join(records)
+    header = pack("<5I", 20040203, 56, _FIRST_TYPE, _FIRST_TYPE + len(records), len(body))
+    return header + pack("<HHII6I", 0xFFFF, 0xFFFF, 4, 0x3FFFF, *[0] * 6) + body
+
+
+def make_symbol_records(symbols: Iterable[PublicSymbol]) -> bytes:
+    """Return the symbol record stream: ``S_PUB32`` {flags u32, offset u32, segment u16, name}, padded to 4."""
+    return b"".join(_public_record(symbol) for symbol in symbols)
+
+
+def make_publics(symbols: Sequence[PublicSymbol]) -> bytes:
+    """Return the stream that finds public symbols by name and by address.
+
+    Layout: hash bytes u32, address map bytes u32, four fields for thunks, section count u32 (28 bytes in all); the
+    hash {-1, version, bytes of its records, bytes of its buckets, records {offset + 1, 1}, a bit for each of 4097
+    buckets that is not empty, the start of each of these in units of 12}; record offsets ordered by address.
+    Source: LLVM's "The PDB Global Symbol Stream"; microsoft-pdb, gsi.h.
+    """
+    placed: list[tuple[int, PublicSymbol]] = []
+    at = 0
+    for symbol in symbols:
+        placed.append((at, symbol))
+        at += len(_public_record(symbol))
+    by_bucket = sorted(placed, key=lambda pair: (_hash_name(pair[1].name), pair[1].name.lower()))
+    bits = bytearray(4 * 129)
+    starts = []
+    for position, (_, symbol) in enumerate(by_bucket):
+        bucket = _hash_name(symbol.name)
+        if not bits[bucket // 8] >> bucket % 8 & 1:
+            bits[bucket // 8] |= 1 << bucket % 8
+            starts.append(12 * position)
+    records = b"".join(pack("<II", offset + 1, 1) for offset, _ in by_bucket)
+    buckets = bytes(bits) + pack(f"<{len(starts)}I", *starts)
+    table = pack("<IIII", 0xFFFFFFFF, 0xF12F091A, len(records), len(buckets)) + records + buckets
+    by_address = sorted(placed, key=lambda pair: (pair[1].segment, pair[1].offset))
+    addresses = pack(f"<{len(placed)}I", *(offset for offset, _ in by_address))
+    return pack("<IIIIHHII", len(table), len(addresses), 0, 0, 0, 0, 0, 0) + table + addresses
+
+
+def _public_record(symbol: PublicSymbol) -> bytes:
+    body = pack("<HIIH", 0x110E, 2 if symbol.function else 0, symbol.offset, symbol.segment) + _text(symbol.name)
+    body += bytes(-(len(body) + 2) % 4)
+    return pack("<H", len(body)) + body
+
+
+def _add_fields(add: Callable[[int, bytes], int], fields: Mapping[str, int], list_bytes: int) -> int:
+    """Add the field lists, the last one first, as each names the one that continues it; return the first's index."""
+    lists = [bytearray()]
+    for name, offset in fields.items():
+        entry = _pad(pack("<HHI", 0x150D, 3, _U64) + _number(offset) + _text(name), 0)
+        if lists[-1] and len(lists[-1]) + len(entry) > list_bytes:
+            lists.append(bytearray())
+        lists[-1] += entry
+    following = add(0x1203, bytes(lists[-1]))
+    for entries in reversed(lists[:-1]):
+        following = add(0x1203, bytes(entries) + pack("<HHI", 0x1404, 0, following))
+    return following
+
+
+def _hash_name(name: str) -> int:
+    """Return the bucket of a name.
+
+    Source: LLVM's "The PDB Global Symbol Stream" names the function; microsoft-pdb, misc.h, for how it mixes.
+    """
+    data = name.encode()
+    result = 0
+    whole = len(data) // 4 * 4
+    for (word,) in iter_unpack("<I", data[:whole]):
+        result ^= word
+    rest = data[whole:]
+    if len(rest) >= 2:
+        result ^= int.from_bytes(rest[:2], "little")
+        rest = rest[2:]
+    if rest:
+        result ^= rest[0]
+    result |= 0x20202020
+    result ^= result >> 11
+    result ^= result >> 16
+    return result % _HASH_BUCKETS
+
+
+def _number(value: int) -> bytes:
+    """Return a number as a leaf: up to 0x7FFF it is itself, else what follows says how long it is."""
+    if value < 0x8000:
+        return pack("<H", value)
+    return pack("<HI", 0x8004, value) if value < 1 << 32 else pack("<HQ", 0x800A, value)
+
+
+def _text(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def _pad(data: bytes, after: int) -> bytes:
+    """Return *data* padded so that with the *after* bytes before it it ends 4-aligned; each byte says how far it is."""
+    missing = -(len(data) + after) % 4
+    return data + bytes(0xF0 | left for left in range(missing, 0, -1))

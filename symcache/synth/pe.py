@@ -12,14 +12,10 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey
-
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from symcache.identity import ImageKey
-
-__all__ = ["CodeViewPlan", "ImagePlan", "dbg_bytes", "disk_bytes", "memory_bytes", "plan_image"]
+__all__ = ["CodeViewPlan", "ImagePlan", "dbg_bytes", "disk_bytes", "memory_bytes"]
 
 _PAGE = 0x1000
 _SECTOR = 0x200
@@ -53,7 +49,7 @@ class CodeViewPlan:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """What an image is to hold.
+    """The contents of an image.
 
     Attributes:
         timestamp: TimeDateStamp of the file header.
@@ -84,25 +80,6 @@ class ImagePlan:
     dbg_name: str | None = None
     other_debug_types: tuple[int, ...] = ()
     payload_bytes: int = 0x400
-
-
-def plan_image(image: ImageKey, *pdbs: PdbKey | Pdb2Key | PortablePdbKey) -> ImagePlan:
-    """Return the plan of an image that has the key *image* and names *pdbs*.
-
-    Args:
-        image: Its stamp and size are stated in the headers; its name is for the caller's use.
-        *pdbs: What its code view records name, in their order.
-    """
-    records: list[CodeViewPlan] = []
-    for pdb in pdbs:
-        match pdb:
-            case PdbKey():
-                records.append(CodeViewPlan(pdb.name, pdb.guid, pdb.age))
-            case PortablePdbKey():
-                records.append(CodeViewPlan(pdb.name, pdb.guid, portable=True))
-            case Pdb2Key():
-                records.append(CodeViewPlan(pdb.name, age=pdb.age, signature=pdb.signature))
-    return ImagePlan(image.timestamp, image.size_of_image, code_views=tuple(records))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from uuid import UUID
 
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import DriverPlan, KernelPlan
+from symcache.synth.kernelmemory import DriverPlan, KernelPlan, build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from symcache.synth.pe import CodeViewPlan, ImagePlan, disk_bytes
@@ -47,7 +46,7 @@ class SessionModule:
         code_bytes: Length of the image's code.
         symbols_bytes: Length of what makes the PDB large.
         is_published: Whether a server has image and PDB.
-        is_paged_out: Only the image's headers were in memory at the crash, and no copy of the file is at hand: its PDB
+        is_paged_out: Only the image's headers were in memory at the crash, and there is no copy of the file: its PDB
             cannot be named without asking for the image.
     """
 

@@ -1,4 +1,4 @@
-"""A symbol server on loopback with the manners of Microsoft's.
+"""A symbol server on loopback that behaves like Microsoft's.
 
 Source: what msdl.microsoft.com was seen to do: 302 to a blob store whose URL is signed and expires, 404 without a body
 for what it lacks, ranges on the blob, no cabinets, no regard to letter case.
@@ -62,7 +62,7 @@ class LoopbackUpstream:
 
     @property
     def url(self) -> str:
-        """What stands in a symbol path."""
+        """Its URL, for a symbol path."""
         return f"http://127.0.0.1:{self._server.server_address[1]}{_SYMBOLS.rstrip('/')}"
 
     def close(self) -> None:
@@ -152,4 +152,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Say nothing: the client's report tells what was asked."""
+        """Write no log: the report of the client is enough."""

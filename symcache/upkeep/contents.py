@@ -1,4 +1,4 @@
-"""What a check of contents looks for beyond identity: damage deep inside a PDB, private symbols."""
+"""Checks of a file's content beyond its identity: damage deep inside a PDB, private symbols."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["DeepCheck", "why_private"]
-
 
 class DeepCheck:
-    """Says why a plain file is not what its key names, or damaged beyond what identity tells.
-
-    Attributes:
-        passed_over: How many PDBs were of a kind, or a size, that pdbparse is not asked about.
+    """Checks a plain file's identity, and with pdbparse the inside of a native PDB.
 
     Raises:
         UsageError: pdbparse is not installed; the text says how to get it.
@@ -31,10 +26,10 @@ class DeepCheck:
 
     def __init__(self) -> None:
         check_available()
-        self.passed_over = 0
+        self.passed_over = 0  # PDBs of a kind or size that pdbparse does not read
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return the reason; None if the file is right.
+        """Return the problem; None if the file is right.
 
         Raises:
             OSError: The file cannot be read.
@@ -56,13 +51,13 @@ class DeepCheck:
         return "; ".join(problems) or None
 
 
-_UNTOLD = "nothing tells whether its symbols are private"
+_UNKNOWN = "it does not say whether its symbols are private"
 
 
 def why_private(path: Path, key: Key, /) -> str | None:
-    """Return why a plain file does not belong where private symbols may not be; None if it may be there.
+    """Return why a plain file must not be in a store without private symbols; None if it may.
 
-    Images and portable PDBs may: what is private of them is in their sources, and they do not come stripped.
+    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources.
 
     Raises:
         OSError: The file cannot be read.
@@ -73,10 +68,10 @@ def why_private(path: Path, key: Key, /) -> str | None:
         with FileView(path) as view:
             pdb = parse_pdb(view)
     except InputError:
-        return _UNTOLD
+        return _UNKNOWN
     match pdb:
         case NativePdb(symbols=SymbolKind.PRIVATE):
             return "it holds private symbols"
         case NativePdb(symbols=None) | Pdb2():
-            return _UNTOLD
+            return _UNKNOWN
     return None

@@ -1,4 +1,4 @@
-"""What is never to be pruned, kept in the store for everybody who shares it."""
+"""Pins: keys, files and modules of a store that pruning never removes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, UsageError
 from symcache.identity import fold, parse_index
 from symcache.stores.local.atomic import as_store_error, write_whole
-from symcache.stores.local.locks import KeyLock
+from symcache.stores.local.locks import NameLock
 from symcache.stores.local.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
     from symcache.stores.local.tree import Store
 
-__all__ = ["Pins", "match_pins"]
-
 
 _LONGEST = 600
-# What a debugger calls nt and hal has had many file names.
+# Windows has shipped nt and hal under several file names.
 _MODULES = {
     "nt": ("ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp"),
     "hal": ("hal", "halaacpi", "halacpi", "halapic", "halmacpi", "halmps", "halsp"),
@@ -28,7 +26,7 @@ _MODULES = {
 
 
 def match_pins(pins: Iterable[str]) -> Callable[[str, str], bool]:
-    """Return what tells whether a file of a name, filed under an id, is meant by one of *pins*.
+    """Return a predicate that says whether one of *pins* matches a file name and id.
 
     A pin is an index (``name/id/name``), a file name with ``*``, ``?`` or ``[…]`` as in a shell, or a module's name
     without extension: ``ntdll``, ``win32*``, and ``nt`` and ``hal`` as debuggers use them. Letter case does not count.
@@ -52,18 +50,17 @@ def match_pins(pins: Iterable[str]) -> Callable[[str, str], bool]:
 
 
 class Pins:
-    """The pins of one store, one a line in ``.symcache/pins``."""
+    """The pins of one store, one a line in ``.symcache/pins``; everyone who uses the store shares them.
+
+    Methods raise `UsageError` for a text that is no pin.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._path = store.root / OWN_FOLDER / "pins"
 
     def list(self) -> tuple[str, ...]:
-        """Return the pins, oldest first; lines that are none are passed over.
-
-        Raises:
-            StoreError: They cannot be read.
-        """
+        """Return the pins, oldest first; invalid lines are ignored."""
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
         except (FileNotFoundError, NotADirectoryError):
@@ -72,48 +69,20 @@ class Pins:
             raise as_store_error(error, self._path) from error
         return tuple(line for line in map(str.strip, lines) if _is_pin(line))
 
-    def add(self, pin: str) -> str:
-        """Keep what *pin* means, see `match_pins`; return it as it is kept: an index in its canonical form.
-
-        Raises:
-            UsageError: It is no pin.
-            StoreError: The store cannot be written.
-        """
-        return self.add_all([pin])[0]
-
     def add_all(self, pins: Iterable[str]) -> tuple[str, ...]:
-        """Keep what each of *pins* means, all or none; return them as they are kept.
-
-        Raises:
-            UsageError: One of them is no pin.
-            StoreError: The store cannot be written.
-        """
+        """Add all of *pins* or none; return them as they are stored, indexes in their canonical form."""
         wanted = tuple(map(_normalize, pins))
         self._change(lambda before: tuple(dict.fromkeys((*before, *wanted))))
         return wanted
 
-    def remove(self, pin: str) -> bool:
-        """Keep it no longer; return whether it was pinned.
-
-        Raises:
-            UsageError: It is no pin.
-            StoreError: The store cannot be written.
-        """
-        return self.remove_all([pin]) > 0
-
     def remove_all(self, pins: Iterable[str]) -> int:
-        """Keep none of *pins* any longer; return how many were pinned.
-
-        Raises:
-            UsageError: One of them is no pin.
-            StoreError: The store cannot be written.
-        """
+        """Remove *pins*; return how many were there."""
         gone = {_normalize(pin) for pin in pins}
         before = self._change(lambda before: tuple(each for each in before if each not in gone))
         return len(gone.intersection(before))
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> tuple[str, ...]:
-        with KeyLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):
+        with NameLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):
             before = self.list()
             after = change(before)
             if after != before:

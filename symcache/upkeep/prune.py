@@ -1,10 +1,9 @@
-"""Making room: decide what goes, from facts alone, then take it away under the eyes of debuggers and warm runs."""
+"""Pruning: plan from facts alone what to remove, then remove it while debuggers and warm runs use the store."""
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
@@ -12,16 +11,14 @@ from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import remove_empty_folders, take_away
 from symcache.stores.local.staging import OWN_FOLDER, Staging
 from symcache.symstore.transactions import REFS
+from symcache.upkeep.inventory import MSFZ_FOLDER, Candidate, DiskUsage, QuarantinedFile, freed_bytes, list_files
 from symcache.upkeep.pins import Pins, match_pins
-from symcache.upkeep.survey import MSFZ_FOLDER, Candidate, Leftover, list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
     from symcache.stores.local.tree import Store
-
-__all__ = ["Eviction", "Limits", "Plan", "Pruned", "Skipped", "carry_out", "plan_prune"]
 
 
 # Removing a folder is mostly waiting: ext4 takes 0.5 ms for each, and several at once in the time of one.
@@ -30,83 +27,52 @@ _FOLDERS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may stay.
+    """What may stay; None stands for no limit."""
 
-    Attributes:
-        max_bytes: How much the store may take; the least recently used files go first. None for no limit.
-        max_age_s: How long ago a file may have been published, in seconds. None for no limit.
-        unused_for_s: How long ago it may have been used last, in seconds. None for no limit.
-        include_transactions: Whether files that transactions name may go too.
-    """
-
-    max_bytes: int | None = None
-    max_age_s: float | None = None
-    unused_for_s: float | None = None
-    include_transactions: bool = False
+    max_bytes: int | None = None  # size of the store; the least recently used files are removed first
+    max_age_s: float | None = None  # seconds since a file was published
+    unused_for_s: float | None = None  # seconds since a file was last used
+    include_transactions: bool = False  # also remove files that belong to transactions
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """One key that is to go.
-
-    Attributes:
-        candidate: Its files.
-        reason: Which limit it is for.
-    """
+    """One key to remove, and the limit that it exceeds."""
 
     candidate: Candidate
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.candidate.key.index} {self.candidate.size_bytes} bytes: {self.reason}"
-
     def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
-        return {
-            "index": self.candidate.key.index,
-            "bytes": self.candidate.size_bytes,
-            "last_used_s": self.candidate.used_s,
-            "reason": self.reason,
-        }
+        key, size_bytes, used_s = self.candidate.key, self.candidate.size_bytes, self.candidate.used_s
+        return {"index": key.index, "bytes": size_bytes, "last_used_s": used_s, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to go; a dry run shows it, `carry_out` does it.
+class PrunePlan:
+    """What to remove; a dry run shows it, `carry_out` does it."""
 
-    Attributes:
-        evictions: The keys that go, those for the size limit in the order in which they go.
-        limits: What it was made for.
-        kept_keys: How many stay.
-        kept_bytes: What they take.
-        protected_bytes: How much of that is pinned or named by transactions.
-        leftovers: Files in quarantine that go too.
-    """
-
-    evictions: tuple[Eviction, ...]
+    evictions: tuple[Eviction, ...]  # the keys to remove, those for the size limit in order of last use
     limits: Limits
     kept_keys: int
-    kept_bytes: int
-    protected_bytes: int
-    leftovers: tuple[Leftover, ...] = ()
+    kept_bytes: int  # what they take on the disk
+    protected_bytes: int  # how much of that is pinned or belongs to transactions
+    quarantined: tuple[QuarantinedFile, ...] = ()  # files in quarantine to remove too
 
     @property
     def freed_bytes(self) -> int:
-        """What the keys that go take, and the leftovers."""
-        return sum(each.candidate.size_bytes for each in self.evictions) + sum(
-            each.size_bytes for each in self.leftovers
-        )
+        """Disk space that removing all this frees."""
+        files = (file for each in self.evictions for file in each.candidate.files)
+        return freed_bytes(files) + sum(each.size_bytes for each in self.quarantined)
 
     @property
     def over_bytes(self) -> int:
-        """By how much the store stays above its size limit, because the rest may not go."""
+        """By how much the store stays above its size limit, because the rest is protected."""
         return max(0, self.kept_bytes - self.limits.max_bytes) if self.limits.max_bytes is not None else 0
 
     def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
         return {
             "evictions": [each.as_json() for each in self.evictions],
-            "leftovers": [{"path": str(each.path), "bytes": each.size_bytes} for each in self.leftovers],
+            "leftovers": [{"path": str(each.path), "bytes": each.size_bytes} for each in self.quarantined],
             "freed_bytes": self.freed_bytes,
             "kept_keys": self.kept_keys,
             "kept_bytes": self.kept_bytes,
@@ -117,12 +83,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A key of the plan that stays after all.
-
-    Attributes:
-        index: The key, written out.
-        why: What has changed since, or who has it open.
-    """
+    """The index of a key of the plan that was not removed, and why."""
 
     index: str
     why: str
@@ -130,53 +91,34 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What `carry_out` did.
-
-    Attributes:
-        removed_keys: How many keys went.
-        freed_bytes: What they took, and what leftovers took.
-        removed_folders: How many empty folders went.
-        swept_files: How many scratch files of dead processes went.
-        skipped: The keys that stayed after all.
-    """
+    """What `carry_out` did."""
 
     removed_keys: int
     freed_bytes: int
     removed_folders: int
-    swept_files: int
+    swept_files: int  # scratch files of dead processes
     skipped: tuple[Skipped, ...]
 
     def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
-        return {
-            "removed_keys": self.removed_keys,
-            "freed_bytes": self.freed_bytes,
-            "removed_folders": self.removed_folders,
-            "swept_files": self.swept_files,
-            "skipped": [{"index": each.index, "why": each.why} for each in self.skipped],
-        }
+        return asdict(self)
 
 
 def plan_prune(
-    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, leftovers: tuple[Leftover, ...] = ()
-) -> Plan:
-    """Return what goes for *limits*; looks at nothing but its arguments.
+    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[QuarantinedFile, ...] = ()
+) -> PrunePlan:
+    """Return what to remove for *limits*, from the arguments alone.
 
-    What is pinned never goes, what transactions name only if the limits say so. Age and last use decide first; if the
-    rest is still larger than it may be, the least recently used keys go until it is not.
-
-    Args:
-        candidates: What there is, see `survey`; kept in memory only as far as the size limit may want it.
-        limits: What may stay.
-        now_s: The present, in seconds since 1970.
-        leftovers: Files in quarantine that are to go too, see `find_leftovers`.
+    Pinned keys stay, keys of transactions too unless the limits include them. Age and last use decide first; if the
+    rest is still too large, the least recently used keys follow until it is not. *candidates*, see `take_inventory`,
+    stay in memory only if there is a size limit; *now_s* is in seconds since 1970; all of *quarantined* is removed.
     """
     evictions: list[Eviction] = []
     rest: list[Candidate] = []
-    kept_keys = kept_bytes = protected_bytes = 0
+    kept_keys = 0
+    kept, protected = DiskUsage(), DiskUsage()
     for candidate in candidates:
         if candidate.pinned or (candidate.in_transaction and not limits.include_transactions):
-            protected_bytes += candidate.size_bytes
+            protected.add(candidate.files)
         elif limits.max_age_s is not None and now_s - candidate.published_s > limits.max_age_s:
             evictions.append(Eviction(candidate, f"published {_days(now_s - candidate.published_s)} ago"))
             continue
@@ -186,40 +128,28 @@ def plan_prune(
         elif limits.max_bytes is not None:
             rest.append(candidate)
         kept_keys += 1
-        kept_bytes += candidate.size_bytes
+        kept.add(candidate.files)
     for candidate in sorted(rest, key=lambda each: (each.used_s, each.key.folded)):
-        if limits.max_bytes is None or kept_bytes <= limits.max_bytes:
+        if limits.max_bytes is None or kept.size_bytes <= limits.max_bytes:
             break
         evictions.append(Eviction(candidate, f"the store is above {limits.max_bytes} bytes"))
         kept_keys -= 1
-        kept_bytes -= candidate.size_bytes
-    return Plan(tuple(evictions), limits, kept_keys, kept_bytes, protected_bytes, leftovers)
+        kept.remove(candidate.files)
+    return PrunePlan(tuple(evictions), limits, kept_keys, kept.size_bytes, protected.size_bytes, quarantined)
 
 
-def carry_out(
-    store: Store,
-    plan: Plan,
-    *,
-    on_removed: Callable[[Eviction], None] | None = None,
-    clock_s: Callable[[], float] = time.time,
-) -> Pruned:
-    """Take away what *plan* says, as far as it still holds; decides nothing anew, but spares what has changed since.
+def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], None] | None = None) -> Pruned:
+    """Remove what *plan* lists, except keys that have been pinned, used, replaced or added by a transaction since.
 
-    A key goes only while its lock is held and nobody fills it in: not if it was pinned, used, replaced or named by a
-    transaction meanwhile. Each file's name goes in one step. Readers that have a file open keep it, except on Windows,
-    where it stays. Empty folders and scratch files of dead processes go as well.
+    A key's lock is held while its files are removed, each in one step; a key that another process is writing stays.
+    Readers keep the files that they have open; on Windows such a file stays. Empty folders, and scratch files of dead
+    processes, are removed too.
 
-    Args:
-        store: The store.
-        plan: From `plan_prune`.
-        on_removed: Told of each key that went.
-        clock_s: Seconds since 1970.
-
-    Raises:
-        StoreError: The store cannot be read or written.
+    *on_removed* is called for each key that was removed.
     """
-    swept = Staging(store.root).sweep()  # before the first scratch file of our own, which would sweep unseen
-    used = AccessLog(store, clock_s=clock_s).last_used_by_key()
+    # First of all: the first scratch file of this process would sweep as well, without a count.
+    swept = Staging(store.root).sweep()
+    used = AccessLog(store).last_used_by_key()
     is_pinned = match_pins(Pins(store).list())
     skipped: list[Skipped] = []
     removed = freed = 0
@@ -229,51 +159,48 @@ def carry_out(
             candidate = eviction.candidate
             key = candidate.key
             if is_pinned(key.name, key.id):
-                why: str | None = "pinned since"
+                result: int | str = "pinned since"
             elif used.get(key.folded, 0.0) > candidate.used_s:
-                why = "used since"
+                result = "used since"
             else:
-                why = _remove(store, candidate, plan.limits)
-            if why is not None:
-                skipped.append(Skipped(key.index, why))
+                result = _remove(store, candidate, plan.limits)
+            if isinstance(result, str):
+                skipped.append(Skipped(key.index, result))
                 continue
             removed += 1
-            freed += candidate.size_bytes
-            emptied.append(threads.submit(_remove_folders, store, candidate))
+            freed += result
+            parents = {file.path.parent for file in candidate.files}
+            emptied += [threads.submit(remove_empty_folders, parent, store.root) for parent in sorted(parents)]
             if on_removed is not None:
                 on_removed(eviction)
         folders = sum(each.result() for each in emptied)
-    for leftover in plan.leftovers:
-        if take_away(store, leftover.path):
-            freed += leftover.size_bytes
-            remove_empty_folders(leftover.path.parent, store.root / OWN_FOLDER)
+    for file in plan.quarantined:
+        if take_away(store, file.path):
+            freed += file.size_bytes
+            remove_empty_folders(file.path.parent, store.root / OWN_FOLDER)
     for _, _, folder in store.key_folders():
         folders += remove_empty_folders(folder / MSFZ_FOLDER, store.root)
     return Pruned(removed, freed, folders, swept, tuple(skipped))
 
 
-def _remove(store: Store, candidate: Candidate, limits: Limits) -> str | None:
-    """Take one key's files away; return why not."""
+def _remove(store: Store, candidate: Candidate, limits: Limits) -> int | str:
+    """Remove the files of one key; return the disk space that this frees, in bytes, or why they stay."""
     lock = store.lock(candidate.key)
     if not lock.try_acquire():
-        return "being filled in"
+        return "being written"
     try:
-        if list_files(candidate.folder, candidate.key.name) != candidate.files:
+        files = list_files(candidate.folder, candidate.key.name)
+        if files != candidate.files:
             return "changed since"
         if not limits.include_transactions and (candidate.folder / REFS).exists():
             return "named by a transaction since"
-        for path, _, _ in candidate.files:
-            take_away(store, path)
+        for file in files:
+            take_away(store, file.path)
     except StoreError as error:
         return f"in use: {error.problem}"
     finally:
         lock.release()
-    return None
-
-
-def _remove_folders(store: Store, candidate: Candidate) -> int:
-    folders = dict.fromkeys(path.parent for path, _, _ in candidate.files)
-    return sum(remove_empty_folders(folder, store.root) for folder in folders)
+    return freed_bytes(files)
 
 
 def _days(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Let files of equal content share their space."""
+"""How much a store holds, which of its files have equal content, and letting those share disk space."""
 
 from __future__ import annotations
 
@@ -7,51 +7,34 @@ import heapq
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from filecmp import cmp
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
-from symcache.identity import compressed_name, fold, parse_id
+from symcache.identity import parse_id
 from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space
+from symcache.stores.local.tree import Form
 from symcache.symstore.admin import Admin
-from symcache.symstore.transactions import POINTER
-from symcache.upkeep.survey import MSFZ_FOLDER, list_files
+from symcache.upkeep.inventory import DiskUsage, list_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from symcache.stores.local.tree import Store
-
-__all__ = [
-    "Duplicates",
-    "Means",
-    "NameTotal",
-    "Shared",
-    "Stats",
-    "Total",
-    "collect_stats",
-    "dedupe",
-    "find_duplicates",
-    "iter_names",
-    "kind_of",
-]
+    from symcache.upkeep.inventory import FileStatus
 
 
 _BLOCK_BYTES = 1 << 20
 _FIRST_LOOK_BYTES = 1 << 16
+_File: TypeAlias = "tuple[FileStatus, str, str]"  # with the name and id of its key
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """How many files, and how much they take.
-
-    Attributes:
-        files: Their number.
-        size_bytes: Their lengths together; what links share counts each time.
-    """
+    """How many files, and the bytes that they take; a file with several hard links takes them once."""
 
     files: int = 0
     size_bytes: int = 0
@@ -60,60 +43,41 @@ class Total:
         return Total(self.files + other.files, self.size_bytes + other.size_bytes)
 
     def as_json(self) -> dict[str, int]:
-        """Return the fields of one JSON object."""
         return {"files": self.files, "bytes": self.size_bytes}
 
 
 @dataclass(frozen=True, slots=True)
 class NameTotal:
-    """What a store holds for one file name, of any version.
+    """What a store holds for one file name."""
 
-    Attributes:
-        name: The name, as its folder spells it.
-        keys: How many versions.
-        total: Their files.
-        by_kind: The same for ``plain``, ``compressed``, ``pointer`` and ``msfz`` (a PDB in its newer container).
-    """
+    name: str  # the name, as its folder spells it
+    keys: int  # how many keys have files
+    empty_keys: int  # how many folders of keys have none
+    by_kind: dict[str, Total]  # totals for ``plain``, ``compressed``, ``pointer`` and ``msfz`` files
 
-    name: str
-    keys: int
-    total: Total
-    by_kind: dict[str, Total]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.keys} keys, {self.total.files} files, {self.total.size_bytes} bytes"
+    @property
+    def total(self) -> Total:
+        """All files."""
+        return sum(self.by_kind.values(), Total())
 
     def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
         return {"name": self.name, "keys": self.keys, **self.total.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A store in numbers.
-
-    Attributes:
-        tier: 1 or 2.
-        names: How many file names.
-        keys: How many keys with files.
-        empty_keys: How many folders of keys without any.
-        total: All files.
-        by_kind: As in `NameTotal`.
-        transactions: How many are in force.
-        largest: The names that take most, largest first.
-    """
+    """A store in numbers."""
 
     tier: int
-    names: int
-    keys: int
-    empty_keys: int
+    names: int  # how many file names have files
+    keys: int  # how many keys have files
+    empty_keys: int  # how many folders of keys have none
     total: Total
-    by_kind: dict[str, Total]
-    transactions: int
-    largest: tuple[NameTotal, ...]
+    by_kind: dict[str, Total]  # as in `NameTotal`
+    transactions: int  # how many are in force
+    largest: tuple[NameTotal, ...]  # the names that take most, largest first
 
     def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
         return {
             "tier": self.tier,
             "names": self.names,
@@ -126,64 +90,27 @@ class Stats:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Files of equal content.
-
-    Attributes:
-        sha256: Of the content, in hex.
-        size_bytes: Length of each.
-        files: Where they lie, with the name and id that each is filed under; sorted.
-        copies: How many of them take space of their own; the others are hard links.
-    """
-
-    sha256: str
-    size_bytes: int
-    files: tuple[tuple[Path, str, str], ...]
-    copies: int
-
-    @property
-    def wasted_bytes(self) -> int:
-        """What all but one take. Copies that share blocks (reflinks) count as if they did not: nobody can tell."""
-        return (self.copies - 1) * self.size_bytes
-
-    def as_json(self) -> dict[str, object]:
-        """Return the fields of one JSON object."""
-        return {
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            "wasted_bytes": self.wasted_bytes,
-            "paths": [str(path) for path, _, _ in self.files],
-        }
-
-
 def collect_stats(store: Store, *, largest: int = 20) -> Stats:
-    """Return *store* in numbers, reading folders alone; memory does not grow with the store.
+    """Return *store* in numbers; *largest* is how many of the largest names to list.
 
-    Args:
-        store: The store.
-        largest: How many names to name.
-
-    Raises:
-        StoreError: The store cannot be read.
+    Reads folders, not files. Memory does not grow with the store, but for the inodes of hard-linked files.
     """
-    names = keys = empty = 0
+    names = keys = empty_keys = 0
     by_kind: dict[str, Total] = {}
     top: list[tuple[int, str, int, NameTotal]] = []
     for number, each in enumerate(iter_names(store)):
-        names += each.total.files > 0
+        names += bool(each.by_kind)
         keys += each.keys
-        empty += each.by_kind.get("", Total()).files
+        empty_keys += each.empty_keys
         for kind, total in each.by_kind.items():
             by_kind[kind] = by_kind.get(kind, Total()) + total
         push = heapq.heappush if len(top) < largest else heapq.heappushpop
         push(top, (each.total.size_bytes, each.name, number, each))
-    by_kind.pop("", None)
     return Stats(
         tier=int(store.tier),
         names=names,
         keys=keys,
-        empty_keys=empty,
+        empty_keys=empty_keys,
         total=sum(by_kind.values(), Total()),
         by_kind=by_kind,
         transactions=sum(1 for _ in Admin(store).list_transactions()),
@@ -192,87 +119,83 @@ def collect_stats(store: Store, *, largest: int = 20) -> Stats:
 
 
 def iter_names(store: Store) -> Iterator[NameTotal]:
-    """Yield what *store* holds for each file name, in the order of its folders; spellings count apart.
+    """Yield what *store* holds for each file name, in folder order; each spelling has its own total.
 
-    Under the empty kind it counts folders of keys without files.
-
-    Raises:
-        StoreError: The store cannot be read.
+    The bytes of a file with several hard links count for the first of its names.
     """
+    usage = DiskUsage()
     for (_, name), folders in groupby(store.key_folders(), key=lambda each: (each[2].parent, each[0])):
-        keys = 0
+        keys = empty_keys = 0
         by_kind: dict[str, Total] = {}
         for _, _, folder in folders:
             files = list_files(folder, name)
             keys += bool(files)
-            if not files:
-                by_kind[""] = by_kind.get("", Total()) + Total(1, 0)
-            for path, size, _ in files:
-                kind = kind_of(path, name)
-                by_kind[kind] = by_kind.get(kind, Total()) + Total(1, size)
-        total = sum((total for kind, total in by_kind.items() if kind), Total())
-        yield NameTotal(name, keys, total, by_kind)
+            empty_keys += not files
+            for file in files:
+                by_kind[file.form] = by_kind.get(file.form, Total()) + Total(1, usage.add([file]))
+        yield NameTotal(name, keys, empty_keys, by_kind)
 
 
-def find_duplicates(store: Store, *, at_least_bytes: int = 1) -> Iterator[Duplicates]:
-    """Yield groups of files of equal content, largest files first: the same length, then the same hash.
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Files of equal content."""
 
-    Only files whose length another one has are kept in mind, and only those are read.
+    sha256: str  # of the content, in hex
+    size_bytes: int  # length of each file
+    files: tuple[tuple[Path, str, str], ...]  # path, name and id of each, sorted
+    copies: int  # how many take space of their own; the others are hard links
 
-    Raises:
-        StoreError: The store cannot be read.
+    @property
+    def wasted_bytes(self) -> int:
+        """What all but one copy take; copies that share blocks (reflinks) count too, as that cannot be seen."""
+        return (self.copies - 1) * self.size_bytes
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "sha256": self.sha256,
+            "bytes": self.size_bytes,
+            "wasted_bytes": self.wasted_bytes,
+            "paths": [str(path) for path, _, _ in self.files],
+        }
+
+
+def find_duplicates(store: Store) -> Iterator[Duplicates]:
+    """Yield groups of files of equal content, largest files first.
+
+    Only files that have their length in common with another are kept in memory and read.
     """
-    sizes = Counter(size for _, _, _, size in _files(store) if size >= at_least_bytes)
-    repeated = {size for size, count in sizes.items() if count > 1}
-    by_size: dict[int, list[tuple[Path, str, str]]] = {}
-    for path, name, id_, size in _files(store):
-        if size in repeated:
-            by_size.setdefault(size, []).append((path, name, id_))
+    sizes = Counter(file.size_bytes for file, _, _ in _files(store) if file.size_bytes)
+    by_size: dict[int, list[_File]] = {}
+    for each in _files(store):
+        if sizes[each[0].size_bytes] > 1:
+            by_size.setdefault(each[0].size_bytes, []).append(each)
     for size in sorted(by_size, reverse=True):
         for first_look in _group(by_size.pop(size), _FIRST_LOOK_BYTES).values():
-            if len(first_look) > 1:
-                for digest, files in _group(first_look, size).items():
-                    if len(files) > 1:
-                        yield Duplicates(digest, size, tuple(sorted(files)), _count_copies(files))
+            for digest, files in _group(first_look, size).items():
+                copies = len({file.inode for file, _, _ in files})
+                paths = sorted((file.path, name, id_) for file, name, id_ in files)
+                yield Duplicates(digest, size, tuple(paths), copies)
 
 
-def kind_of(path: Path, name: str) -> str:
-    """Return how *path*, a file of the key of *name*, is kept: ``plain``, ``compressed``, ``pointer`` or ``msfz``."""
-    if fold(path.parent.name) == MSFZ_FOLDER:
-        return "msfz"
-    folded = fold(path.name)
-    if folded == POINTER:
-        return "pointer"
-    return "compressed" if folded == fold(compressed_name(name)) and folded != fold(name) else "plain"
-
-
-def _files(store: Store) -> Iterator[tuple[Path, str, str, int]]:
+def _files(store: Store) -> Iterator[_File]:
     for name, id_, folder in store.key_folders():
-        for path, size, _ in list_files(folder, name):
-            if kind_of(path, name) != "pointer":
-                yield path, name, id_, size
+        for file in list_files(folder, name):
+            if file.form != Form.POINTER:
+                yield file, name, id_
 
 
-def _count_copies(files: list[tuple[Path, str, str]]) -> int:
-    copies: set[tuple[int, int]] = set()
-    for path, _, _ in files:
-        with suppress(OSError):  # pruned since
-            status = path.stat()
-            copies.add((status.st_dev, status.st_ino))
-    return max(1, len(copies))
-
-
-def _group(files: list[tuple[Path, str, str]], up_to_bytes: int) -> dict[str, list[tuple[Path, str, str]]]:
-    groups: dict[str, list[tuple[Path, str, str]]] = {}
-    for file in files:
+def _group(files: list[_File], up_to_bytes: int) -> dict[str, list[_File]]:
+    """Return those of *files* whose first *up_to_bytes* bytes are equal, by the hash of those."""
+    groups: dict[str, list[_File]] = {}
+    for each in files:
+        path = each[0].path
         try:
-            digest = _hash(file[0], up_to_bytes)
+            groups.setdefault(_hash(path, up_to_bytes), []).append(each)
         except FileNotFoundError:
-            continue  # pruned since
+            pass  # pruned in the meantime
         except OSError as error:
-            raise as_store_error(error, file[0]) from error
-        groups.setdefault(digest, []).append(file)
-    return groups
+            raise as_store_error(error, path) from error
+    return {digest: group for digest, group in groups.items() if len(group) > 1}
 
 
 def _hash(path: Path, up_to_bytes: int) -> str:
@@ -286,38 +209,22 @@ def _hash(path: Path, up_to_bytes: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What came of one duplicate.
-
-    Attributes:
-        path: The duplicate.
-        original: The file whose space it shares now.
-        means: How; None if it stays as it was.
-        problem: Why it does.
-    """
+    """The result for one duplicate."""
 
     path: Path
-    original: Path
-    means: Means | None
-    problem: str | None = None
+    original: Path  # the file whose disk space it shares
+    means: Means | None  # how; None if it was left as it was
+    problem: str | None = None  # why it was left
 
     def as_json(self) -> dict[str, str | None]:
-        """Return the fields of one JSON object."""
-        return {
-            "path": str(self.path),
-            "original": str(self.original),
-            "means": self.means,
-            "problem": self.problem,
-        }
+        return {**asdict(self), "path": str(self.path), "original": str(self.original)}
 
 
 def dedupe(store: Store, groups: Iterable[Duplicates]) -> Iterator[Shared]:
-    """Let the files of each group share their space, and yield what came of each; one step each, as seen by a debugger.
+    """Let the files of each group share disk space, and yield the result for each; debuggers see one step per file.
 
-    Files in a store are replaced, never written to, so that a hard link is as good as a copy. Where the system can
-    share blocks alone, that is done instead. The contents are compared once more, under the lock of the key.
-
-    Raises:
-        StoreError: The store cannot be written at all.
+    Files in a store are replaced, never written to, so a hard link is as good as a copy; blocks are shared instead
+    where the system can do that. The contents are compared once more, under the lock of the key.
     """
     for group in groups:
         original = group.files[0][0]
@@ -336,7 +243,7 @@ def _share(store: Store, path: Path, original: Path, name: str, id_: str) -> Sha
     except InputError as error:
         return Shared(path, original, None, str(error))
     if not lock.try_acquire():
-        return Shared(path, original, None, "being filled in")
+        return Shared(path, original, None, "being written")
     try:
         if not cmp(path, original, shallow=False):
             return Shared(path, original, None, "changed since")

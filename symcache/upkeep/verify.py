@@ -1,4 +1,4 @@
-"""A walk over a whole store: what debuggers would trip over, what the account of symstore contradicts."""
+"""Verification of a whole store: files that debuggers would trip over, and contradictions in symstore's records."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
 from symcache.identity import OtherKey, compressed_name, fold, parse_id
-from symcache.stores.local.locks import KeyLock
+from symcache.stores.local.locks import NameLock
 from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form, list_stored
-from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
-from symcache.upkeep.findings import Check, Checkpoint, Finding, Mend, Problem, Progress
-from symcache.upkeep.survey import MSFZ_FOLDER, list_files
+from symcache.upkeep.inventory import MSFZ_FOLDER, list_files
+from symcache.upkeep.problems import Check, Checkpoint, Problem, ProblemKind, Progress, RepairAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -26,140 +26,14 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-__all__ = ["inspect_folder", "verify"]
-
-
-_MSFZ_MAGIC = b"Microsoft MSFZ Container"
-_SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
-_SETTLED_S = 3600.0
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
-
-
-def inspect_folder(
-    root: Path,
-    folder: Path,
-    name: str,
-    check: Check,
-    *,
-    policy: Check | None = None,
-    find_stale: Callable[[Collection[int]], Collection[int]] = lambda _: (),
-    clock_s: Callable[[], float] = time.time,
-) -> Iterator[Finding]:
-    """Yield what is wrong in *folder*, which is filed as a key of the file *name*.
-
-    Scratch files of other tools count only if they are older than an hour; younger ones may still be written.
-
-    Args:
-        root: The store's root.
-        folder: A key's folder below it.
-        name: The name of its parent.
-        check: Looks into files.
-        policy: Says why a file that is right should not be in this store; None where every kind may be.
-        find_stale: Says which of some transactions are not in force.
-        clock_s: Seconds since 1970.
-    """
-    where = folder.relative_to(root).as_posix()
-    try:
-        key = parse_id(name, folder.name)
-    except InputError as error:
-        yield Finding(where, Problem.BAD_NAME, str(error))
-        return
-    try:
-        for path in sorted(folder.iterdir()):
-            yield from _inspect_entry(root, path, key, check, policy, clock_s)
-        yield from _inspect_refs(root, folder, key, find_stale)
-    except FileNotFoundError:
-        return  # pruned, or moved, since
-    except StoreError as error:
-        yield Finding(where, Problem.UNREADABLE, error.problem, index=key.index)
-    except OSError as error:
-        yield Finding(where, Problem.UNREADABLE, error.strerror or str(error), index=key.index)
-
-
-def _inspect_entry(
-    root: Path, path: Path, key: Key, check: Check, policy: Check | None, clock_s: Callable[[], float]
-) -> Iterator[Finding]:
-    folded = fold(path.name)
-    if path.is_dir():
-        if folded == MSFZ_FOLDER:
-            for inner in sorted(path.iterdir()):
-                yield from _inspect_file(root, inner, key, _check_msfz, policy)
-        else:
-            yield Finding(path.relative_to(root).as_posix(), Problem.STRAY, "a folder that nobody looks into")
-    elif folded in {fold(key.name), fold(compressed_name(key.name))}:
-        yield from _inspect_file(root, path, key, check, policy)
-    elif folded == POINTER:
-        if not path.stat().st_size:
-            yield _finding(root, path, Problem.EMPTY, "no target", Mend.POINTER)
-    elif folded != REFS:
-        is_scratch = _SCRATCH.fullmatch(folded) is not None
-        if not is_scratch or clock_s() - path.stat().st_mtime > _SETTLED_S:
-            mend = Mend.QUARANTINE if is_scratch else Mend.NONE
-            yield _finding(root, path, Problem.STRAY, "a file that nobody looks for", mend)
-
-
-def _inspect_file(root: Path, path: Path, key: Key, check: Check, policy: Check | None) -> Iterator[Finding]:
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        yield _finding(root, path, Problem.EMPTY, "no bytes", Mend.QUARANTINE, key)
-    elif not isinstance(key, OtherKey) and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
-        yield _finding(root, path, Problem.HTML, "a web page", Mend.QUARANTINE, key)
-    elif (reason := check(path, key)) is not None:
-        problem = Problem.MISFILED if reason.startswith("another") else Problem.DAMAGED
-        yield _finding(root, path, problem, reason, Mend.QUARANTINE, key)
-    elif policy is not None and (reason := policy(path, key)) is not None:
-        yield _finding(root, path, Problem.UNWANTED, reason, Mend.NONE, key)
-
-
-def _inspect_refs(
-    root: Path, folder: Path, key: Key, find_stale: Callable[[Collection[int]], Collection[int]]
-) -> Iterator[Finding]:
-    refs = read_refs(folder)
-    if not refs.exists:
-        return
-    path = folder / REFS
-    if refs.unreadable or not refs.refs:
-        yield _finding(root, path, Problem.REFERENCES, f"{len(refs.unreadable)} lines cannot be read", Mend.NONE)
-        return
-    if stale := sorted(find_stale({ref.id for ref in refs.refs})):
-        verb = "is" if len(stale) == 1 else "are"
-        detail = f"names {', '.join(map(str, stale[:8]))}, which {verb} not in force"
-        yield _finding(root, path, Problem.REFERENCES, detail, Mend.REFERENCES)
-        if len(stale) == len({ref.id for ref in refs.refs}):
-            return
-    forms = {stored.form for stored in list_stored(folder, key.name)}
-    found, wanted = read_pointer(folder), refs.pointer
-    if found != wanted:
-        if found is None:
-            detail = f"refs.ptr ends in a pointer to {wanted}, and there is none"
-        elif wanted is None:
-            detail = f"leads to {found}, and refs.ptr ends in a file"
-        else:
-            detail = f"leads to {found}, and refs.ptr has {wanted}"
-        yield Finding((folder / POINTER).relative_to(root).as_posix(), Problem.POINTER, detail, Mend.POINTER)
-    if refs.forms and not forms & {Form.PLAIN, Form.COMPRESSED}:
-        ids = ", ".join(str(ref.id) for ref in refs.refs[:8])
-        where = (folder / key.name).relative_to(root).as_posix()
-        yield Finding(where, Problem.ABSENT, f"named in refs.ptr by {ids}", Mend.FETCH, key.index)
-
-
-def _check_msfz(path: Path, key: Key) -> str | None:
-    del key  # its own reader is the debugger's; the name of the folder is all that can be held against it
-    with path.open("rb") as file:
-        return None if file.read(len(_MSFZ_MAGIC)) == _MSFZ_MAGIC else "not an MSFZ container"
-
-
-def _finding(root: Path, path: Path, problem: Problem, detail: str, mend: Mend, key: Key | None = None) -> Finding:
-    status = path.stat()
-    where = path.relative_to(root).as_posix()
-    index = None if key is None else key.index
-    return Finding(where, problem, detail, mend, index, None, status.st_size, status.st_mtime_ns)
-
 
 _CHECKPOINT_KEYS = 64
 _CHECKPOINT_BYTES = 256 << 20
-_GLANCE_S = 0.1  # whoever sweeps the locks of dead processes holds each for a moment
+_LOCK_WAIT_S = 0.1  # a process that sweeps the locks of dead ones holds each for a moment
+_MSFZ_MAGIC = b"Microsoft MSFZ Container"
+_SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
+_SCRATCH_AGE_S = 3600.0  # a younger scratch file may still be written
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 def verify(
@@ -170,41 +44,37 @@ def verify(
     scope: str = "",
     resume: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    clock_s: Callable[[], float] = time.time,
-) -> Iterator[Finding]:
-    """Yield all that is wrong with *store*; changes nothing.
+) -> Iterator[Problem]:
+    """Yield every problem of *store*; changes nothing.
 
-    Progress is kept in the store: after an interruption the next run yields what the last one found up to there, and
-    goes on behind it. Others may use the store meanwhile; `repair` looks again before it touches anything.
-
-    Args:
-        store: The store.
-        check: Looks into files.
-        policy: Says why a file that is right should not be in this store; None where every kind may be.
-        scope: Names what *check* and *policy* look for: a run goes on from one of the same scope alone.
-        resume: Whether to go on where the last run was interrupted.
-        on_progress: Told after each key.
-        clock_s: Seconds since 1970.
+    Progress is kept in the store: after an interruption the next run yields what the last one found and continues
+    from there, if it is to *resume* and both have the same *scope*, which names what *check* and *policy* look for.
+    *policy* says why a right file must not be in this store. *on_progress* is called after each key. Other processes
+    may use the store meanwhile; `repair` checks again before it changes anything.
 
     Raises:
-        StoreError: The store cannot be read, or another verification is under way.
+        StoreError: The store cannot be read, or another verification is running.
     """
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
     with ExitStack() as stack:
         try:
-            stack.enter_context(_lock(store, "verify").hold(timeout_s=_GLANCE_S))
+            stack.enter_context(_lock(store, "verify").hold(timeout_s=_LOCK_WAIT_S))
         except StoreError as error:
             raise StoreError("another verification is under way", path=store.root) from error
         # The walk over two layouts at once has another order.
         checkpoint = Checkpoint(store, resume=resume and not store.converting.exists(), scope=scope)
         finished = False
         try:
-            yield from checkpoint.findings
-            is_whole = not checkpoint.progress.at
-            standing = _Standing(store)
-            yield from _verify_keys(store, (check, policy), standing, checkpoint, on_progress, clock_s)
-            yield from _verify_account(store, standing.named if is_whole else _count_references(store))
+            yield from checkpoint.problems
+            resumed = bool(checkpoint.progress.at)
+            transactions = _Transactions(store)
+            folders = _KeyFolders(store.root, check, policy, transactions)
+            yield from _verify_keys(store, folders, checkpoint, on_progress)
+            references = transactions.references
+            if resumed:  # this walk has read only some refs.ptr files
+                references = Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
+            yield from _verify_admin(store, references)
             yield from _find_interrupted(store)
             finished = True
         finally:
@@ -212,68 +82,164 @@ def verify(
 
 
 def _verify_keys(
-    store: Store,
-    looks: tuple[Check, Check | None],
-    standing: _Standing,
-    checkpoint: Checkpoint,
-    on_progress: Callable[[Progress], None] | None,
-    clock_s: Callable[[], float],
-) -> Iterator[Finding]:
+    store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], None] | None
+) -> Iterator[Problem]:
     progress = recorded = checkpoint.progress
     spellings = _Spellings(store.root)
     skipping = bool(progress.at)
     for name, _, folder in store.key_folders():
-        twins = tuple(spellings.meet(folder, name))
+        problems = list(spellings.compare(folder, name))
         at = folder.relative_to(store.root).as_posix()
         if skipping and at.split("/") <= progress.at.split("/"):
             continue
         skipping = False
-        inside = inspect_folder(
-            store.root, folder, name, looks[0], policy=looks[1], find_stale=standing.find_stale, clock_s=clock_s
-        )
-        findings = [*twins, *inside]
-        size = sum(size for _, size, _ in list_files(folder, name))
-        progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.findings + len(findings))
-        for finding in findings:
-            checkpoint.record(finding)
-        is_far = progress.keys - recorded.keys >= _CHECKPOINT_KEYS
-        if is_far or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
+        problems += folders.verify(folder, name)
+        size = sum(file.size_bytes for file in list_files(folder, name))
+        progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.problems + len(problems))
+        for problem in problems:
+            checkpoint.record(problem)
+        is_due = progress.keys - recorded.keys >= _CHECKPOINT_KEYS
+        if is_due or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
             checkpoint.advance(progress)
             recorded = progress
         if on_progress is not None:
             on_progress(progress)
-        yield from findings
+        yield from problems
     checkpoint.advance(progress)
 
 
-class _Standing:
-    """Which transactions are in force; others may add some while a store is walked.
+@dataclass(frozen=True, slots=True)
+class _KeyFolders:
+    """Verifies the folders of keys, one at a time."""
 
-    Attributes:
-        named: How many keys each transaction is named for, as far as was asked.
-    """
+    root: Path
+    check: Check
+    policy: Check | None
+    transactions: _Transactions
+
+    def verify(self, folder: Path, name: str) -> Iterator[Problem]:
+        """Yield what is wrong in *folder*, a key's folder below that of *name*."""
+        where = folder.relative_to(self.root).as_posix()
+        try:
+            key = parse_id(name, folder.name)
+        except InputError as error:
+            yield Problem(where, ProblemKind.BAD_NAME, str(error))
+            return
+        try:
+            for path in sorted(folder.iterdir()):
+                yield from self._verify_entry(path, key)
+            yield from self._verify_refs(folder, key)
+        except FileNotFoundError:
+            return  # pruned or moved in the meantime
+        except StoreError as error:
+            yield Problem(where, ProblemKind.UNREADABLE, error.problem, index=key.index)
+        except OSError as error:
+            yield Problem(where, ProblemKind.UNREADABLE, error.strerror or str(error), index=key.index)
+
+    def _verify_entry(self, path: Path, key: Key) -> Iterator[Problem]:
+        folded = fold(path.name)
+        if path.is_dir():
+            if folded == MSFZ_FOLDER:
+                for inner in sorted(path.iterdir()):
+                    yield from self._verify_file(inner, key, _check_msfz)
+            else:
+                where = path.relative_to(self.root).as_posix()
+                yield Problem(where, ProblemKind.STRAY, "debuggers do not look into this folder")
+        elif folded in {fold(key.name), fold(compressed_name(key.name))}:
+            yield from self._verify_file(path, key, self.check)
+        elif folded == POINTER:
+            if not path.stat().st_size:
+                yield self._problem(path, ProblemKind.EMPTY, "no target", RepairAction.POINTER)
+        elif folded != REFS:
+            is_scratch = _SCRATCH.fullmatch(folded) is not None
+            if not is_scratch or time.time() - path.stat().st_mtime > _SCRATCH_AGE_S:
+                action = RepairAction.QUARANTINE if is_scratch else RepairAction.NONE
+                yield self._problem(path, ProblemKind.STRAY, "debuggers do not look for this file", action)
+
+    def _verify_file(self, path: Path, key: Key, check: Check) -> Iterator[Problem]:
+        with path.open("rb") as file:
+            head = file.read(512)
+        if not head:
+            yield self._problem(path, ProblemKind.EMPTY, "no bytes", RepairAction.QUARANTINE, key)
+        elif not isinstance(key, OtherKey) and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+            yield self._problem(path, ProblemKind.HTML, "a web page", RepairAction.QUARANTINE, key)
+        elif (reason := check(path, key)) is not None:
+            kind = ProblemKind.MISFILED if reason.startswith("another") else ProblemKind.DAMAGED
+            yield self._problem(path, kind, reason, RepairAction.QUARANTINE, key)
+        elif self.policy is not None and (reason := self.policy(path, key)) is not None:
+            yield self._problem(path, ProblemKind.UNWANTED, reason, RepairAction.NONE, key)
+
+    def _verify_refs(self, folder: Path, key: Key) -> Iterator[Problem]:
+        refs = read_refs(folder)
+        if not refs.exists:
+            return
+        path = folder / REFS
+        if refs.unreadable or not refs.refs:
+            detail = f"{len(refs.unreadable)} lines cannot be read"
+            yield self._problem(path, ProblemKind.REFERENCES, detail, RepairAction.NONE)
+            return
+        ids = {ref.id for ref in refs.refs}
+        if stale := sorted(self.transactions.find_stale(ids)):
+            verb = "is" if len(stale) == 1 else "are"
+            detail = f"names {', '.join(map(str, stale[:8]))}, which {verb} not in force"
+            yield self._problem(path, ProblemKind.REFERENCES, detail, RepairAction.REFERENCES)
+            if len(stale) == len(ids):
+                return
+        found, wanted = read_pointer(folder), refs.pointer
+        if found != wanted:
+            if found is None:
+                detail = f"refs.ptr ends in a pointer to {wanted}, and there is none"
+            elif wanted is None:
+                detail = f"leads to {found}, and refs.ptr ends in a file"
+            else:
+                detail = f"leads to {found}, and refs.ptr has {wanted}"
+            where = (folder / POINTER).relative_to(self.root).as_posix()
+            yield Problem(where, ProblemKind.POINTER, detail, RepairAction.POINTER)
+        forms = {stored.form for stored in list_stored(folder, key.name)}
+        if refs.forms and not forms & {Form.PLAIN, Form.COMPRESSED}:
+            detail = f"named in refs.ptr by {', '.join(str(ref.id) for ref in refs.refs[:8])}"
+            where = (folder / key.name).relative_to(self.root).as_posix()
+            yield Problem(where, ProblemKind.ABSENT, detail, RepairAction.FETCH, key.index)
+
+    def _problem(
+        self, path: Path, kind: ProblemKind, detail: str, action: RepairAction, key: Key | None = None
+    ) -> Problem:
+        status = path.stat()
+        where = path.relative_to(self.root).as_posix()
+        index = None if key is None else key.index
+        return Problem(where, kind, detail, action, index, None, status.st_size, status.st_mtime_ns)
+
+
+def _check_msfz(path: Path, key: Key) -> str | None:
+    del key  # only debuggers read what is inside the container
+    with path.open("rb") as file:
+        return None if file.read(len(_MSFZ_MAGIC)) == _MSFZ_MAGIC else "not an MSFZ container"
+
+
+class _Transactions:
+    """Which transactions are in force, while other processes may add some."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._ids = AdminFolder(store).standing_ids()
+        self._in_force = AdminFolder(store).ids_in_force()
         self._stale: set[int] = set()
-        self.named: Counter[int] = Counter()
+        self.references: Counter[int] = Counter()  # in how many keys' refs.ptr each transaction was found so far
 
     def find_stale(self, ids: Collection[int]) -> set[int]:
-        """Return those of *ids*, which one key's references name, that are not in force and not being added."""
-        self.named.update(ids)
-        unknown = set(ids) - self._ids
+        """Return those of *ids*, from one key's refs.ptr, that are neither in force nor being added."""
+        self.references.update(ids)
+        unknown = set(ids) - self._in_force
         if unknown - self._stale:
-            # In this order: whoever has ended its intent has recorded its transaction before.
+            # The journal first: a writer records its transaction before it clears the journal.
             intent = read_journal(self._store)
-            self._ids = AdminFolder(self._store).standing_ids()
-            unknown -= self._ids
+            self._in_force = AdminFolder(self._store).ids_in_force()
+            unknown -= self._in_force
             self._stale |= unknown - ({intent.id} if intent is not None else set())
         return unknown & self._stale
 
 
 class _Spellings:
-    """The spellings met so far in the folders under way, to find those that differ in letter case alone."""
+    """Finds folders that differ in letter case only, in one walk over a store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -283,98 +249,88 @@ class _Spellings:
         self._named: Path | None = None
         self._ids: dict[str, Path] = {}
 
-    def meet(self, folder: Path, name: str) -> Iterator[Finding]:
-        """Yield what is wrong with the spelling of a key's *folder*, or of those above it when they are first met."""
+    def compare(self, folder: Path, name: str) -> Iterator[Problem]:
+        """Yield other spellings of a key's *folder*, and of the folders above it when the walk enters them."""
         named = folder.parent
         if named.parent != self._parent:
             self._parent, self._names = named.parent, {}
             if self._parent != self._root:
-                yield from self._compare(self._tiers.setdefault(fold(self._parent.name), self._parent), self._parent)
+                yield from self._twins(self._tiers.setdefault(fold(self._parent.name), self._parent), self._parent)
         if named != self._named:
             self._named, self._ids = named, {}
-            yield from self._compare(self._names.setdefault(fold(name), named), named)
+            yield from self._twins(self._names.setdefault(fold(name), named), named)
         first = self._ids.setdefault(fold(folder.name), folder)
         is_canonical = False
         with suppress(InputError):
             is_canonical = parse_id(name, folder.name).id == folder.name
-        yield from self._compare(folder, first) if is_canonical else self._compare(first, folder)
+        yield from self._twins(folder, first) if is_canonical else self._twins(first, folder)
 
-    def _compare(self, stays: Path, goes: Path) -> Iterator[Finding]:
-        if stays != goes:
-            path, other = (each.relative_to(self._root).as_posix() for each in (goes, stays))
-            yield Finding(path, Problem.TWO_SPELLINGS, f"there is {other} too", Mend.MERGE, other=other)
-
-
-def _count_references(store: Store) -> Counter[int]:
-    """Return how many keys each transaction is named for, for a walk that went on where another was interrupted."""
-    return Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
+    def _twins(self, kept: Path, merged: Path) -> Iterator[Problem]:
+        if kept != merged:
+            path, other = (each.relative_to(self._root).as_posix() for each in (merged, kept))
+            detail = f"there is {other} too"
+            yield Problem(path, ProblemKind.TWO_SPELLINGS, detail, RepairAction.MERGE, other=other)
 
 
-def _verify_account(store: Store, named: Counter[int]) -> Iterator[Finding]:
+def _verify_admin(store: Store, references: Counter[int]) -> Iterator[Problem]:
     folder = AdminFolder(store)
     where = folder.path.name
-    # What a writer was about to change, at work or dead: `_find_interrupted` tells of it.
     intent = read_journal(store)
+    # What a writer, alive or dead, was about to change; `_find_interrupted` reports it.
     unsettled = set() if intent is None else {intent.id, intent.deleted_id}
     in_force: set[int] = set()
     for line, transaction in folder.server():
         if transaction is None or transaction.deleted_id is not None:
             detail = f"{line[:80].decode(errors='replace')!r} is no transaction in force"
-            yield Finding(f"{where}/server.txt", Problem.ACCOUNT, detail)
+            yield Problem(f"{where}/server.txt", ProblemKind.ACCOUNT, detail)
         else:
             in_force.add(transaction.id)
     for id_ in sorted(in_force - unsettled):
-        findings = tuple(_verify_transaction(store, folder, id_, named[id_]))
-        if findings and id_ in _in_force(store):  # else it is being deleted just now
-            yield from findings
-    yield from _verify_others(store, folder, in_force | unsettled)
-
-
-def _verify_others(store: Store, folder: AdminFolder, known: Collection[int | None]) -> Iterator[Finding]:
-    """Yield transactions that an admin file has for being in force, and that are not *known* to be."""
-    own = {id_ for id_, is_deleted in folder.own_files() if not is_deleted}
+        problems = tuple(_verify_transaction(store, folder, id_, references[id_]))
+        if problems and id_ in folder.server_ids():  # else it was deleted in the meantime
+            yield from problems
+    listed = {id_ for id_, is_deleted in folder.file_lists() if not is_deleted}
     lost, deleted = folder.lost_ids(), folder.deleted_ids()
-    for id_ in sorted((own | lost).difference(known)):
-        if id_ not in _in_force(store):
-            can_tell = id_ in lost or id_ in deleted
+    for id_ in sorted((listed | lost).difference(in_force | unsettled)):
+        if id_ not in folder.server_ids():
             detail = "not in server.txt" + (", and history.txt has it" if id_ in lost else "")
-            where = f"{folder.path.name}/{id_:010}"
-            yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT if can_tell else Mend.NONE)
+            action = RepairAction.ACCOUNT if id_ in lost | deleted else RepairAction.NONE
+            yield Problem(f"{where}/{id_:010}", ProblemKind.ACCOUNT, detail, action)
 
 
-def _verify_transaction(store: Store, folder: AdminFolder, id_: int, named: int) -> Iterator[Finding]:
+def _verify_transaction(store: Store, folder: AdminFolder, id_: int, references: int) -> Iterator[Problem]:
     where = f"{folder.path.name}/{id_:010}"
-    if not folder.has_own_file(id_):
-        yield Finding(where, Problem.ACCOUNT, "absent", Mend.ACCOUNT)
+    if not folder.has_file_list(id_):
+        yield Problem(where, ProblemKind.ACCOUNT, "absent", RepairAction.ACCOUNT)
         return
-    lines = tuple(folder.filed(id_))
-    if len(lines) < named:
-        detail = f"lists {len(lines)} files, and {named} have a refs.ptr that names it"
-        yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT)
-    for line, filed in lines:
-        if filed is None:
+    lines = tuple(folder.file_list(id_))
+    if len(lines) < references:
+        detail = f"lists {len(lines)} files, and {references} have a refs.ptr that names it"
+        yield Problem(where, ProblemKind.ACCOUNT, detail, RepairAction.ACCOUNT)
+    for line, file in lines:
+        if file is None:
             detail = f"{line[:80].decode(errors='replace')!r} names no file"
-            yield Finding(where, Problem.ACCOUNT, detail, Mend.ACCOUNT)
-        elif store.find(filed.key) is None and read_refs(store.folder_for(filed.key)).pointer is None:
-            yield Finding(where, Problem.ABSENT, f"names {filed.key.index}", Mend.FETCH, filed.key.index)
+            yield Problem(where, ProblemKind.ACCOUNT, detail, RepairAction.ACCOUNT)
+        elif store.find(file.key) is None and read_refs(store.folder_for(file.key)).pointer is None:
+            index = file.key.index
+            yield Problem(where, ProblemKind.ABSENT, f"names {index}", RepairAction.FETCH, index)
 
 
-def _in_force(store: Store) -> set[int]:
-    return {each.id for each in Admin(store).list_transactions()}
-
-
-def _find_interrupted(store: Store) -> tuple[Finding, ...]:
-    marks = {journal_path(store): "a writer of transactions died", store.converting: "a conversion was interrupted"}
+def _find_interrupted(store: Store) -> tuple[Problem, ...]:
+    marks = {
+        journal_path(store): "a process ended in the middle of a transaction",
+        store.converting: "a conversion was interrupted",
+    }
     try:
-        with _lock(store, "000admin").hold(timeout_s=_GLANCE_S):
+        with _lock(store, "000admin").hold(timeout_s=_LOCK_WAIT_S):
             return tuple(
-                Finding(path.relative_to(store.root).as_posix(), Problem.INTERRUPTED, detail, Mend.FINISH)
+                Problem(path.relative_to(store.root).as_posix(), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
                 for path, detail in marks.items()
                 if path.exists()
             )
     except StoreError:
-        return ()  # whoever left them is at work
+        return ()  # the process that made them is at work
 
 
-def _lock(store: Store, name: str) -> KeyLock:
-    return KeyLock(store.root / OWN_FOLDER / "locks", name)
+def _lock(store: Store, name: str) -> NameLock:
+    return NameLock(store.root / OWN_FOLDER / "locks", name)

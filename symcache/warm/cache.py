@@ -1,31 +1,71 @@
-"""The public face: a symbol cache for programs."""
+"""The public face: a symbol cache for programs, asynchronous and not."""
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
 
 from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
-from symcache.inputs.kerneldump import OF_COMPLETE_DUMPS
+from symcache.inputs.detect import InputOptions, InputSource, copy_input, open_inputs
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    Input,
+    Module,
+    ProcessSelection,
+    ProcessSummary,
+    Unreadable,
+)
 from symcache.stores.source import SymbolSource
+from symcache.warm.inspect import DeepWish, Inspection, inspect_file
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
+from symcache.warm.servers import ListedServer, list_servers, probe_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Self
+
+    from anyio.from_thread import BlockingPortal
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.identity import Key
-    from symcache.inputs.kerneldump import ProcessSelection
     from symcache.stores.results import Outcome
     from symcache.warm.report import Report
 
-__all__ = ["SymbolCache"]
+    Inputs: TypeAlias = Iterable[InputSource] | InputSource
+
+__all__ = ["Scan", "SymbolCache", "SyncSymbolCache"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What inputs hold.
+
+    Attributes:
+        inputs: The inputs.
+        modules: Their modules, in the order of the inputs.
+        processes: The processes of dumps whose modules were asked for.
+        unreadable: What could not be read.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    modules: tuple[Module, ...] = ()
+    processes: tuple[ProcessSummary, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 class SymbolCache:
@@ -36,6 +76,8 @@ class SymbolCache:
         async with SymbolCache.open("srv*/tmp/sym*https://msdl.microsoft.com/download/symbols") as cache:
             outcome = await cache.fetch("ntdll.pdb/6B9E5E8038E2420E8E7C62EA60DDB0692/ntdll.pdb")
             report = await cache.warm(["MEMORY.DMP"])
+
+    An input is a path, or what a file holds: bytes or a binary file object, alone or as a pair behind its name.
 
     Args:
         config: Every setting, as `symcache.load_config` reads them.
@@ -62,8 +104,7 @@ class SymbolCache:
             SymbolPathError: *symbol_path* is not one.
             ConfigError: The config file or the environment cannot be used.
         """
-        config = load_config(symbol_path=symbol_path, store=None if store is None else Path(store))
-        return cls(config, observer=observer)
+        return cls(_load(symbol_path, store), observer=observer)
 
     async def fetch(self, key: Key | str) -> Outcome:
         """Return how the search for one file ended; see `Present`, `Fetched`, `Missing` and `Failed`.
@@ -78,7 +119,7 @@ class SymbolCache:
 
     async def warm(
         self,
-        inputs: Iterable[Path | str] | Path | str,
+        inputs: Inputs,
         *,
         images: ImageChoice | str = ImageChoice.AUTO,
         all_pdbs: bool = False,
@@ -87,18 +128,18 @@ class SymbolCache:
         """Fetch what *inputs* need: dumps, images, folders, PDBs, manifests, debugger logs.
 
         Args:
-            inputs: A path or several; what each is, its content says.
+            inputs: One or several; what each is, its content says.
             images: Which images are wanted, too: ``auto``, those that a debugger asks for because the inputs do not
                 hold them; ``all``; ``none``.
             all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
             processes: Processes of kernel dumps whose modules count; None for none.
         """
         with self._warmer(images, all_pdbs=all_pdbs) as warmer:
-            return await warmer.warm(warmer.open_inputs(_paths(inputs), processes))
+            return await warmer.warm(warmer.open_inputs(_each(inputs), processes))
 
     async def check(
         self,
-        inputs: Iterable[Path | str] | Path | str,
+        inputs: Inputs,
         *,
         images: ImageChoice | str = ImageChoice.AUTO,
         all_pdbs: bool = False,
@@ -106,7 +147,48 @@ class SymbolCache:
     ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
         with self._warmer(images, all_pdbs=all_pdbs) as warmer:
-            return await warmer.check(warmer.open_inputs(_paths(inputs), processes))
+            return await warmer.check(warmer.open_inputs(_each(inputs), processes))
+
+    async def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
+        """Return what *inputs* hold; no network, no store. `read_input` yields the same piece by piece.
+
+        Args:
+            inputs: One or several.
+            processes: Processes of kernel dumps whose modules count; None for none.
+        """
+        return await to_thread.run_sync(_scan, _each(inputs), processes, abandon_on_cancel=True)
+
+    async def processes(self, dump: InputSource) -> tuple[ProcessSummary, ...]:
+        """Return the processes of a kernel dump that holds their memory; none of other inputs."""
+        return (await self.scan([dump], processes=ProcessSelection())).processes
+
+    async def inspect(
+        self, source: InputSource, *, streams: bool = False, publics: int = 0, types: int = 0
+    ) -> Inspection:
+        """Return all that can be told of one file; whatever is wrong with it is in there, too.
+
+        Args:
+            source: The file.
+            streams: Also the length of every stream of a PDB; needs pdbparse, as the two that follow.
+            publics: How many of its public symbols.
+            types: How many names of its structures.
+
+        Raises:
+            UsageError: pdbparse is needed and not installed, or the file is none that it reads.
+        """
+        return await to_thread.run_sync(_inspect, source, DeepWish(streams, publics, types), abandon_on_cancel=True)
+
+    async def servers(self, *, probe: bool = False, timeout_s: float = 10.0) -> list[ListedServer]:
+        """Return the symbol servers that are known and configured, those of the symbol path first.
+
+        Args:
+            probe: Return those of the symbol path alone, and ask each for a file that cannot exist.
+            timeout_s: Longest wait for one server, in seconds.
+        """
+        listed = list_servers(self._config)
+        if not probe:
+            return listed
+        return await probe_listed([each for each in listed if each.is_in_path], self._config, timeout_s=timeout_s)
 
     def _warmer(self, images: ImageChoice | str, *, all_pdbs: bool) -> Warmer:
         return Warmer(self._source, Plan(images=ImageChoice(images), all_pdbs=all_pdbs), observer=self._observer)
@@ -133,6 +215,143 @@ class SymbolCache:
         return self._opened
 
 
-def _paths(inputs: Iterable[Path | str] | Path | str) -> Iterable[Path | str]:
-    # A text is an iterable of texts, too, so that no type checker warns of one path given as it is.
-    return [inputs] if isinstance(inputs, Path | str) else inputs
+class SyncSymbolCache:
+    """A `SymbolCache` for scripts and notebooks: its methods wait for their results.
+
+    The work is done on an event loop of its own, in a thread of its own, so that it can be used from a thread that runs
+    an event loop, too; that one stands still meanwhile. Thread-safe. The symbol path is opened by the first call that
+    needs it; `close`, or the end of a ``with`` block, closes it.
+
+        with SyncSymbolCache.open() as cache:
+            report = cache.warm("MEMORY.DMP")
+
+    Args:
+        config: Every setting, as `symcache.load_config` reads them.
+        observer: Told about transfers and files that are settled.
+    """
+
+    def __init__(self, config: Config, *, observer: Observer = ignore) -> None:
+        self._config = config
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._closing = ExitStack()
+        self._opened: tuple[BlockingPortal, SymbolCache] | None = None
+
+    @classmethod
+    def open(
+        cls, symbol_path: str | None = None, *, store: Path | str | None = None, observer: Observer = ignore
+    ) -> Self:
+        """Return a cache on *symbol_path*; see `SymbolCache.open`."""
+        return cls(_load(symbol_path, store), observer=observer)
+
+    def fetch(self, key: Key | str) -> Outcome:
+        """Return how the search for one file ended; see `SymbolCache.fetch`."""
+        return self._wait(lambda cache: cache.fetch(key))
+
+    def warm(
+        self,
+        inputs: Inputs,
+        *,
+        images: ImageChoice | str = ImageChoice.AUTO,
+        all_pdbs: bool = False,
+        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
+    ) -> Report:
+        """Fetch what *inputs* need; see `SymbolCache.warm`."""
+        return self._wait(lambda cache: cache.warm(inputs, images=images, all_pdbs=all_pdbs, processes=processes))
+
+    def check(
+        self,
+        inputs: Inputs,
+        *,
+        images: ImageChoice | str = ImageChoice.AUTO,
+        all_pdbs: bool = False,
+        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
+    ) -> Report:
+        """Return what *inputs* need and whether it is there; see `SymbolCache.check`."""
+        return self._wait(lambda cache: cache.check(inputs, images=images, all_pdbs=all_pdbs, processes=processes))
+
+    def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
+        """Return what *inputs* hold; see `SymbolCache.scan`."""
+        return self._wait(lambda cache: cache.scan(inputs, processes=processes))
+
+    def processes(self, dump: InputSource) -> tuple[ProcessSummary, ...]:
+        """Return the processes of a kernel dump; see `SymbolCache.processes`."""
+        return self._wait(lambda cache: cache.processes(dump))
+
+    def inspect(self, source: InputSource, *, streams: bool = False, publics: int = 0, types: int = 0) -> Inspection:
+        """Return all that can be told of one file; see `SymbolCache.inspect`."""
+        return self._wait(lambda cache: cache.inspect(source, streams=streams, publics=publics, types=types))
+
+    def servers(self, *, probe: bool = False, timeout_s: float = 10.0) -> list[ListedServer]:
+        """Return the symbol servers that are known and configured; see `SymbolCache.servers`."""
+        return self._wait(lambda cache: cache.servers(probe=probe, timeout_s=timeout_s))
+
+    def close(self) -> None:
+        """Close the symbol path and end the thread; safe to call twice, and another call opens it again."""
+        with self._lock:
+            self._opened = None
+            self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, work: Callable[[SymbolCache], Awaitable[T]]) -> T:
+        portal, cache = self._open()
+        future = portal.start_task_soon(partial(work, cache))
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # who was interrupted while waiting wants no result
+
+    def _open(self) -> tuple[BlockingPortal, SymbolCache]:
+        with self._lock:
+            if self._opened is None:
+                with ExitStack() as stack:
+                    portal = stack.enter_context(start_blocking_portal())
+                    cache = SymbolCache(self._config, observer=self._observer)
+                    stack.enter_context(portal.wrap_async_context_manager(cache))
+                    self._opened = portal, cache
+                    self._closing = stack.pop_all()
+            return self._opened
+
+
+def _load(symbol_path: str | None, store: Path | str | None) -> Config:
+    return load_config(symbol_path=symbol_path, store=None if store is None else Path(store))
+
+
+def _each(inputs: Inputs) -> Iterable[InputSource]:
+    # Texts, bytes and file objects are iterable, too, and so is a name with its content.
+    is_pair = isinstance(inputs, tuple) and len(inputs) == 2 and not isinstance(inputs[1], str | Path | tuple)
+    is_one = is_pair or isinstance(inputs, str | Path | bytes) or hasattr(inputs, "read")
+    return [inputs] if is_one else inputs  # type: ignore[list-item,return-value]  # told apart just now
+
+
+def _scan(inputs: Iterable[InputSource], processes: ProcessSelection | None) -> Scan:
+    records = list(open_inputs(inputs, InputOptions(processes)))
+    return Scan(
+        tuple(record for record in records if isinstance(record, Input)),
+        tuple(record for record in records if isinstance(record, Module)),
+        tuple(record for record in records if isinstance(record, ProcessSummary)),
+        tuple(record for record in records if isinstance(record, Unreadable)),
+    )
+
+
+def _inspect(source: InputSource, wish: DeepWish) -> Inspection:
+    with _on_disk(source) as (name, path):
+        return replace(inspect_file(path, wish), path=name)
+
+
+@contextmanager
+def _on_disk(source: InputSource) -> Iterator[tuple[str, str]]:
+    """Lend the name of *source* and where it lies: itself, or a copy of what it holds."""
+    if isinstance(source, str | Path):
+        yield str(source), str(source)
+        return
+    with TemporaryDirectory(prefix="symcache-") as folder:
+        name, copy = copy_input(source, Path(folder))
+        yield name, str(copy)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.inputs.records import ImageUse, PdbFormat
 from symcache.stores.results import Cause, Hint
 
@@ -241,15 +241,17 @@ def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) ->
 
 def kind_of(key: Key) -> FileKind:
     """Return what kind of file *key* names."""
-    match key:
-        case PdbKey() | Pdb2Key() | PortablePdbKey():
-            return FileKind.PDB
-        case DbgKey():
-            return FileKind.DBG
-        case ImageKey():
-            return FileKind.IMAGE
-        case _:
-            return FileKind.OTHER
+    return _KINDS[type(key)]
+
+
+_KINDS: dict[type[Key], FileKind] = {
+    PdbKey: FileKind.PDB,
+    Pdb2Key: FileKind.PDB,
+    PortablePdbKey: FileKind.PDB,
+    DbgKey: FileKind.DBG,
+    ImageKey: FileKind.IMAGE,
+    OtherKey: FileKind.OTHER,
+}
 
 
 def _outdoes(want: Want, known: Want) -> bool:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
+from symcache.stores.results import Cause, Failed, Fetched, Missing, Outcome, Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from symcache.inputs.records import ImageUse, Unreadable
-    from symcache.stores.results import Attempt, Outcome
+    from symcache.stores.results import Attempt
     from symcache.warm.plan import FileKind
 
 __all__ = ["HARMLESS", "Report", "State", "Symbol"]
@@ -28,6 +28,13 @@ class State(StrEnum):
     MISSING = "missing"
     FAILED = "failed"
 
+
+_STATES: dict[type[Outcome], State] = {
+    Present: State.PRESENT,
+    Fetched: State.FETCHED,
+    Missing: State.MISSING,
+    Failed: State.FAILED,
+}
 
 # Nothing that exists anywhere is wanting in these cases, so they do not make a run incomplete.
 HARMLESS = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD, Cause.UNUSABLE_IDENTITY, Cause.EXCLUDED})
@@ -60,7 +67,7 @@ class Symbol:
     @property
     def state(self) -> State:
         """See `State`."""
-        return State(type(self.outcome).__name__.lower())
+        return _STATES[type(self.outcome)]
 
     @property
     def cause(self) -> Cause | None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support.command import run_json
 from support.kernels import expected, kernel_plan
+from support.synth.triagedump import TriagePlan, triage_bytes
 
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes
-from symcache.synth.triagedump import TriagePlan, triage_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from support.upstream import Upstream
 
-    from symcache.synth.kernelmemory import MachineMemory
-    from symcache.synth.kernelplans import DriverPlan, KernelPlan
+    from symcache.synth.kernelmemory import DriverPlan, KernelPlan, MachineMemory
 
 WIDE = [Paging.X64, Paging.ARM64]
 CODE_BYTES = 400_000  # what a ranged download leaves out

@@ -225,7 +225,7 @@ def reset() -> Answer:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Give one after the other, whoever asks, and the last one for ever."""
+    """Give one after the other to any client, and repeat the last one."""
     lock = threading.Lock()
     left = list(answers)
 

@@ -39,7 +39,7 @@ class Browser:
         home: An existing folder for its profile.
 
     Attributes:
-        complaints: What the page said to the console, and errors that nobody caught.
+        complaints: What the page said to the console, and uncaught errors.
         requests: Every URL that was asked for.
     """
 

@@ -7,22 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from support.kernels import driver, library
+from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
+from support.synth.triagedump import TriagePlan, triage_bytes
 from symcache.identity import ImageKey, PdbKey
 from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import KernelPlan, ProcessPlan
-from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
+from symcache.synth.kernelmemory import KernelPlan, ProcessPlan, build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from symcache.synth.pe import disk_bytes, memory_bytes
-from symcache.synth.triagedump import TriagePlan, triage_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from symcache.synth.kernelmemory import MachineMemory
-    from symcache.synth.kernelplans import DriverPlan
+    from symcache.synth.kernelmemory import DriverPlan, MachineMemory
 
 __all__ = ["DEBUGGEES", "Debuggee", "published_files"]
 

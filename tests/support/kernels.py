@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.kernelplans import DriverPlan, KernelPlan, ProcessPlan, UnloadedPlan
+from symcache.synth.kernelmemory import DriverPlan, KernelPlan, ProcessPlan, UnloadedPlan
 from symcache.synth.pagetables import Paging
 from symcache.synth.pe import CodeViewPlan, ImagePlan
 

@@ -26,8 +26,8 @@ from symcache.stores.local.tree import Form, Store
 from symcache.sympath import parse_symbol_path
 from symcache.symstore.admin import Addition, Admin
 from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.survey import survey
 from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def add(store: Store, chance: random.Random, report: dict[str, list[object]]) ->
 def prune(store: Store, chance: random.Random, report: dict[str, list[object]]) -> Iterator[None]:
     """Take away what no transaction names, some of it or all."""
     while True:
-        plan = plan_prune(survey(store), Limits(max_bytes=chance.choice([0, 500_000, 1_500_000])), now_s=time.time())
+        plan = plan_prune(
+            take_inventory(store), Limits(max_bytes=chance.choice([0, 500_000, 1_500_000])), now_s=time.time()
+        )
         pruned = carry_out(store, plan)
         report["pruned"].append(pruned.removed_keys)
         yield

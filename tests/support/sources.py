@@ -8,14 +8,15 @@ from uuid import UUID
 
 import anyio.lowlevel
 
+from support.synth.cab import SynthFolder, build_cabinet
+from support.synth.pe import plan_image
 from symcache.config import Config, ServerEntry, values
 from symcache.identity import ImageKey, PdbKey
 from symcache.stores.negative import Misses
 from symcache.stores.source import SymbolSource
 from symcache.sympath import parse_symbol_path
-from symcache.synth.cab import SynthFolder, build_cabinet
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,6 +136,6 @@ def visible(root: Path) -> list[str]:
 
 
 def scratch_files(root: Path) -> list[str]:
-    """Return what lies below *root* out of debuggers' sight, the record of uses left out."""
+    """Return what lies below *root* out of debuggers' sight; the record of uses and the locked file stay for good."""
     files = (path for path in root.rglob(".symcache/**/*") if path.is_file())
-    return sorted(path.name for path in files if path.parent.name != "access")
+    return sorted(path.name for path in files if path.parent.name != "access" and path.name != "keys")

@@ -93,7 +93,7 @@ class Exchange:
     def body(self, data: bytes) -> None:
         """Send body bytes; none in an answer to HEAD."""
         if self.request.method != "HEAD":
-            # Counted first, so that whoever has received a body finds it in the log.
+            # Counted first, so that a client that has received a body finds it in the log.
             self.request.sent_bytes += len(data)
             self.raw(data)
 

@@ -36,8 +36,12 @@ FLOORS = [
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
+# Names that two classes have; each leaves this list when one of them is renamed.
+TWICE_NAMED = {"Chain", "Misses", "Store"}
+
 SOURCES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted(ROOT.rglob("__init__.py"))
+WRITERS_OF_TESTS = sorted((Path(__file__).parents[1] / "support" / "synth").glob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -96,6 +100,20 @@ def test_formats_know_no_key_and_writers_know_no_reader(path: Path) -> None:
     forbidden = {"formats": {"identity", "config", "sympath"}, "synth": {"formats", "inputs"}}
     part = part_of(name_of(path))
     assert not forbidden.get(part, set()) & {imported for _, imported in parts_imported(path)}
+
+
+@pytest.mark.parametrize("path", WRITERS_OF_TESTS, ids=lambda path: path.stem)
+def test_the_writers_of_tests_know_no_reader(path: Path) -> None:
+    assert {part_of(name) for _, name in imports(ast.parse(path.read_bytes()), [])} <= {"synth", "identity"}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert {name: where for name, where in homes.items() if len(where) > 1 and name not in TWICE_NAMED} == {}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -14,14 +14,14 @@ from symcache.errors import UsageError
 from symcache.formats.pdb.info import SymbolKind
 from symcache.identity import fold
 from symcache.symstore.admin import Admin
-from symcache.upkeep.listing import fits_index, iter_files
+from symcache.upkeep.inventory import fits_index, iter_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.stores.local.tree import Store
     from symcache.symstore.transactions import Transaction
-    from symcache.upkeep.listing import StoredFile
+    from symcache.upkeep.inventory import StoredFile
 
 __all__ = ["command"]
 

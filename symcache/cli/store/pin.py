@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.openstore import open_store
-from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.options import Settings, json_option, process_options, select_processes, settings_options
 from symcache.cli.output import count_text, say, say_error, write_json, write_line
 from symcache.errors import UsageError
 from symcache.upkeep.pins import Pins
@@ -16,7 +15,7 @@ from symcache.upkeep.pins import Pins
 if TYPE_CHECKING:
     from symcache.cli.needs import Needs
     from symcache.config import Config
-    from symcache.inputs.kerneldump import ProcessSelection
+    from symcache.inputs.records import ProcessSelection
     from symcache.stores.local.tree import Store
 
 __all__ = ["PINS_HELP", "command", "exit_code", "needed_pins", "pins_of", "write_pins"]

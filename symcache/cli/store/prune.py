@@ -22,12 +22,12 @@ from symcache.cli.output import (
 )
 from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
+from symcache.upkeep.inventory import find_quarantined, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.survey import find_leftovers, survey
 
 if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.prune import Eviction, Plan, Pruned
+    from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
 
 __all__ = ["command"]
 
@@ -41,7 +41,7 @@ __all__ = ["command"]
 @click.option(
     "--quarantined-for", type=parse_age, metavar="TIME", help="What has been in quarantine for so long goes (30d)."
 )
-@click.option("--include-transactions", is_flag=True, help="Let go also what transactions name.")
+@click.option("--include-transactions", is_flag=True, help="Also remove files that belong to transactions.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 @settings_options
@@ -76,13 +76,13 @@ def command(
     raise click.exceptions.Exit(3 if plan.over_bytes else 0)
 
 
-def _decide(store: Store, limits: Limits, quarantined_for: float | None) -> Plan:
+def _decide(store: Store, limits: Limits, quarantined_for: float | None) -> PrunePlan:
     now_s = time.time()
-    leftovers = () if quarantined_for is None else find_leftovers(store, older_than_s=quarantined_for, now_s=now_s)
-    return plan_prune(survey(store), limits, now_s=now_s, leftovers=leftovers)
+    quarantined = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
+    return plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=quarantined)
 
 
-def _carry_out(store: Store, plan: Plan, settings: Settings) -> Pruned:
+def _carry_out(store: Store, plan: PrunePlan, settings: Settings) -> Pruned:
     removed = 0
     with show_ticker(quiet=settings.quiet) as show:
 
@@ -94,11 +94,11 @@ def _carry_out(store: Store, plan: Plan, settings: Settings) -> Pruned:
         return carry_out(store, plan, on_removed=count)
 
 
-def _write_text(plan: Plan, pruned: Pruned | None, *, quiet: bool) -> None:
+def _write_text(plan: PrunePlan, pruned: Pruned | None, *, quiet: bool) -> None:
     if pruned is None:
         evictions = plan.evictions
         write_table([each.candidate.key.index, size_text(each.candidate.size_bytes), each.reason] for each in evictions)
-        write_table([str(each.path), size_text(each.size_bytes), "in quarantine"] for each in plan.leftovers)
+        write_table([str(each.path), size_text(each.size_bytes), "in quarantine"] for each in plan.quarantined)
         gone = f"would go: {count_text(len(evictions), 'key')}, {size_text(plan.freed_bytes)}"
     else:
         for each in pruned.skipped:

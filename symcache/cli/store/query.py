@@ -9,7 +9,7 @@ from symcache.cli.options import Settings, json_option, settings_options_but_ver
 from symcache.cli.output import say, write_json, write_table
 from symcache.errors import UsageError
 from symcache.symstore.admin import Admin
-from symcache.upkeep.listing import fits_index
+from symcache.upkeep.inventory import fits_index
 
 __all__ = ["command"]
 
@@ -32,14 +32,13 @@ def command(settings: Settings, pattern: str, product: str, version: str, id_: i
         found = [
             holding
             for holding in Admin(store).query(product=product, version=version)
-            if id_ in {None, holding.transaction.id}
-            and fits_index(holding.filed.key.name, holding.filed.key.id, pattern)
+            if id_ in {None, holding.transaction.id} and fits_index(holding.file.key.name, holding.file.key.id, pattern)
         ]
     if as_json:
         files = [holding.as_json() for holding in found]
         write_json({"schema": "symcache.query/1", "store": str(store.root), "files": files})
     else:
-        write_table((each.filed.key.index, str(each.transaction), each.filed.source) for each in found)
+        write_table((each.file.key.index, str(each.transaction), each.file.source) for each in found)
     if not found and not settings.quiet:
         say("nothing fits")
     raise click.exceptions.Exit(0 if found else 3)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from symcache.cli.inputs import process_options, select_processes
 from symcache.cli.openstore import open_store
-from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.options import Settings, json_option, process_options, select_processes, settings_options
 from symcache.cli.output import count_text, write_line
 from symcache.cli.store.pin import PINS_HELP, exit_code, pins_of, write_pins
 from symcache.errors import UsageError

@@ -12,7 +12,7 @@ from symcache.cli.output import count_text, plain, say, size_text, write_json, w
 from symcache.cli.progress import show_ticker
 from symcache.stores.check import StoredCheck
 from symcache.upkeep.contents import DeepCheck, why_private
-from symcache.upkeep.findings import Progress
+from symcache.upkeep.problems import Progress
 from symcache.upkeep.repair import repair
 from symcache.upkeep.verify import verify
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.findings import Finding
+    from symcache.upkeep.problems import Problem
     from symcache.upkeep.repair import Repaired
 
 __all__ = ["command"]
@@ -67,7 +67,7 @@ class _Walk:
         self._check = StoredCheck(store) if self._deep is None else StoredCheck(store, self._deep)
         self._policy = StoredCheck(store, why_private) if no_private else None
         self._scope = " ".join(["identity", *(["deep"] if deep else []), *(["no-private"] if no_private else [])])
-        self.findings: list[Finding] = []
+        self.findings: list[Problem] = []
         self._progress = Progress()
 
     def run(self, *, resume: bool) -> None:
@@ -75,7 +75,7 @@ class _Walk:
 
             def advance(progress: Progress) -> None:
                 self._progress = progress
-                show(f"{self._counts()}, {progress.findings} wrong  {progress.at}")
+                show(f"{self._counts()}, {progress.problems} wrong  {progress.at}")
 
             run = verify(
                 self._store,
@@ -88,9 +88,9 @@ class _Walk:
             self.findings.extend(run)
 
     def as_json(self, results: Sequence[Repaired] | None) -> dict[str, object]:
-        findings = [finding.as_json() for finding in self.findings]
+        findings: list[dict[str, object]] = [{**each.as_json()} for each in self.findings]
         if results is not None:
-            findings = [{**each.finding.as_json(), "mended": each.mended, "note": each.note} for each in results]
+            findings = [each.as_json() for each in results]
         return {
             "schema": "symcache.verify/1",
             "store": str(self._store.root),
@@ -103,7 +103,7 @@ class _Walk:
     def summary(self, results: Sequence[Repaired] | None) -> str:
         wrong = "nothing is wrong" if not self.findings else f"{count_text(len(self.findings), 'thing')} wrong"
         if self.findings and results is not None:
-            wrong += f", {sum(each.mended for each in results)} mended"
+            wrong += f", {sum(each.repaired for each in results)} mended"
         shallow = 0 if self._deep is None else self._deep.passed_over
         note = f"; {count_text(shallow, 'PDB')} not looked into beyond identity" if shallow else ""
         return f"{self._counts()}: {wrong}{note}"
@@ -112,7 +112,7 @@ class _Walk:
         return f"{count_text(self._progress.keys, 'key')}, {size_text(self._progress.size_bytes)}"
 
 
-def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[Finding]) -> tuple[int, list[Repaired]]:
+def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[Problem]) -> tuple[int, list[Repaired]]:
     """Repair what was found; return the exit code and what came of each finding."""
     if not findings:
         return 0, []
@@ -122,9 +122,9 @@ def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[F
     with refetching(config, store, quiet=settings.quiet) as refetch, show_ticker(quiet=settings.quiet) as show:
         for each in repair(store, findings, fetch=refetch):
             results.append(each)
-            show(f"{len(results)} of {len(findings)} repaired  {each.finding.path}")
+            show(f"{len(results)} of {len(findings)} repaired  {each.problem.path}")
         if refetch.failed:
             say("some could not be fetched just now; run it again")
-    left = sum(not each.mended for each in results)
+    left = sum(not each.repaired for each in results)
     code = 1 if refetch.failed else 4 if left > refetch.missing else 3 if left else 0
     return code, results

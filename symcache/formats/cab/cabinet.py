@@ -8,12 +8,14 @@ Source of the layout: [MS-CAB], and the Cabinet SDK's descriptions of MSZIP and 
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
+from symcache.formats.cab import fastlzx
 from symcache.formats.cab.lzx import FRAME_BYTES, LzxDecoder
 from symcache.formats.view import PartView
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     _Decode = Callable[[bytes, int], bytes]
 
-__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "expand", "open_cabinet"]
+__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "block_checksum", "expand", "open_cabinet"]
 
 
 _BLOCK_BYTES = FRAME_BYTES
@@ -156,7 +158,28 @@ def expand(cabinet: Cabinet, member: CabinetMember, *, limit_bytes: int) -> Iter
         raise InputError(f"expands to {end} bytes, more than the limit of {limit_bytes}", offset=member.offset)
     if end > folder.blocks * _BLOCK_BYTES:
         raise MalformedInput(f"{folder.blocks} blocks cannot hold the {end} bytes promised", offset=member.offset)
+    if folder.compression & 0xF == _LZX and member.size and fastlzx.is_available():
+        return _expand_fast(cabinet, member, decode)
     return _expand(cabinet, member, decode)
+
+
+def _expand_fast(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> Iterator[bytes]:
+    """Expand with libarchive as far as it goes and with *decode* from there, which alone decides what is refused.
+
+    libarchive gets no block without a checksum, because it misses some of the damage that *decode* refuses.
+    """
+    folder = cabinet.folders[member.folder]
+    checked = itertools.takewhile(lambda block: block.has_checksum, _blocks(cabinet, folder))
+    skip, given = member.folder_offset, 0
+    for piece in fastlzx.expand_lzx(folder.compression, skip + member.size, ((b.data, b.size) for b in checked)):
+        wanted = piece[skip:]
+        skip -= len(piece) - len(wanted)
+        given += len(wanted)
+        if wanted:
+            yield wanted
+    if given < member.size:
+        rest = replace(member, folder_offset=member.folder_offset + given, size=member.size - given)
+        yield from _expand(cabinet, rest, decode)
 
 
 def _expand(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> Iterator[bytes]:
@@ -164,22 +187,29 @@ def _expand(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> Iterato
     left = member.size
     blocks = _blocks(cabinet, cabinet.folders[member.folder])
     while left:
-        at, data, size = next(blocks, (0, b"", 0))
-        if not size:
+        block = next(blocks, None)
+        if block is None:
             raise MalformedInput(f"folder ends {left} bytes before its file", offset=member.offset)
         try:
-            block = decode(data, size)
+            expanded = decode(block.data, block.size)
         except MalformedInput as error:
-            raise MalformedInput(error.problem, offset=at) from error
-        piece = block[skip : skip + left]
-        skip -= min(skip, size)
+            raise MalformedInput(error.problem, offset=block.at) from error
+        piece = expanded[skip : skip + left]
+        skip -= min(skip, block.size)
         left -= len(piece)
         if piece:
             yield piece
 
 
-def _blocks(cabinet: Cabinet, folder: CabinetFolder) -> Iterator[tuple[int, bytes, int]]:
-    """Yield offset, compressed bytes and expanded length of each block.
+class _Block(NamedTuple):
+    at: int  # offset in the cabinet
+    data: bytes
+    size: int  # expanded
+    has_checksum: bool
+
+
+def _blocks(cabinet: Cabinet, folder: CabinetFolder) -> Iterator[_Block]:
+    """Yield each block, its checksum verified if it has one.
 
     Layout (LE): u32 checksum, u16 compressed length, u16 expanded length, reserve, data.
     Source: [MS-CAB] 2.5; the bound on compressed data is the Cabinet SDK's.
@@ -197,7 +227,7 @@ def _blocks(cabinet: Cabinet, folder: CabinetFolder) -> Iterator[tuple[int, byte
         data = view.read(at + len(header), compressed)
         if checksum and not _is_checksum(checksum, header[4:], data):
             raise MalformedInput("checksum of a block does not match", offset=at)
-        yield at, data, size
+        yield _Block(at, data, size, bool(checksum))
         at += len(header) + compressed
 
 
@@ -207,12 +237,15 @@ def _is_checksum(checksum: int, sizes_and_reserve: bytes, data: bytes) -> bool:
     It is the sum of the data, combined with the sum of the two lengths. [MS-CAB] counts the reserve among them, tools
     that are not Microsoft's leave it out; a reserve that is not all zero is too rare to say who is right.
     """
-    of_data = _checksum(data)
-    return checksum in (of_data ^ _checksum(sizes_and_reserve[:4]), of_data ^ _checksum(sizes_and_reserve))
+    of_data = block_checksum(data)
+    return checksum in (of_data ^ block_checksum(sizes_and_reserve[:4]), of_data ^ block_checksum(sizes_and_reserve))
 
 
-def _checksum(data: bytes) -> int:
-    """Return the exclusive or of all 32-bit little-endian words; one to three last bytes are one big-endian number."""
+def block_checksum(data: bytes) -> int:
+    """Return the sum of a block: the exclusive or of all 32-bit little-endian words.
+
+    One to three last bytes are one big-endian number.
+    """
     whole = len(data) & ~3
     tail = int.from_bytes(data[whole:], "big")
     words = int.from_bytes(data[:whole], "little")

@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
+from symcache.formats.cab.cabinet import block_checksum
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -29,7 +30,7 @@ cabinet must stay under 2 GiB, because Microsoft's readers keep its size in a si
 
 
 def write_cabinet(source: BinaryIO, target: BinaryIO, *, name: str, level: int = 6) -> int:
-    """Compress *source*, to its end, into a cabinet at the place where *target* stands; return its size in bytes.
+    """Compress *source*, to its end, into a cabinet at the current position of *target*; return its size in bytes.
 
     Memory does not grow with *source*. The cabinet depends on its arguments alone, not on the clock.
 
@@ -74,7 +75,7 @@ def _write_blocks(source: BinaryIO, target: BinaryIO, level: int) -> tuple[int, 
             raise InputError(f"larger than a cabinet can hold, {MAX_CABINET_INPUT_BYTES} bytes")
         data = b"CK" + _deflate(block, previous, level)
         lengths = struct.pack("<HH", len(data), len(block))
-        target.write(_BLOCK.pack(_checksum(data) ^ _checksum(lengths), len(data), len(block)) + data)
+        target.write(_BLOCK.pack(block_checksum(data) ^ block_checksum(lengths), len(data), len(block)) + data)
         compressed += _BLOCK.size + len(data)
         blocks += 1
         previous = block
@@ -100,14 +101,3 @@ def _deflate(block: bytes, previous: bytes, level: int) -> bytes:
     if len(data) > len(block) + 5:
         return struct.pack("<BHH", 1, len(block), len(block) ^ 0xFFFF) + block
     return data
-
-
-def _checksum(data: bytes) -> int:
-    """Return the exclusive or of all 32-bit little-endian words; one to three last bytes are one big-endian number."""
-    total = int.from_bytes(data[len(data) & ~3 :], "big")
-    words = int.from_bytes(data[: len(data) & ~3], "little")
-    half_bits = 1 << 18  # more than half of any block
-    while half_bits >= 32:
-        words = words >> half_bits ^ words & (1 << half_bits) - 1
-        half_bits //= 2
-    return total ^ words

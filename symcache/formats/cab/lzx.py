@@ -1,8 +1,8 @@
 """LZX as cabinets hold it: one frame of at most 32 KiB at a time, in pure Python.
 
-The cost of a frame is the loop in `LzxDecoder._decode_symbols`; everything around it is written to be read. There the
-bits live in one local integer, a symbol is one look-up in a table as wide as the longest code, a match is one slice,
-and what would be a call, to fetch more bits, is written out four times.
+The cost of a frame is the loop in `LzxDecoder._decode_symbols`; everything around it is written to be read. There a
+symbol is two look-ups, the next 16 bits in `BitStream.windows` and their meaning in a `CodeTable`, and a match is one
+slice.
 
 Source: Microsoft's LZX data compression format paper of the Cabinet SDK, and [MS-PATCH] section 2, which corrects it;
 where they are silent, what libmspack and 7-Zip agree on.
@@ -11,6 +11,8 @@ where they are silent, what libmspack and 7-Zip agree on.
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -19,18 +21,9 @@ from symcache.errors import MalformedInput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    _Matches = list[tuple[int, int, int, int, int, int]]
+    _Matches = list[tuple[int, int, int, int, int]]
 
-__all__ = [
-    "FRAME_BYTES",
-    "BitStream",
-    "CodeTable",
-    "LzxDecoder",
-    "index_bits",
-    "make_code_table",
-    "read_code_lengths",
-    "undo_e8",
-]
+__all__ = ["FRAME_BYTES", "BitStream", "CodeTable", "LzxDecoder", "make_code_table", "undo_e8"]
 
 
 # (bits of the code, symbol), indexed by as many of the next bits as the longest code has.
@@ -40,27 +33,18 @@ _LONGEST_CODE = 16
 
 
 class BitStream:
-    """The bits of a frame: 16-bit little-endian words, each from its highest bit down; two of them are one of ours.
+    """The bits of a frame: 16-bit little-endian words, each from its highest bit down.
 
-    `LzxDecoder._decode_symbols` takes *words*, *word*, *buffer* and *left* into locals and puts them back.
+    Attributes:
+        windows: The 16 bits from each bit on, as a number; zeros stand behind the data. Made as a whole, by a few
+            shifts of the frame as one number, they cost less than a buffer that is refilled symbol by symbol.
+        at: Index of the next bit in *windows*.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._load(0)
-
-    def _load(self, start: int) -> None:
-        """Cut the data into words from the byte at *start* on."""
-        self._start = start
-        rest = self._data[start:]
-        count = (len(rest) + 3) // 4 + 1  # one more, for a look beyond the last code
-        swapped = bytearray(4 * count)
-        swapped[1 : len(rest) + len(rest) % 2 : 2] = rest[0::2]
-        swapped[0 : len(rest) - len(rest) % 2 : 2] = rest[1::2]
-        self.words: Sequence[int] = struct.unpack(f">{count}I", swapped)
-        self.word = 0
-        self.buffer = 0
-        self.left = 0  # bits of the buffer that are not used yet; those above them are stale
+        self._windows_from: dict[int, array[int]] = {}
+        self._seek(0)
 
     @property
     def size(self) -> int:
@@ -70,27 +54,23 @@ class BitStream:
     @property
     def position(self) -> int:
         """Offset of the next bit's byte; one behind the data if the pad byte of stored bytes is missing."""
-        return self._start + (32 * self.word - self.left) // 8
+        return self._first + self.at // 8
 
     def take(self, count: int) -> int:
-        """Return the next *count* bits, at most 17, as a number."""
-        if self.left < count:
-            self.buffer = (self.buffer & 0xFFFF) << 32 | self.words[self.word]
-            self.word += 1
-            self.left += 32
-        self.left -= count
-        return self.buffer >> self.left & (1 << count) - 1
+        """Return the next *count* bits, at most 16, as a number."""
+        bits = self.windows[self.at] >> _LONGEST_CODE - count
+        self.at += count
+        return bits
 
     def take_code(self, table: CodeTable) -> int:
-        """Return the symbol of the next code; *table* has 2^15 entries at most."""
-        width = index_bits(table)
-        used, symbol = table[self.take(width)]
-        self.left += width - used
+        """Return the symbol of the next code."""
+        used, symbol = table[self.windows[self.at] >> _index_shift(table)]
+        self.at += used
         return symbol
 
     def align_after(self) -> None:
         """Go to the next 16-bit boundary; from a boundary, to the one after it."""
-        self.take(self.left % 16 or 16)
+        self.at += 16 - self.at % 16
 
     def take_bytes(self, count: int, *, skip: int = 0) -> bytes:
         """Return *count* bytes from a byte boundary, and go on *skip* bytes behind them.
@@ -105,21 +85,37 @@ class BitStream:
         self._seek(start + count + skip)
         return piece
 
-    def _seek(self, position: int) -> None:
-        """Go on with the first bit of the byte at *position*."""
-        word, rest = divmod(position - self._start, 4)
-        if rest % 2 or word > len(self.words) - 1:
-            self._load(position)
-            return
-        self.word, self.buffer, self.left = word, 0, 0
-        if rest:
-            self.take(16)
-
     def check_not_overdrawn(self) -> None:
         """Raise `MalformedInput` if bits behind the data were used."""
-        words = (len(self._data) - self._start + 1) // 2
-        if 32 * self.word - self.left > 16 * words:
+        words = (len(self._data) - self._first + 1) // 2
+        if self.at > 16 * words:
             raise MalformedInput("LZX data ends early")
+
+    def _seek(self, position: int) -> None:
+        """Go on with the first bit of the byte at *position*: words begin there, at even or at odd offsets."""
+        self._first = position % 2
+        if self._first not in self._windows_from:  # once a frame, however many blocks of stored bytes it has
+            self._windows_from[self._first] = _make_windows(self._data[self._first :])
+        self.windows = self._windows_from[self._first]
+        self.at = 8 * (position - self._first)
+
+
+def _make_windows(data: bytes) -> array[int]:
+    """Return the 16 bits from each bit of *data* on, and from each of one more word of zeros."""
+    swapped = bytearray(len(data) + len(data) % 2 + 4)
+    swapped[1 : len(data) + len(data) % 2 : 2] = data[0::2]
+    swapped[0 : len(data) - len(data) % 2 : 2] = data[1::2]
+    number = int.from_bytes(swapped, "big")
+    size_bytes = len(swapped) - 2
+    windows = array("H", bytes(16 * size_bytes))
+    for shift in range(8):
+        shifted = (number << shift).to_bytes(len(swapped) + 1, "big")
+        for first in (0, 1):  # a shift by eight bits more is the same from the next byte on
+            every_16th = array("H", shifted[1 + first : 1 + first + size_bytes])
+            if sys.byteorder == "little":
+                every_16th.byteswap()
+            windows[shift + 8 * first :: 16] = every_16th
+    return windows
 
 
 def read_code_lengths(bits: BitStream, lengths: list[int], start: int, end: int) -> None:
@@ -170,9 +166,9 @@ def make_code_table(lengths: Sequence[int], tree: str) -> CodeTable:
     return table
 
 
-def index_bits(table: CodeTable) -> int:
-    """Return how many bits of the stream index *table*."""
-    return len(table).bit_length() - 1 if table else 0
+def _index_shift(table: CodeTable) -> int:
+    """Return how many of 16 bits are too many to index *table*."""
+    return _LONGEST_CODE + 1 - (len(table).bit_length() or 1)
 
 
 FRAME_BYTES = 32768
@@ -181,7 +177,9 @@ _LITERALS = 256
 _LENGTH_SYMBOLS = 249
 _VERBATIM, _ALIGNED, _STORED = 1, 2, 3
 _E8_FRAMES = 32768  # translation ends after 1 GiB
-_NO_MATCH = (0, 0, 0, 0, 0, 0)
+_NO_MATCH = (0, 0, 0, 0, 0)
+_MATCH_REACHES_OUT = "LZX match reaches out of the output or its block"
+_OPERAND = struct.Struct("<i")
 
 
 class LzxDecoder:
@@ -291,71 +289,58 @@ class LzxDecoder:
         """
         output = self._output
         append = output.append
-        words, word, buffer, left = bits.words, bits.word, bits.buffer, bits.left
-        main, main_bits = self._main, index_bits(self._main)
-        main_mask = len(main) - 1
-        lengths, length_bits = self._lengths, index_bits(self._lengths)
-        length_mask = len(lengths) - 1
-        aligned, aligned_bits = self._aligned, index_bits(self._aligned)
-        aligned_mask = len(aligned) - 1
+        windows, at_bit = bits.windows, bits.at
+        main, main_shift = self._main, _index_shift(self._main)
+        lengths, length_shift = self._lengths, _index_shift(self._lengths)
+        aligned, aligned_shift = self._aligned, _index_shift(self._aligned)
         matches = self._matches
         recent, second, third = self._repeated
         at = len(output)
         while at < stop:
-            if left < main_bits:
-                buffer = (buffer & 0xFFFF) << 32 | words[word]
-                word += 1
-                left += 32
-            used, symbol = main[buffer >> left - main_bits & main_mask]
-            left -= used
+            used, symbol = main[windows[at_bit] >> main_shift]
+            at_bit += used
             if symbol < 256:
                 append(symbol)
                 at += 1
                 continue
-            length, slot, verbatim_bits, mask, shift, offset = matches[symbol]
+            length, slot, verbatim_bits, has_aligned, offset = matches[symbol]
             if length == 9:  # the most that fits into a main symbol; a length symbol says how much more
-                if left < length_bits:
-                    buffer = (buffer & 0xFFFF) << 32 | words[word]
-                    word += 1
-                    left += 32
-                used, symbol = lengths[buffer >> left - length_bits & length_mask]
-                left -= used
+                used, symbol = lengths[windows[at_bit] >> length_shift]
+                at_bit += used
                 length += symbol
             if slot > 2:
-                if verbatim_bits:
-                    if left < verbatim_bits:
-                        buffer = (buffer & 0xFFFF) << 32 | words[word]
-                        word += 1
-                        left += 32
-                    left -= verbatim_bits
-                    offset += (buffer >> left & mask) << shift
-                if shift:
-                    if left < aligned_bits:
-                        buffer = (buffer & 0xFFFF) << 32 | words[word]
-                        word += 1
-                        left += 32
-                    used, symbol = aligned[buffer >> left - aligned_bits & aligned_mask]
-                    left -= used
-                    offset += symbol
                 third = second
                 second = recent
-                recent = offset
+                if has_aligned:
+                    recent = offset + (windows[at_bit] >> 16 - verbatim_bits << 3)
+                    at_bit += verbatim_bits
+                    used, symbol = aligned[windows[at_bit] >> aligned_shift]
+                    at_bit += used
+                    recent += symbol
+                elif verbatim_bits < 17:
+                    recent = offset + (windows[at_bit] >> 16 - verbatim_bits)
+                    at_bit += verbatim_bits
+                else:
+                    recent = offset + (windows[at_bit] << 1 | windows[at_bit + 1] & 1)
+                    at_bit += verbatim_bits
             elif slot == 1:
                 recent, second = second, recent
             elif slot:
                 recent, third = third, recent
             source = at - recent
-            at += length
-            if source < 0 or at > stop:
-                raise MalformedInput("LZX match reaches out of the output or its block")
+            if source < 0:
+                raise MalformedInput(_MATCH_REACHES_OUT)
             if length <= recent:
                 output += output[source : source + length]
             elif recent:
                 output += (output[source:] * (length // recent + 1))[:length]
             else:
                 raise MalformedInput("LZX match of distance 0")
+            at += length
+        if at > stop:
+            raise MalformedInput(_MATCH_REACHES_OUT)
         self._repeated = (recent, second, third)
-        bits.word, bits.buffer, bits.left = word, buffer, left
+        bits.at = at_bit
 
 
 def undo_e8(frame: bytearray, position: int, file_size: int) -> None:
@@ -371,10 +356,10 @@ def undo_e8(frame: bytearray, position: int, file_size: int) -> None:
     at = frame.find(0xE8, 0, max(0, len(frame) - 10))
     while at >= 0:
         here = position + at
-        target = int.from_bytes(frame[at + 1 : at + 5], "little", signed=True)
+        (target,) = _OPERAND.unpack_from(frame, at + 1)
         if -here <= target < file_size:
             relative = target - here if target >= 0 else target + file_size
-            frame[at + 1 : at + 5] = (relative & 0xFFFFFFFF).to_bytes(4, "little")
+            _OPERAND.pack_into(frame, at + 1, relative)
         at = frame.find(0xE8, at + 5, len(frame) - 10)
 
 
@@ -389,9 +374,6 @@ def _match_table(slots: int, *, aligned: bool) -> _Matches:
         extra = 0 if slot < 4 else min(slot // 2 - 1, 17)
         has_aligned = aligned and extra >= 3
         verbatim_bits = extra - 3 if has_aligned else extra
-        table += [
-            (length + 2, slot, verbatim_bits, (1 << verbatim_bits) - 1, 3 * has_aligned, base - 2)
-            for length in range(8)
-        ]
+        table += [(length + 2, slot, verbatim_bits, has_aligned, base - 2) for length in range(8)]
         base += 1 << extra
     return table

@@ -8,7 +8,7 @@ from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
 from symcache.errors import TruncatedInput
-from symcache.formats.dump.foreign import refuse_other_dump
+from symcache.formats.dump.unsupported import refuse_other_dump
 
 if TYPE_CHECKING:
     from symcache.formats.view import ByteView
@@ -128,7 +128,7 @@ _KNOWN_ATTRIBUTES = 0x3FF
 
 
 class DumpType(IntEnum):
-    """Numbers a header gives for what follows it.
+    """Kinds of dumps, by the number in the header.
 
     Source: Windows SDK mindumpdef.h (1 to 7); kdmp-parser (8 to 10, written by dbgeng since about 2022).
     """
@@ -207,12 +207,10 @@ class DumpHeader:
         system_time: When the dump was written, in 100 ns since 1601 UTC.
         uptime: How long Windows had run, in 100 ns.
         product_type: 1 workstation, 2 domain controller, 3 server.
-        suite_mask: Bits of the product's suites.
         attributes: Bits of `DumpAttribute`.
         minidump_fields: Which parts a triage dump has.
         required_space: Bytes the whole dump takes or would have taken.
         comment: Free text of the tool that wrote the dump.
-        system_version: VersionUser, free text.
     """
 
     is_64bit: bool
@@ -234,12 +232,10 @@ class DumpHeader:
     system_time: int | None
     uptime: int | None
     product_type: int | None
-    suite_mask: int | None
     attributes: DumpAttribute | None
     minidump_fields: int | None
     required_space: int | None
     comment: str
-    system_version: str
 
     @property
     def encrypted(self) -> bool:
@@ -252,65 +248,24 @@ class DumpHeader:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Offsets:
-    """Where a header keeps what; both layouts begin with signature, ValidDump and two version numbers."""
-
-    size: int
-    word: int
-    machine: int
-    parameters: int
-    version_user: int
-    debugger_data: int
-    memory: int
-    most_runs: int
-    dump_type: int
-    minidump_fields: int
-    product_type: int
-    required_space: int
-    system_time: int
-    uptime: int
-    comment: int
-    attributes: int
-
-
+# Offsets in the 32-bit and in the 64-bit header; both begin with signature, ValidDump and two version numbers.
 # Source: Windows SDK mindumpdef.h, DUMP_HEADER32 and DUMP_HEADER64.
-_HEADER32 = _Offsets(
-    size=0x1000,
-    word=4,
-    machine=0x20,
-    parameters=0x2C,
-    version_user=0x3C,
-    debugger_data=0x60,
-    memory=0x64,
-    most_runs=86,
-    dump_type=0xF88,
-    minidump_fields=0xF8C,
-    product_type=0xF94,
-    required_space=0xFA0,
-    system_time=0xFC0,
-    uptime=0xFB8,
-    comment=0x820,
-    attributes=0x8A0,
-)
-_HEADER64 = _Offsets(
-    size=0x2000,
-    word=8,
-    machine=0x30,
-    parameters=0x40,
-    version_user=0x60,
-    debugger_data=0x80,
-    memory=0x88,
-    most_runs=42,
-    dump_type=0xF98,
-    minidump_fields=0x1038,
-    product_type=0x1040,
-    required_space=0xFA0,
-    system_time=0xFA8,
-    uptime=0x1030,
-    comment=0xFB0,
-    attributes=0x1050,
-)
+_OFFSETS = {
+    "machine": (0x20, 0x30),
+    "parameters": (0x2C, 0x40),
+    "debugger_data": (0x60, 0x80),
+    "memory": (0x64, 0x88),
+    "dump_type": (0xF88, 0xF98),
+    "minidump_fields": (0xF8C, 0x1038),
+    "product_type": (0xF94, 0x1040),
+    "required_space": (0xFA0, 0xFA0),
+    "system_time": (0xFC0, 0xFA8),
+    "uptime": (0xFB8, 0x1030),
+    "comment": (0x820, 0xFB0),
+    "attributes": (0x8A0, 0x1050),
+}
+_HEADER_BYTES = (0x1000, 0x2000)
+_MOST_RUNS = (86, 42)
 
 
 def read_dump_header(view: ByteView) -> DumpHeader:
@@ -329,10 +284,11 @@ def read_dump_header(view: ByteView) -> DumpHeader:
     start = view.read(0, min(16, view.size))
     if start[:4] != _FILL_BYTES or start[4:8] not in {b"DUMP", b"DU64"}:
         raise refuse_other_dump(start)
-    at = _HEADER64 if start[4:8] == b"DU64" else _HEADER32
-    if view.size < at.size:
-        raise TruncatedInput(f"the dump ends within its header of {at.size} bytes", offset=view.size)
-    return _parse(_Raw(view.read(0, at.size)), at)
+    is_64bit = start[4:8] == b"DU64"
+    size = _HEADER_BYTES[is_64bit]
+    if view.size < size:
+        raise TruncatedInput(f"the dump ends within its header of {size} bytes", offset=view.size)
+    return _parse(_Raw(view.read(0, size)), is_64bit=is_64bit)
 
 
 class _Raw:
@@ -356,36 +312,35 @@ class _Raw:
         return "".join(char for char in text if char.isprintable()).strip()
 
 
-def _parse(raw: _Raw, at: _Offsets) -> DumpHeader:
-    word = at.word
+def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
+    at = {name: offsets[is_64bit] for name, offsets in _OFFSETS.items()}
+    word = 8 if is_64bit else 4
     major = raw.find(0x08, 4)
-    memory, memory_problem = _parse_memory(raw, at)
+    memory, memory_problem = _parse_memory(raw, at["memory"], word, _MOST_RUNS[is_64bit])
     return DumpHeader(
-        is_64bit=word == 8,
-        size=at.size,
-        dump_type=raw.get(at.dump_type, 4),
-        machine=raw.get(at.machine, 4),
+        is_64bit=is_64bit,
+        size=_HEADER_BYTES[is_64bit],
+        dump_type=raw.get(at["dump_type"], 4),
+        machine=raw.get(at["machine"], 4),
         build=raw.get(0x0C, 4),
         checked_build={0xF: False, 0xC: True}.get(major if major is not None else 0),
-        processors=raw.get(at.machine + 4, 4),
+        processors=raw.get(at["machine"] + 4, 4),
         directory_table_base=raw.get(0x10, word),
         loaded_modules_va=raw.get(0x10 + 2 * word, word),
         active_processes_va=raw.get(0x10 + 3 * word, word),
-        debugger_data_va=raw.get(at.debugger_data, word),
+        debugger_data_va=raw.get(at["debugger_data"], word),
         pae_enabled={0: False, 1: True}.get(raw.data[0x5C]) if word == 4 else None,
-        bugcheck_code=raw.find(at.machine + 8, 4),
-        bugcheck_parameters=tuple(raw.get(at.parameters + word * index, word) for index in range(4)),
+        bugcheck_code=raw.find(at["machine"] + 8, 4),
+        bugcheck_parameters=tuple(raw.get(at["parameters"] + word * index, word) for index in range(4)),
         memory=memory,
         memory_problem=memory_problem,
-        system_time=raw.find(at.system_time, 8),
-        uptime=raw.find(at.uptime, 8),
-        product_type=raw.find(at.product_type, 4),
-        suite_mask=raw.find(at.product_type + 4, 4),
-        attributes=_parse_attributes(raw.find(at.attributes, 4)),
-        minidump_fields=raw.find(at.minidump_fields, 4),
-        required_space=raw.find(at.required_space, 8),
-        comment=raw.text(at.comment, 128),
-        system_version=raw.text(at.version_user, 32),
+        system_time=raw.find(at["system_time"], 8),
+        uptime=raw.find(at["uptime"], 8),
+        product_type=raw.find(at["product_type"], 4),
+        attributes=_parse_attributes(raw.find(at["attributes"], 4)),
+        minidump_fields=raw.find(at["minidump_fields"], 4),
+        required_space=raw.find(at["required_space"], 8),
+        comment=raw.text(at["comment"], 128),
     )
 
 
@@ -396,22 +351,22 @@ def _parse_attributes(value: int | None) -> DumpAttribute | None:
     return DumpAttribute(value & _KNOWN_ATTRIBUTES)
 
 
-def _parse_memory(raw: _Raw, at: _Offsets) -> tuple[tuple[PfnRange, ...] | None, str | None]:
+def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[PfnRange, ...] | None, str | None]:
     """Return the ranges of the physical memory block, and what is wrong with it.
 
     Layout: number of runs (u32), number of pages (u32, or u64 at 8), then runs {first page, page count}.
     """
-    run_count = raw.find(at.memory, 4)
+    run_count = raw.find(at, 4)
     if run_count is None:
         return None, None
-    if not 0 < run_count <= at.most_runs:
-        return None, f"the physical memory block claims {run_count} runs, the header has room for {at.most_runs}"
-    numbers = struct.unpack_from("<" + ("QQ" if at.word == 8 else "II") * run_count, raw.data, at.memory + 2 * at.word)
+    if not 0 < run_count <= most_runs:
+        return None, f"the physical memory block claims {run_count} runs, the header has room for {most_runs}"
+    numbers = struct.unpack_from("<" + ("QQ" if word == 8 else "II") * run_count, raw.data, at + 2 * word)
     ranges = tuple(PfnRange(first, count) for first, count in zip(numbers[::2], numbers[1::2], strict=True) if count)
     limit = 1 << 40
     if any(range_.first >= limit or range_.count >= limit for range_ in ranges):
         return None, "the physical memory block has a run beyond any machine's memory"
-    pages = raw.get(at.memory + at.word, at.word)
+    pages = raw.get(at + word, word)
     total = sum(range_.count for range_ in ranges)
     problem = None if total == pages else f"the physical memory block claims {pages} pages, its runs hold {total}"
     return ranges, problem

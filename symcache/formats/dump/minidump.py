@@ -1,4 +1,4 @@
-"""Memory that a user-mode minidump captured, read by address."""
+"""User-mode minidumps: header, streams, lists of modules, and the memory that was captured, read by address."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
+from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,7 +193,7 @@ class ModuleEntry:
         path: Its path as the writer put it; None if the dump does not hold it.
         code_view: Bytes of its code view record; None if there is none.
         code_view_at: Offset of the record; only for errors.
-        problem: Why *path* or *code_view* is missing although the entry points to it; None if nothing is amiss.
+        problem: Why *path* or *code_view* is missing although the entry points to it; None if neither is.
     """
 
     base_va: int
@@ -322,7 +323,7 @@ def parse_module_entry(
 
 def _parse_name(view: ByteView, offset: int, longest_bytes: int) -> str:
     """Return the text at *offset*: length in bytes u32, then UTF-16; a NUL may follow or be counted."""
-    length = int.from_bytes(view.read(offset, 4), "little")
+    length = parse_uint(view.read(offset, 4), 0, 4)
     if length > longest_bytes:
         raise MalformedInput(f"a name of {length} bytes", offset=offset)
     try:
@@ -340,7 +341,7 @@ def _first_bytes(view: ByteView, dump: Minidump, type_: StreamType, length: int)
 
 def _locate_modules(view: ByteView, stream: Stream) -> ModuleTable:
     held = _held_bytes(view, stream, 4, "the list of modules")
-    stated = int.from_bytes(view.read(stream.offset, 4), "little")
+    stated = parse_uint(view.read(stream.offset, 4), 0, 4)
     # The size in the directory tells the two apart, even in a file that is cut short.
     padding = 4 if stream.size_bytes == 8 + stated * _MODULE_BYTES else 0
     count = min(stated, max(held - 4 - padding, 0) // _MODULE_BYTES)
@@ -421,17 +422,15 @@ class CapturedMemory:
         """
         if length < 0:
             raise NotInDump("a negative length was asked for", address=offset)
-        pieces: list[bytes] = []
-        at, end = offset, offset + length
-        while at < end:
-            index = bisect_right(self._starts, at) - 1 if 0 <= at < _ADDRESS_END else -1
-            within = at - self._starts[index] if index >= 0 else 0
-            if index < 0 or within >= self._sizes[index]:
-                raise NotInDump("the dump does not hold this memory", address=at)
-            held = min(end - at, self._sizes[index] - within)
-            pieces.append(self._view.read(self._offsets[index] + within, held))
-            at += held
-        return b"".join(pieces)
+        return read_in_parts(self._read_range, offset, length)
+
+    def _read_range(self, address: int, length: int) -> bytes:
+        """Read up to the end of the range."""
+        index = bisect_right(self._starts, address) - 1 if 0 <= address < _ADDRESS_END else -1
+        within = address - self._starts[index] if index >= 0 else 0
+        if index < 0 or within >= self._sizes[index]:
+            raise NotInDump("the dump does not hold this memory", address=address)
+        return self._view.read(self._offsets[index] + within, min(length, self._sizes[index] - within))
 
     def _append(self, start: int, size: int, offset: int) -> int:
         """Add a range, cut at the end of the address space; return the address after it."""
@@ -474,7 +473,7 @@ def _ranges32(view: ByteView, stream: Stream) -> Iterator[tuple[int, int, int]]:
     held = min(stream.size_bytes, view.size - stream.offset)
     if held < 4:
         return
-    count = int.from_bytes(view.read(stream.offset, 4), "little")
+    count = parse_uint(view.read(stream.offset, 4), 0, 4)
     padding = 4 if stream.size_bytes == 8 + count * _RANGE_BYTES else 0
     first = stream.offset + 4 + padding
     for chunk in _chunks(view, first, min(count, max(held - 4 - padding, 0) // _RANGE_BYTES)):

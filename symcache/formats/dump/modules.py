@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
+from symcache.formats.view import parse_uint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.view import ByteView
 
 __all__ = [
@@ -119,9 +120,9 @@ def walk_list(
 ) -> ListWalk:
     """Follow a doubly linked list both ways and join what each way reaches.
 
-    Forward links alone give a sound list. Where one cannot be read, leads to an address that cannot be an entry or
-    comes round in a circle, the list is walked from its end as well; entries that only this way reaches are put where
-    it met them.
+    Forward links are enough for a sound list. Where one cannot be read, leads to an address that cannot be an entry,
+    or closes a circle, the list is walked backwards as well; entries that only this walk finds are inserted where it
+    found them.
 
     Args:
         space: The address space the list lies in.
@@ -191,7 +192,7 @@ class _Links:
             at = following
 
     def _belongs(self, entry: int, which: int) -> bool:
-        """Say whether *entry* is one: the entry after it points back to it, or it is recognised."""
+        """Return whether *entry* is one: the entry after it points back to it, or it is recognised."""
         try:
             following = self.read(entry, which)
             if self._accepts(following) and self.read(following, 1 - which) == entry:
@@ -202,7 +203,7 @@ class _Links:
 
 
 def _join(forward: list[int], backward: list[int]) -> list[int]:
-    """Put what only *backward* has where it stands there: behind the entry it follows, or at the end."""
+    """Insert entries that only *backward* has after the entry that they follow there, or at the end."""
     known = set(forward)
     followers: dict[int | None, list[int]] = {}
     previous: int | None = None
@@ -229,12 +230,8 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
     Source: KLDR_DATA_TABLE_ENTRY and LDR_DATA_TABLE_ENTRY in public symbols.
     """
     raw = space.read(va, layout.full_name)
-
-    def number(offset: int, width: int) -> int:
-        return int.from_bytes(raw[offset : offset + width], "little")
-
-    base = number(layout.base, layout.pointer_size)
-    size = number(layout.size_of_image, 4)
+    base = parse_uint(raw, layout.base, layout.pointer_size)
+    size = parse_uint(raw, layout.size_of_image, 4)
     names: list[str | None] = []
     problems: list[str] = []
     for offset in (layout.full_name, layout.base_name):
@@ -255,7 +252,7 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
 
 
 def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
-    """Say why no image can lie at *base* and take *size* bytes; None if one can."""
+    """Return why no image can lie at *base* and take *size* bytes; None if one can."""
     if not base or base % 0x1000 or base < kernel_start:
         return f"no image can be loaded at {base:#x}"
     if not 0 < size < _LARGEST_IMAGE_BYTES:
@@ -272,8 +269,8 @@ def read_unicode_string(space: ByteView, address: int, pointer_size: int) -> str
     Layout: length in bytes u16, room in bytes u16, pointer (aligned).
     """
     header = space.read(address, 2 * pointer_size)
-    length = min(int.from_bytes(header[:2], "little") & ~1, _LONGEST_NAME_BYTES)
-    buffer = int.from_bytes(header[pointer_size : 2 * pointer_size], "little")
+    length = min(parse_uint(header, 0, 2) & ~1, _LONGEST_NAME_BYTES)
+    buffer = parse_uint(header, pointer_size, pointer_size)
     if not length:
         return ""
     return space.read(buffer, length).decode("utf-16-le", "replace").partition("\0")[0]
@@ -308,17 +305,14 @@ def parse_unloaded_drivers(view: ByteView, offset: int, pointer_size: int) -> It
     bit dumps and 0x28 in others. The name's length counts bytes; its pointer means nothing here.
     Source: rizin and Ghidra; real dumps of builds 19041 and 22000.
     """
-    count = int.from_bytes(view.read(offset, 4), "little")
+    count = parse_uint(view.read(offset, 4), 0, 4)
     string_size = 2 * pointer_size
     size = string_size + 2 * _NAME_UNITS + 2 * pointer_size
     for index in range(min(count, _SLOTS)):
         raw = view.read(offset + pointer_size + index * size, size)
-        length = min(int.from_bytes(raw[:2], "little"), 2 * _NAME_UNITS)
+        length = min(parse_uint(raw, 0, 2), 2 * _NAME_UNITS)
         text = raw[string_size : string_size + length].decode("utf-16-le", "replace").partition("\0")[0]
-        start, end = (
-            int.from_bytes(raw[size - left : size - left + pointer_size], "little")
-            for left in (2 * pointer_size, pointer_size)
-        )
+        start, end = (parse_uint(raw, size - left * pointer_size, pointer_size) for left in (2, 1))
         if text or start:
             yield UnloadedDriver(text or None, start, end)
 
@@ -346,10 +340,7 @@ def read_unloaded_drivers(space: ByteView, block: DebuggerData, pointer_size: in
             raw = space.read(at, size)
         except InputError:
             continue
-        start, end = (
-            int.from_bytes(raw[offset : offset + pointer_size], "little")
-            for offset in (2 * pointer_size, 3 * pointer_size)
-        )
+        start, end = (parse_uint(raw, number * pointer_size, pointer_size) for number in (2, 3))
         if start:
             yield UnloadedDriver(_name(space, at, pointer_size), start, end)
 
@@ -364,14 +355,14 @@ def _find_array(space: ByteView, address: int, pointer_size: int) -> int | None:
     if array >= kernel_half:
         return array
     first = space.read(address, 2 * pointer_size)
-    length, room = (int.from_bytes(first[at : at + 2], "little") for at in (0, 2))
-    buffer = int.from_bytes(first[pointer_size:], "little")
+    length, room = parse_uint(first, 0, 2), parse_uint(first, 2, 2)
+    buffer = parse_uint(first, pointer_size, pointer_size)
     return address if 0 < length <= room and buffer >= kernel_half else None
 
 
 def _next_slot(space: ByteView, address: int) -> int:
     try:
-        return int.from_bytes(space.read(address, 4), "little") % _SLOTS
+        return parse_uint(space.read(address, 4), 0, 4) % _SLOTS
     except InputError:
         return 0
 

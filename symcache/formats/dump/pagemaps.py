@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from symcache.errors import MalformedInput, TruncatedInput
 
@@ -38,39 +39,47 @@ class Place(NamedTuple):
     pages: int
 
 
-class PageMap(Protocol):
-    """The pages that a dump promises to hold."""
+class PageMap(ABC):
+    """The pages that a dump promises to hold, packed one after the other.
+
+    Args:
+        first_offset: Offset of the first page in the file, in bytes; not aligned.
+
+    Attributes:
+        run_count: How many stretches of successive pages there are.
+        end_pfn: Number after that of the last page.
+    """
+
+    run_count = 0
+    end_pfn = 0
+
+    def __init__(self, first_offset: int) -> None:
+        self._first_offset = first_offset
+        self._ranks = array("Q", [0])  # pages before each range or span, and at last all of them
 
     @property
     def page_count(self) -> int:
         """How many pages there are."""
-        ...
-
-    @property
-    def run_count(self) -> int:
-        """How many stretches of successive pages there are."""
-        ...
-
-    @property
-    def end_pfn(self) -> int:
-        """Number after that of the last page."""
-        ...
+        return self._ranks[-1]
 
     @property
     def end_offset(self) -> int:
         """Offset in the file of the byte after the last page."""
-        ...
+        return self._first_offset + self.page_count * PAGE_SIZE
 
+    @abstractmethod
     def find(self, pfn: int) -> Place | None:
         """Return where page *pfn* lies; None if the dump does not hold it."""
-        ...
 
+    @abstractmethod
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield number of the first page and number of pages of each stretch, in file order; long ones in parts."""
-        ...
+
+    def _place(self, rank: int, pages: int) -> Place:
+        return Place(self._first_offset + rank * PAGE_SIZE, pages)
 
 
-class RangePageMap:
+class RangePageMap(PageMap):
     """Ranges of pages, packed one after the other.
 
     Args:
@@ -82,35 +91,14 @@ class RangePageMap:
     """
 
     def __init__(self, starts: array[int], counts: array[int], first_offset: int) -> None:
-        self._first_offset = first_offset
+        super().__init__(first_offset)
         self._starts = starts
-        self._ranks = array("Q", [0])
         self._ranks.extend(accumulate(counts))
         self._order = _sorted_order(self._starts)
-        self._end_pfn = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
-
-    @property
-    def page_count(self) -> int:
-        """How many pages there are."""
-        return self._ranks[-1]
-
-    @property
-    def run_count(self) -> int:
-        """How many ranges there are."""
-        return len(self._starts)
-
-    @property
-    def end_pfn(self) -> int:
-        """Number after that of the last page."""
-        return self._end_pfn
-
-    @property
-    def end_offset(self) -> int:
-        """Offset in the file of the byte after the last page."""
-        return self._first_offset + self.page_count * PAGE_SIZE
+        self.run_count = len(starts)
+        self.end_pfn = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
 
     def find(self, pfn: int) -> Place | None:
-        """Return where page *pfn* lies; None if the dump does not hold it."""
         if self._order is None:
             index = bisect_right(self._starts, pfn) - 1
         else:
@@ -122,7 +110,7 @@ class RangePageMap:
         count = self._ranks[index + 1] - self._ranks[index]
         if within >= count:
             return None
-        return Place(self._first_offset + (self._ranks[index] + within) * PAGE_SIZE, count - within)
+        return self._place(self._ranks[index] + within, count - within)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield number of the first page and number of pages of each range, in file order."""
@@ -137,7 +125,7 @@ def _sorted_order(starts: array[int]) -> array[int] | None:
     return array("Q", sorted(range(len(starts)), key=starts.__getitem__))
 
 
-class BitmapPageMap:
+class BitmapPageMap(PageMap):
     """One bit for each page of physical memory, least significant first; pages are packed in the order of their bits.
 
     Only a count for every 32,768 bits is kept (2 KiB for 64 GiB of memory); the bits stay in the file, where *find*
@@ -157,16 +145,13 @@ class BitmapPageMap:
     def __init__(self, view: ByteView, offset: int, bits: int, first_offset: int) -> None:
         if not 0 < bits <= _MOST_BITS:
             raise MalformedInput(f"a bitmap of {bits} bits is not one of a machine's memory", offset=offset)
+        super().__init__(first_offset)
         self._size = (bits + 7) // 8
         if offset + self._size > view.size:
             raise TruncatedInput("the dump ends within the bitmap of its pages", offset=offset)
         self._view = view
         self._offset = offset
         self._bits = bits
-        self._first_offset = first_offset
-        self._ranks = array("Q", [0])
-        self._run_count = 0
-        self._end_pfn = 0
         self._count()
         self._spans: dict[int, int] = {}
 
@@ -180,38 +165,17 @@ class BitmapPageMap:
                 span = self._mask(int.from_bytes(data[start : start + _SPAN_BYTES], "little"), chunk + start)
                 total += span.bit_count()
                 self._ranks.append(total)
-                self._run_count += (span & ~(span << 1 | before)).bit_count()
+                self.run_count += (span & ~(span << 1 | before)).bit_count()
                 before = span >> (_SPAN_BITS - 1)
                 if span:
-                    self._end_pfn = (chunk + start) * 8 + span.bit_length()
+                    self.end_pfn = (chunk + start) * 8 + span.bit_length()
 
     def _mask(self, span: int, at: int) -> int:
         """Clear what follows the last bit in the last byte."""
         left = self._bits - at * 8
         return span & ((1 << left) - 1) if left < _SPAN_BITS else span
 
-    @property
-    def page_count(self) -> int:
-        """How many pages there are."""
-        return self._ranks[-1]
-
-    @property
-    def run_count(self) -> int:
-        """How many stretches of successive pages there are."""
-        return self._run_count
-
-    @property
-    def end_pfn(self) -> int:
-        """Number after that of the last page."""
-        return self._end_pfn
-
-    @property
-    def end_offset(self) -> int:
-        """Offset in the file of the byte after the last page."""
-        return self._first_offset + self.page_count * PAGE_SIZE
-
     def find(self, pfn: int) -> Place | None:
-        """Return where page *pfn* lies; None if the dump does not hold it."""
         if not 0 <= pfn < self._bits:
             return None
         index, bit = divmod(pfn, _SPAN_BITS)
@@ -220,7 +184,7 @@ class BitmapPageMap:
         if not above & 1:
             return None
         rank = self._ranks[index] + (span & ((1 << bit) - 1)).bit_count()
-        return Place(self._first_offset + rank * PAGE_SIZE, (~above & (above + 1)).bit_length() - 1)
+        return self._place(rank, (~above & (above + 1)).bit_length() - 1)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield number of the first page and number of pages of each stretch, parted at every 32,768 pages."""

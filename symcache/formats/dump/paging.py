@@ -73,7 +73,7 @@ class PagingMode:
         return 0x80000000 if self.address_bits == 32 else (1 << 64) - (1 << 63 - (64 - self.address_bits))
 
     def is_canonical(self, address: int) -> bool:
-        """Say whether a pointer can hold *address*."""
+        """Return whether a pointer can hold *address*."""
         if self.address_bits == 32:
             return 0 <= address < 1 << 32
         top = address >> (self.address_bits - 1)
@@ -181,7 +181,7 @@ class AddressSpace:
         Raises:
             NotInDump: A byte of it is not there; *absence* says why, *address* is virtual.
         """
-        parts: list[bytes] = []
+        parts: list[bytes] = []  # not `read_in_parts`: of thousands of small reads the call would be a tenth
         while length > 0:
             physical, left = self.translate(offset)
             take = min(length, left)

@@ -11,7 +11,7 @@ from symcache.formats.dump.modules import read_pointer, walk_list
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.dump.modules import ListWalk
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pdb.types import Structure
@@ -94,7 +94,7 @@ class Process:
         return f"{self.name or 'unknown'} ({self.id})"
 
     def is_named(self, wanted: str) -> bool:
-        """Say whether *wanted* is its id or its name, whose end the kernel may have cut off."""
+        """Return whether *wanted* is its id or its name, whose end the kernel may have cut off."""
         if wanted.isdecimal():
             return int(wanted) == self.id
         name, wanted = self.name.lower(), wanted.lower()
@@ -146,7 +146,7 @@ _PROBED_PROCESSES = 24
 _PROCESS_OBJECT = 3
 
 # Source: volatility's types, made from public symbols: XP SP2, 7 SP1 and 10 (15063) for x86; 7 SP1, 8.1 and 10 (19041)
-# for x64. Neighbouring builds share these; each is tried on the dump's memory before it is believed.
+# for x64. Neighbouring builds share these; each is tried on the dump's memory before it is used.
 _KNOWN: dict[int, tuple[KernelLayout, ...]] = {
     4: (
         KernelLayout(links=0x88, image_file_name=0x174, peb=0x1B0, directory_table_base=0x18),
@@ -215,7 +215,7 @@ class _Prober:
         return self._first is not None
 
     def fits_any(self, layout: KernelLayout) -> bool:
-        """Say whether *layout* makes sense of some process, and its page tables are there."""
+        """Return whether *layout* makes sense of some process, and its page tables are there."""
         for links in self._walk.entries[:_PROBED_PROCESSES]:
             try:
                 process = read_process(self._space, links, layout, self._width)
@@ -238,7 +238,7 @@ class _Prober:
             return False
 
     def _maps_kernel(self, root: int) -> bool:
-        """Say whether page tables at *root* map the anchor to where the dump's own do.
+        """Return whether page tables at *root* map the anchor to where the dump's own do.
 
         Where the kernel has a root of its own this says nothing; it is enough that the tables are there.
         """
@@ -252,12 +252,12 @@ class _Prober:
             return False
 
     def fits_others(self, layout: KernelLayout) -> bool:
-        """Say whether some process's environment block is where *layout* has it; also if no process has one."""
+        """Return whether some process's environment block is where *layout* has it; also if no process has one."""
         judged = [self._judge_peb(links, layout) for links in self._walk.entries[:_PROBED_PROCESSES]]
         return True in judged or False not in judged
 
     def _judge_peb(self, links: int, layout: KernelLayout) -> bool | None:
-        """Say whether a sound environment block is found; None if memory does not tell."""
+        """Return whether a sound environment block is found; None if it is not in the dump."""
         base = links - layout.links
         try:
             root = read_pointer(self._space, base + layout.directory_table_base, self._width)
@@ -288,7 +288,7 @@ class _Prober:
         return None
 
     def _search_name(self, links: int) -> int | None:
-        """Return how far behind the links the name ``System`` stands."""
+        """Return the offset of the name ``System`` from the links."""
         for start in range(0, _SEARCHED_BYTES, 8):
             try:
                 piece = self._space.read(links + start, 8 + len(_FIRST_NAME))
@@ -337,7 +337,7 @@ class _Prober:
 
 
 def _leads_to_loader_list(space: AddressSpace, peb: int, width: int) -> bool | None:
-    """Say whether *peb* is an environment block with a sound loader list; None if its pages are not there.
+    """Return whether *peb* is an environment block with a sound loader list; None if its pages are not there.
 
     Source: PEB.Ldr at 0x18 (0xC), PEB_LDR_DATA.InLoadOrderModuleList at 0x10 (0xC), in public symbols.
     """

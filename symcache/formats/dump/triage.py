@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput
-from symcache.formats.dump.debuggerdata import DEBUGGER_DATA_SIZE, parse_debugger_data
+from symcache.formats.dump.kernel import DEBUGGER_DATA_SIZE, parse_debugger_data
 from symcache.formats.dump.modules import find_place_problem, parse_unloaded_drivers
+from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.dump.debuggerdata import DebuggerData
     from symcache.formats.dump.header import DumpHeader
+    from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.dump.modules import UnloadedDriver
     from symcache.formats.view import ByteView
 
@@ -78,7 +79,6 @@ class Triage:
         driver_list_offset: First driver entry.
         driver_count: Drivers listed, at most 10,000.
         driver_stride: Bytes from one entry to the next.
-        string_pool_offset: Names.
         unloaded_offset: List of unloaded drivers; 0 if there is none.
         debugger_data_offset: Copy of the kernel's debugger data; 0 if there is none.
         stack: Address, offset and size of the call stack.
@@ -95,7 +95,6 @@ class Triage:
     driver_list_offset: int
     driver_count: int
     driver_stride: int
-    string_pool_offset: int
     unloaded_offset: int
     debugger_data_offset: int
     debugger_data_size: int
@@ -115,20 +114,16 @@ class Triage:
         for index in range(self.driver_count):
             at = self.driver_list_offset + index * self.driver_stride
             raw = view.read(at, layout.end)
-
-            def number(offset: int, width: int, raw: bytes = raw) -> int:
-                return int.from_bytes(raw[offset : offset + width], "little")
-
-            base, size = number(layout.base, self.pointer_size), number(layout.size_of_image, 4)
-            path, problem = _read_name(view, number(0, 4))
+            base, size = _parse_place(raw, layout, self.pointer_size)
+            path, problem = _read_name(view, parse_uint(raw, 0, 4))
             yield TriageDriver(
                 at=at,
                 path=path,
                 path_problem=problem,
                 base=base,
                 size_of_image=size,
-                checksum=number(layout.checksum, 4),
-                timestamp=number(layout.timestamp, 4),
+                checksum=parse_uint(raw, layout.checksum, 4),
+                timestamp=parse_uint(raw, layout.timestamp, 4),
                 problem=find_place_problem(base, size, 1 << (8 * self.pointer_size - 1)),
             )
 
@@ -168,7 +163,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         raise TruncatedInput("the triage dump ends before its table of contents", offset=view.size)
     raw = view.read(at, min(size, available)).ljust(size, b"\0")
     words = struct.unpack_from("<18I", raw)
-    top_of_stack = int.from_bytes(raw[0x48 : 0x50 if wide else 0x4C], "little")
+    top_of_stack = parse_uint(raw, 0x48, 8 if wide else 4)
     tail = struct.unpack_from("<Q6I", raw, 0x60) if wide else struct.unpack_from("<7I", raw, 0x4C)
     pointer_size = 8 if wide else 4
     list_offset, count, pool_offset = words[12], words[13], words[14]
@@ -188,7 +183,6 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         driver_list_offset=list_offset,
         driver_count=count,
         driver_stride=_find_stride(view, header, list_offset, words[13], pool_offset),
-        string_pool_offset=pool_offset,
         unloaded_offset=words[6],
         debugger_data_offset=tail[3],
         debugger_data_size=tail[4],
@@ -201,7 +195,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
 
 
 def _incomplete(view: ByteView, size_of_dump: int, valid_offset: int) -> str | None:
-    """Say what is wrong with the mark at the end: a writer that came to its end left ``TRGD`` there."""
+    """Return what is wrong with the mark at the end: a writer that came to its end left ``TRGD`` there."""
     if max(size_of_dump, valid_offset + 4) > view.size:
         return f"the dump is cut short: {view.size} of {max(size_of_dump, valid_offset + 4)} bytes"
     if view.read(valid_offset, 4) != b"TRGD":
@@ -227,14 +221,17 @@ def _find_stride(view: ByteView, header: DumpHeader, list_offset: int, count: in
 
 
 def _is_driver(view: ByteView, header: DumpHeader, at: int, layout: _Entry) -> bool:
-    """Say whether a driver entry can lie at *at*; true past the end of the file, which tells nothing."""
+    """Return whether a driver entry can lie at *at*; true past the end of the file, where it is unknown."""
     if at + layout.end > view.size:
         return True
-    raw = view.read(at, layout.end)
     width = 8 if header.is_64bit else 4
-    base = int.from_bytes(raw[layout.base : layout.base + width], "little")
-    size = int.from_bytes(raw[layout.size_of_image : layout.size_of_image + 4], "little")
+    base, size = _parse_place(view.read(at, layout.end), layout, width)
     return find_place_problem(base, size, 1 << (8 * width - 1)) is None
+
+
+def _parse_place(entry: bytes, layout: _Entry, pointer_size: int) -> tuple[int, int]:
+    """Return base and size of a driver."""
+    return parse_uint(entry, layout.base, pointer_size), parse_uint(entry, layout.size_of_image, 4)
 
 
 def _read_name(view: ByteView, offset: int) -> tuple[str | None, str | None]:
@@ -243,7 +240,7 @@ def _read_name(view: ByteView, offset: int) -> tuple[str | None, str | None]:
     Layout: DUMP_STRING, count of UTF-16 units u32 without the NUL, the units, NUL.
     """
     try:
-        units = int.from_bytes(view.read(offset, 4), "little")
+        units = parse_uint(view.read(offset, 4), 0, 4)
         if not 0 < units <= _LONGEST_NAME_UNITS:
             return None, f"its name has {units} characters"
         return view.read(offset + 4, 2 * units).decode("utf-16-le", "replace").partition("\0")[0] or None, None
@@ -270,15 +267,7 @@ class TriageMemory:
         Raises:
             NotInDump: No piece holds them.
         """
-        parts: list[bytes] = []
-        while length > 0:
-            part = self._read_block(offset, length)
-            if len(part) == length and not parts:
-                return part
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_block, offset, length)
 
     def _read_block(self, address: int, length: int) -> bytes:
         """Read up to the end of a block; a long block may enclose short ones that begin later."""

@@ -1,7 +1,7 @@
-"""What lies beyond identity: streams, symbols and types of a PDB through pdbparse, and whether its blocks add up.
+"""Streams, symbols and types of a PDB, read with pdbparse, and checks of its block lists.
 
 The one module that knows pdbparse, which is optional: it has no wheels and cannot be installed from Python 3.12 on.
-Of it only what was found to work on real files is called, each call behind checks of our own, because it believes the
+Of it only what was found to work on real files is called, each call behind checks of our own, because it trusts the
 sizes that a file states: never a stream's ``load()`` for types or debug information, never ``tpi.Type.parse``, which
 opens a debugger on damaged records.
 """
@@ -93,7 +93,7 @@ class _Library:
 
 
 def available() -> bool:
-    """Tell whether pdbparse is installed; it is not imported for that."""
+    """Return whether pdbparse is installed; it is not imported for that."""
     return find_spec("pdbparse") is not None
 
 
@@ -303,7 +303,7 @@ def check_blocks(path: Path | str) -> list[str]:
 
 
 def _check_before_pdbparse(view: FileView) -> None:
-    """Refuse what pdbparse would believe: it allocates by the sizes and counts that a file states."""
+    """Refuse what pdbparse would trust: it allocates by the sizes and counts that a file states."""
     if view.read(0, min(view.size, len(MSF_MAGIC))) != MSF_MAGIC:
         raise UnknownFormat("not an MSF 7 file; pdbparse is asked about no other", offset=0)
     msf = Msf(view)

@@ -1,4 +1,4 @@
-"""What a PDB is: its identity in every format, and how much it tells a debugger."""
+"""PDBs: identity in every format, and how much information for a debugger they hold."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def parse_pdb2(view: ByteView) -> Pdb2:
     Layout: magic (44), page size u32 at 0x2C, free map u16, page count u16 at 0x32, root size u32 at 0x34, then
     the numbers of the root's pages u16 each at 0x3C. Root: stream count u16, reserved u16, {size u32, reserved u32}
     each, then the page numbers u16 of each stream. Stream 1: version, signature, age, u32 each.
-    Source: the notes on format 2.00 beside microsoft-pdb; no sample by Microsoft's linker was at hand.
+    Source: the notes on format 2.00 beside microsoft-pdb; checked with no file of Microsoft's linker.
     """
     if view.size < _NUMBERS_AT:
         raise TruncatedInput("the header of a PDB 2.0 ends early", offset=view.size)
@@ -131,7 +131,7 @@ class Container(StrEnum):
 
 
 class SymbolKind(StrEnum):
-    """How much a native PDB tells.
+    """How much information a native PDB holds.
 
     ``private``: every module's own symbols. ``public``: names and types, as Microsoft publishes them. ``type-only``:
     types of a compiler's type server, nothing about an image.
@@ -155,7 +155,7 @@ class NativePdb:
         machine: COFF machine number; None without debug information. Managed compilers write 0xC0EE.
         flags: Flags of the debug information: 1 linked incrementally, 2 private symbols stripped, 4 conflicting types.
         mini: Made by ``/DEBUG:FASTLINK``: the symbols stay in the object files.
-        symbols: How much it tells; None where that could not be read.
+        symbols: How much it holds; None where that could not be read.
         container: Outer layer.
         block_size: Bytes in a block; None for MSFZ.
         stream_count: Streams, nil ones counted.
@@ -194,7 +194,7 @@ PdbIdentity: TypeAlias = NativePdb | Pdb2 | PortablePdb
 
 
 def looks_like_pdb(head: bytes) -> bool:
-    """Tell whether a file that begins with *head* is a PDB of any format; 44 bytes are enough."""
+    """Return whether a file that begins with *head* is a PDB of any format; 44 bytes are enough."""
     return head.startswith((MSF_MAGIC, MSFZ_MAGIC, PDB2_MAGIC, PORTABLE_MAGIC))
 
 
@@ -291,7 +291,7 @@ def _read_dbi(
 
 
 def _has_module_stream(dbi: ByteView, modules_bytes: int) -> bool:
-    """Tell whether one of the first modules has symbols of its own; more than 32 KiB are not looked at.
+    """Return whether one of the first modules has symbols of its own; more than 32 KiB are not looked at.
 
     Module entry: 64 bytes, among them its stream u16 at 34 (0xFFFF: none), then two NUL-terminated names, padded to 4.
     """

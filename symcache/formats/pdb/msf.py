@@ -51,7 +51,7 @@ class StreamContainer(Protocol):
 
 
 class StreamView:
-    """Bytes that lie in blocks all over a file, seen as one piece.
+    """The bytes of a stream, whose blocks are scattered over a file.
 
     Args:
         whole: The file.

@@ -1,4 +1,4 @@
-"""The portable PDB that lies compressed inside a managed image."""
+"""Portable PDBs: as a file, and compressed inside a managed image."""
 
 from __future__ import annotations
 

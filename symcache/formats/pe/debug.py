@@ -22,13 +22,12 @@ __all__ = [
     "DebugData",
     "DebugEntry",
     "DebugType",
+    "ImageProblem",
     "Nb10",
     "PdbChecksum",
-    "Problem",
     "Rsds",
     "parse_code_view",
     "parse_debug_directory",
-    "parse_elf_build_id",
 ]
 
 
@@ -65,6 +64,127 @@ class Nb10:
 CodeView: TypeAlias = Rsds | Nb10
 
 
+class DebugType(IntEnum):
+    """Kinds of debug data; a directory may hold others.
+
+    Source: MicrosoftDocs/win32 pe-format.md, "Debug Type"; dotnet/runtime PE-COFF.md for 17 and 19.
+    """
+
+    COFF = 1
+    CODEVIEW = 2
+    FPO = 3
+    MISC = 4
+    EXCEPTION = 5
+    FIXUP = 6
+    OMAP_TO_SRC = 7
+    OMAP_FROM_SRC = 8
+    BORLAND = 9
+    CLSID = 11
+    VC_FEATURE = 12
+    POGO = 13
+    ILTCG = 14
+    MPX = 15
+    REPRO = 16
+    EMBEDDED_PDB = 17
+    PDB_CHECKSUM = 19
+    EX_DLLCHARACTERISTICS = 20
+
+
+_NAMED_TYPES = frozenset(DebugType)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProblem:
+    """Something wrong in a piece of an input whose rest could be read.
+
+    Attributes:
+        text: What is wrong, in one line.
+        offset: Where, in bytes from the start of the view; None if no single place is wrong.
+    """
+
+    text: str
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DebugEntry:
+    """One entry of a debug directory, as written.
+
+    Attributes:
+        type: A `DebugType`, or a number that has no name here.
+        timestamp: Stamp of the data, 32 bits; for a portable PDB part of its id.
+        major: Major version, 16 bits.
+        minor: Minor version, 16 bits; 0x504D marks a portable PDB.
+        size_bytes: Length of the data.
+        rva: Where the data lies in the mapped image; 0 if it is not mapped.
+        file_offset: Where the data lies in the file.
+    """
+
+    type: int
+    timestamp: int
+    major: int
+    minor: int
+    size_bytes: int
+    rva: int
+    file_offset: int
+
+    @property
+    def type_name(self) -> str:
+        """Name of the type, or its number in decimal digits."""
+        return DebugType(self.type).name if self.type in _NAMED_TYPES else str(self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeViewEntry:
+    """A code view record with what its debug directory entry adds.
+
+    Attributes:
+        record: The PDB it names.
+        timestamp: Stamp of the entry; with the GUID the 20-byte id of a portable PDB.
+        portable: The PDB is a portable one.
+    """
+
+    record: CodeView
+    timestamp: int
+    portable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PdbChecksum:
+    """Checksum of the PDB that belongs to an image.
+
+    Attributes:
+        algorithm: As written, ``SHA256``.
+        digest: The checksum; the PDB's 20-byte id counts as zeros.
+    """
+
+    algorithm: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DebugData:
+    """What a debug directory holds; all tuples in file order.
+
+    Attributes:
+        entries: Every entry, whether its data could be read or not.
+        code_views: Records that name a PDB.
+        checksums: Checksums of the PDB.
+        embedded: The portable PDB inside the image.
+        reproducible: The build is reproducible, so that stamps are hashes and not times.
+        misc_name: Name in a MISC entry: of the ``.dbg`` file where symbols were stripped into one.
+        problems: What could not be read.
+    """
+
+    entries: tuple[DebugEntry, ...] = ()
+    code_views: tuple[CodeViewEntry, ...] = ()
+    checksums: tuple[PdbChecksum, ...] = ()
+    embedded: EmbeddedPdb | None = None
+    reproducible: bool = False
+    misc_name: str | None = None
+    problems: tuple[ImageProblem, ...] = ()
+
+
 def parse_code_view(record: bytes, *, at: int = 0, needs_nul: bool = True) -> CodeView | None:
     """Return the PDB that *record* names; None if it is neither ``RSDS`` nor ``NB10``.
 
@@ -95,15 +215,6 @@ def parse_code_view(record: bytes, *, at: int = 0, needs_nul: bool = True) -> Co
         path = _parse_path(record, 16, at=at, needs_nul=needs_nul)
         return Nb10(int.from_bytes(record[8:12], "little"), int.from_bytes(record[12:16], "little"), path)
     return None
-
-
-def parse_elf_build_id(record: bytes) -> bytes | None:
-    """Return the ELF build id that a minidump's module record holds; None if it is another record or empty.
-
-    Layout: ``LEpB``, then the id to the end of the record.
-    Source: google/breakpad minidump_format.h, MDCVInfoELF.
-    """
-    return (record[4:] or None) if record[:4] == b"LEpB" else None
 
 
 def _check_fixed_part(record: bytes, length: int, at: int) -> None:
@@ -169,21 +280,23 @@ class _Collector:
         self._checksums: list[PdbChecksum] = []
         self._embedded: EmbeddedPdb | None = None
         self._misc_name: str | None = None
-        self._problems: list[Problem] = []
+        self._problems: list[ImageProblem] = []
         self.entries: list[DebugEntry] = []
 
     def read_entries(self, offset: int, size_bytes: int) -> None:
         count = size_bytes // _ENTRY.size
         if count > _MOST_ENTRIES:
-            self._problems.append(Problem(f"debug directory claims {count} entries, {_MOST_ENTRIES} are read", offset))
+            self._problems.append(
+                ImageProblem(f"debug directory claims {count} entries, {_MOST_ENTRIES} are read", offset)
+            )
             count = _MOST_ENTRIES
         if not count:
-            self._problems.append(Problem(f"debug directory of {size_bytes} bytes holds no entry", offset))
+            self._problems.append(ImageProblem(f"debug directory of {size_bytes} bytes holds no entry", offset))
             return
         try:
             table = self._view.read(offset, count * _ENTRY.size)
         except InputError as error:
-            self._problems.append(Problem(f"debug directory: {error.problem}", error.offset))
+            self._problems.append(ImageProblem(f"debug directory: {error.problem}", error.offset))
             return
         for _, stamp, major, minor, type_, size, rva, file_offset in _ENTRY.iter_unpack(table):
             self.entries.append(DebugEntry(type_, stamp, major, minor, size, rva, file_offset))
@@ -200,7 +313,7 @@ class _Collector:
                 case DebugType.MISC:
                     self._read_misc(entry)
         except InputError as error:
-            self._problems.append(Problem(f"{entry.type_name} debug data: {error.problem}", error.offset))
+            self._problems.append(ImageProblem(f"{entry.type_name} debug data: {error.problem}", error.offset))
 
     def result(self) -> DebugData:
         return DebugData(
@@ -243,9 +356,9 @@ class _Collector:
         self._misc_name = self._misc_name or name
 
     def _read_record(self, at: int, size_bytes: int, *, fixed_bytes: int) -> bytes:
-        """Return a record, or if its end is out of reach what lies before that and holds the whole name.
+        """Return a record; if its end cannot be read, its beginning with the whole name.
 
-        Compilers pad the name to 260 bytes, so the end of a record may be lost with a page that nobody needs.
+        Compilers pad the name to 260 bytes, so the end of a record may be lost with a page that is not needed.
         """
         length = min(size_bytes, _LONGEST_RECORD)
         self._claim(at, length)
@@ -287,124 +400,3 @@ def _parse_misc_name(record: bytes, *, at: int = 0) -> str | None:
     else:
         text = record[12:].decode("latin-1")
     return text.partition("\0")[0] or None
-
-
-class DebugType(IntEnum):
-    """Kinds of debug data; a directory may hold others.
-
-    Source: MicrosoftDocs/win32 pe-format.md, "Debug Type"; dotnet/runtime PE-COFF.md for 17 and 19.
-    """
-
-    COFF = 1
-    CODEVIEW = 2
-    FPO = 3
-    MISC = 4
-    EXCEPTION = 5
-    FIXUP = 6
-    OMAP_TO_SRC = 7
-    OMAP_FROM_SRC = 8
-    BORLAND = 9
-    CLSID = 11
-    VC_FEATURE = 12
-    POGO = 13
-    ILTCG = 14
-    MPX = 15
-    REPRO = 16
-    EMBEDDED_PDB = 17
-    PDB_CHECKSUM = 19
-    EX_DLLCHARACTERISTICS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong in a piece of an input whose rest could be read.
-
-    Attributes:
-        text: What is wrong, in one line.
-        offset: Where, in bytes from the start of the view; None if no single place is wrong.
-    """
-
-    text: str
-    offset: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DebugEntry:
-    """One entry of a debug directory, as written.
-
-    Attributes:
-        type: A `DebugType`, or a number that has no name here.
-        timestamp: Stamp of the data, 32 bits; for a portable PDB part of its id.
-        major: Major version, 16 bits.
-        minor: Minor version, 16 bits; 0x504D marks a portable PDB.
-        size_bytes: Length of the data.
-        rva: Where the data lies in the mapped image; 0 if it is not mapped.
-        file_offset: Where the data lies in the file.
-    """
-
-    type: int
-    timestamp: int
-    major: int
-    minor: int
-    size_bytes: int
-    rva: int
-    file_offset: int
-
-    @property
-    def type_name(self) -> str:
-        """Name of the type, or its number in decimal digits."""
-        return DebugType(self.type).name if self.type in _NAMED_TYPES else str(self.type)
-
-
-@dataclass(frozen=True, slots=True)
-class CodeViewEntry:
-    """A code view record and what its debug directory entry says of it.
-
-    Attributes:
-        record: The PDB it names.
-        timestamp: Stamp of the entry; with the GUID the 20-byte id of a portable PDB.
-        portable: The PDB is a portable one.
-    """
-
-    record: CodeView
-    timestamp: int
-    portable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PdbChecksum:
-    """Checksum of the PDB that belongs to an image.
-
-    Attributes:
-        algorithm: As written, ``SHA256``.
-        digest: The checksum; the PDB's 20-byte id counts as zeros.
-    """
-
-    algorithm: str
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DebugData:
-    """What a debug directory holds; all tuples in file order.
-
-    Attributes:
-        entries: Every entry, whether its data could be read or not.
-        code_views: Records that name a PDB.
-        checksums: Checksums of the PDB.
-        embedded: The portable PDB inside the image.
-        reproducible: The build is reproducible, so that stamps are hashes and not times.
-        misc_name: Name in a MISC entry: of the ``.dbg`` file where symbols were stripped into one.
-        problems: What could not be read.
-    """
-
-    entries: tuple[DebugEntry, ...] = ()
-    code_views: tuple[CodeViewEntry, ...] = ()
-    checksums: tuple[PdbChecksum, ...] = ()
-    embedded: EmbeddedPdb | None = None
-    reproducible: bool = False
-    misc_name: str | None = None
-    problems: tuple[Problem, ...] = ()
-
-
-_NAMED_TYPES = frozenset(DebugType)

@@ -91,7 +91,7 @@ class ImageHeader:
 
 
 def machine_name(machine: int) -> str:
-    """Return what people call *machine*; ``machine 0x…`` for a number without a name.
+    """Return the usual name of *machine*; ``machine 0x…`` for a number without a name.
 
     Source: MicrosoftDocs/win32 pe-format.md, "Machine Types".
     """

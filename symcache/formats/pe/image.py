@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.pe.debug import DebugData, Problem, parse_debug_directory
+from symcache.formats.pe.debug import DebugData, ImageProblem, parse_debug_directory
 from symcache.formats.pe.header import ImageHeader, parse_data_directory, parse_image_header
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ _DEBUG_STRIPPED = 0x0200
 _PAGE_BYTES = 0x1000
 _SECTOR_BYTES = 0x200
 _SECTION = struct.Struct("<8xIIII16x")
-# Far more than linkers write; the format allows 65,535, that is 2.6 MB of headers. See also the limits in debugdir.
+# Far more than linkers write; the format allows 65,535, that is 2.6 MB of headers. See also the limits in debug.py.
 _MOST_SECTIONS = 512
 _HEADER_FIELDS = tuple(field.name for field in fields(ImageHeader))
 
 
 class Layout(Enum):
-    """How an image lies in its view; who opened the view knows, the bytes do not tell."""
+    """How an image lies in its view: only the caller knows, it cannot be seen in the bytes."""
 
     DISK = "disk"
     MEMORY = "memory"
@@ -54,7 +54,7 @@ class Image(ImageHeader):
     debug: DebugData
     has_debug_directory: bool
     extent_bytes: int
-    problems: tuple[Problem, ...]
+    problems: tuple[ImageProblem, ...]
 
     @property
     def debug_entries(self) -> tuple[DebugEntry, ...]:
@@ -117,7 +117,7 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
     if layout is Layout.DISK:
         view = _Ahead(view)
     header = parse_image_header(view)
-    problems: list[Problem] = []
+    problems: list[ImageProblem] = []
     sections = _read_sections(view, header, problems) if layout is Layout.DISK else []
     has_directory, debug = _read_debug_data(view, header, _Places(header, sections, layout), is_sure=not problems)
     return Image(
@@ -138,7 +138,7 @@ def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places, *, is
     try:
         directory = parse_data_directory(view, header, _DEBUG_DIRECTORY)
     except InputError as error:
-        return False, DebugData(problems=(Problem(f"data directories: {error.problem}", error.offset),))
+        return False, DebugData(problems=(ImageProblem(f"data directories: {error.problem}", error.offset),))
     if directory is None:
         return False, DebugData()
     rva, size_bytes = directory
@@ -147,7 +147,7 @@ def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places, *, is
     except InputError as error:
         if is_sure and isinstance(error, MalformedInput):
             return False, DebugData()
-        return True, DebugData(problems=(Problem(f"debug directory: {error.problem}", error.offset),))
+        return True, DebugData(problems=(ImageProblem(f"debug directory: {error.problem}", error.offset),))
     return True, parse_debug_directory(view, offset, size_bytes, places.of_data)
 
 
@@ -165,7 +165,7 @@ class _Ahead:
         return self._view.read(offset, length)
 
 
-def _read_sections(view: ByteView, header: ImageHeader, problems: list[Problem]) -> list[_Section]:
+def _read_sections(view: ByteView, header: ImageHeader, problems: list[ImageProblem]) -> list[_Section]:
     """Return what can be read of the section table; a table that is cut short or too long is a problem."""
     start = header.section_table_offset
     fitting = max(0, view.size - start) // _SECTION.size
@@ -176,7 +176,7 @@ def _read_sections(view: ByteView, header: ImageHeader, problems: list[Problem])
             if count == _MOST_SECTIONS
             else f"the file ends within its section table, after {count} of {header.section_count} sections"
         )
-        problems.append(Problem(text, start + count * _SECTION.size))
+        problems.append(ImageProblem(text, start + count * _SECTION.size))
     if not count:
         return []
     # A low alignment maps the file as it is; otherwise the loader reads whole sectors.

@@ -13,9 +13,9 @@ import httpx
 
 from symcache._version import __version__
 from symcache.errors import (
+    FetchInProgress,
     HostUnavailable,
     NextHopUnavailable,
-    StillFetching,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -157,7 +157,7 @@ class Client:
         try:
             check_status(response, shown)
         except UpstreamError as error:
-            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | StillFetching):
+            if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | FetchInProgress):
                 self._note_failure(origin, asked_s, error, may_pause=response.status_code in _PAUSES)
             else:
                 self._patience.note_success(origin)  # the host is well, whatever it thinks of us

@@ -13,12 +13,12 @@ import anyio
 import httpx
 
 from symcache.errors import (
+    FetchInProgress,
     Forbidden,
     HostUnavailable,
     LoopDetected,
     NextHopUnavailable,
-    PageInstead,
-    StillFetching,
+    UnexpectedPage,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -84,7 +84,7 @@ class Reply:
         What Content-Type says is not looked at: servers send right files as ``text/html`` and pages as anything.
 
         Raises:
-            PageInstead: It is a page or a message.
+            UnexpectedPage: It is a page or a message.
             WrongContent: It is not encoded as it says.
         """
         begun = self._begun = _Begun(self._read())
@@ -98,14 +98,14 @@ class Reply:
                 begun.error = error  # what came before it counts
         markup = find_markup(begun.head) if self.start == 0 else None
         if markup is not None:
-            raise PageInstead(f"200, but {markup}", url=self.url)
+            raise UnexpectedPage(f"200, but {markup}", url=self.url)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives.
 
         Raises:
             UpstreamUnavailable: It breaks off, or nothing more comes in time.
-            PageInstead: As `begin`, which it does first.
+            UnexpectedPage: As `begin`, which it does first.
             WrongContent: It is longer than announced, or not encoded as it says.
         """
         if self._begun is None:
@@ -216,7 +216,7 @@ def check_status(response: httpx.Response, shown: str) -> None:
         if status == 429:
             kind = HostUnavailable
         elif _NEXT_HOP_FAILED.search(response.headers.get("proxy-status", "")):
-            kind = StillFetching if status == 504 else NextHopUnavailable
+            kind = FetchInProgress if status == 504 else NextHopUnavailable
         raise kind(str(status), url=shown, retry_after_s=parse_retry_after(response.headers.get("retry-after")))
     raise UpstreamRefused(str(status), url=shown)
 

@@ -1,4 +1,4 @@
-"""A symbol store behind HTTP: which names to ask for, in which order, and what is remembered of its answers."""
+"""A symbol store behind HTTP: which names to ask for, in which order, and what the answers mean."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import anyio
 
 from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
+from symcache.stores.base import Form, LookUp, Request
 from symcache.stores.http.download import NotHere
 from symcache.stores.http.imagehead import RangesRefusedError
 from symcache.stores.http.urls import file_url, parse_url, redact
-from symcache.stores.local.tree import Form
-from symcache.stores.results import Attempt, Brought
+from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
     from symcache.stores.http.download import Downloader
     from symcache.stores.http.servers import Hints
-    from symcache.stores.negative import Misses
 
 __all__ = ["HttpStore"]
 
@@ -46,66 +44,87 @@ async def _or_forbidden(answer: Awaitable[T]) -> T | NotHere:
 
 
 class HttpStore:
-    """One upstream.
+    """One symbol server; implements `SymbolStore`.
 
     Args:
         url: What its store's paths are joined to.
         hints: What is known of it.
-        downloader: Brings the files.
-        misses: Where its "no such file" is remembered; None remembers nothing.
+        downloader: Fetches the files.
 
     Raises:
         UpstreamRefused: *url* is not one.
     """
 
-    def __init__(self, url: str, hints: Hints, downloader: Downloader, misses: Misses | None) -> None:
+    local = None
+    is_on_disk = False
+
+    def __init__(self, url: str, hints: Hints, downloader: Downloader) -> None:
         self.base = parse_url(url)
         self.name = redact(self.base)
         self.hints = hints
         self._downloader = downloader
-        self._misses = misses
         self._tier = {None: None, True: Tier.TWO, False: Tier.ONE}[hints.two_tier]
         self._tier_lock = anyio.Lock()
 
-    async def bring(
-        self,
-        key: Key,
-        scratch: Path,
-        *,
-        checksums: Sequence[str] = (),
-        no_plain: NotHere | None = None,
-        in_passing: bool = False,
-    ) -> Brought:
-        """Bring *key*'s file to *scratch*, under whichever of its names the upstream has it.
+    def find(self, key: Key) -> None:
+        """Return None: nothing of the server is on disk."""
 
-        Only a definite "no such file" is remembered. With *no_plain*, its answer to `read_headers`, the plain file is
-        not asked for again. With *in_passing* nobody wants the file itself.
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:  # noqa: ARG002 - of the protocol
+        """Yield nothing: nothing of the server is on disk."""
+        return iter(())
+
+    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+        """Fetch the file to *scratch*, under whichever of its names the server has it.
 
         Raises:
             StoreError: The disk does not take it.
         """
-        known = self._answer_unasked(key, in_passing=in_passing)
-        if known is not None:
-            return known
+        if (refusal := self.hints.refusal(request.key)) is not None:
+            return LookUp((Attempt(self.name, refusal),))
         attempts: list[Attempt] = []
         asked_tier = self._tier or Tier.ONE
         try:
-            form = await self._ask_names(key, scratch, checksums, attempts, no_plain)
+            form = await self._ask_names(request, scratch, attempts)
             if form is None and await self._learn_tier(attempts) is not asked_tier:
-                form = await self._ask_names(key, scratch, checksums, attempts)
+                form = await self._ask_names(replace(request, plain_answer=None), scratch, attempts)
         except UpstreamError as error:
-            return Brought(attempts=tuple(attempts), error=error, asked=True)
-        if form is None and (forbidden := self._find_forbidden(key, attempts)) is not None:
-            return Brought(attempts=tuple(attempts), error=forbidden, asked=True)
-        if form is None and attempts:
-            self.remember_miss(key, attempts[-1].answer, in_passing=in_passing)
-        return Brought(form, tuple(attempts), asked=True)
+            return LookUp(tuple(attempts), error=error, is_asked=True)
+        forbidden = self._find_forbidden(request.key, attempts) if form is None else None
+        return LookUp(tuple(attempts), form, error=forbidden, is_asked=True)
 
-    async def ask(self, key: Key) -> tuple[Form | None, str]:
-        """Return in which form the upstream has *key*'s file, and its answer in words; one byte is asked for."""
-        known = self._answer_unasked(key)
-        if known is not None:
-            return None, known.attempts[-1].answer
+    async def read_headers(self, key: ImageKey) -> LookUp:
+        """Return the headers of *key*'s image, by ranged requests of a few KiB each.
+
+        The whole file has to be fetched if the server has no plain files or sends no ranges.
+        """
+        if (refusal := self.hints.refusal(key)) is not None:
+            return LookUp((Attempt(self.name, refusal),))
+        if not (self.hints.plain and self.hints.ranges):
+            return LookUp(instead=Request(key, in_passing=True))
+        try:
+            asked_tier = self._tier or Tier.ONE
+            found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
+            if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
+                found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
+        except RangesRefusedError:
+            return LookUp(instead=Request(key, in_passing=True))
+        except UpstreamError as error:
+            return LookUp((Attempt(self.name, error.problem),), error=error, is_asked=True)
+        if isinstance(found, NotHere):
+            if self.hints.compressed or self.hints.pointers:
+                return LookUp(instead=Request(key, plain_answer=str(found.status), in_passing=True))
+            attempts = (Attempt(self.name, str(found.status)),)
+            return LookUp(attempts, error=self._find_forbidden(key, attempts), is_asked=True)
+        if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
+            problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
+            wrong = WrongContent(problem, url=self.name)
+            return LookUp((Attempt(self.name, f"200, but {problem}"),), error=wrong, is_asked=True)
+        return LookUp((Attempt(self.name, "206"),), image=found, is_asked=True)
+
+    async def probe(self, key: Key) -> tuple[Form | None, str]:
+        """Return in which form the server has *key*'s file, and its answer in words; one byte is requested."""
+        if (refusal := self.hints.refusal(key)) is not None:
+            return None, refusal
         answers: list[str] = []
         asked_tier = self._tier or Tier.ONE
         try:
@@ -116,50 +135,11 @@ class HttpStore:
             return None, ", ".join([*answers, error.problem])
         return found or (None, ", ".join(answers))
 
-    async def read_headers(self, key: ImageKey) -> Image | Brought | NotHere | None:
-        """Return the headers of *key*'s image, by ranged requests of a few KiB each.
+    def remember_absent(self, request: Request, answer: str) -> None:
+        """Do nothing; see `symcache.stores.negative`."""
 
-        Returns:
-            A `Brought` if there is no such image; None if the whole file has to be brought, as the upstream has no
-            plain files or sends no ranges; a `NotHere` if that file can only be one of another form.
-        """
-        known = self._answer_unasked(key)
-        if known is not None:
-            return known
-        if not (self.hints.plain and self.hints.ranges):
-            return None
-        try:
-            asked_tier = self._tier or Tier.ONE
-            found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
-            if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
-                found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
-        except RangesRefusedError:
-            return None
-        except UpstreamError as error:
-            return Brought(attempts=(Attempt(self.name, error.problem),), error=error, asked=True)
-        if isinstance(found, NotHere):
-            if self.hints.compressed or self.hints.pointers:
-                return found
-            attempts = (Attempt(self.name, str(found.status)),)
-            forbidden = self._find_forbidden(key, attempts)
-            if forbidden is None:
-                self.remember_miss(key, str(found.status), in_passing=True)
-            return Brought(attempts=attempts, error=forbidden, asked=True)
-        if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
-            problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
-            wrong = WrongContent(problem, url=self.name)
-            return Brought(attempts=(Attempt(self.name, f"200, but {problem}"),), error=wrong, asked=True)
-        return found
-
-    def remember_miss(self, key: Key, answer: str, *, in_passing: bool = False) -> None:
-        """Note that the upstream has no file for *key*, which nobody wanted for itself if it was *in_passing*."""
-        if self._misses is not None:
-            self._misses.remember(self.name, key, answer, in_passing=in_passing)
-
-    def forget_miss(self, key: Key) -> None:
-        """Drop what was remembered of *key*: it has turned up."""
-        if self._misses is not None:
-            self._misses.forget(self.name, key)
+    def forget_absent(self, key: Key) -> None:
+        """Do nothing; see `symcache.stores.negative`."""
 
     def url_of(self, key: Key, name: str | None = None) -> httpx.URL:
         """Return where *key*'s file lies at this upstream, under *name* if that is not its own."""
@@ -173,34 +153,16 @@ class HttpStore:
         """
         return {"SymbolChecksum": ";".join(checksums)} if self.hints.checksum and checksums else {}
 
-    def _answer_unasked(self, key: Key, *, in_passing: bool = True) -> Brought | None:
-        refusal = self.hints.refusal(key)
-        if refusal is not None:
-            return Brought(attempts=(Attempt(self.name, refusal),))
-        if self._misses is not None and (miss := self._misses.recall(self.name, key)) is not None:
-            if miss.in_passing and not in_passing:
-                self._misses.keep(replace(miss, in_passing=False))
-            return Brought(attempts=(Attempt(self.name, f"{miss.answer}, remembered"),), remembered=True)
-        return None
-
-    async def _ask_names(
-        self,
-        key: Key,
-        scratch: Path,
-        checksums: Sequence[str],
-        attempts: list[Attempt],
-        no_plain: NotHere | None = None,
-    ) -> Form | None:
+    async def _ask_names(self, request: Request, scratch: Path, attempts: list[Attempt]) -> Form | None:
+        key, fields = request.key, self.fields_for(request.checksums)
         for name, form in self._names(key):
             asked = None if name == key.name else name
-            if form is Form.PLAIN and no_plain is not None:
-                attempts.append(Attempt(self.name, str(no_plain.status), asked))
+            if form is Form.PLAIN and request.plain_answer is not None:
+                attempts.append(Attempt(self.name, request.plain_answer, asked))
                 continue
             try:
                 answer = await _or_forbidden(
-                    self._downloader.download(
-                        self.url_of(key, name), scratch, index=key.index, headers=self.fields_for(checksums)
-                    )
+                    self._downloader.download(self.url_of(key, name), scratch, index=key.index, headers=fields)
                 )
             except UpstreamError as error:
                 attempts.append(Attempt(self.name, error.problem, asked))

@@ -1,8 +1,8 @@
 """When each key was last used, kept by the store itself: file systems no longer tell, or tell what a backup did.
 
-``.symcache/access/recent`` takes one line a use, by appending. When it has grown it is renamed, so that nobody appends
-to it any more, and folded into ``summary``, which has one line a key. A line lost or torn on the way costs nothing but
-a file pruned earlier than it might have been.
+``.symcache/access/recent`` takes one line a use, by appending. When it has grown it is renamed, so that no process
+appends to it any more, and folded into ``summary``, which has one line a key. A line lost or torn on the way costs
+nothing but a file pruned earlier than it might have been.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import re
 import threading
 import time
 from contextlib import suppress
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import fold
 from symcache.stores.local.atomic import as_store_error, put_in_place
-from symcache.stores.local.locks import let_go, try_lock
 from symcache.stores.local.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ _PENDING_S = 5.0
 class AccessLog:
     """When the keys of one store were last used, by any process.
 
-    Whoever serves or finds a file says so with `touch`, or with `touch_later` where many come at once. Neither fails or
+    Note each use with `touch`, or with `touch_later` where many come at once. Neither fails or
     waits for anybody; a store that cannot be written keeps no record.
 
     Args:
@@ -110,7 +108,7 @@ class AccessLog:
                 self.compact()
 
     def last_used(self, key: Key) -> float | None:
-        """Return when *key* was last used, in seconds since 1970; None if nobody knows."""
+        """Return when *key* was last used, in seconds since 1970; None if that is not known."""
         return self.last_used_by_key().get(key.folded)
 
     def last_used_by_key(self) -> dict[str, float]:
@@ -126,11 +124,15 @@ class AccessLog:
         return used
 
     def compact(self) -> None:
-        """Fold what was appended into the summary, unless another process does so just now.
+        """Fold what was appended into the summary, unless another process is doing so.
 
         Raises:
             StoreError: The store cannot be written.
         """
+        from secrets import token_hex  # noqa: PLC0415 - one run in many comes here
+
+        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
+
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(self._folder / "compact.lock")
@@ -158,7 +160,7 @@ class AccessLog:
             let_go(lock)
 
     def _files(self) -> Iterator[Path]:
-        # In the order in which lines wander, against it: what moves on meanwhile is seen at least once.
+        # Against the direction in which lines move, so that a line that moves during the reading is seen at least once.
         yield self._folder / "recent"
         yield from sorted(self._folder.glob("*.folding"))
         yield self._folder / "summary"

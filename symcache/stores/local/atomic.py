@@ -1,4 +1,4 @@
-"""Putting files in their place and taking them away in one step each, while others do the same beside it."""
+"""Atomic writes: put a file in its place or take it away in one step, with other processes at work in the store."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch.replace(target)
         except FileNotFoundError:
-            # Somebody pruned the empty folder between the two calls.
+            # Another process pruned the empty folder between the two calls.
             if not left or not scratch.exists():
                 raise
         except PermissionError:
-            # Windows refuses to replace a file that a debugger has mapped just now.
+            # Windows refuses to replace a file while a debugger has it mapped.
             if not left:
                 raise
             time.sleep(0.01)
@@ -71,7 +71,7 @@ def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
 
 
 def write_whole(store: Store, path: Path, content: bytes) -> None:
-    """Let *path*, a file within *store*, hold *content*; whoever looks sees the old content or the new, never a part.
+    """Let *path*, a file within *store*, hold *content*; readers see the old content or the new, never a part.
 
     Raises:
         StoreError: The disk does not take it.
@@ -89,7 +89,7 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
 def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
-    Its name goes by a rename, in one step also where removing takes its time or waits for whoever has it open.
+    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open.
 
     Raises:
         StoreError: It is in use, where that matters (Windows), or the store cannot be written.

@@ -1,13 +1,19 @@
-"""Locks that die with their process, on files that are gone when nobody holds them."""
+"""Locks that die with their process: on files of their own, and on single bytes of one file for the many keys."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import sys
+import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+from zlib import crc32
 
 import anyio
 from filelock import FileLock, Timeout
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["KeyLock", "let_go", "sweep_locks", "try_lock"]
+__all__ = ["KeyLock", "NameLock", "let_go", "sweep_locks", "try_lock"]
 
 
 _FIRST_WAIT_S = 0.02
@@ -43,8 +49,8 @@ def try_lock(path: Path) -> FileLock | None:
 def let_go(lock: FileLock) -> None:
     """Remove the lock's file and release it.
 
-    The file goes while the lock is held: whoever waits on it then sees a file without a name and starts over, so no
-    two hold locks of one name. Windows refuses that; there the file goes afterwards, unless somebody has it open.
+    The file is removed while the lock is held: a waiting process then sees a file without a name and starts over, so no
+    two hold locks of one name. Windows refuses that; there the file is removed afterwards, unless it is open elsewhere.
     """
     path = Path(lock.lock_file)
     try:
@@ -58,7 +64,7 @@ def let_go(lock: FileLock) -> None:
 
 
 def sweep_locks(folder: Path) -> int:
-    """Remove the lock files in *folder* that nobody holds, as killed processes left them; return how many."""
+    """Remove the lock files in *folder* that no process holds, as killed ones leave them; return how many."""
     swept = 0
     for path in folder.glob("*.lock"):
         with suppress(OSError):
@@ -69,47 +75,43 @@ def sweep_locks(folder: Path) -> int:
     return swept
 
 
-class KeyLock:
-    """Whose turn it is to fill in one key's files; waits without holding a thread.
+class _Lock:
+    """A lock by name, for tasks and for code on no event loop; waits without holding a thread.
 
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
+    Attributes:
+        is_held: It is ours.
+        waited: Another process or task had it when it was first asked for.
     """
 
-    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        self._path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock"
+    def __init__(self, path: Path, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._path = path
         self._sleep = sleep
-        self._held: FileLock | None = None
+        self.is_held = False
         self.waited = False
 
-    @property
-    def is_held(self) -> bool:
-        """Whether it is ours."""
-        return self._held is not None
-
     async def acquire(self) -> None:
-        """Wait until the lock is ours; `waited` then tells whether somebody else had it before.
+        """Wait until the lock is ours.
 
         Raises:
             StoreError: The lock file cannot be made.
         """
         wait_s = _FIRST_WAIT_S
-        while (held := self._try()) is None:
+        while not self.try_acquire():
             self.waited = True
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        self._held = held
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody holds it; return whether it is ours now.
+        """Take the lock if it is free; return whether it is ours now.
 
         Raises:
             StoreError: The lock file cannot be made.
         """
-        self._held = self._try()
-        return self._held is not None
+        try:
+            self.is_held = self._try()
+        except OSError as error:
+            raise StoreError(f"cannot be locked: {error.strerror or error}", path=self._path) from error
+        return self.is_held
 
     @contextmanager
     def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
@@ -136,17 +138,16 @@ class KeyLock:
             self.release()
 
     def release(self) -> None:
-        """Let the next one in."""
-        if self._held is not None:
-            let_go(self._held)
-            self._held = None
+        """Give the lock back, if it is ours."""
+        if self.is_held:
+            self.is_held = False
+            self._let_go()
 
-    def _try(self) -> FileLock | None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            return try_lock(self._path)
-        except OSError as error:
-            raise StoreError(f"cannot be locked: {error.strerror or error}", path=self._path) from error
+    def _try(self) -> bool:
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -156,3 +157,152 @@ class KeyLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+class NameLock(_Lock):
+    """A lock on a file of its own, which is gone when the lock is free; for what is locked seldom.
+
+    Args:
+        folder: Where the locks of the store lie.
+        name: What is locked; equal names exclude each other.
+        sleep: Waits a number of seconds.
+    """
+
+    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        super().__init__(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock", sleep)
+        self._held: FileLock | None = None
+
+    def _try(self) -> bool:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._held = try_lock(self._path)
+        return self._held is not None
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            let_go(self._held)
+            self._held = None
+
+
+class KeyLock(_Lock):
+    """A lock on one byte of a file that all keys of a store share: it costs one system call.
+
+    Two names may have the same byte. Between processes they exclude each other, then, which costs a wait; within one
+    process they do not.
+
+    Args:
+        folder: Where the locks of the store lie.
+        name: What is locked; equal names exclude each other.
+        sleep: Waits a number of seconds.
+    """
+
+    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        super().__init__(folder / "keys", sleep)
+        self._name = name
+
+    def _try(self) -> bool:
+        return _LockedBytes.of(self._path).take(self._name)
+
+    def _let_go(self) -> None:
+        _LockedBytes.of(self._path).give_back(self._name)
+
+
+class _LockedBytes:
+    """The bytes of one file that this process has locked.
+
+    POSIX gives a record lock to the process, not to a thread, and drops all of them when any
+    descriptor of the file is closed; so a process has one descriptor, and this keeps its threads and tasks apart.
+    Source: POSIX, fcntl, "Advisory Record Locking".
+    """
+
+    _all: ClassVar[dict[Path, _LockedBytes]] = {}
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._names: set[str] = set()
+        self._bytes: Counter[int] = Counter()
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def of(cls, path: Path) -> _LockedBytes:
+        with cls._guard:
+            return cls._all.setdefault(path, cls(path))
+
+    @classmethod
+    def forget(cls) -> None:
+        """Hold nothing, in a child of `os.fork`: its locks are those of its parent."""
+        for each in cls._all.values():
+            each.close()
+        cls._all.clear()
+        cls._guard = threading.Lock()
+
+    def take(self, name: str) -> bool:
+        offset = crc32(name.encode()) >> 1
+        with self._one_at_a_time:
+            if name in self._names:
+                return False
+            if not self._bytes[offset] and not self._lock(offset):
+                self._close_if_unused()
+                return False
+            self._names.add(name)
+            self._bytes[offset] += 1
+            return True
+
+    def give_back(self, name: str) -> None:
+        offset = crc32(name.encode()) >> 1
+        with self._one_at_a_time:
+            self._names.discard(name)
+            self._bytes[offset] -= 1
+            if not self._bytes[offset]:
+                del self._bytes[offset]
+                with suppress(OSError):
+                    _unlock_byte(self._open(), offset)
+            self._close_if_unused()
+
+    def _lock(self, offset: int) -> bool:
+        try:
+            _lock_byte(self._open(), offset)
+        except OSError as error:
+            if error.errno in {errno.EACCES, errno.EAGAIN, errno.EDEADLK}:
+                return False
+            raise
+        return True
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        return self._fd
+
+    def _close_if_unused(self) -> None:
+        # The store can be removed, and made once more, while nothing is locked.
+        if not self._names:
+            self.close()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock_byte(fd: int, offset: int) -> None:
+        os.lseek(fd, offset, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+    def _unlock_byte(fd: int, offset: int) -> None:
+        os.lseek(fd, offset, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+else:
+    import fcntl
+
+    def _lock_byte(fd: int, offset: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+
+    def _unlock_byte(fd: int, offset: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, offset)
+
+    os.register_at_fork(after_in_child=_LockedBytes.forget)

@@ -30,11 +30,11 @@ _PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """A file that arrives just now.
+    """A file that is being downloaded.
 
     Attributes:
         scratch: Where it grows.
-        starts: How often it began anew; bytes read before the last start are worth nothing.
+        starts: How often the download started over; bytes read before the last start are void.
         size_bytes: How long it will be.
         whole_bytes: Length of the beginning that is there.
     """
@@ -98,7 +98,7 @@ class GrowingNote:
 
 
 def read_growing(root: Path, folded: str) -> Growing | None:
-    """Return the file that some process brings for the key just now; None if there is no note that can be read.
+    """Return the file that a process is downloading for the key; None if there is no note that can be read.
 
     A note may outlive its process; then its scratch file is gone or grows no more.
 

@@ -6,12 +6,8 @@ per process whose lock dies with the process, so that what a killed one leaves c
 
 from __future__ import annotations
 
-import shutil
 import threading
-from secrets import token_hex
 from typing import TYPE_CHECKING
-
-from symcache.stores.local.locks import let_go, try_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,11 +31,11 @@ class Staging:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a folder for scratch files, and nobody has removed it with the store."""
+        """Whether the folder for scratch files exists; it may have been removed with the store."""
         return self._folder is not None and self._folder.is_dir()
 
     def new_path(self) -> Path:
-        """Return a path that nobody else writes to; the file does not exist yet.
+        """Return the path of a new scratch file of this process; the file does not exist yet.
 
         Raises:
             OSError: The store cannot be written.
@@ -49,17 +45,27 @@ class Staging:
                 self.close()
                 self._open()
         assert self._folder is not None
+        from secrets import token_hex  # noqa: PLC0415 - with locks and all, for who writes
+
         return self._folder / f"{token_hex(6)}.part"
 
     def close(self) -> None:
         """Remove the scratch files and let go of the lock; safe to call twice."""
         if self._folder is None or self._lock is None:
             return
+        import shutil  # noqa: PLC0415
+
+        from symcache.stores.local.locks import let_go  # noqa: PLC0415
+
         shutil.rmtree(self._folder, ignore_errors=True)
         let_go(self._lock)
         self._folder = self._lock = None
 
     def _open(self) -> None:
+        from secrets import token_hex  # noqa: PLC0415
+
+        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
+
         self._parent.mkdir(parents=True, exist_ok=True)
         self.sweep()
         token = token_hex(6)
@@ -77,6 +83,10 @@ class Staging:
 
     def sweep(self) -> int:
         """Remove what processes that are gone left behind; return how many files."""
+        import shutil  # noqa: PLC0415
+
+        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
+
         swept = 0
         for path in sorted(self._parent.glob("*.lock")) if self._parent.is_dir() else []:
             try:

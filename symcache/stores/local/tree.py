@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.stores.base import Form, OnDisk, Stored
 from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
-from symcache.stores.local.locks import KeyLock, sweep_locks
 from symcache.stores.local.staging import OWN_FOLDER, Staging
 
 if TYPE_CHECKING:
@@ -22,46 +19,24 @@ if TYPE_CHECKING:
     from typing import Self
 
     from symcache.identity import ImageKey, Key
+    from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
+__all__ = ["OWN_FOLDER", "Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
 
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
 
 
-class Form(StrEnum):
-    """How a store holds a file."""
-
-    PLAIN = "plain"
-    COMPRESSED = "compressed"
-    POINTER = "pointer"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file that a store holds for a key.
-
-    Attributes:
-        path: Where it lies.
-        form: Plain, a cabinet, or a pointer file.
-        size_bytes: Its length.
-    """
-
-    path: Path
-    form: Form
-    size_bytes: int
-
-
-class Store:
-    """A store on disk, single-tier or two-tier, whoever made it.
+class Store(OnDisk):
+    """A store on disk, single-tier or two-tier, made by any tool.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
     letter cases apart; folders that exist are reused as they are spelt.
 
     Args:
         root: The store's folder; it need not exist before the first `publish`.
-        new_tier: Tiers of a store that is made anew.
+        new_tier: Tiers of a store that is created.
         clock_s: Monotonic seconds, for how long a listing is trusted.
     """
 
@@ -69,13 +44,19 @@ class Store:
         self.root = root
         self._new_tier = new_tier
         self._staging = Staging(root)
-        self._locks = root / OWN_FOLDER / "locks"
+        # Of one file a process has one descriptor, whatever links lead to the store.
+        self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = _Listings(clock_s)
 
     @property
     def name(self) -> str:
         """What reports call it."""
         return str(self.root)
+
+    @property
+    def local(self) -> Store:
+        """The store itself: debuggers open files from it."""
+        return self
 
     @property
     def tier(self) -> Tier:
@@ -149,12 +130,30 @@ class Store:
             for id_ in found & wanted[name].keys():
                 yield from (key for key in wanted[name][id_] if self.find(key) is not None)
 
+    def path_teller(self) -> Callable[[Key], str]:
+        """Return what tells where a key's plain file lies if it is spelt as the key is; nothing is looked for.
+
+        For many keys at once: the tier is looked up once. While a store is converted, `find` looks into both.
+        """
+        root, folder_of = f"{self.root}{os.sep}", tier_folder if self.tier is Tier.TWO else None
+
+        def path_of(key: Key) -> str:
+            name = key.name
+            path = f"{root}{name}{os.sep}{key.id}{os.sep}{name}"
+            return path if folder_of is None else f"{root}{folder_of(name)}{os.sep}{path[len(root) :]}"
+
+        return path_of
+
     def lock(self, key: Key) -> KeyLock:
         """Return the lock that every process takes before it fills in *key*'s files."""
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
+
         return KeyLock(self._locks, key.folded)
 
     def headers_lock(self, image: ImageKey) -> KeyLock:
         """Return the lock that every process takes before it asks anybody which PDB *image* names."""
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
+
         return KeyLock(self._locks, f"headers of {image.folded}")
 
     def scratch(self) -> Path:
@@ -165,6 +164,8 @@ class Store:
         """
         try:
             if not self._staging.is_open:
+                from symcache.stores.local.locks import sweep_locks  # noqa: PLC0415 - a look into a store needs no lock
+
                 self.create(self._new_tier)
                 sweep_locks(self._locks)
             return self._staging.new_path()
@@ -194,7 +195,7 @@ class Store:
         """Let the plain file at *path*, which was found right for *key*, also stand under *key*; return where.
 
         A file of this store shares its space with the new one where the disk can do that; others are copied, as
-        nobody knows who writes to them.
+        other programs may write to them.
 
         Raises:
             StoreError: It cannot be read, or the disk does not take it.
@@ -203,6 +204,8 @@ class Store:
         try:
             means = share_space(path, scratch) if path.is_relative_to(self.root) else None
             if means is None:
+                import shutil  # noqa: PLC0415
+
                 shutil.copyfile(path, scratch)
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
@@ -241,7 +244,7 @@ class Store:
         self._listings.add(folder, self.root)
 
     def refresh(self) -> None:
-        """Trust nothing that was seen of the store's folders so far; for whoever has moved them."""
+        """Forget what was seen of the store's folders; call it after moving them."""
         self._listings.forget()
 
     def close(self) -> None:
@@ -266,8 +269,8 @@ class Store:
     def _tiers(self) -> tuple[Tier, ...]:
         """Return the layouts to look in.
 
-        While a store is converted, a folder moves from the one to the other in one step: whoever looks in the new, the
-        old and the new layout again meets it.
+        While a store is converted, a folder moves from the one to the other in one step: a look into the new, the old
+        and the new layout again finds it.
         """
         tier = self.tier
         return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier) if self.converting.exists() else (tier,)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from support.kernels import kernel_plan
 from support.stores import APP, IMAGE, PUBLIC, StoreShell, write_build
+from support.synth.pe import plan_image
+from support.synth.triagedump import triage_bytes
 
 from symcache.identity import ImageKey
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.kernelmemory import build_machine
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,6 +124,20 @@ def test_an_image_that_is_not_there_is_told_once(inside: StoreShell, tmp_path: P
 
     assert missing() == [(IMAGE.index, "absent")]
     assert missing("--images", "none") == [(IMAGE.index, "its PDB is not known")]
+
+
+@pytest.mark.parametrize("has_driver", [True, False])
+def test_an_image_and_its_copy_for_crash_dumps_are_told_once(
+    inside: StoreShell, tmp_path: Path, has_driver: bool
+) -> None:
+    inside("init")
+    plan = kernel_plan()
+    drivers = tuple(driver for driver in plan.drivers if has_driver or driver.name != "stornvme.sys")
+    dump = tmp_path / "mini.dmp"
+    dump.write_bytes(triage_bytes(build_machine(replace(plan, drivers=drivers))))
+    missing = inside.json("export", dump, "-o", tmp_path / "b.zip", group=None, code=3)["missing"]
+    names = [each["index"].split("/")[0] for each in missing if "stornvme" in each["index"]]
+    assert names == ["stornvme.sys" if has_driver else "dump_stornvme.sys"]
 
 
 def test_a_bundle_that_cannot_be_written_is_an_error_and_leaves_nothing(shell: StoreShell, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_delete_takes_what_references_name_when_the_list_of_the_transaction_is
     done = shell("del", "1")
     assert (done.exit_code, done.stdout) == (0, "0000000002 del 0000000001\n")
     assert (
-        "the own file of 0000000001 does not tell what it brought; taken is what refs.ptr names it for (" in done.stderr
+        "the file list of 0000000001 is lost or damaged; its files are those whose refs.ptr names it (" in done.stderr
     )
     assert sorted(path.name for path in shell.store.iterdir() if path.is_dir()) == [".symcache", "000Admin"]
     assert shell("verify").exit_code == 0
@@ -259,7 +259,7 @@ def test_a_reference_to_no_transaction_in_force_is_named_kept_and_mended(shell: 
     (found,) = shell.json("verify", code=4)["findings"]
     assert (found["problem"], found["detail"]) == ("references", "names 99, which is not in force")
     done = shell("del", "1")
-    assert "stays: refs.ptr has 99, not in force; `symcache store verify --repair` mends that" in done.stderr
+    assert "stays: refs.ptr has 99, not in force; `symcache store verify --repair` repairs that" in done.stderr
     assert refs.exists()
     assert shell("verify", "--repair").exit_code == 0
     assert not refs.exists()
@@ -272,4 +272,4 @@ def test_a_delete_that_finds_nothing_says_so(shell: StoreShell, build: Path) -> 
     (shell.store / "000Admin" / "0000000001").unlink()
     for refs in shell.store.glob("*/*/refs.ptr"):
         refs.unlink()
-    assert "no refs.ptr names it, either" in shell("del", "1").stderr
+    assert "no refs.ptr names it either" in shell("del", "1").stderr

@@ -111,7 +111,7 @@ def test_a_repair_fetches_the_right_files_and_keeps_the_wrong_ones(shell: StoreS
     spoil(shell)
     document = shell.json("verify", "--repair")
     assert [each["mended"] for each in document["findings"]] == [True, True]
-    assert all(each["note"].endswith("fetched anew") for each in document["findings"])
+    assert all(each["note"].endswith("fetched again") for each in document["findings"])
     assert {index: (shell.store / index).read_bytes() for index in files} == files
     assert len(list((shell.store / ".symcache" / "quarantine").glob("*/*.pdb"))) == 2
     assert shell.json("verify")["findings"] == []
@@ -176,17 +176,17 @@ def test_without_pdbparse_a_deep_check_is_refused(shell: StoreShell, monkeypatch
 def interrupted(shell: StoreShell, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """Begin a verification that ends after the second of the four keys, each of which is a checkpoint."""
     looked: list[Path] = []
-    real = __import__("symcache.upkeep.verify", fromlist=["x"]).inspect_folder
+    real = __import__("symcache.upkeep.verify", fromlist=["x"])._KeyFolders.verify
 
-    def inspect(root: Path, folder: Path, *more: object, **options: object) -> object:
+    def inspect(self: object, folder: Path, name: str) -> object:
         looked.append(folder)
         if len(looked) > 2:
             raise KeyboardInterrupt
-        return real(root, folder, *more, **options)
+        return real(self, folder, name)
 
     with monkeypatch.context() as patch:
         patch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
-        patch.setattr("symcache.upkeep.verify.inspect_folder", inspect)
+        patch.setattr("symcache.upkeep.verify._KeyFolders.verify", inspect)
         assert shell("verify", *arguments).exit_code != 0
 
 

@@ -2,25 +2,30 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
+from support.parts import is_required, need
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
+from support.synth.lzx import lzx_frames
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
+from symcache.formats.cab import fastlzx
 from symcache.formats.cab.cabinet import Cabinet, expand, open_cabinet
 from symcache.formats.view import BytesView, FileView, PartView
-from symcache.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from symcache.formats.view import ByteView
 
@@ -30,6 +35,22 @@ COMPRESSIONS: list[Stored | Mszip | Lzx] = [Stored(), Mszip(), Lzx(15), Lzx(21, 
 
 
 MSZIP = Mszip()
+
+
+@pytest.fixture(params=["ours", "libarchive"])
+def lzx_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "libarchive":
+        need_libarchive()
+    else:
+        monkeypatch.setattr(fastlzx, "is_available", lambda: False)
+
+
+def need_libarchive() -> None:
+    """Skip the test without the package or without the library that it looks for."""
+    need("libarchive")
+    if not fastlzx.is_available():
+        assert not is_required("libarchive")
+        pytest.skip("this system has no libarchive")
 
 
 def one_file(content: bytes = LINES, compression: Stored | Mszip | Lzx = MSZIP, **options: Any) -> bytes:
@@ -62,6 +83,7 @@ def test_the_tables_say_what_a_cabinet_holds() -> None:
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=repr)
 @pytest.mark.parametrize("reserve", [(b"", b"", b""), (b"sig" * 9, b"f", b"blk!!")], ids=["plain", "reserve"])
 @pytest.mark.parametrize("checksums", [True, False], ids=["sums", "no sums"])
+@pytest.mark.usefixtures("lzx_reader")
 def test_every_member_expands_to_its_bytes(
     compression: Stored | Mszip | Lzx, reserve: tuple[bytes, bytes, bytes], checksums: bool
 ) -> None:
@@ -217,6 +239,7 @@ BLOCK_AT = 44 + 16 + len(b"app.pdb\0")
         ({"compression": Lzx(), "damage": CabinetDamage(block_bytes=9)}, MalformedInput, "short", BLOCK_AT + 6),
     ],
 )
+@pytest.mark.usefixtures("lzx_reader")
 def test_damaged_blocks_are_refused_with_their_place(
     options: dict[str, Any], kind: type[InputError], problem: str, offset: int
 ) -> None:
@@ -307,18 +330,20 @@ def seeds() -> list[bytes]:
 
 
 def damaged(count: int, *, rng_seed: int) -> Iterator[bytes]:
-    """Yield *count* damaged copies of each seed; every second one has a right size, lest that alone be refused."""
+    """Yield *count* damaged copies of each seed; every second one states its right size."""
     for number, seed in enumerate(seeds()):
         for turn, mutant in enumerate(mutants(seed, count, rng_seed=rng_seed + number, hot=120)):
             yield mutant if turn % 2 else mutant[:8] + struct.pack("<I", len(mutant)) + mutant[12:]
 
 
+@pytest.mark.usefixtures("lzx_reader")
 def test_damaged_cabinets_give_bytes_or_input_errors() -> None:
     for mutant in damaged(170, rng_seed=0):
         read_all(mutant)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("lzx_reader")
 def test_many_damaged_cabinets_give_bytes_or_input_errors() -> None:
     slowest_s = 0.0
     for mutant in damaged(17_000, rng_seed=1000):
@@ -341,6 +366,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 @needs_corpus
 @pytest.mark.parametrize("name", corpus_files("cab"))
+@pytest.mark.usefixtures("lzx_reader")
 def test_real_cabinets_expand_to_what_independent_tools_make_of_them(name: str) -> None:
     facts = truth()[name]
     expected = {c["name"].encode("utf-8", "surrogateescape"): c for c in facts["content"]}
@@ -381,6 +407,7 @@ ERRORS = {
 
 @needs_corpus
 @pytest.mark.parametrize("name", corpus_files("cab-bad"))
+@pytest.mark.usefixtures("lzx_reader")
 def test_real_damaged_cabinets_are_refused(name: str) -> None:
     with FileView(corpus / name) as view, pytest.raises(ERRORS[truth()[name]["error"]]) as caught:
         expand_first(view, limit_bytes=1 << 33)
@@ -389,9 +416,80 @@ def test_real_damaged_cabinets_are_refused(name: str) -> None:
 
 
 @needs_corpus
+@pytest.mark.usefixtures("lzx_reader")
 def test_a_real_cabinet_of_a_large_file_takes_no_more_than_its_window() -> None:
     name = "cab/mspack_large-files-cab.cab"
     with FileView(corpus / name) as view:
         peak, digest = peak_of_expanding(view)
     assert digest == truth()[name]["content"][0]["md5"]
     assert peak < 8 * MIB  # window of 2 MiB, once more while it moves, tables, one block
+
+
+def lzx_cabinet(content: bytes, **options: Any) -> Cabinet:
+    return open_bytes(one_file(content, Lzx(16, ("verbatim", "aligned", "stored"), 20_001, 90_000), **options))
+
+
+@pytest.fixture
+def from_libarchive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of what libarchive expanded."""
+    need_libarchive()
+    lengths: list[int] = []
+
+    def expand_lzx(*arguments: Any) -> Iterator[bytes]:
+        for piece in fast(*arguments):
+            lengths.append(len(piece))
+            yield piece
+
+    fast = fastlzx.expand_lzx
+    monkeypatch.setattr(fastlzx, "expand_lzx", expand_lzx)
+    return lengths
+
+
+def test_libarchive_expands_what_has_checksums(from_libarchive: list[int]) -> None:
+    cabinet = lzx_cabinet(LINES)
+    assert b"".join(expand(cabinet, cabinet.members[0], limit_bytes=MIB)) == LINES
+    assert sum(from_libarchive) == len(LINES)
+
+
+def test_libarchive_gets_no_block_without_a_checksum(from_libarchive: list[int]) -> None:
+    cabinet = lzx_cabinet(LINES, checksums=False)
+    assert b"".join(expand(cabinet, cabinet.members[0], limit_bytes=MIB)) == LINES
+    assert from_libarchive == []
+
+
+def test_where_libarchive_gives_up_our_decoder_goes_on(
+    from_libarchive: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_block(compression: int, size_bytes: int, blocks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+        return whole(compression, size_bytes, islice(blocks, 1))
+
+    whole = fastlzx.expand_lzx
+    monkeypatch.setattr(fastlzx, "expand_lzx", one_block)
+    cabinet = open_bytes(build_cabinet([SynthFolder([("a", LINES[:700]), ("b", LINES[700:])], Lzx(15))]))
+    assert b"".join(expand(cabinet, cabinet.members[1], limit_bytes=MIB)) == LINES[700:]
+    assert sum(from_libarchive) <= 32768
+
+
+def test_a_read_that_is_interrupted_below_libarchive_stays_interrupted() -> None:
+    def interrupt(_: int) -> tuple[bytes, int]:
+        raise KeyboardInterrupt
+
+    need_libarchive()
+    with pytest.raises(KeyboardInterrupt):
+        list(fastlzx.expand_lzx(0x0F03, 10, map(interrupt, range(1))))
+
+
+def test_damage_that_a_checksum_covers_is_refused_or_gives_as_many_bytes() -> None:
+    need_libarchive()
+    content = LINES[:3000] + bytes(200) + LINES[:1000]
+    (frame,) = lzx_frames(content, window_bits=15, kinds=("verbatim", "aligned", "stored"), block_bytes=900)
+    for mutant in mutants(frame, 300, rng_seed=3, hot=120):
+        pieces = fastlzx.expand_lzx(0x0F03, len(content), [(mutant, len(content))])
+        assert sum(map(len, pieces)) <= len(content)
+
+
+def test_without_the_library_nothing_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "libarchive", None)
+    fastlzx._libarchive.cache_clear()
+    assert not fastlzx.is_available()
+    fastlzx._libarchive.cache_clear()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.pe.debug import Nb10, Rsds, parse_code_view, parse_elf_build_id
+from symcache.formats.pe.debug import Nb10, Rsds, parse_code_view
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
 RSDS = b"RSDS" + GUID.bytes_le + (10).to_bytes(4, "little")
@@ -60,12 +60,6 @@ def test_a_name_without_nul_is_refused_unless_the_record_may_end_it() -> None:
 @pytest.mark.parametrize("record", [b"", b"RSD", b"NB09" + bytes(40), b"LEpB" + bytes(20)])
 def test_other_records_name_no_pdb(record: bytes) -> None:
     assert parse_code_view(record) is None
-
-
-def test_a_build_id_is_what_follows_its_magic() -> None:
-    assert parse_elf_build_id(b"LEpB" + bytes(range(20))) == bytes(range(20))
-    assert parse_elf_build_id(b"LEpB") is None
-    assert parse_elf_build_id(RSDS) is None
 
 
 @given(st.uuids(), st.integers(0, 2**32 - 1), st.text(st.characters(exclude_characters="\0", codec="utf-8")))

@@ -6,15 +6,13 @@ from dataclasses import replace
 import pytest
 from support.kernels import kernel_plan
 
-from symcache.formats.dump.body import PhysicalMemory, read_dump_body
-from symcache.formats.dump.debuggerdata import DebuggerData, parse_debugger_data
 from symcache.formats.dump.header import bugcheck_name, read_dump_header
-from symcache.formats.dump.kernelspace import open_kernel_space
+from symcache.formats.dump.kernel import DebuggerData, open_kernel_space, parse_debugger_data
 from symcache.formats.dump.modules import UnloadedDriver, read_unloaded_drivers
+from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import UnloadedPlan
+from symcache.synth.kernelmemory import UnloadedPlan, build_machine
 from symcache.synth.pagetables import Paging
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.mutation import mutants
 from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus
+from support.synth.pdb import make_pdb2
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
 from symcache.formats.pdb import deep
@@ -18,7 +19,7 @@ from symcache.formats.pdb.info import NativePdb, parse_pdb
 from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import FileView
 from symcache.synth.msf import Filler, make_msf, write_msf
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_pdb2, make_streams
+from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_streams
 
 if TYPE_CHECKING:
     from pathlib import Path

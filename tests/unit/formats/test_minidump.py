@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bounds import measure
 from support.mutation import mutants
+from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.dump.minidump import (
@@ -23,7 +24,6 @@ from symcache.formats.dump.minidump import (
     read_memory_ranges,
 )
 from symcache.formats.view import BytesView
-from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,12 +5,12 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.synth.minidump import MinidumpPlan, build_minidump
 
 from symcache.errors import NotInDump
 from symcache.formats.dump import minidump as minidump_memory
 from symcache.formats.dump.minidump import CapturedMemory, StreamType, parse_minidump, read_memory_ranges
 from symcache.formats.view import BytesView, PartView
-from symcache.synth.minidump import MinidumpPlan, build_minidump
 
 HIGH = 0xFFFF_F800_0000_0000
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
+from support.synth.pdb import make_pdb2
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
 from symcache.formats.pdb.info import Pdb2, parse_pdb2
 from symcache.formats.view import BytesView
-from symcache.synth.pdb import make_pdb2
 
 NUMBERS = st.integers(0, 0xFFFFFFFF)
 

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
 from support.shared import corpus, needs_corpus, truth
+from support.synth.pdb import make_portable_pdb
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.pdb.portable import compute_portable_checksum, parse_portable
 from symcache.formats.view import BytesView, FileView
-from symcache.synth.pdb import make_portable_pdb
 
 GUID = UUID("1d6929b4-468b-4db8-9389-9a12bd257e1b")
 

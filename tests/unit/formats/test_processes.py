@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 from support.kernels import kernel_plan
 
-from symcache.formats.dump.body import PhysicalMemory, read_dump_body
 from symcache.formats.dump.header import read_dump_header
-from symcache.formats.dump.kernelspace import KernelSpace, open_kernel_space
+from symcache.formats.dump.kernel import KernelSpace, open_kernel_space
+from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.dump.processes import KernelLayout, Process, find_kernel_layout, read_process, walk_processes
 from symcache.formats.pdb.types import Structure
 from symcache.formats.view import BytesView
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import EprocessPlan, KernelPlan
+from symcache.synth.kernelmemory import EprocessPlan, KernelPlan, build_machine
 from symcache.synth.pagetables import Paging
 
 

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 from support.kernels import driver, kernel_plan
+from support.synth.triagedump import TriagePlan, triage_bytes
 
 from symcache.errors import InputError, NotInDump, TruncatedInput
 from symcache.formats.dump.header import read_dump_header
@@ -13,7 +14,6 @@ from symcache.formats.view import BytesView
 from symcache.synth.kernelmemory import MachineMemory, build_machine
 from symcache.synth.pagetables import Paging
 from symcache.synth.pe import memory_bytes
-from symcache.synth.triagedump import TriagePlan, triage_bytes
 
 WIDTHS = [Paging.X64, Paging.PAE]
 

@@ -12,18 +12,28 @@ import pytest
 from support.kernels import kernel_plan
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus
+from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump
+from support.synth.pdb import make_compressed_pdb, make_pdb2, make_portable_pdb
+from support.synth.pe import plan_image
 
 from symcache.errors import InputError, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, PdbKey
 from symcache.inputs.detect import InputOptions, detect, open_inputs, read_input
-from symcache.inputs.kerneldump import OF_COMPLETE_DUMPS, ProcessSelection
-from symcache.inputs.records import Input, InputKind, Module, ProcessSummary, Record, Unreadable
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    Input,
+    InputKind,
+    Module,
+    ProcessSelection,
+    ProcessSummary,
+    Record,
+    Unreadable,
+)
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
-from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump
-from symcache.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
-from symcache.synth.pe import dbg_bytes, disk_bytes, plan_image
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.synth.pe import dbg_bytes, disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

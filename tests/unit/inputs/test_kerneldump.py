@@ -13,16 +13,15 @@ from support.shared import corpus, needs_corpus, truth
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
-from symcache.inputs.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.inputs.records import ImageUse, Input, InputKind, Module, ProcessSummary, Unreadable
+from symcache.inputs.kerneldump import read_kernel_dump
+from symcache.inputs.records import ImageUse, Input, InputKind, Module, ProcessSelection, ProcessSummary, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from symcache.inputs.records import Record
-    from symcache.synth.kernelmemory import MachineMemory
-    from symcache.synth.kernelplans import KernelPlan
+    from symcache.synth.kernelmemory import KernelPlan, MachineMemory
 
 MEMORY_KINDS = [kind for kind in DumpKind if kind not in {DumpKind.HEADER, DumpKind.TRIAGE}]
 # Dumps of debuggers exist for 64-bit machines only.

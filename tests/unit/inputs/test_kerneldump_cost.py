@@ -15,21 +15,20 @@ import pytest
 from support.bounds import measure
 from support.kernels import expected, found, kernel_plan, library
 from support.mutation import mutants
+from support.synth.triagedump import TriagePlan, triage_bytes
 from support.views import CountingView as CountedView
 
 from symcache.formats.view import BytesView, FileView
-from symcache.inputs.kerneldump import ProcessSelection, read_kernel_dump
-from symcache.inputs.records import Module, Unreadable
+from symcache.inputs.kerneldump import read_kernel_dump
+from symcache.inputs.records import Module, ProcessSelection, Unreadable
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import ProcessPlan
+from symcache.synth.kernelmemory import ProcessPlan, build_machine
 from symcache.synth.pagetables import Paging
-from symcache.synth.triagedump import TriagePlan, triage_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from symcache.synth.kernelplans import KernelPlan
+    from symcache.synth.kernelmemory import KernelPlan
 
 GIB = 1 << 30
 PAGES_PER_GIB = GIB >> 12

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from support.answers import not_found, status
 from support.serving import Client, fetch, serving
+from support.synth.cab import SynthFolder, build_cabinet
 
 from symcache.identity import Tier
 from symcache.stores.local.tree import Form, Store
 from symcache.stores.negative import Misses
-from symcache.synth.cab import SynthFolder, build_cabinet
 
 if TYPE_CHECKING:
     from support.serving import Published

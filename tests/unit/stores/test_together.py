@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import anyio
 import anyio.to_thread
@@ -15,7 +17,7 @@ import pytest
 from support.answers import Stall, status
 from support.sources import IMAGE_KEY, KEY, PATH, PDB, Rig, scratch_files, visible
 
-from symcache.stores.local.locks import KeyLock, sweep_locks
+from symcache.stores.local.locks import KeyLock, NameLock, sweep_locks
 from symcache.stores.results import Failed, Fetched, Missing, Present
 from symcache.stores.singleflight import SingleFlight
 
@@ -203,8 +205,7 @@ async def test_files_held_open_do_not_grow_with_the_keys_asked_for(upstream: Ups
         for key in keys:
             group.start_soon(source.fetch, key)
         await upstream.requests_seen(4)
-        locks = files(rig.store / ".symcache" / "locks")
-        assert len(locks) == 4
+        assert len([name for name in scratch_files(rig.store) if name.endswith(".part")]) == 4
         group.cancel_scope.cancel()
     assert scratch_files(rig.store) == []
 
@@ -279,7 +280,7 @@ async def test_a_process_killed_in_mid_download_blocks_nobody_and_leaves_nothing
 
 def test_locks_of_the_dead_are_swept_and_those_of_the_living_kept(tmp_path: Path) -> None:
     (tmp_path / "dead.lock").touch()
-    lock = KeyLock(tmp_path, "alive")
+    lock = NameLock(tmp_path, "alive")
     assert lock.try_acquire()
     assert sweep_locks(tmp_path) == 1
     assert len(files(tmp_path)) == 1
@@ -293,7 +294,7 @@ async def test_a_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) ->
     async def take() -> None:
         nonlocal inside, most, turns
         for _ in range(5):
-            async with KeyLock(tmp_path, "key", sleep=lambda _: anyio.lowlevel.checkpoint()):
+            async with NameLock(tmp_path, "key", sleep=lambda _: anyio.lowlevel.checkpoint()):
                 inside += 1
                 most = max(most, inside)
                 await anyio.lowlevel.checkpoint()
@@ -307,13 +308,52 @@ async def test_a_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) ->
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", [NameLock, KeyLock])
+async def test_a_lock_admits_one_at_a_time(kind: type[NameLock | KeyLock], tmp_path: Path) -> None:
+    one, other, apart = kind(tmp_path, "key"), kind(tmp_path, "key"), kind(tmp_path, "another key")
+    assert one.try_acquire()
+    assert apart.try_acquire()
+    assert not other.try_acquire()
+    one.release()
+    one.release()
+    assert other.try_acquire()
+    other.release()
+    apart.release()
+
+
+async def test_two_keys_with_one_byte_do_not_wait_for_each_other_in_one_process(tmp_path: Path) -> None:
+    seen: dict[int, str] = {}
+    name = other = ""
+    for number in count():
+        name = f"key {number}"
+        other = seen.setdefault(crc32(name.encode()) >> 1, name)
+        if other != name:
+            break
+    first, second = KeyLock(tmp_path, name), KeyLock(tmp_path, other)
+    assert first.try_acquire()
+    assert second.try_acquire()
+    first.release()
+    assert not await _can_be_locked_elsewhere(tmp_path, other)
+    second.release()
+    assert await _can_be_locked_elsewhere(tmp_path, other)
+
+
+async def _can_be_locked_elsewhere(folder: Path, name: str) -> bool:
+    source = (
+        "import pathlib, sys; from symcache.stores.local.locks import KeyLock; "
+        "print(KeyLock(pathlib.Path(sys.argv[1]), sys.argv[2]).try_acquire())"
+    )
+    done = await anyio.run_process([sys.executable, "-c", source, str(folder), name])
+    return done.stdout.strip() == b"True"
+
+
 async def test_a_cancelled_wait_for_a_lock_holds_nothing(tmp_path: Path) -> None:
     with KeyLock(tmp_path, "key").hold():
         waiting = KeyLock(tmp_path, "key")
         with anyio.move_on_after(0.05):
             await waiting.acquire()
         assert (waiting.is_held, waiting.waited) == (False, True)
-    assert files(tmp_path) == []
+    assert KeyLock(tmp_path, "key").try_acquire()
 
 
 async def test_a_failure_is_not_shared_with_those_who_ask_later(upstream: Upstream, rig: Rig) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from symcache.errors import SymbolPathError
-from symcache.sympath import Surroundings, parse_symbol_path
+from symcache.sympath import Environment, parse_symbol_path
 
-AROUND = Surroundings(
+AROUND = Environment(
     {
         "DRIVE": "C:\\work",
         "DIR": "/var/sym",
@@ -84,4 +84,4 @@ def test_what_stands_for_nothing_is_no_folder(text: str, position: int, problem:
 
 def test_without_a_home_folder_a_tilde_is_an_error() -> None:
     with pytest.raises(SymbolPathError, match="no home folder"):
-        parse_symbol_path("srv*~/sym", Surroundings({}))
+        parse_symbol_path("srv*~/sym", Environment({}))

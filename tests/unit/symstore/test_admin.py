@@ -207,11 +207,12 @@ def test_a_disk_that_fails_in_the_middle_of_an_add_leaves_no_trace(
 def test_query_finds_by_pattern_without_regard_to_letter_case(tmp_path: Path, admin: Admin) -> None:
     admin.add([addition(tmp_path, PDB), addition(tmp_path, DLL)], product="App", version="1")
     admin.add([addition(tmp_path, PDB)], product="App", version="2")
-    assert [(each.transaction.id, each.filed.key) for each in admin.query(name="APP.p*")] == [(1, PDB), (2, PDB)]
-    (holding,) = admin.query(product="app", version="1", id_=DLL.id)
-    assert holding.filed.key == DLL
-    assert str(holding) == f"{DLL.index} 0000000001 add file 2024-02-29 01:02:03 App 1 from {tmp_path / 'app.dll'}"
-    assert holding.as_json()["index"] == DLL.index
+    assert [(each.transaction.id, each.file.key) for each in admin.query(name="APP.p*")] == [(1, PDB), (2, PDB)]
+    (match,) = admin.query(product="app", version="1", id_=DLL.id)
+    assert match.file.key == DLL
+    assert str(match.transaction) == "0000000001 add file 2024-02-29 01:02:03 App 1"
+    assert match.file.source == str(tmp_path / "app.dll")
+    assert match.as_json()["index"] == DLL.index
 
 
 def unpack(name: str, root: Path) -> None:

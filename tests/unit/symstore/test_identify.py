@@ -7,13 +7,15 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.synth.pdb import make_compressed_pdb, make_pdb2, make_portable_pdb
+from support.synth.pe import plan_image
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.symstore.identify import Identified, Unidentified, identify, identify_all
 from symcache.symstore.transactions import Content
-from symcache.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.synth.pe import disk_bytes
 from symcache.upkeep.contents import why_private
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ FILES: dict[str, tuple[bytes, Key, Content, str | None]] = {
     "private": (make_pdb(SPEC), PdbKey("a.pdb", GUID, 3), Content.PRIVATE, "it holds private symbols"),
     "public": (make_pdb(STRIPPED), PdbKey("a.pdb", GUID, 3), Content.PUBLIC, None),
     "types": (make_pdb(TYPES), PdbKey("a.pdb", GUID, 0), Content.TYPES, None),
-    "old": (make_pdb2(0x37A8F40E, 2), Pdb2Key("a.pdb", 0x37A8F40E, 2), Content.PRIVATE, "nothing tells"),
+    "old": (make_pdb2(0x37A8F40E, 2), Pdb2Key("a.pdb", 0x37A8F40E, 2), Content.PRIVATE, "does not say"),
     "portable": (make_portable_pdb(GUID, 1)[0], PortablePdbKey("a.pdb", GUID), Content.PRIVATE, None),
     "image": (disk_bytes(plan_image(IMAGE)), IMAGE, Content.BINARY, None),
 }

@@ -13,10 +13,10 @@ from symcache.identity import PdbKey
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.upkeep.bundle import export_bundle, import_bundle
+from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import dedupe, find_duplicates
-from symcache.upkeep.survey import survey
 from symcache.upkeep.verify import verify
 
 KEYS = [PdbKey(f"file{number}.pdb", UUID(int=number), 10) for number in range(4)]
@@ -34,7 +34,7 @@ def contents(store: Store) -> set[str]:
 
 
 def prune_all(store: Store) -> None:
-    carry_out(store, plan_prune(survey(store), Limits(max_bytes=0), now_s=0))
+    carry_out(store, plan_prune(take_inventory(store), Limits(max_bytes=0), now_s=0))
 
 
 def dedupe_all(store: Store) -> None:

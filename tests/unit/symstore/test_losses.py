@@ -19,7 +19,7 @@ from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.folder import journal_path
 from symcache.symstore.transactions import Kind, read_refs
-from symcache.upkeep.findings import Finding, Mend, Problem
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.repair import repair
 from symcache.upkeep.verify import verify
 
@@ -161,19 +161,19 @@ class Losing(RuleBasedStateMachine):
             with refs.open("ab") as file:
                 file.write(b'\r\n%010d,file,"x",pri,,N,,' % id_)
             findings = self.find()
-            assert (Problem.REFERENCES, Mend.REFERENCES) in {(each.problem, each.mend) for each in findings}
+            assert (ProblemKind.REFERENCES, RepairAction.REFERENCES) in {(each.kind, each.action) for each in findings}
             self.mend(findings)
 
     @rule()
     def verify_and_repair(self) -> None:
         self.mend(self.find())
 
-    def find(self) -> list[Finding]:
+    def find(self) -> list[Problem]:
         """Verify, and fail unless every loss is found."""
         findings = list(verify(self.store, lambda *_: None))
         named = {finding.index for finding in findings} | {finding.path.rpartition("/")[0] for finding in findings}
         if journal_path(self.store).exists():
-            assert Problem.INTERRUPTED in {finding.problem for finding in findings}
+            assert ProblemKind.INTERRUPTED in {finding.kind for finding in findings}
             return findings
         self.learn()
         if not findings:
@@ -193,12 +193,12 @@ class Losing(RuleBasedStateMachine):
             assert {filed.key for filed in self.admin.files_of(id_)} == keys
             assert keys <= self.held()
 
-    def mend(self, findings: list[Finding]) -> None:
+    def mend(self, findings: list[Problem]) -> None:
         """Repair until nothing is found; what a transaction in force names stays or comes back."""
         for _ in range(3):
             before = self.held()
             results = list(repair(self.store, findings, fetch=self.fetch))
-            assert all(result.mended for result in results), [str(result) for result in results]
+            assert all(result.repaired for result in results), [str(result) for result in results]
             self.learn()
             assert {key for keys in self.wanted.values() for key in keys} & before <= self.held()
             findings = list(verify(self.store, lambda *_: None))

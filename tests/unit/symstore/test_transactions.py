@@ -12,17 +12,17 @@ from symcache.identity import ImageKey, OtherKey, parse_index
 from symcache.stores.local.tree import Form
 from symcache.symstore.transactions import (
     Content,
-    Filed,
     Kind,
     Ref,
     Refs,
     Transaction,
+    TransactionFile,
     clean,
     format_added,
     format_deleted,
-    format_filed,
+    format_file,
     format_ref,
-    parse_filed,
+    parse_file,
     parse_ref,
     parse_transaction,
     split_lines,
@@ -75,7 +75,7 @@ def test_lines_are_written_as_symstore_writes_them() -> None:
     assert format_added(added) == b'0000000002,add,file,09/06/2016,10:34:19,"dummyprod","","",'
     assert format_deleted(105, 96) == b"0000000105,del,0000000096"
     key = parse_index("dummylib.dll/5617D5638000")
-    assert format_filed(Filed(key, r"C:\x.dll")) == rb'"dummylib.dll\5617D5638000","C:\x.dll"'
+    assert format_file(TransactionFile(key, r"C:\x.dll")) == rb'"dummylib.dll\5617D5638000","C:\x.dll"'
     ref = Ref(1, Kind.FILE, r"F:\x.pdb", Content.PRIVATE, compressed=True)
     assert format_ref(ref) == rb'0000000001,file,"F:\x.pdb",pri,,Y,,'
 
@@ -92,13 +92,13 @@ def test_no_text_breaks_the_format(product: str, version: str, comment: str) -> 
 def test_no_source_breaks_a_reference(source: str, kind: Kind, content: Content | None, compressed: bool) -> None:
     ref = Ref(1, kind, clean(source), content, compressed)
     assert parse_ref(format_ref(Ref(1, kind, source, content, compressed))) == ref
-    filed = Filed(ImageKey("a.dll", 1, 2), source)
-    assert parse_filed(format_filed(filed)) == Filed(filed.key, clean(source))
+    filed = TransactionFile(ImageKey("a.dll", 1, 2), source)
+    assert parse_file(format_file(filed)) == TransactionFile(filed.key, clean(source))
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from([b'"', b",", b"1", b"add", b"file", b"\\"])).map(b"".join))
 def test_readers_of_lines_raise_nothing_but_input_errors(line: bytes) -> None:
-    for parse in (parse_transaction, parse_filed, parse_ref):
+    for parse in (parse_transaction, parse_file, parse_ref):
         with suppress(InputError):
             parse(line)
 
@@ -110,10 +110,10 @@ def test_old_references_do_not_say_in_which_form_the_file_is() -> None:
 
 
 def test_copies_of_symstore_leave_out_the_last_quote() -> None:
-    assert parse_filed(rb'"a.src\1","/tmp/a.src') == Filed(OtherKey("a.src", "1"), "/tmp/a.src")
+    assert parse_file(rb'"a.src\1","/tmp/a.src') == TransactionFile(OtherKey("a.src", "1"), "/tmp/a.src")
 
 
 @pytest.mark.parametrize("name", [rb"..\..\x", rb"a.pdb", rb"a.pdb\1\x", rb"a/b\1", rb"\1", rb"con.pdb\1"])
 def test_no_line_leads_out_of_the_store(name: bytes) -> None:
     with pytest.raises(MalformedInput):
-        parse_filed(b'"' + name + b'","x"')
+        parse_file(b'"' + name + b'","x"')

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.parts import need
-
-from symcache.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
-from symcache.synth.lzx import _code_lengths
+from support.synth.cab import CabinetDamage, Lzx, Mszip, Stored, SynthFolder, build_cabinet
+from support.synth.lzx import _code_lengths
 
 if TYPE_CHECKING:
     from pathlib import Path

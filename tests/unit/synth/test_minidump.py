@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 
 from symcache.formats.dump.minidump import parse_minidump, read_memory_ranges
 from symcache.formats.view import BytesView
 from symcache.inputs.minidump import read_minidump
 from symcache.inputs.records import Module
-from symcache.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -54,7 +54,7 @@ def target(tmp_path: Path) -> Iterator[Store]:
 
 
 def outcomes(store: Store, path: Path) -> dict[str, Outcome]:
-    return {each.carried.key.name: each.outcome for each in import_bundle(store, path, check)}
+    return {each.file.key.name: each.outcome for each in import_bundle(store, path, check)}
 
 
 def test_a_bundle_carries_a_store_of_any_layout_into_another(source: Store, target: Store, tmp_path: Path) -> None:
@@ -140,6 +140,42 @@ def test_an_export_that_fails_leaves_what_was_there(
         export_bundle(source, tmp_path / "absent" / "b.zip")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
     assert (tmp_path / "b.zip").read_text() == "before"
+
+
+def test_links_that_do_not_fit_are_dropped_and_the_files_are_not(
+    source: Store, target: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(source, KEYS[0])
+    images = [ImageKey(f"i{number}.dll", number, 0x1000) for number in range(20)]
+    known = StoreLinks(source.root)
+    for image in images:
+        known.remember(image, (Link(KEYS[1]),))
+    whole = export_bundle(source, tmp_path / "whole.zip")
+    assert whole.dropped_links == 0
+    with zipfile.ZipFile(tmp_path / "whole.zip") as archive:
+        size = archive.getinfo("manifest.json").file_size
+    monkeypatch.setattr(bundle_module, "LARGEST_MANIFEST_BYTES", size - 200)
+    exported = export_bundle(source, tmp_path / "b.zip")
+    assert exported.files == 1
+    assert 0 < exported.dropped_links < 20
+    assert outcomes(target, tmp_path / "b.zip") == {"file0.pdb": Outcome.IMPORTED}
+    assert len(list(StoreLinks(target.root).list())) == 20 - exported.dropped_links
+
+
+def test_links_of_a_whole_store_are_read_a_part_at_a_time(source: Store) -> None:
+    known = StoreLinks(source.root)
+    images = [ImageKey(f"{'i' * 200}{number}.dll", number, 0x1000) for number in range(2000)]
+    for image in images:
+        known.remember(image, (Link(KEYS[1]),))
+    fresh = StoreLinks(source.root)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in fresh.list()) == 2000
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    content = sum(path.stat().st_size for path in (source.root / ".symcache" / "links").iterdir())
+    assert kept < content / 4
 
 
 def test_a_pointer_gives_way_to_the_file(source: Store, target: Store, tmp_path: Path) -> None:
@@ -314,9 +350,9 @@ def check_mutants(root: Path, count: int) -> None:
         with Store(root / f"store{number % 50}") as store, suppress(InputError):
             for result in import_bundle(store, path, check):
                 if result.outcome is Outcome.IMPORTED:
-                    found = store.find(result.carried.key)
+                    found = store.find(result.file.key)
                     assert found is not None
-                    assert check(found.path, result.carried.key) is None
+                    assert check(found.path, result.file.key) is None
     assert {path.name for path in root.iterdir()} <= {"b.zip", *(f"store{number}" for number in range(50))}
 
 

@@ -13,9 +13,9 @@ from symcache.identity import ImageKey, PdbKey, Tier
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.symstore.admin import Addition, Admin
+from symcache.upkeep.inventory import Candidate, FileStatus, find_quarantined, take_inventory
 from symcache.upkeep.pins import Pins, match_pins
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.survey import Candidate, find_leftovers, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,9 @@ def put(store: Store, key: PdbKey | ImageKey, size: int = 100, *, days_ago: floa
 
 def prune(store: Store, limits: Limits) -> set[str]:
     """Prune and return the names of the keys that went."""
-    before = {each.key.name for each in survey(store)}
-    carry_out(store, plan_prune(survey(store), limits, now_s=NOW))
-    return before - {each.key.name for each in survey(store)}
+    before = {each.key.name for each in take_inventory(store)}
+    carry_out(store, plan_prune(take_inventory(store), limits, now_s=NOW))
+    return before - {each.key.name for each in take_inventory(store)}
 
 
 def test_the_least_recently_used_go_first_whenever_they_were_published(store: Store) -> None:
@@ -71,28 +71,71 @@ def test_all_forms_of_a_key_go_together_and_leave_no_empty_folder(store: Store) 
     (folder / "msfz0" / KEYS[0].name).write_bytes(b"z")
     os.utime(folder / "msfz0" / KEYS[0].name, (NOW - 9 * DAY, NOW - 9 * DAY))
     (folder.parent / "EMPTY").mkdir()
-    result = carry_out(store, plan_prune(survey(store), Limits(unused_for_s=DAY), now_s=NOW))
+    result = carry_out(store, plan_prune(take_inventory(store), Limits(unused_for_s=DAY), now_s=NOW))
     assert (result.removed_keys, result.freed_bytes, result.skipped) == (1, 201, ())
     assert [path.name for path in store.root.iterdir() if path.is_dir()] == [".symcache"]
 
 
 def test_a_dry_run_removes_nothing_and_says_what_the_run_will(store: Store) -> None:
     put(store, KEYS[0], days_ago=2)
-    plan = plan_prune(survey(store), Limits(unused_for_s=DAY), now_s=NOW)
+    plan = plan_prune(take_inventory(store), Limits(unused_for_s=DAY), now_s=NOW)
     assert store.find(KEYS[0]) is not None
-    assert str(plan.evictions[0]) == f"{KEYS[0].index} 100 bytes: not used for 2.0 days"
+    (eviction,) = plan.evictions
+    assert (eviction.candidate.key, eviction.candidate.size_bytes) == (KEYS[0], 100)
+    assert eviction.reason == "not used for 2.0 days"
     document = plan.as_json()
     assert (document["freed_bytes"], document["kept_keys"]) == (100, 0)
+
+
+def link(store: Store, path: Path, key: PdbKey) -> None:
+    folder = store.folder_for(key)
+    folder.mkdir(parents=True)
+    os.link(path, folder / key.name)
+
+
+def test_a_hard_linked_file_is_freed_with_its_last_name(store: Store, tmp_path: Path) -> None:
+    shared = put(store, KEYS[0], days_ago=5)
+    link(store, shared, KEYS[1])
+    put(store, KEYS[2], days_ago=1)
+    plan = plan_prune(take_inventory(store), Limits(), now_s=NOW)
+    assert (plan.kept_keys, plan.kept_bytes) == (3, 200)
+
+    AccessLog(store, clock_s=lambda: NOW - DAY).touch(KEYS[1])
+    plan = plan_prune(take_inventory(store), Limits(unused_for_s=3 * DAY), now_s=NOW)
+    assert ([each.candidate.key for each in plan.evictions], plan.kept_bytes, plan.freed_bytes) == ([KEYS[0]], 200, 0)
+    result = carry_out(store, plan)
+    assert (result.removed_keys, result.freed_bytes) == (1, 0)
+
+    link(store, store.folder_for(KEYS[1]) / KEYS[1].name, KEYS[0])
+    plan = plan_prune(take_inventory(store), Limits(max_bytes=100), now_s=NOW)
+    assert ([each.candidate.key for each in plan.evictions], plan.kept_bytes) == ([KEYS[0], KEYS[1]], 100)
+    assert plan.freed_bytes == 100
+    result = carry_out(store, plan)
+    assert (result.removed_keys, result.freed_bytes, result.skipped) == (2, 100, ())
+
+
+def test_a_file_that_has_a_name_outside_the_store_is_not_freed(store: Store, tmp_path: Path) -> None:
+    os.link(put(store, KEYS[0], days_ago=5), tmp_path / "backup")
+    plan = plan_prune(take_inventory(store), Limits(max_bytes=0), now_s=NOW)
+    assert (plan.kept_bytes, plan.freed_bytes) == (0, 0)
+    assert carry_out(store, plan).freed_bytes == 0
+
+
+def test_a_protected_file_and_its_alias_are_protected_once(store: Store) -> None:
+    link(store, put(store, KEYS[0], days_ago=5), KEYS[1])
+    Pins(store).add_all(["file0", "file1"])
+    plan = plan_prune(take_inventory(store), Limits(max_bytes=0), now_s=NOW)
+    assert (plan.protected_bytes, plan.over_bytes) == (100, 100)
 
 
 def test_pins_and_transactions_stay_whatever_the_limits(store: Store, tmp_path: Path) -> None:
     for key in KEYS[:3]:
         put(store, key, days_ago=100)
-    Pins(store).add("file0")
+    Pins(store).add_all(["file0"])
     (tmp_path / "f").write_bytes(b"x" * 100)
     Admin(store).add([Addition(KEYS[1], tmp_path / "f")], product="p")
     os.utime(store.folder_for(KEYS[1]) / KEYS[1].name, (0, 0))
-    plan = plan_prune(survey(store), Limits(max_bytes=0, unused_for_s=DAY), now_s=NOW)
+    plan = plan_prune(take_inventory(store), Limits(max_bytes=0, unused_for_s=DAY), now_s=NOW)
     assert [each.candidate.key for each in plan.evictions] == [KEYS[2]]
     assert (plan.protected_bytes, plan.over_bytes) == (200, 200)
     assert prune(store, Limits(max_bytes=0, include_transactions=True)) == {"file1.pdb", "file2.pdb"}
@@ -110,14 +153,14 @@ def test_files_of_stores_without_references_are_known_from_the_transactions_own_
 @pytest.mark.parametrize("change", ["filled in", "used", "pinned", "replaced", "named"])
 def test_what_has_changed_since_the_plan_stays(store: Store, tmp_path: Path, change: str) -> None:
     path = put(store, KEYS[0], days_ago=9)
-    plan = plan_prune(survey(store), Limits(unused_for_s=DAY), now_s=NOW)
+    plan = plan_prune(take_inventory(store), Limits(unused_for_s=DAY), now_s=NOW)
     lock = store.lock(KEYS[0])
     if change == "filled in":
         assert lock.try_acquire()
     elif change == "used":
         AccessLog(store).touch(KEYS[0])
     elif change == "pinned":
-        Pins(store).add(KEYS[0].index)
+        Pins(store).add_all([KEYS[0].index])
     elif change == "replaced":
         put(store, KEYS[0], size=101, days_ago=9)
     else:
@@ -146,9 +189,9 @@ def test_old_quarantine_and_scratch_of_the_dead_go_too(store: Store) -> None:
     (own / "staging" / "dead" / "x.part").write_bytes(b"half")
     (own / "staging" / "dead.lock").touch()
     later_s = (own / "quarantine" / "q" / "bad.pdb").stat().st_ctime + 2 * DAY
-    assert find_leftovers(store, older_than_s=3 * DAY, now_s=later_s) == ()
-    leftovers = find_leftovers(store, older_than_s=DAY, now_s=later_s)
-    result = carry_out(store, plan_prune((), Limits(), now_s=NOW, leftovers=leftovers))
+    assert find_quarantined(store, older_than_s=3 * DAY, now_s=later_s) == ()
+    quarantined = find_quarantined(store, older_than_s=DAY, now_s=later_s)
+    result = carry_out(store, plan_prune((), Limits(), now_s=NOW, quarantined=quarantined))
     assert (result.freed_bytes, result.swept_files) == (3, 1)
     assert not (own / "quarantine").exists()
 
@@ -159,7 +202,7 @@ def test_old_quarantine_and_scratch_of_the_dead_go_too(store: Store) -> None:
 )
 def test_a_plan_frees_enough_and_no_key_too_many(rows: list[tuple[int, int, bool, bool]], max_bytes: int) -> None:
     candidates = [
-        Candidate(KEYS[0], None, ((None, size, 0),), float(used), 0.0, pinned, named)  # type: ignore[arg-type]
+        Candidate(KEYS[0], None, (FileStatus(None, size, 0),), float(used), 0.0, pinned, named)  # type: ignore[arg-type]
         for size, used, pinned, named in rows
     ]
     plan = plan_prune(candidates, Limits(max_bytes=max_bytes), now_s=NOW)
@@ -197,13 +240,13 @@ def test_a_pin_means(pin: str, name: str, means: bool) -> None:
 def test_pins_are_kept_in_the_store(store: Store) -> None:
     pins = Pins(store)
     assert pins.list() == ()
-    assert pins.add(" nt ") == "nt"
-    assert pins.add(KEYS[0].index.replace("/", "\\")) == KEYS[0].index
-    pins.add("nt")
+    assert pins.add_all([" nt "]) == ("nt",)
+    assert pins.add_all([KEYS[0].index.replace("/", "\\")]) == (KEYS[0].index,)
+    pins.add_all(["nt"])
     assert Pins(store).list() == ("nt", KEYS[0].index)
-    assert pins.remove("nt")
-    assert not pins.remove("nt")
+    assert pins.remove_all(["nt"]) == 1
+    assert pins.remove_all(["nt"]) == 0
     assert pins.list() == (KEYS[0].index,)
     for wrong in ("", "a\nb", "x" * 1000, "../../etc", "a/b/c"):
         with pytest.raises(UsageError):
-            pins.add(wrong)
+            pins.add_all([wrong])

@@ -22,18 +22,18 @@ from symcache.symstore.transactions import Kind
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.upkeep.contents import DeepCheck
 from symcache.upkeep.convert import convert
-from symcache.upkeep.findings import Finding, Mend, Problem
+from symcache.upkeep.inventory import take_inventory
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import collect_stats
-from symcache.upkeep.survey import survey
 from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.upkeep.findings import Progress
+    from symcache.upkeep.problems import Progress
 
 KEYS = [PdbKey(f"file{number}.pdb", UUID(int=number << 124), 10) for number in range(4)]
 
@@ -52,8 +52,8 @@ def put(store: Store, key: Key, content: str | None = None, form: Form = Form.PL
     return store.publish(scratch, key, form=form, durable=False)
 
 
-def find(store: Store) -> list[tuple[Problem, str]]:
-    return [(each.problem, each.path) for each in verify(store, check)]
+def find(store: Store) -> list[tuple[ProblemKind, str]]:
+    return [(each.kind, each.path) for each in verify(store, check)]
 
 
 @pytest.fixture(params=Tier)
@@ -86,21 +86,21 @@ def test_a_sound_store_has_no_findings_and_keeps_no_trace_of_the_walk(store: Sto
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", Problem.EMPTY),
-        ("\ufeff\r\n<!DOCTYPE html>", Problem.HTML),
-        ("<HTML><body>sign in", Problem.HTML),
-        (KEYS[1].index, Problem.MISFILED),
-        (KEYS[0].index[:-2], Problem.DAMAGED),
+        ("", ProblemKind.EMPTY),
+        ("\ufeff\r\n<!DOCTYPE html>", ProblemKind.HTML),
+        ("<HTML><body>sign in", ProblemKind.HTML),
+        (KEYS[1].index, ProblemKind.MISFILED),
+        (KEYS[0].index[:-2], ProblemKind.DAMAGED),
     ],
 )
 @pytest.mark.parametrize("form", [Form.PLAIN, Form.COMPRESSED])
 def test_a_wrong_file_is_found_quarantined_and_fetched_anew(
-    store: Store, content: str, problem: Problem, form: Form
+    store: Store, content: str, problem: ProblemKind, form: Form
 ) -> None:
     path = put(store, KEYS[0], content, form)
     put(store, KEYS[1])
     (finding,) = verify(store, check)
-    assert (finding.problem, finding.path, finding.index) == (problem, below(store, path), KEYS[0].index)
+    assert (finding.kind, finding.path, finding.index) == (problem, below(store, path), KEYS[0].index)
 
     def fetch(key: Key) -> str | None:
         assert store.find(key) is None
@@ -108,7 +108,7 @@ def test_a_wrong_file_is_found_quarantined_and_fetched_anew(
         return None
 
     (repaired,) = repair(store, [finding], fetch=fetch)
-    assert repaired.mended
+    assert repaired.repaired
     (kept,) = (store.root / ".symcache" / "quarantine").rglob(path.name)
     assert kept.read_bytes() == content.encode()
     assert json.loads(kept.with_name("why.json").read_text())["path"] == below(store, path)
@@ -119,9 +119,9 @@ def test_what_cannot_be_fetched_is_said_and_stops_no_other(store: Store) -> None
     for key in KEYS[:2]:
         put(store, key, "")
     results = list(repair(store, list(verify(store, check)), fetch=lambda key: "404" if key == KEYS[0] else None))
-    assert [(each.mended, each.note.rpartition(", ")[2]) for each in results] == [
+    assert [(each.repaired, each.note.rpartition(", ")[2]) for each in results] == [
         (False, "not fetched: 404"),
-        (True, "fetched anew"),
+        (True, "fetched again"),
     ]
     assert str(results[0]).endswith("left: not fetched: 404")
 
@@ -131,7 +131,7 @@ def test_a_file_that_changed_since_or_is_being_filled_in_is_left_alone(store: St
     findings = list(verify(store, check))
     lock = store.lock(KEYS[0])
     assert lock.try_acquire()
-    assert [each.note for each in repair(store, findings)] == ["being filled in"]
+    assert [each.note for each in repair(store, findings)] == ["being written"]
     lock.release()
     put(store, KEYS[0])
     assert [each.note for each in repair(store, findings)] == ["changed since"]
@@ -144,11 +144,11 @@ def test_scratch_of_other_tools_counts_once_it_is_old(store: Store) -> None:
         (folder / name).touch()
     os.utime(folder / "x.part", (0, 0))
     findings = list(verify(store, check))
-    assert [(each.path, each.mend) for each in findings] == [
-        (below(store, folder / "notes.txt"), Mend.NONE),
-        (below(store, folder / "x.part"), Mend.QUARANTINE),
+    assert [(each.path, each.action) for each in findings] == [
+        (below(store, folder / "notes.txt"), RepairAction.NONE),
+        (below(store, folder / "x.part"), RepairAction.QUARANTINE),
     ]
-    assert [each.mended for each in repair(store, findings)] == [False, True]
+    assert [each.repaired for each in repair(store, findings)] == [False, True]
     assert not (folder / "x.part").exists()
 
 
@@ -166,8 +166,8 @@ def test_a_pointer_that_contradicts_the_references_is_written_as_they_say(
     if damage != "missing":
         pointer.write_text("elsewhere")
     findings = list(verify(store, check))
-    assert [(each.problem, each.path) for each in findings] == [(Problem.POINTER, below(store, pointer))]
-    assert all(each.mended for each in repair(store, findings))
+    assert [(each.kind, each.path) for each in findings] == [(ProblemKind.POINTER, below(store, pointer))]
+    assert all(each.repaired for each in repair(store, findings))
     assert pointer.exists() == (damage != "extra")
     assert find(store) == []
 
@@ -178,9 +178,9 @@ def test_transactions_that_name_absent_files_are_found(store: Store, tmp_path: P
     path = store.folder_for(KEYS[0]) / KEYS[0].name
     path.unlink()
     findings = list(verify(store, check))
-    assert [(each.problem, each.path, each.mend) for each in findings] == [
-        (Problem.ABSENT, below(store, path), Mend.FETCH),
-        (Problem.ABSENT, "000Admin/0000000001", Mend.FETCH),
+    assert [(each.kind, each.path, each.action) for each in findings] == [
+        (ProblemKind.ABSENT, below(store, path), RepairAction.FETCH),
+        (ProblemKind.ABSENT, "000Admin/0000000001", RepairAction.FETCH),
     ]
     assert [each.note for each in repair(store, findings)] == ["needs to be fetched"] * 2
 
@@ -199,11 +199,11 @@ def test_an_account_that_contradicts_itself_is_found(store: Store, tmp_path: Pat
     with (store.folder_for(KEYS[0]) / "refs.ptr").open("ab") as file:
         file.write(b"\r\nnonsense")
     assert find(store) == [
-        (Problem.REFERENCES, below(store, store.folder_for(KEYS[0]) / "refs.ptr")),
-        (Problem.ACCOUNT, "000Admin/server.txt"),
-        (Problem.ACCOUNT, "000Admin/0000000001"),
-        (Problem.ACCOUNT, "000Admin/0000000002"),
-        (Problem.ACCOUNT, "000Admin/0000000009"),
+        (ProblemKind.REFERENCES, below(store, store.folder_for(KEYS[0]) / "refs.ptr")),
+        (ProblemKind.ACCOUNT, "000Admin/server.txt"),
+        (ProblemKind.ACCOUNT, "000Admin/0000000001"),
+        (ProblemKind.ACCOUNT, "000Admin/0000000002"),
+        (ProblemKind.ACCOUNT, "000Admin/0000000009"),
     ]
 
 
@@ -222,12 +222,12 @@ def test_two_spellings_of_one_folder_become_one(tmp_path: Path, level: str) -> N
         (twin / "file0.pd_").write_text(KEYS[0].index)
         (twin / "file0.pdb").write_text(KEYS[0].index)
         findings = list(verify(store, check))
-        assert [each.problem for each in findings] == [Problem.TWO_SPELLINGS]
+        assert [each.kind for each in findings] == [ProblemKind.TWO_SPELLINGS]
         assert findings[0].other is not None
         if level == "id":
             assert findings[0].other == below(store, first.parent)
         (repaired,) = repair(store, findings)
-        assert (repaired.mended, repaired.note) == (True, "merged, 1 files into quarantine")
+        assert (repaired.repaired, repaired.note) == (True, "merged, 1 files into quarantine")
         assert find(store) == []
         assert len(list(store.key_folders())) == 1
         assert len([path for path in tmp_path.rglob("*.pd_") if ".symcache" not in path.parts]) == 1
@@ -237,8 +237,8 @@ def test_what_a_dead_writer_left_is_found_and_ended(store: Store, tmp_path: Path
     store.converting.parent.mkdir(exist_ok=True)
     store.converting.touch()
     findings = list(verify(store, check))
-    assert [each.problem for each in findings] == [Problem.INTERRUPTED]
-    assert all(each.mended for each in repair(store, findings))
+    assert [each.kind for each in findings] == [ProblemKind.INTERRUPTED]
+    assert all(each.repaired for each in repair(store, findings))
     assert find(store) == []
 
 
@@ -246,7 +246,7 @@ def test_folders_that_no_key_can_have_are_named(store: Store) -> None:
     put(store, KEYS[0])
     folder = store.folder_for(KEYS[0]).with_name("AUX")
     folder.mkdir()
-    assert find(store) == [(Problem.BAD_NAME, below(store, folder))]
+    assert find(store) == [(ProblemKind.BAD_NAME, below(store, folder))]
 
 
 def test_an_interrupted_verification_goes_on_where_it_was(store: Store) -> None:
@@ -276,7 +276,7 @@ def test_an_interrupted_verification_goes_on_where_it_was(store: Store) -> None:
     assert list(verify(store, counting, on_progress=progress.append)) == whole
     assert len(looked) <= 270 - len(seen) + 64
     assert seen | set(looked) >= {key.index for number, key in enumerate(keys) if number % 10}
-    assert (progress[-1].keys, progress[-1].findings) == (300, 30)
+    assert (progress[-1].keys, progress[-1].problems) == (300, 30)
 
 
 def test_a_verification_is_not_run_twice_at_once(store: Store) -> None:
@@ -296,7 +296,7 @@ def test_where_there_is_no_store_none_is_made(tmp_path: Path) -> None:
             convert(store, Tier.TWO)
         with pytest.raises(UsageError):
             Admin(store).delete(1)
-        carry_out(store, plan_prune(survey(store), Limits(max_bytes=0), now_s=0))
+        carry_out(store, plan_prune(take_inventory(store), Limits(max_bytes=0), now_s=0))
         assert collect_stats(store).keys == 0
         assert list(Admin(store).query()) == []
     assert not (tmp_path / "typo").exists()
@@ -308,7 +308,7 @@ def test_a_damaged_checkpoint_only_costs_time(tmp_path_factory: pytest.TempPathF
         put(store, KEYS[0], "")
         own = store.root / ".symcache"
         (own / "verify.jsonl").write_bytes(b'{"schema": "symcache.checkpoint/1", "scope": ""}\n' + garbage + b"\n")
-        assert [each.problem for each in verify(store, check)] == [Problem.EMPTY]
+        assert [each.kind for each in verify(store, check)] == [ProblemKind.EMPTY]
 
 
 @pytest.mark.parametrize("path", ["../outside.pdb", "/etc/passwd", "a//b", "a/../../outside.pdb", "C:/x", ""])
@@ -316,18 +316,18 @@ def test_a_finding_from_outside_leads_nowhere_else(tmp_path: Path, path: str) ->
     (tmp_path / "outside.pdb").touch()
     with Store(tmp_path / "store") as store:
         store.create()
-        findings = [Finding(path, Problem.EMPTY, "", mend, other="x") for mend in Mend]
+        findings = [Problem(path, ProblemKind.EMPTY, "", mend, other="x") for mend in RepairAction]
         results = list(repair(store, findings))
-        assert not any(each.mended for each in results)
+        assert not any(each.repaired for each in results)
     assert (tmp_path / "outside.pdb").exists()
 
 
 def test_findings_survive_json() -> None:
-    finding = Finding("a/b", Problem.HTML, "page", Mend.QUARANTINE, "i", "o", 1, 2)
-    assert Finding.from_json(json.loads(json.dumps(finding.as_json()))) == finding
+    finding = Problem("a/b", ProblemKind.HTML, "page", RepairAction.QUARANTINE, "i", "o", 1, 2)
+    assert Problem.from_json(json.loads(json.dumps(finding.as_json()))) == finding
     for wrong in ({}, {**finding.as_json(), "size_bytes": "1"}, {**finding.as_json(), "mend": "burn"}):
         with pytest.raises(ValueError, match=r"."):
-            Finding.from_json(wrong)
+            Problem.from_json(wrong)
 
 
 @needs_corpus
@@ -345,7 +345,7 @@ def test_real_stores_are_sound_and_a_damaged_file_in_them_is_not(tmp_path: Path,
                 whole = path.read_bytes()
                 path.write_bytes(whole[: len(whole) // 2])
                 findings = [finding for finding in verify(store, real) if finding.path == each["path"]]
-                assert [finding.problem for finding in findings] == [Problem.DAMAGED]
+                assert [finding.kind for finding in findings] == [ProblemKind.DAMAGED]
                 path.write_bytes(whole)
         assert store.find(parse_index(facts["symbols"][0])) is not None
 
@@ -384,11 +384,11 @@ def test_a_transaction_that_server_txt_lacks_is_taken_back_in_its_place(store: S
     server.write_bytes(b"".join(before.splitlines(keepends=True)[::2]))
     deleted.rename(deleted.with_suffix(""))
     findings = list(verify(store, check))
-    assert [(each.path, each.mend) for each in findings] == [
-        ("000Admin/0000000002", Mend.ACCOUNT),
-        ("000Admin/0000000004", Mend.ACCOUNT),
+    assert [(each.path, each.action) for each in findings] == [
+        ("000Admin/0000000002", RepairAction.ACCOUNT),
+        ("000Admin/0000000004", RepairAction.ACCOUNT),
     ]
-    assert all(each.mended for each in repair(store, findings))
+    assert all(each.repaired for each in repair(store, findings))
     assert server.read_bytes() == before
     assert deleted.exists()
     assert find(store) == []
@@ -411,8 +411,8 @@ def test_a_transaction_whose_list_was_cut_short_lists_all_again_and_the_rest_is_
         with pytest.raises(ZeroDivisionError):
             list(verify(store, lambda *_: None, on_progress=lambda progress: print(1 / (2 - progress.keys))))
     findings = list(verify(store, lambda *_: None))
-    assert {(each.path, each.mend) for each in findings} == {("000Admin/0000000001", Mend.ACCOUNT)}
-    assert all(each.mended for each in repair(store, findings))
+    assert {(each.path, each.action) for each in findings} == {("000Admin/0000000001", RepairAction.ACCOUNT)}
+    assert all(each.repaired for each in repair(store, findings))
     assert last in own.read_bytes()
     assert own.read_bytes() == before
     (kept,) = (store.root / ".symcache" / "quarantine").glob("*/0000000001")

@@ -1,23 +1,44 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from support.kernels import kernel_plan
+from support.synth.pe import plan_image
 from support.wire import closed_port
 
-from symcache import Failed, Fetched, ImageKey, MalformedInput, Missing, PdbKey, Present, SymbolCache, SymbolPathError
+from symcache import (
+    ConfigError,
+    Failed,
+    Fetched,
+    ImageKey,
+    MalformedInput,
+    Missing,
+    PdbKey,
+    Present,
+    SymbolCache,
+    SymbolPathError,
+    SyncSymbolCache,
+)
 from symcache.config import load_config
 from symcache.events import Settled
+from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from symcache.synth.kernelmemory import build_machine
 from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes, plan_image
+from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.upstream import Upstream
 
     from symcache.events import Event
+    from symcache.inputs.detect import InputSource
 
 IMAGE = ImageKey("crash.exe", 0x5F000000, 0x9000)
 PDB = PdbKey("crash.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 2)
@@ -98,3 +119,137 @@ async def test_the_environment_says_where_to_look(
     monkeypatch.setenv("_NT_SYMBOL_PATH", symbol_path)
     async with SymbolCache.open() as cache:
         assert isinstance(await cache.fetch(PDB), Fetched)
+
+
+def a_file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def crash_image() -> bytes:
+    return disk_bytes(plan_image(IMAGE, PDB))
+
+
+@pytest.fixture(params=["path", "text", "bytes", "stream", "named stream", "file"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[InputSource]:
+    """The same image, as each kind of input there is."""
+    content, path = crash_image(), a_file(tmp_path / "crash.exe", crash_image())
+    with path.open("rb") as file:
+        sources: dict[str, InputSource] = {
+            "path": path,
+            "text": str(path),
+            "bytes": ("crash.exe", content),
+            "stream": io.BytesIO(content),
+            "named stream": ("crash.exe", io.BytesIO(content)),
+            "file": file,
+        }
+        yield sources[request.param]
+
+
+async def test_an_input_may_be_a_path_or_what_a_file_holds(symbol_path: str, source: InputSource) -> None:
+    async with SymbolCache.open(symbol_path) as cache:
+        assert [symbol.index for symbol in (await cache.warm(source)).symbols] == [PDB.index]
+        assert (await cache.check([source])).exit_code() == 0
+        (module,) = (await cache.scan(source)).modules
+        found = await cache.inspect(source)
+    assert [pdb.key for pdb in module.pdbs] == [PDB]
+    assert found.names == [PDB.index]
+    if not isinstance(source, io.BytesIO):
+        assert module.image == IMAGE
+        assert found.index == IMAGE.index
+
+
+class OneWay(io.RawIOBase):
+    """A stream that can be read once, as a socket."""
+
+    def __init__(self, content: bytes) -> None:
+        self._rest = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._rest.readinto(buffer)
+
+
+async def test_a_stream_that_cannot_be_read_twice_is_copied(symbol_path: str) -> None:
+    async with SymbolCache.open(symbol_path) as cache:
+        scan = await cache.scan(("crash.exe", io.BufferedReader(OneWay(crash_image()))))
+    assert [module.image for module in scan.modules] == [IMAGE]
+    assert [item.path for item in scan.inputs] == ["crash.exe"]
+
+
+async def test_bytes_that_are_no_input_are_reported(symbol_path: str) -> None:
+    async with SymbolCache.open(symbol_path) as cache:
+        scan = await cache.scan([b"", ("x.dmp", b"PAGEDU64"), ("x.exe", io.BytesIO(crash_image()[:0x90]))])
+        found = await cache.inspect(("x.exe", crash_image()[:0x90]))
+        with pytest.raises(MalformedInput, match="file name"):
+            await cache.inspect(("..", b""))
+    assert [item.path for item in scan.unreadable] == ["-", "x.dmp", "x.exe"]
+    assert not found.is_healthy
+    assert found.path == "x.exe"
+
+
+async def test_processes_of_a_dump_are_listed(symbol_path: str) -> None:
+    dump = dump_bytes(build_machine(kernel_plan()), DumpPlan(DumpKind.BITMAP_FULL))
+    async with SymbolCache.open(symbol_path) as cache:
+        assert "lsass.exe" in {process.name for process in await cache.processes(dump)}
+        assert await cache.processes(("crash.exe", crash_image())) == ()
+
+
+async def test_servers_are_listed_and_probed(symbol_path: str, upstream: Upstream) -> None:
+    async with SymbolCache.open(symbol_path) as cache:
+        first, *others = await cache.servers()
+        (probed,) = await cache.servers(probe=True, timeout_s=5)
+    assert (first.shown_url, first.is_in_path) == (upstream.url, True)
+    assert "https://msdl.microsoft.com/download/symbols" in {server.url for server in others}
+    assert probed.probe is not None
+    assert probed.probe.behaviour == "symbol-server"
+
+
+async def test_a_cache_that_waits_can_be_used_where_an_event_loop_runs(symbol_path: str, source: InputSource) -> None:
+    settled: list[Event] = []
+    with SyncSymbolCache.open(symbol_path, observer=settled.append) as cache:
+        assert cache.check(source).exit_code() == 3
+        assert isinstance(cache.fetch(PDB), Fetched)
+        assert cache.warm([source]).count() == {"present": 1}
+        assert [pdb.key for pdb in cache.scan(source).modules[0].pdbs] == [PDB]
+        assert cache.processes(source) == ()
+        assert cache.inspect(source).names == [PDB.index]
+        assert cache.servers()[0].is_in_path
+    assert Settled(PDB.index, "present") in settled
+
+
+def test_a_cache_that_waits_opens_at_the_first_call_and_again_after_its_end(symbol_path: str, tmp_path: Path) -> None:
+    def loops() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "portal" in thread.name]
+
+    cache = SyncSymbolCache.open(symbol_path, store=tmp_path / "other")
+    assert loops() == []
+    cache.close()
+    for outcome in (Fetched, Present):
+        assert isinstance(cache.fetch(PDB.index), outcome)
+        assert len(loops()) == 1
+        cache.close()
+        cache.close()
+        assert loops() == []
+
+
+def test_a_cache_that_waits_raises_what_the_other_raises(tmp_path: Path) -> None:
+    path = f"srv*{tmp_path}*https://one.test"
+    with SyncSymbolCache.open(path) as cache, pytest.raises(MalformedInput, match="name/id/name"):
+        cache.fetch("crash.pdb")
+    (tmp_path / "symcache.toml").write_text(f"[network]\nca_file = '{tmp_path / 'none.pem'}'\n")
+    config = load_config(tmp_path / "symcache.toml", {}, symbol_path=path)
+    broken = SyncSymbolCache(config)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="certificates"):
+            broken.fetch(PDB)
+    broken.close()
+
+
+def test_threads_share_a_cache_that_waits(symbol_path: str, upstream: Upstream) -> None:
+    with SyncSymbolCache.open(symbol_path) as cache, ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(cache.fetch, [PDB] * 8))
+    assert all(isinstance(outcome, Fetched | Present) for outcome in outcomes)
+    assert len(upstream.asked(PDB.index)) == 1

@@ -10,15 +10,14 @@ from support.kernels import kernel_plan
 from symcache.config import Config, load_config
 from symcache.identity import PdbKey, parse_index
 from symcache.inputs.detect import InputOptions, read_input
-from symcache.inputs.kerneldump import ProcessSelection
-from symcache.inputs.records import Module, Unreadable
+from symcache.inputs.records import KernelPdbWanted, Module, ProcessSelection, Unreadable
+from symcache.inputs.usermodules import read_kernel_layout
+from symcache.stores.disk import DiskSource
 from symcache.stores.source import SymbolSource
-from symcache.synth.codeview import StructureLayout
 from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.kernelplans import EprocessPlan
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.warm.kernel import read_kernel_layout
+from symcache.synth.kernelmemory import EprocessPlan, build_machine
+from symcache.synth.pdb import NativePdbSpec, StructureLayout, make_pdb
+from symcache.warm.local import LocalRun
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
 
@@ -116,6 +115,46 @@ async def test_a_check_reads_processes_by_the_pdb_in_the_store_and_asks_nobody(
     source.close()
     assert "wntdll.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
     assert upstream.requests == []
+
+
+@pytest.mark.usefixtures("_nothing_is_guessed")
+async def test_a_run_begun_without_a_network_waits_for_the_kernels_pdb(
+    tmp_path: Path, upstream: Upstream, dump: Path
+) -> None:
+    nt = kernel_pdb(dump)
+    upstream.files[f"/{nt.index}"] = with_types(nt)
+    config = config_for(tmp_path, upstream)
+    with LocalRun(DiskSource(config), may_fetch=True) as run:
+        records = iter(run.open_inputs([dump], ProcessSelection(("lsass.exe",))))
+        assert not run.begin(records)
+        assert upstream.requests == []
+        async with SymbolSource(config) as source:
+            report = await Warmer.carrying_on(run, source).warm(records)
+    assert "lsass.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
+    assert len(upstream.asked(f"/{nt.index}")) == 1
+
+
+@pytest.mark.usefixtures("_nothing_is_guessed")
+async def test_processes_of_a_dump_in_a_folder_are_read_by_the_kernels_pdb(
+    tmp_path: Path, upstream: Upstream, dump: Path
+) -> None:
+    nt = kernel_pdb(dump)
+    upstream.files[f"/{nt.index}"] = with_types(nt)
+    async with SymbolSource(config_for(tmp_path, upstream)) as source:
+        with Warmer(source) as warmer:
+            report = await warmer.warm(warmer.open_inputs([dump.parent], ProcessSelection(("lsass.exe",))))
+    assert "lsass.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
+    assert report.unreadable == ()
+
+
+def test_a_reader_that_gets_no_answer_searches_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "MEMORY.DMP"
+    path.write_bytes(dump_bytes(build_machine(kernel_plan()), DumpPlan(DumpKind.BITMAP_FULL)))
+    records = list(read_input(str(path)))
+    (request,) = (record for record in records if isinstance(record, KernelPdbWanted))
+    assert request.kernel.name == "ntoskrnl.exe"
+    assert request.pdb is None
+    assert any(isinstance(record, Module) and record.process for record in records)
 
 
 @pytest.mark.parametrize(("kind", "listed"), [(DumpKind.BITMAP_FULL, True), (DumpKind.BITMAP_KERNEL, False)])

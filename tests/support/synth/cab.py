@@ -9,12 +9,12 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from symcache.synth.lzx import lzx_frames
+from support.synth.lzx import lzx_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from symcache.synth.lzx import BlockKind
+    from support.synth.lzx import BlockKind
 
 __all__ = ["CabinetDamage", "Lzx", "Mszip", "Stored", "SynthFolder", "build_cabinet"]
 
@@ -63,7 +63,7 @@ class Mszip:
 
 @dataclass(frozen=True, slots=True)
 class Lzx:
-    """LZX; see `symcache.synth.lzx.lzx_frames`."""
+    """LZX; see `lzx_frames`."""
 
     window_bits: int = 18
     kinds: Sequence[BlockKind] = ("verbatim",)

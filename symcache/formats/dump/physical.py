@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import Absence, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
 from symcache.formats.dump.header import DumpType
 from symcache.formats.dump.pagemaps import PAGE_SIZE, BitmapPageMap, RangePageMap
+from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from symcache.formats.dump.header import DumpHeader
@@ -71,15 +73,7 @@ class PhysicalMemory:
         Raises:
             NotInDump: A page is not in the dump, or the file ends before it.
         """
-        parts: list[bytes] = []
-        while length > 0:
-            part = self._read_run(offset, length)
-            if len(part) == length and not parts:
-                return part
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_run, offset, length)
 
     def _read_run(self, address: int, length: int) -> bytes:
         """Read up to the end of the pages that follow one another."""
@@ -120,7 +114,7 @@ def read_dump_body(view: ByteView, header: DumpHeader) -> DumpBody:
 
 
 def _sniff(view: ByteView, header: DumpHeader, problem: str) -> DumpBody:
-    """Tell a body by its first bytes."""
+    """Recognise a body by its first bytes."""
     start = view.read(header.size, min(16, view.size - header.size))
     if start[:4] in {b"SDMP", b"FDMP"}:
         return _read_bitmap(view, header)
@@ -141,10 +135,10 @@ def _sniff(view: ByteView, header: DumpHeader, problem: str) -> DumpBody:
 
 
 def _is_triage(view: ByteView, header: DumpHeader) -> bool:
-    """Say whether the word at ValidOffset is ``TRGD``; see `symcache.formats.dump.triage`."""
+    """Return whether the word at ValidOffset is ``TRGD``; see `symcache.formats.dump.triage`."""
     if view.size < header.size + 12:
         return False
-    valid_offset = int.from_bytes(view.read(header.size + 8, 4), "little")
+    valid_offset = parse_uint(view.read(header.size + 8, 4), 0, 4)
     return valid_offset + 4 <= view.size and view.read(valid_offset, 4) == b"TRGD"
 
 
@@ -178,7 +172,7 @@ def _read_bitmap(view: ByteView, header: DumpHeader) -> DumpBody:
     0x28, bits u64 at 0x30, bitmap at 0x38. Before: offset of the first page u32 at 0xC, bits u32 at 0x10, pages u32 at
     0x14, an RTL_BITMAP {bits u32, pointer}, bitmap at 0x20 (32 bit) or 0x28 (64 bit).
     Source: kdmp-parser and rizin (which has a file) for the first; Ghidra's SummaryHeader for the second, which packs
-    the pointer, so that the place of the bitmap is probed and not believed.
+    the pointer, so several places of the bitmap are tried.
     """
     base = header.size
     head = view.read(base, min(0x38, view.size - base))
@@ -209,14 +203,11 @@ def _read_bitmap(view: ByteView, header: DumpHeader) -> DumpBody:
 
 
 def _bitmap_claims(head: bytes, base: int) -> list[_BitmapClaim]:
-    def number(offset: int, width: int) -> int:
-        return int.from_bytes(head[offset : offset + width], "little")
-
-    claims = [_BitmapClaim(Storage.BITMAP, base + 0x38, number(0x30, 8), number(0x20, 8), number(0x28, 8))]
+    claims = [_BitmapClaim(Storage.BITMAP, base + 0x38, *(parse_uint(head, at, 8) for at in (0x30, 0x20, 0x28)))]
     for offset in (0x28, 0x20, 0x24) if base == 0x2000 else (0x20, 0x28, 0x24):
         claims.extend(
-            _BitmapClaim(Storage.SUMMARY, base + offset, bits, number(0x0C, 4), number(0x14, 4))
-            for bits in dict.fromkeys((number(0x10, 4), number(0x18, 4)))
+            _BitmapClaim(Storage.SUMMARY, base + offset, bits, parse_uint(head, 0x0C, 4), parse_uint(head, 0x14, 4))
+            for bits in dict.fromkeys((parse_uint(head, 0x10, 4), parse_uint(head, 0x18, 4)))
         )
     return claims
 
@@ -233,9 +224,7 @@ def _read_ranges(view: ByteView, header: DumpHeader) -> DumpBody:
     if view.size < base + 0x30:
         raise TruncatedInput("the dump ends within the header of its ranges", offset=view.size)
     head = view.read(base, 0x30)
-    metadata, first_page = (int.from_bytes(head[offset : offset + 8], "little") for offset in (0x10, 0x18))
-    range_count = int.from_bytes(head[0x20:0x24], "little")
-    promised = int.from_bytes(head[0x28:0x30], "little")
+    metadata, first_page, range_count, promised = struct.unpack_from("<QQI4xQ", head, 0x10)
     if first_page < base + 0x30:
         raise MalformedInput("the first page lies within the header of the ranges", offset=base + 0x18)
     problems = []

@@ -1,0 +1,101 @@
+"""Worker threads for short work that blocks: what many tasks want at the same time takes one trip to a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+from anyio import to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Batches"]
+
+T = TypeVar("T")
+
+
+class _Call(Generic[T]):
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.woken = anyio.Event()
+        self.is_done = False
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:  # noqa: BLE001 - raised again where it was called
+            self.error = error
+
+
+class Batches:
+    """Runs functions in worker threads, those that wait at the same time one after the other in one thread.
+
+    A trip to a thread and back costs as much as looking for a file, or more. With few threads, calls that come while
+    all are busy gather, and the next thread takes them together.
+
+    Args:
+        threads: Most threads at once.
+        longest: Most calls that one thread takes together.
+    """
+
+    def __init__(self, threads: int, longest: int = 16) -> None:
+        self._free = threads
+        self._longest = longest
+        self._waiting: deque[_Call[object]] = deque()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Return what *function* returns; raise what it raises. Once begun it is waited for, even if cancelled."""
+        call = _Call(function)
+        self._waiting.append(call)  # type: ignore[arg-type]
+        try:
+            while not call.is_done:
+                if self._free:
+                    await self._run_batch()
+                else:
+                    await call.woken.wait()
+                    if not call.is_done:
+                        call.woken = anyio.Event()
+        except anyio.get_cancelled_exc_class():
+            if call in self._waiting:
+                self._waiting.remove(call)  # type: ignore[arg-type]
+                self._wake_next()
+            else:
+                with anyio.CancelScope(shield=True):
+                    await self._wait(call)
+            raise
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[return-value]  # set whenever error is not
+
+    async def _wait(self, call: _Call[T]) -> None:
+        while not call.is_done:
+            if call.woken.is_set():  # to start a batch, which another has started since
+                call.woken = anyio.Event()
+            await call.woken.wait()
+
+    async def _run_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(self._longest, len(self._waiting)))]
+
+        def run() -> None:
+            for call in batch:
+                call.run()
+
+        self._free -= 1
+        try:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(run)
+        finally:
+            self._free += 1
+            for call in batch:
+                call.is_done = True
+                call.woken.set()
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Let one that waits start the next batch."""
+        if self._free and self._waiting:
+            self._waiting[0].woken.set()

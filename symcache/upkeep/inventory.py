@@ -1,0 +1,234 @@
+"""What a store holds: the files of each key, their state, and what keeps them from being pruned."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from symcache.errors import InputError
+from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, parse_pdb
+from symcache.formats.view import FileView
+from symcache.identity import fold, parse_id
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.atomic import as_store_error
+from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.tree import Form, list_stored
+from symcache.symstore.admin import Admin
+from symcache.symstore.transactions import REFS, Content, read_refs
+from symcache.upkeep.pins import Pins, match_pins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from symcache.identity import Key
+    from symcache.stores.local.tree import Store
+
+
+MSFZ_FOLDER = "msfz0"
+
+_SYMBOLS_OF = {
+    Content.PRIVATE: SymbolKind.PRIVATE,
+    Content.PUBLIC: SymbolKind.PUBLIC,
+    Content.TYPES: SymbolKind.TYPE_ONLY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """A file at the time its folder was listed; two are equal if the file has not changed."""
+
+    path: Path
+    size_bytes: int
+    changed_ns: int  # since 1970
+    form: str = field(default=Form.PLAIN, compare=False)  # of `Form`, or ``msfz``: a PDB in its newer container
+    links: int = field(default=1, compare=False)  # how many names the file has, here and elsewhere
+    inode: tuple[int, int] = field(default=(0, 0), compare=False)  # device and inode, equal for all its names
+
+
+class DiskUsage:
+    """Bytes that files take; a file with several hard links counts once."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._names: Counter[tuple[int, int]] = Counter()
+
+    def add(self, files: Iterable[FileStatus]) -> int:
+        """Count *files*; return the bytes by which the total grows."""
+        before = self.size_bytes
+        for file in files:
+            if file.links > 1:
+                self._names[file.inode] += 1
+                if self._names[file.inode] > 1:
+                    continue
+            self.size_bytes += file.size_bytes
+        return self.size_bytes - before
+
+    def remove(self, files: Iterable[FileStatus]) -> None:
+        """Subtract *files*, which were added before."""
+        for file in files:
+            if file.links > 1:
+                self._names[file.inode] -= 1
+                if self._names[file.inode] > 0:
+                    continue
+            self.size_bytes -= file.size_bytes
+
+
+def freed_bytes(files: Iterable[FileStatus]) -> int:
+    """Return the disk space that removing *files* frees; a file with several hard links frees it with its last one."""
+    freed = 0
+    links: dict[tuple[int, int], int] = {}
+    for file in files:
+        if file.links > 1:
+            links[file.inode] = links.get(file.inode, file.links) - 1
+            if links[file.inode] > 0:
+                continue
+        freed += file.size_bytes
+    return freed
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The files of one key, and what decides whether pruning removes them."""
+
+    key: Key
+    folder: Path
+    files: tuple[FileStatus, ...]
+    used_s: float  # time of last use if known, else of publishing; seconds since 1970
+    published_s: float  # when the newest file was published; seconds since 1970
+    pinned: bool = False
+    in_transaction: bool = False  # a transaction in force has added the key
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedFile:
+    """A file in quarantine."""
+
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as ``store list --files`` shows it."""
+
+    path: Path
+    index: str  # ``name/id/name`` as the folders spell it
+    form: str  # as in `FileStatus`
+    size_bytes: int
+    symbols: SymbolKind | None  # None if it is not a PDB, or a cabinet without a kind in ``refs.ptr``
+
+    def as_json(self) -> dict[str, str | int | None]:
+        return {
+            "index": self.index,
+            "path": str(self.path),
+            "form": self.form,
+            "bytes": self.size_bytes,
+            "symbols": self.symbols,
+        }
+
+
+def list_files(folder: Path, name: str) -> tuple[FileStatus, ...]:
+    """Return the files of the key of *name* in *folder*: every form, and the newer container's, in a folder below."""
+    try:
+        found = [(stored.path, str(stored.form)) for stored in list_stored(folder, name)]
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / MSFZ_FOLDER) as entries:
+            names = sorted(entry.name for entry in entries if fold(entry.name) == fold(name))
+            found += [(folder / MSFZ_FOLDER / each, "msfz") for each in names]
+        files: list[FileStatus] = []
+        for path, form in found:
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                inode = (status.st_dev, status.st_ino)
+                files.append(FileStatus(path, status.st_size, status.st_mtime_ns, form, status.st_nlink, inode))
+    except OSError as error:
+        raise as_store_error(error, folder) from error
+    return tuple(files)
+
+
+def take_inventory(store: Store) -> Iterator[Candidate]:
+    """Yield every key of *store* that has files."""
+    used = AccessLog(store).last_used_by_key()
+    is_pinned = match_pins(Pins(store).list())
+    admin = Admin(store)
+    added = {file.key.folded for each in admin.list_transactions() for file in admin.files_of(each.id)}
+    for name, id_, folder in store.key_folders():
+        try:
+            key = parse_id(name, id_)
+        except InputError:
+            continue  # no debugger asks for it; `verify` reports it
+        files = list_files(folder, name)
+        if files:
+            published_s = max(file.changed_ns for file in files) / 1e9
+            yield Candidate(
+                key,
+                folder,
+                files,
+                used_s=max(published_s, used.get(key.folded, 0.0)),
+                published_s=published_s,
+                pinned=is_pinned(name, id_),
+                in_transaction=key.folded in added or (folder / REFS).exists(),
+            )
+
+
+def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[QuarantinedFile, ...]:
+    """Return the files that have been in quarantine for more than *older_than_s* seconds."""
+    found: list[QuarantinedFile] = []
+    for folder, _, names in os.walk(store.root / OWN_FOLDER / "quarantine"):
+        for name in names:
+            path = store.root / folder / name
+            with suppress(FileNotFoundError):
+                # Moving a file changes the time of its folder, not its own.
+                if now_s - path.parent.stat().st_mtime > older_than_s:
+                    found.append(QuarantinedFile(path, path.lstat().st_size))
+    return tuple(sorted(found, key=lambda each: each.path))
+
+
+def iter_files(store: Store, wants: Callable[[str, str], bool] | None = None) -> Iterator[StoredFile]:
+    """Yield the files of every key, or of those for whose name and id *wants* returns true, in folder order.
+
+    A plain PDB is read for its kind of symbols; for a cabinet ``refs.ptr`` has it.
+    """
+    for name, id_, folder in store.key_folders():
+        if wants is None or wants(name, id_):
+            for file in list_files(folder, name):
+                symbols = _symbols(file, folder)
+                yield StoredFile(file.path, f"{name}/{id_}/{name}", file.form, file.size_bytes, symbols)
+
+
+def fits_index(name: str, id_: str, pattern: str) -> bool:
+    r"""Return whether *pattern* matches the file name *name*, or the index of *name* and *id_*.
+
+    ``*``, ``?`` and ``[…]`` work as in a shell, letter case does not count. A pattern with ``/`` or ``\`` is one for
+    indexes, whose last part may be left out.
+    """
+    folded = fold(pattern).replace("\\", "/")
+    if "/" not in folded:
+        return fnmatchcase(fold(name), folded)
+    index = fold(f"{name}/{id_}")
+    return fnmatchcase(index, folded) or fnmatchcase(f"{index}/{fold(name)}", folded)
+
+
+def _symbols(file: FileStatus, folder: Path) -> SymbolKind | None:
+    if file.form == Form.COMPRESSED:
+        contents = [ref.content for ref in read_refs(folder).refs if ref.compressed and ref.content is not None]
+        return _SYMBOLS_OF.get(contents[-1]) if contents and fold(file.path.name).endswith(".pd_") else None
+    if file.form == Form.POINTER:
+        return None
+    try:
+        with FileView(file.path) as view:
+            if not looks_like_pdb(view.read(0, min(view.size, 64))):
+                return None
+            pdb = parse_pdb(view)
+    except (InputError, OSError):
+        return None  # `verify` reports what is wrong
+    return pdb.symbols if isinstance(pdb, NativePdb) else None

@@ -1,0 +1,1 @@
+"""Writers of formats that only tests need; `symcache.synth` has those of the demo."""

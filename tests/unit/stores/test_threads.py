@@ -1,0 +1,109 @@
+"""Calls that gather while all threads are busy, and what becomes of them when one fails or is cancelled."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+
+from symcache.stores.threads import Batches
+
+
+async def test_what_waits_at_the_same_time_goes_to_a_thread_together() -> None:
+    batches = Batches(threads=1, longest=8)
+    release = threading.Event()
+    threads: list[int] = []
+
+    def note(number: int) -> int:
+        threads.append(threading.get_ident())
+        return number * 2
+
+    results: dict[int, int] = {}
+
+    async def call(number: int) -> None:
+        results[number] = await batches.run(lambda: note(number))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(batches.run, lambda: release.wait(10))
+        await anyio.wait_all_tasks_blocked()
+        for number in range(20):
+            group.start_soon(call, number)
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+    assert results == {number: number * 2 for number in range(20)}
+    assert len(threads) == 20
+
+
+async def test_an_error_reaches_the_one_who_called_and_no_other() -> None:
+    batches = Batches(threads=1)
+    results: list[int] = []
+
+    async def fail() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await batches.run(lambda: 1 // 0)
+
+    async def succeed() -> None:
+        results.append(await batches.run(lambda: 1))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(fail)
+            group.start_soon(succeed)
+    assert results == [1] * 5
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_is_not_made() -> None:
+    batches = Batches(threads=1)
+    release = threading.Event()
+    made: list[str] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(batches.run, lambda: release.wait(10))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as cancelled:
+                cancelled.start_soon(batches.run, lambda: made.append("cancelled"))
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(batches.run, lambda: made.append("other"))
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        release.set()
+    assert made == ["other"]
+
+
+async def test_a_call_that_has_begun_is_waited_for_even_if_it_is_cancelled() -> None:
+    batches = Batches(threads=1)
+    begun, release = threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def work() -> None:
+        begun.set()
+        release.wait(10)
+        ended.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(batches.run, work)
+        await anyio.to_thread.run_sync(begun.wait, 10)
+        group.cancel_scope.cancel()
+        release.set()
+    assert ended == [True]
+
+
+async def test_no_more_threads_are_used_than_allowed() -> None:
+    batches = Batches(threads=2, longest=1)
+    guard = threading.Lock()
+    running = most = 0
+
+    def work() -> None:
+        nonlocal running, most
+        with guard:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.002)
+        with guard:
+            running -= 1
+
+    async with anyio.create_task_group() as group:
+        for _ in range(30):
+            group.start_soon(batches.run, work)
+    assert most <= 2
