@@ -7,7 +7,6 @@ import gc
 import importlib
 import io
 import keyword
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -97,9 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    # They log URLs and fields of responses, where a signed redirect target is secret.
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         code = root.main(args=list(arguments), prog_name="symcache", standalone_mode=False)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import ChainElement, FolderElement, HttpPlace, SymbolPath, UncPlace, parse_symbol_path
+from symcache.sympath import ChainElement, FolderElement, HttpPlace, SymbolPath, UncPlace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -238,7 +238,7 @@ def read_proxy(value: object, where: str) -> str | None:
 def read_server_url(value: object, where: str) -> str:
     """Return a URL without secrets in it."""
     try:
-        elements = parse_symbol_path(f"srv*{read_text(value, where)}").elements
+        elements = _parse(f"srv*{read_text(value, where)}").elements
     except SymbolPathError as error:
         raise ConfigError(error.problem, where=where) from None
     match elements:
@@ -284,15 +284,21 @@ def read_symbol_path(value: object, where: str, around: Environment | None = Non
     if not isinstance(value, str):
         raise _unfit("a symbol path", where)
     try:
-        return parse_symbol_path(value, around) if value.strip() else None
+        return _parse(value, around) if value.strip() else None
     except SymbolPathError as error:
         place = f"(at character {error.position + 1} of {error.text!r})"
         raise ConfigError(f"{error.problem} {place}", where=where) from None
 
 
+def _parse(text: str, around: Environment | None = None) -> SymbolPath:
+    from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
+
+    return parse_symbol_path(text, around)
+
+
 def _is_share(text: str) -> bool:
     try:
-        elements = parse_symbol_path(text).elements
+        elements = _parse(text).elements
     except SymbolPathError:
         return False
     return len(elements) == 1 and isinstance(elements[0], FolderElement) and isinstance(elements[0].place, UncPlace)

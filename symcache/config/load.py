@@ -29,7 +29,6 @@ from symcache.sympath import (
     LocalPlace,
     SymbolPath,
     expand,
-    parse_symbol_path,
     redact_text,
     with_store,
     with_upstreams,
@@ -168,10 +167,14 @@ def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
 def _choose_path(symbol_path: str | None, config: Config, around: Environment) -> SymbolPath:
     """Return the path that counts, with what its places stand for filled in."""
     if symbol_path is not None:
+        from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
+
         return parse_symbol_path(symbol_path, around)
     chosen = _environment_path(around)
     if chosen is not None:
         return chosen
+    if config.source is None:
+        return config.symbol_path
     # The file was read without the environment, so that a path that does not count cannot be wrong because of it.
     try:
         return read_symbol_path(str(config.symbol_path), "symbol_path", around) or config.symbol_path

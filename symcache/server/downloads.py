@@ -445,20 +445,16 @@ class Rechecks:
         found: list[Miss] = []
         if misses is None:
             return found
-        with misses:  # closes the connection of this thread, which nothing else does
-            for server in self._source.servers:
-                miss = misses.recall(server.name, key)
-                if miss is not None and self._is_old(miss):
-                    misses.keep(replace(miss, last_asked_s=0.0))
-                    found.append(miss)
+        for server in self._source.servers:
+            miss = misses.recall(server.name, key)
+            if miss is not None and self._is_old(miss):
+                misses.keep(replace(miss, last_asked_s=0.0))
+                found.append(miss)
         return found
 
     def _restore(self, key: Key, old: list[Miss]) -> None:
         """Keep the misses that got no new answer, so that clients of a server that is down do not get errors."""
         misses = self._source.misses
-        if misses is None:
-            return
-        with misses:
-            for miss in old:
-                if misses.recall(miss.upstream, key) is None:
-                    misses.keep(miss)
+        for miss in old:
+            if misses is not None and misses.recall(miss.upstream, key) is None:
+                misses.keep(miss)

@@ -190,13 +190,12 @@ class Status:
         if misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
-        with misses:  # closes the connection of this thread, which nothing else does
-            for group in islice(self._lacking.denied(), _READ_MISSES):
-                rows[fold(group[0].index)] = {
-                    "index": group[0].index,
-                    "times": max(miss.times for miss in group),
-                    "since_s": min(miss.first_asked_s for miss in group),
-                }
+        for group in islice(self._lacking.denied(), _READ_MISSES):
+            rows[fold(group[0].index)] = {
+                "index": group[0].index,
+                "times": max(miss.times for miss in group),
+                "since_s": min(miss.first_asked_s for miss in group),
+            }
         now_s = time.monotonic()
         self._remembered = (now_s + max(_MISSES_FRESH_S, 20 * (now_s - began_s)), rows)
         return rows

@@ -69,10 +69,9 @@ class Symbols:
         self._known = known
         self._settings = settings
         self._metrics = metrics
-        stores = source.opened_stores
-        self._stores: Sequence[Store] = list(dict.fromkeys(stores))
-        self._has_no_other_place = all(
-            store.local in stores or not store.is_on_disk for chain in source.chains for store in chain.stores
+        self._stores: Sequence[Store] = list(dict.fromkeys(source.opened_stores))
+        self._has_no_other_store = all(
+            store.local in self._stores or not store.is_on_disk for chain in source.chains for store in chain.stores
         )
         self._access = {store: AccessLog(store) for store in self._stores}
 
@@ -225,7 +224,7 @@ class Symbols:
             is_stored = any(store.find(key) is not None for store in self._stores)
         except StoreError:
             return False
-        return not is_stored and self._has_no_other_place and self._rechecks.is_recent(key)
+        return not is_stored and self._has_no_other_store and self._rechecks.is_recent(key)
 
     def _touch(self, key: Key, path: Path) -> None:
         for store, access in self._access.items():

@@ -85,7 +85,8 @@ class Warmer:
 
     async def check(self, records: Iterable[Record]) -> Report:
         """Return what *records* need and whether the store has it; nothing is asked for."""
-        return await to_thread.run_sync(self._run.check, records, abandon_on_cancel=True)
+        await to_thread.run_sync(self._run.read, iter(records), abandon_on_cancel=True)
+        return await to_thread.run_sync(self._run.check, (), from_thread.check_cancelled)
 
     def report(self, *, is_interrupted: bool = False) -> Report:
         """Return what became of every want; see `LocalRun.report`."""

@@ -38,7 +38,7 @@ from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.retry import CircuitBreaker, RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
 _MAX_AUTO = 64
@@ -125,20 +125,21 @@ def _relay(port: int, delay_s: float, told: Connection) -> None:
     asyncio.run(main())
 
 
-def time_tool(tool: str, load: Load, url: str, folder: Path, connections: int | None) -> float:
-    """Return the seconds that *tool* takes; making the folders is not counted."""
+def time_tool(tool: str, load: Load, url: str, folder: Path, connections: int | None) -> tuple[float, float]:
+    """Return the seconds and the processor's seconds that *tool* takes; making the folders is not counted."""
     target = folder / "files"
     for path in load.paths:
         (target / path).parent.mkdir(parents=True)
     if tool in COMMANDS:
-        wall_s = measure(COMMANDS[tool](load, url, target, folder), folder / "home").wall_s
+        run = measure(COMMANDS[tool](load, url, target, folder), folder / "home")
+        wall_s, cpu_s = run.wall_s, run.cpu_s
     else:
-        began_s = time.perf_counter()
+        began_s, cpu_began_s = time.perf_counter(), time.process_time()
         anyio.run(lambda: download(load, url, target, connections, prefer_direct=tool == "client"))
-        wall_s = time.perf_counter() - began_s
+        wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_began_s
     check_complete(load, target, tool)
     shutil.rmtree(folder)
-    return float(wall_s)
+    return wall_s, cpu_s
 
 
 def main() -> None:
@@ -155,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     tools = options.tools.split(",")
     connections = None if options.connections == "auto" else int(options.connections)
-    walls: dict[str, list[float]] = {tool: [] for tool in tools}
+    runs: dict[str, list[tuple[float, float]]] = {tool: [] for tool in tools}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for folder in ("served", "nginx"):
@@ -174,13 +175,23 @@ def main() -> None:
                 return
             for repetition in range(options.repetitions):
                 for tool in tools if repetition % 2 else reversed(tools):
-                    walls[tool].append(time_tool(tool, load, url, next(folders), connections))
+                    runs[tool].append(time_tool(tool, load, url, next(folders), connections))
     print(f"{options.files} files of {options.kib} KiB, {options.connections} at once, {options.round_trip_ms:g} ms")
-    print("| tool | s, median | times the first, median | each |\n|---|---:|---:|---|")
-    for tool, measured in walls.items():
-        ratios = [own / first for own, first in zip(measured, walls[tools[0]], strict=True)]
-        each = " ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {tool} | {median(measured):.2f} | {median(ratios):.2f} | {each} |")
+    print(
+        "| tool | s, median | times the first | CPU s, median | times the first | each |\n|---|---:|---:|---:|---:|---|"
+    )
+    for tool, measured in runs.items():
+        ratios = [
+            tuple(own / first for own, first in zip(run, base, strict=True))
+            for run, base in zip(measured, runs[tools[0]], strict=True)
+        ]
+        (wall_s, cpu_s), (wall, cpu) = _medians(measured), _medians(ratios)
+        each = " ".join(f"{ratio[0]:.2f}" for ratio in ratios)
+        print(f"| {tool} | {wall_s:.2f} | {wall:.2f} | {cpu_s:.2f} | {cpu:.2f} | {each} |")
+
+
+def _medians(pairs: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(median, zip(*pairs, strict=True)))
 
 
 if __name__ == "__main__":

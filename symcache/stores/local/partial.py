@@ -146,7 +146,7 @@ _WORTH_NOTING_BYTES = 1 << 20  # what is smaller is published before anybody has
 
 
 class TransferBoard:
-    """Stands before an observer and keeps a `GrowingNote` for each large transfer.
+    """Stands before an observer and keeps a `PartialNote` for each large transfer.
 
     Args:
         observer: Gets every event.

@@ -10,6 +10,7 @@ from support.sources import Rig
 from symcache.stores.http import pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _make_context = pool._tls_context
@@ -28,8 +29,12 @@ def rig(tmp_path: Path) -> Rig:
 
 
 @pytest.fixture(params=["auto", "httpx"])
-def rig_on_each_transport(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    """A rig for tests of what both transports have to mean."""
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # as the command does
-    return Rig(tmp_path, transport=request.param)
+def rig_on_each_transport(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """A rig for tests of what both transports have to mean; other libraries log no more than under the command."""
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    yield Rig(tmp_path, transport=request.param)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import anyio
+import httpcore
 import httpx
 import pytest
 from support.wire import Listener, Signal, read_head
@@ -115,3 +117,15 @@ def test_a_proxy_of_any_kind_is_left_to_httpx(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1")
     assert not is_direct()
     assert is_direct(proxy="")
+
+
+@pytest.mark.parametrize("prefer_direct", [True, False])
+async def test_no_library_is_changed_by_using_it(prefer_direct: bool, upstream: Upstream) -> None:
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
+    before = [logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES
+    pool = TransportPool(connections=1, timeout=TIMEOUT, prefer_direct=prefer_direct)
+    async with pool.transport() as transport:
+        response = await transport.handle_async_request(httpx.Request("GET", f"{upstream.url}/x"))
+        await response.aclose()
+    await pool.aclose()
+    assert ([logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES) == before
