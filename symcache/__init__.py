@@ -108,7 +108,6 @@ __all__ = [
     "read_input",
 ]
 
-# Two packages may use a name each in its own sense: `symcache.config.Store` holds settings.
 _HOMES = {
     "config": {"Config", "load_config"},
     "errors": {

@@ -17,7 +17,7 @@ from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.events import Noted
 from symcache.identity import ImageKey, fold, parse_index
-from symcache.stores.lacking import Lacking
+from symcache.stores.missing import MissingFiles
 from symcache.stores.negative import Misses
 from symcache.stores.source import SymbolSource
 from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
@@ -89,7 +89,7 @@ def _forget(config: Config, patterns: tuple[str, ...], *, as_json: bool) -> None
 
 def _missing(source: SymbolSource, patterns: tuple[str, ...]) -> list[_Row]:
     """Return the misses of the files that are missing, one file's after the other's."""
-    lacking = Lacking(source)
+    lacking = MissingFiles(source)
     groups = [group for group in lacking.denied() if _matches(group[0].index, patterns)]
     absent = {key.folded for key in lacking.drop_held([parse_index(group[0].index) for group in groups])}
     misses = source.misses

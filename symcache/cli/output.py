@@ -99,9 +99,11 @@ def write_table(rows: Iterable[Sequence[str]]) -> None:
     if not rows:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        write_line("  ".join([*cells, row[-1]]).rstrip())
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    write_line("\n".join(lines))
 
 
 def write_processes(processes: Sequence[ProcessSummary]) -> None:

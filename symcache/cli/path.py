@@ -13,7 +13,16 @@ import click
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_json, write_line, write_table
 from symcache.errors import InputError, UsageError
-from symcache.sympath import MICROSOFT, Cache, Chain, DefaultPlace, HttpPlace, LocalPlace, SymbolPath, UncPlace
+from symcache.sympath import (
+    MICROSOFT,
+    CacheElement,
+    ChainElement,
+    DefaultPlace,
+    HttpPlace,
+    LocalPlace,
+    SymbolPath,
+    UncPlace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,11 +101,11 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     elements: list[Element] = []
     for element in config.symbol_path.elements:
         match element:
-            case Chain():
-                is_cached = any(isinstance(earlier, Cache) for earlier in elements)
+            case ChainElement():
+                is_cached = any(isinstance(earlier, CacheElement) for earlier in elements)
                 elements.extend(_chains(element, default, is_cached=is_cached, offline=offline))
-            case Cache(DefaultPlace()):
-                elements.append(Cache(default))
+            case CacheElement(DefaultPlace()):
+                elements.append(CacheElement(default))
             case _:
                 elements.append(element)
     return SymbolPath(tuple(dict.fromkeys(elements)))
@@ -107,8 +116,8 @@ def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
     stores = (
         place
         for element in path.elements
-        if isinstance(element, Cache | Chain)
-        for place in (element.stores if isinstance(element, Chain) else [element.place])
+        if isinstance(element, CacheElement | ChainElement)
+        for place in (element.stores if isinstance(element, ChainElement) else [element.place])
         if isinstance(place, LocalPlace | UncPlace)
     )
     one_tier: list[str] = []
@@ -142,7 +151,7 @@ def _two_tier_text(folders: Sequence[str]) -> str:
     )
 
 
-def _chains(chain: Chain, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[Chain]:
+def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
     if chain.stores == (DefaultPlace(),):
         chain = replace(chain, stores=(default, HttpPlace(MICROSOFT)))
     folders = tuple(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.config import Config, Misses, Network, ServerEntry, Store
+from symcache.config import Config, MissSettings, Network, ServerEntry, StoreSettings
 from symcache.identity import fold
 from symcache.stores.results import Cause, Fetched, Present
 from symcache.stores.source import SymbolSource
-from symcache.sympath import Chain, HttpPlace, LocalPlace, SymbolPath
+from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Rehearsal:
     def config(self) -> Config:
         """Settings that owe nothing to the user's: no file, no environment, no proxy."""
         return Config(
-            symbol_path=SymbolPath((Chain((LocalPlace(str(self.store)), HttpPlace(self.url))),)),
-            store=Store(folder=self.store),
+            symbol_path=SymbolPath((ChainElement((LocalPlace(str(self.store)), HttpPlace(self.url))),)),
+            store=StoreSettings(folder=self.store),
             network=Network(proxy="", backoff_s=0.05, retries=2),
-            misses=Misses(folder=self.memory),
+            misses=MissSettings(folder=self.memory),
             # What is known of Microsoft's server holds for one that behaves like it.
             server=(ServerEntry(self.url, compressed=False, two_tier=False),),
         )

@@ -48,7 +48,9 @@ def command(
     config = replace(config, serve=replace(config.serve, **{k: v for k, v in said.items() if v is not None}))
     level = logging.ERROR if settings.quiet else logging.INFO if settings.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # They log URLs and fields of responses, where a signed redirect target is secret.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     listening = listen(config)
     if not settings.quiet:
         say(f"serving {config.symbol_path.redacted()} on {listening.url}/")

@@ -6,6 +6,7 @@ import signal
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -108,6 +109,7 @@ def run_warm(
                     return run.report()
                 import anyio  # noqa: PLC0415 - what is there already needs no event loop
 
+                import_module("symcache.stores.source")  # takes long enough to be interrupted
             except KeyboardInterrupt:
                 return run.report(is_interrupted=True)
             return anyio.run(_fetch_rest, config, run, records, observe)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import Chain, Folder, HttpPlace, SymbolPath, UncPlace, parse_symbol_path
+from symcache.sympath import ChainElement, FolderElement, HttpPlace, SymbolPath, UncPlace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,6 +22,7 @@ __all__ = [
     "Read",
     "key",
     "number",
+    "read_connections",
     "read_flag",
     "read_header_text",
     "read_holds",
@@ -36,6 +37,7 @@ __all__ = [
     "read_texts",
     "read_token",
     "read_token_hashes",
+    "read_transport",
     "read_unc_map",
     "read_users",
     "table",
@@ -49,6 +51,7 @@ Read: TypeAlias = Callable[[object, str], object]
 HOLDS = ("pdb", "portable", "image")
 
 _LETTER_CASES = ("given", "lower")
+_TRANSPORTS = ("auto", "httpx")
 
 _USER = re.compile(r"[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}")
 _TOKEN = re.compile(r"sha256:[0-9a-f]{64}")
@@ -125,6 +128,22 @@ def read_table(kind: type[_Table], value: object, where: str) -> _Table:
             raise ConfigError("this key is needed", where=where + name)
     read = {name: known[name].metadata["read"](item, where + name) for name, item in value.items()}
     return kind(**{name: item for name, item in read.items() if item is not None})
+
+
+def read_connections(value: object, where: str) -> int | None:
+    """Return a number of connections; None for ``auto``."""
+    if value == "auto":
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:
+        raise _unfit('"auto" or a whole number from 1 to 256', where)
+    return value
+
+
+def read_transport(value: object, where: str) -> str:
+    """Return the name of a transport."""
+    if value not in _TRANSPORTS:
+        raise _unfit(" or ".join(f'"{transport}"' for transport in _TRANSPORTS), where)
+    return str(value)
 
 
 def read_flag(value: object, where: str) -> bool:
@@ -219,11 +238,11 @@ def read_proxy(value: object, where: str) -> str | None:
 def read_server_url(value: object, where: str) -> str:
     """Return a URL without secrets in it."""
     try:
-        elements = parse_symbol_path(f"srv*{read_text(value, where)}").elements
+        elements = _parse(f"srv*{read_text(value, where)}").elements
     except SymbolPathError as error:
         raise ConfigError(error.problem, where=where) from None
     match elements:
-        case (Chain((HttpPlace(url) as place,)),) if place.redacted == url:
+        case (ChainElement((HttpPlace(url) as place,)),) if place.redacted == url:
             return url
     raise _unfit("one URL without user, password and query; username and password are keys of their own", where)
 
@@ -265,18 +284,24 @@ def read_symbol_path(value: object, where: str, around: Environment | None = Non
     if not isinstance(value, str):
         raise _unfit("a symbol path", where)
     try:
-        return parse_symbol_path(value, around) if value.strip() else None
+        return _parse(value, around) if value.strip() else None
     except SymbolPathError as error:
         place = f"(at character {error.position + 1} of {error.text!r})"
         raise ConfigError(f"{error.problem} {place}", where=where) from None
 
 
+def _parse(text: str, around: Environment | None = None) -> SymbolPath:
+    from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
+
+    return parse_symbol_path(text, around)
+
+
 def _is_share(text: str) -> bool:
     try:
-        elements = parse_symbol_path(text).elements
+        elements = _parse(text).elements
     except SymbolPathError:
         return False
-    return len(elements) == 1 and isinstance(elements[0], Folder) and isinstance(elements[0].place, UncPlace)
+    return len(elements) == 1 and isinstance(elements[0], FolderElement) and isinstance(elements[0].place, UncPlace)
 
 
 def _unfit(allowed: str, where: str) -> ConfigError:

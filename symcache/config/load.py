@@ -22,14 +22,13 @@ from symcache.config.values import Config
 from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
-    Chain,
+    ChainElement,
     Environment,
     ExpansionError,
     HttpPlace,
     LocalPlace,
     SymbolPath,
     expand,
-    parse_symbol_path,
     redact_text,
     with_store,
     with_upstreams,
@@ -83,7 +82,7 @@ def load_config(
     chosen = _choose_path(symbol_path, config, around)
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
-        chosen = SymbolPath((Chain((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
+        chosen = SymbolPath((ChainElement((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
     chosen = chosen if store is None else with_store(chosen, store)
     urls = [read_server_url(url, f"upstream {redact_text(url)}") for url in upstreams]
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
@@ -168,10 +167,14 @@ def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
 def _choose_path(symbol_path: str | None, config: Config, around: Environment) -> SymbolPath:
     """Return the path that counts, with what its places stand for filled in."""
     if symbol_path is not None:
+        from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
+
         return parse_symbol_path(symbol_path, around)
     chosen = _environment_path(around)
     if chosen is not None:
         return chosen
+    if config.source is None:
+        return config.symbol_path
     # The file was read without the environment, so that a path that does not count cannot be wrong because of it.
     try:
         return read_symbol_path(str(config.symbol_path), "symbol_path", around) or config.symbol_path

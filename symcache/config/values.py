@@ -11,6 +11,7 @@ import platformdirs
 from symcache.config.checks import (
     key,
     number,
+    read_connections,
     read_flag,
     read_header_text,
     read_holds,
@@ -24,13 +25,14 @@ from symcache.config.checks import (
     read_texts,
     read_token,
     read_token_hashes,
+    read_transport,
     read_unc_map,
     read_users,
     table,
     tables,
     whole,
 )
-from symcache.sympath import MICROSOFT, Chain, DefaultPlace, HttpPlace, SymbolPath
+from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, HttpPlace, SymbolPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +42,13 @@ __all__ = [
     "Breaker",
     "Config",
     "Exclusions",
-    "Misses",
+    "MissSettings",
     "Network",
     "ParallelRanges",
     "Pointers",
     "Serve",
     "ServerEntry",
-    "Store",
+    "StoreSettings",
     "Unc",
 ]
 
@@ -69,7 +71,7 @@ def _default_misses() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreSettings:
     """``[store]``: how stores are kept.
 
     Attributes:
@@ -104,7 +106,8 @@ class Network:
     """``[network]``: how servers are asked.
 
     Attributes:
-        connections: Requests under way at once, over all servers.
+        connections: Requests under way at once, over all servers; None finds out how many help.
+        transport: ``auto`` or ``httpx``: what carries requests that go through no proxy.
         connect_timeout_s: Longest wait for a connection.
         read_timeout_s: Longest silence while an answer is awaited or arrives.
         total_timeout_s: Longest time for one file from one server, every try counted.
@@ -120,7 +123,8 @@ class Network:
         parallel_ranges: When one file comes over several connections.
     """
 
-    connections: int = field(default=16, metadata=whole(1, 256))
+    connections: int | None = field(default=None, metadata=key(read_connections))
+    transport: str = field(default="auto", metadata=key(read_transport))
     connect_timeout_s: float = field(default=10.0, metadata=number(0.1, 3600))
     read_timeout_s: float = field(default=30.0, metadata=number(0.1, 3600))
     total_timeout_s: float = field(default=3600.0, metadata=number(1, 7 * _DAY_S))
@@ -137,7 +141,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Misses:
+class MissSettings:
     """``[misses]``: how long a server's "no such file" is believed.
 
     Attributes:
@@ -286,12 +290,12 @@ class Config:
     """
 
     symbol_path: SymbolPath = field(
-        default=SymbolPath((Chain((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=key(read_symbol_path)
+        default=SymbolPath((ChainElement((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=key(read_symbol_path)
     )
     source: Path | None = None
-    store: Store = field(default_factory=Store, metadata=table(Store))
+    store: StoreSettings = field(default_factory=StoreSettings, metadata=table(StoreSettings))
     network: Network = field(default_factory=Network, metadata=table(Network))
-    misses: Misses = field(default_factory=Misses, metadata=table(Misses))
+    misses: MissSettings = field(default_factory=MissSettings, metadata=table(MissSettings))
     pointers: Pointers = field(default_factory=Pointers, metadata=table(Pointers))
     unc: Unc = field(default_factory=Unc, metadata=table(Unc))
     exclusions: Exclusions = field(default_factory=Exclusions, metadata=table(Exclusions))

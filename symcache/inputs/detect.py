@@ -6,7 +6,7 @@ import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -184,7 +184,8 @@ def _read(path: str, options: InputOptions) -> Iterator[Record]:
     if stat.S_ISDIR(mode):
         from symcache.inputs.folder import read_folder  # noqa: PLC0415
 
-        yield from read_folder(Path(path), lambda head: _choose(head, options))
+        readers = cache(partial(_folder_reader, options))
+        yield from read_folder(Path(path), lambda head: readers(_kind_of(head)))
     elif stat.S_ISFIFO(mode):
         with Path(path).open("rb") as pipe:
             yield from _read_stream(path, pipe, options)
@@ -231,8 +232,7 @@ class _SeekView:
         return b"".join(parts)
 
 
-def _choose(head: bytes, options: InputOptions) -> Reader | None:
-    kind = _kind_of(head)
+def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | None:
     if kind is InputKind.IMAGE:
         from symcache.inputs.image import read_image  # noqa: PLC0415
 
@@ -262,14 +262,24 @@ def _kind_of(head: bytes) -> InputKind | None:
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
     if head[:2] in {b"MZ", b"DI"}:
-        from symcache.inputs.image import is_image  # noqa: PLC0415
-
-        return InputKind.IMAGE if is_image(head) else None
+        return InputKind.IMAGE if _image_test()(head) else None
     if head[:1] in {b"M", b"B"}:
-        from symcache.formats.pdb.info import looks_like_pdb  # noqa: PLC0415
-
-        return InputKind.PDB if looks_like_pdb(head) else None
+        return InputKind.PDB if _pdb_test()(head) else None
     return None
+
+
+@cache
+def _image_test() -> Callable[[bytes], bool]:
+    from symcache.inputs.image import is_image  # noqa: PLC0415
+
+    return is_image
+
+
+@cache
+def _pdb_test() -> Callable[[bytes], bool]:
+    from symcache.formats.pdb.info import looks_like_pdb  # noqa: PLC0415
+
+    return looks_like_pdb
 
 
 def _refuse(head: bytes) -> UnknownFormat:

@@ -10,8 +10,7 @@ from symcache.formats.dump.header import read_dump_header
 from symcache.formats.dump.kernel import open_kernel_space
 from symcache.formats.dump.physical import PhysicalMemory, Storage, read_dump_body
 from symcache.inputs.dumpdetails import header_details, read_build_lab
-from symcache.inputs.kernelmodules import kernel_modules
-from symcache.inputs.kernelscan import scan_for_kernel
+from symcache.inputs.kernelmodules import kernel_modules, scan_for_kernel
 from symcache.inputs.records import Input, InputKind, KernelPdbWanted, Module, Unreadable
 from symcache.inputs.triagedump import read_triage_dump
 from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout

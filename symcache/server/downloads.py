@@ -17,7 +17,7 @@ from symcache.errors import SymcacheError
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
 from symcache.server.files import FileInfo, open_shared, read_at, select
-from symcache.stores.local.partial import read_growing
+from symcache.stores.local.partial import find_partial
 from symcache.stores.results import Cause, Failed, Fetched, Present
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from symcache.server.files import Selection
     from symcache.server.metrics import Metrics
     from symcache.server.request import Request
-    from symcache.stores.local.partial import Growing
+    from symcache.stores.local.partial import PartialDownload
     from symcache.stores.negative import Miss
     from symcache.stores.results import Missing, Outcome
     from symcache.stores.source import SymbolSource
@@ -369,9 +369,9 @@ class Downloads:
         """Read what another process downloads; nothing to do once this one does."""
         roots = [store.root for store in self._source.opened_stores]
         await anyio.sleep(_FIRST_LOOK_S)
-        seen: Growing | None = None
+        seen: PartialDownload | None = None
         while download.upstream is None:
-            notes = (read_growing(root, download.key.folded) for root in roots)
+            notes = (find_partial(root, download.key.folded) for root in roots)
             note = next((note for note in notes if note is not None), None)
             if note is not None:
                 if seen is None or note.scratch != seen.scratch:

@@ -16,7 +16,7 @@ from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
 from symcache.stores.check import StoredCheck
 from symcache.stores.local.locks import let_go, try_lock
-from symcache.stores.local.partial import sweep_growing
+from symcache.stores.local.partial import sweep_partials
 from symcache.stores.local.staging import Staging
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.problems import RepairAction
@@ -137,7 +137,7 @@ class Maintenance:
 
     def _measure(self, store: Store, folder: Path) -> None:
         Staging(store.root).sweep()
-        sweep_growing(store.root)
+        sweep_partials(store.root)
         files = size_bytes = keys = 0
         for each in iter_names(store):
             self._stop_if_wanted()

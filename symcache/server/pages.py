@@ -16,7 +16,7 @@ from symcache.errors import InputError
 from symcache.identity import fold, parse_index
 from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
-from symcache.stores.lacking import Lacking
+from symcache.stores.missing import MissingFiles
 from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Status:
         can_warm: bool,
     ) -> None:
         self._source = source
-        self._lacking = Lacking(source)
+        self._lacking = MissingFiles(source)
         self._downloads = downloads
         self._metrics = metrics
         self._sharing = sharing

@@ -148,7 +148,9 @@ class _Supervisor:
 
 def _work_in_process(config: Config, run: str, listening: socket.socket, lifeline: Connection, log_level: int) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=log_level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # They log URLs and fields of responses, where a signed redirect target is secret.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     server = make_server(config, run)
 
     def stop_with_parent() -> None:

@@ -70,9 +70,8 @@ class Symbols:
         self._settings = settings
         self._metrics = metrics
         self._stores: Sequence[Store] = list(dict.fromkeys(source.opened_stores))
-        servers = {server.name for server in source.servers}
         self._has_no_other_store = all(
-            store.local in self._stores or store.name in servers for chain in source.chains for store in chain.stores
+            store.local in self._stores or not store.is_on_disk for chain in source.chains for store in chain.stores
         )
         self._access = {store: AccessLog(store) for store in self._stores}
 

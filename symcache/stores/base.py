@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
 
 __all__ = [
+    "FileRequest",
     "Form",
     "LookUp",
     "OnDisk",
-    "Request",
     "Searchable",
     "Stored",
     "SymbolStore",
@@ -63,7 +63,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class FileRequest:
     """One key that a store is asked for.
 
     Attributes:
@@ -97,7 +97,7 @@ class LookUp:
     attempts: tuple[Attempt, ...] = ()
     form: Form | None = None
     image: Image | None = None
-    instead: Request | None = None
+    instead: FileRequest | None = None
     error: UpstreamError | StoreError | None = None
     is_asked: bool = False
     is_remembered: bool = False
@@ -150,7 +150,7 @@ class Searchable(Protocol):
 class SymbolStore(Searchable, Protocol):
     """A store of a symbol path."""
 
-    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+    async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """Write the file to *scratch*, in the form in which the store has it; nothing about it is checked.
 
         Raises:
@@ -163,7 +163,7 @@ class SymbolStore(Searchable, Protocol):
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """Return in which form the store has *key*'s file, and its answer in words; as little as possible is read."""
 
-    def remember_absent(self, request: Request, answer: str) -> None:
+    def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Note that the file is known and definitely not available."""
 
     def forget_absent(self, key: Key) -> None:
@@ -193,7 +193,7 @@ class OnDisk:
         """See `SymbolStore`."""
         raise NotImplementedError
 
-    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+    async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """Copy the file to *scratch*; see `SymbolStore`."""
         from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
 
@@ -211,7 +211,7 @@ class OnDisk:
 
         return await to_thread.run_sync(self._probe, key)
 
-    def remember_absent(self, request: Request, answer: str) -> None:
+    def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing: looking again costs little."""
 
     def forget_absent(self, key: Key) -> None:
@@ -234,7 +234,7 @@ class OnDisk:
         if stored is None:
             return self._absent()
         if stored.form is not Form.PLAIN:
-            return LookUp(instead=Request(key, in_passing=True))
+            return LookUp(instead=FileRequest(key, in_passing=True))
         from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
 
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.stores.base import Form, LookUp, Request, copy_file, read_image_file
+from symcache.stores.base import FileRequest, Form, LookUp, copy_file, read_image_file
 from symcache.stores.disk import ChainSettings, DiskChain
 from symcache.stores.results import Attempt, Fetched, Present, attempts_of
 
@@ -71,7 +71,7 @@ class Chain(DiskChain):
             key: What is wanted.
             checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
         """
-        request = Request(key, tuple(checksums))
+        request = FileRequest(key, tuple(checksums))
         search = _Search()
         try:
             searched = await self._searching.run(lambda: self._begin(search, request))
@@ -116,7 +116,7 @@ class Chain(DiskChain):
         )
         return looked_up if image is None else replace(looked_up, image=image)
 
-    def _begin(self, search: _Search, request: Request) -> Searched | None:
+    def _begin(self, search: _Search, request: FileRequest) -> Searched | None:
         """Look for what needs no server, and lock the key unless another process has."""
         target = self._target(request.key)
         if target is None:
@@ -125,7 +125,7 @@ class Chain(DiskChain):
         search.lock = target.lock(request.key)
         return self._find_plain(search, request) if search.lock.try_acquire() else None
 
-    def _find_plain(self, search: _Search, request: Request) -> Searched | None:
+    def _find_plain(self, search: _Search, request: FileRequest) -> Searched | None:
         """Look into the store that files are opened from, and those left of it."""
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
@@ -136,7 +136,7 @@ class Chain(DiskChain):
                 break
         return None
 
-    async def _ask_stores(self, search: _Search, request: Request) -> Searched:
+    async def _ask_stores(self, search: _Search, request: FileRequest) -> Searched:
         target = search.target
         assert target is not None
         answers: list[LookUp] = []
@@ -162,7 +162,7 @@ class Chain(DiskChain):
         return Searched(answers=tuple(answers))
 
     async def _fetch_from(
-        self, store: SymbolStore, request: Request, target: Store, finish: Callable[[Arrival], T]
+        self, store: SymbolStore, request: FileRequest, target: Store, finish: Callable[[Arrival], T]
     ) -> tuple[LookUp, T | None]:
         """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
@@ -218,7 +218,7 @@ class Chain(DiskChain):
         path = target.publish(arrival.plain, key, durable=self._settings.durable)
         return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
-    def _open_in_place(self, request: Request) -> Searched:
+    def _open_in_place(self, request: FileRequest) -> Searched:
         """Search a chain in which nothing is copied: files are opened where they lie."""
         answers: list[LookUp] = []
         for store in self.stores:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from symcache.errors import ConfigError, StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, Tier, fold, published_keys
-from symcache.stores.base import Form, Request, copy_file, read_image_file, size_if_right
+from symcache.stores.base import FileRequest, Form, copy_file, read_image_file, size_if_right
 from symcache.stores.folder import PlainFolder, local_path
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.local.staging import OWN_FOLDER
@@ -141,7 +141,7 @@ class DiskChain:
             if stored.form is Form.POINTER:
                 source = Path(folder, "pointer")  # the file that it names takes its place
                 copy_file(stored.path, source)
-            request = Request(key, tuple(checksums))
+            request = FileRequest(key, tuple(checksums))
             try:
                 arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
             except (WrongContent, UpstreamRefused):
@@ -158,7 +158,7 @@ class DiskChain:
         return None if store is self.stores[0] else f"a debugger copies it from {store.name}"
 
     def _examine(
-        self, scratch: Path, form: Form, request: Request, origin: str, new_scratch: Callable[[], Path]
+        self, scratch: Path, form: Form, request: FileRequest, origin: str, new_scratch: Callable[[], Path]
     ) -> Arrival:
         from symcache.stores.arrival import examine  # noqa: PLC0415 - few files lie packed
 

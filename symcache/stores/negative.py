@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.stores.base import LookUp, Request
+from symcache.stores.base import FileRequest, LookUp
 from symcache.stores.memory import Memory
 from symcache.stores.results import Attempt
 
@@ -155,7 +155,7 @@ class NegativeCache:
         """See `SymbolStore`."""
         return self._store.holding(keys)
 
-    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+    async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """See `SymbolStore`; a store that lacked the file not long ago is not asked."""
         known = self._recall(request)
         if known is not None:
@@ -167,7 +167,7 @@ class NegativeCache:
 
     async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; a store that lacked the image not long ago is not asked."""
-        request = Request(key, in_passing=True)
+        request = FileRequest(key, in_passing=True)
         known = self._recall(request)
         if known is not None:
             return known
@@ -178,10 +178,10 @@ class NegativeCache:
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """See `SymbolStore`."""
-        known = self._recall(Request(key, in_passing=True))
+        known = self._recall(FileRequest(key, in_passing=True))
         return await self._store.probe(key) if known is None else (None, known.attempts[-1].answer)
 
-    def remember_absent(self, request: Request, answer: str) -> None:
+    def remember_absent(self, request: FileRequest, answer: str) -> None:
         """See `SymbolStore`."""
         self._misses.remember(self.name, request.key, answer, in_passing=request.in_passing)
 
@@ -189,7 +189,7 @@ class NegativeCache:
         """See `SymbolStore`."""
         self._misses.forget(self.name, key)
 
-    def _recall(self, request: Request) -> LookUp | None:
+    def _recall(self, request: FileRequest) -> LookUp | None:
         miss = self._misses.recall(self.name, request.key)
         if miss is None:
             return None

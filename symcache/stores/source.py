@@ -23,11 +23,11 @@ from symcache.stores.disk import DiskSource
 from symcache.stores.http.client import Client
 from symcache.stores.http.credentials import Credentials
 from symcache.stores.http.download import Downloader
-from symcache.stores.http.pool import Lanes
-from symcache.stores.http.retry import HostPatience, RetryPolicy
+from symcache.stores.http.pool import TransportPool
+from symcache.stores.http.retry import CircuitBreaker, RetryPolicy
 from symcache.stores.http.servers import hints_for
 from symcache.stores.http.store import HttpStore
-from symcache.stores.local.partial import Board
+from symcache.stores.local.partial import TransferBoard
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
 from symcache.stores.singleflight import SingleFlight
@@ -80,21 +80,21 @@ class SymbolSource(DiskSource):
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.config = config
-        self._observer = Board(observer).observe
+        self._observer = TransferBoard(observer).observe
         self._tell_end = tell_end
         self._servers: dict[str, HttpStore] = {}
         self._searching, self._publishing = Batches(threads=2), Batches(threads=4)
         network = config.network
-        self._lanes = Lanes(
-            count=network.connections,
-            # A lane has a place for each connection it can need; waiting for one would be waiting for what never comes.
+        self._pool = TransportPool(
+            connections=network.connections,
             timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s),
             proxy=network.proxy,
             ca_file=network.ca_file,
-            transport=transport,
+            prefer_direct=network.transport == "auto",
+            network=transport,
         )
         # As many keys at once as requests: each holds a lock and a scratch file open.
-        self._keys_at_once = anyio.CapacityLimiter(network.connections)
+        self._keys_at_once = anyio.CapacityLimiter(self._pool.max_connections)
         self._downloader = self._make_downloader(clock_s, sleep)
         self._misses = self._open_misses()
         try:
@@ -108,6 +108,11 @@ class SymbolSource(DiskSource):
     def servers(self) -> tuple[HttpStore, ...]:
         """Every upstream of the symbol path, in the order they are asked."""
         return tuple(self._servers.values())
+
+    @property
+    def max_connections(self) -> int:
+        """How many requests may be under way at most."""
+        return self._pool.max_connections
 
     @property
     def misses(self) -> Misses | None:
@@ -162,7 +167,7 @@ class SymbolSource(DiskSource):
             ConfigError: The certificates or the proxy cannot be used.
         """
         try:
-            self._lanes.open()
+            self._pool.open()
         except ConfigError as error:
             self.close()
             raise locate(error, self.config) from error
@@ -182,7 +187,7 @@ class SymbolSource(DiskSource):
         try:
             await self._group.__aexit__(None, None, None)
         finally:
-            await self._lanes.aclose()
+            await self._pool.aclose()
             self.close()
 
     async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
@@ -276,7 +281,7 @@ class SymbolSource(DiskSource):
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
-        patience = HostPatience(
+        breaker = CircuitBreaker(
             failures=network.breaker.failures,
             cool_down_s=network.breaker.cool_down_s,
             longest_pause_s=network.longest_backoff_s,
@@ -285,8 +290,8 @@ class SymbolSource(DiskSource):
         )
         netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
         client = Client(
-            self._lanes,
-            patience,
+            self._pool,
+            breaker,
             authorize=Credentials(self.config.server, netrc_file).authorize,
             agent_extra=network.user_agent_extra,
             notify=lambda text: self._observer(Noted(text)),

@@ -9,7 +9,8 @@ Nothing here reads the disk or the environment: the caller passes the values of 
 Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-symsrv.
 """
 
-from symcache.sympath.parse import parse_symbol_path
+from typing import TYPE_CHECKING, Any
+
 from symcache.sympath.resolve import (
     Environment,
     ExpansionError,
@@ -21,11 +22,11 @@ from symcache.sympath.resolve import (
 )
 from symcache.sympath.values import (
     MICROSOFT,
-    Cache,
-    Chain,
+    CacheElement,
+    ChainElement,
     DefaultPlace,
     Element,
-    Folder,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
@@ -36,15 +37,18 @@ from symcache.sympath.values import (
     redact_url,
 )
 
+if TYPE_CHECKING:
+    from symcache.sympath.parse import parse_symbol_path
+
 __all__ = [
     "MICROSOFT",
-    "Cache",
-    "Chain",
+    "CacheElement",
+    "ChainElement",
     "DefaultPlace",
     "Element",
     "Environment",
     "ExpansionError",
-    "Folder",
+    "FolderElement",
     "HttpPlace",
     "LocalPlace",
     "Place",
@@ -60,3 +64,12 @@ __all__ = [
     "with_store",
     "with_upstreams",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Most runs have no text to parse, and its patterns take long to compile.
+    if name == "parse_symbol_path":
+        from symcache.sympath.parse import parse_symbol_path  # noqa: PLC0415
+
+        return parse_symbol_path
+    raise AttributeError(f"module 'symcache.sympath' has no attribute {name!r}")

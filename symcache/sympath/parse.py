@@ -11,11 +11,11 @@ from symcache.errors import SymbolPathError
 from symcache.sympath.resolve import ExpansionError, expand
 from symcache.sympath.values import (
     MICROSOFT,
-    Cache,
-    Chain,
+    CacheElement,
+    ChainElement,
     DefaultPlace,
     Element,
-    Folder,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
@@ -123,9 +123,9 @@ class _Parser:
             if len(elements) == _MOST_ELEMENTS:
                 raise _PathError(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
             element = self._parse_element(piece)
-            if elements and is_wrapped and isinstance(element, Folder) and _is_relative(piece.text):
+            if elements and is_wrapped and isinstance(element, FolderElement) and _is_relative(piece.text):
                 raise _PathError(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
-            if isinstance(element, Chain):
+            if isinstance(element, ChainElement):
                 named = (element.dll or _STANDARD_DLL).lower()
                 if dll not in {None, named}:
                     raise _PathError(f"one path uses one symbol server DLL, and {dll} came first", piece.at)
@@ -147,31 +147,31 @@ class _Parser:
             if isinstance(place, HttpPlace):
                 raise _PathError("a server is only asked by a chain; write srv* in front of the URL", head.at)
             assert not isinstance(place, DefaultPlace)
-            return Folder(place)
+            return FolderElement(place)
         match keyword:
             case "cache":
                 return self._parse_cache(rest)
             case "srv":
-                return Chain(self._parse_stores(rest))
+                return ChainElement(self._parse_stores(rest))
             case "symsrv":
                 return self._parse_symsrv(rest)
         raise _PathError("only srv, symsrv or cache can come before the first '*'", head.at)
 
-    def _parse_cache(self, rest: list[_Piece]) -> Cache:
+    def _parse_cache(self, rest: list[_Piece]) -> CacheElement:
         if len(rest) > 1:
             raise _PathError("cache* takes one folder", rest[1].at)
         place = self._parse_place(rest[0])
         if isinstance(place, HttpPlace):
             raise _PathError("cache* takes a folder, a server cannot be written", rest[0].at)
-        return Cache(place)
+        return CacheElement(place)
 
-    def _parse_symsrv(self, rest: list[_Piece]) -> Chain:
+    def _parse_symsrv(self, rest: list[_Piece]) -> ChainElement:
         dll, *stores = rest
         if not dll.text or set(dll.text) & set(":/\\"):
             raise _PathError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
         if not stores:
             raise _PathError("the DLL's name is followed by '*' and a store", dll.at)
-        return Chain(self._parse_stores(stores), dll.text)
+        return ChainElement(self._parse_stores(stores), dll.text)
 
     def _parse_stores(self, pieces: list[_Piece]) -> tuple[Place, ...]:
         if len(pieces) > _MOST_STORES:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from symcache.sympath.values import (
     MICROSOFT,
-    Cache,
-    Chain,
+    CacheElement,
+    ChainElement,
     DefaultPlace,
     Element,
-    Folder,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
@@ -114,12 +114,12 @@ def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElemen
     resolved = []
     for element in symbol_path.elements:
         match element:
-            case Cache(place):
+            case CacheElement(place):
                 caches = _unique((*caches, default if isinstance(place, DefaultPlace) else place))
                 resolved.append(ResolvedElement(caches))
-            case Folder(place):
+            case FolderElement(place):
                 resolved.append(ResolvedElement(caches, place))
-            case Chain(stores):
+            case ChainElement(stores):
                 resolved.append(ResolvedElement(_walk_order(caches, stores, default)))
     return tuple(resolved)
 
@@ -134,18 +134,18 @@ def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
     elements: list[Element] = []
     for at, element in enumerate(symbol_path.elements):
         match element:
-            case Cache():
-                return SymbolPath((*elements, Cache(place), *symbol_path.elements[at + 1 :]))
-            case Folder():
-                elements.extend([element] if Cache(place) in elements else [Cache(place), element])
-            case Chain((DefaultPlace(),)):
+            case CacheElement():
+                return SymbolPath((*elements, CacheElement(place), *symbol_path.elements[at + 1 :]))
+            case FolderElement():
+                elements.extend([element] if CacheElement(place) in elements else [CacheElement(place), element])
+            case ChainElement((DefaultPlace(),)):
                 elements.append(replace(element, stores=(place, HttpPlace(MICROSOFT))))
-            case Chain((LocalPlace() | DefaultPlace(), *rest)):
+            case ChainElement((LocalPlace() | DefaultPlace(), *rest)):
                 elements.append(replace(element, stores=(place, *rest)))
-            case Chain((HttpPlace(), *_) as stores):
+            case ChainElement((HttpPlace(), *_) as stores):
                 urls = (store for store in stores if isinstance(store, HttpPlace))
                 elements.append(replace(element, stores=(place, *urls)))
-            case Chain(stores):
+            case ChainElement(stores):
                 elements.append(replace(element, stores=(place, *stores)))
     return SymbolPath(tuple(elements))
 
@@ -159,7 +159,7 @@ def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: 
         return symbol_path
     first = next((element.stores[0] for element in chains(symbol_path, default_store) if element.stores), None)
     store = LocalPlace(str(default_store)) if first is None or isinstance(first, HttpPlace) else first
-    return SymbolPath((Chain((store, *map(HttpPlace, urls))), *symbol_path.elements))
+    return SymbolPath((ChainElement((store, *map(HttpPlace, urls))), *symbol_path.elements))
 
 
 def _walk_order(

@@ -110,7 +110,7 @@ Place: TypeAlias = ResolvedPlace | DefaultPlace
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class FolderElement:
     """A plain folder of files, which are found by their names."""
 
     place: LocalPlace | UncPlace
@@ -120,7 +120,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class CacheElement:
     """``cache*``: a store that gets a copy of every file that an element to its right delivers."""
 
     place: LocalPlace | UncPlace | DefaultPlace
@@ -130,7 +130,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class ChainElement:
     """``srv*``: one or more stores from the bottom-most on; a file of a later one is copied into every earlier one.
 
     *dll* is what ``symsrv*`` names; None for ``srv*``, which means ``symsrv.dll``.
@@ -144,7 +144,7 @@ class Chain:
         return "*".join([head, *map(str, self.stores)])
 
 
-Element: TypeAlias = Folder | Cache | Chain
+Element: TypeAlias = FolderElement | CacheElement | ChainElement
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class SymbolPath:
     @property
     def has_server(self) -> bool:
         """Whether any element asks a server over HTTP; ``srv*`` alone asks Microsoft's."""
-        chains = (element.stores for element in self.elements if isinstance(element, Chain))
+        chains = (element.stores for element in self.elements if isinstance(element, ChainElement))
         return any(
             stores == (DefaultPlace(),) or any(isinstance(each, HttpPlace) for each in stores) for stores in chains
         )
@@ -170,7 +170,7 @@ class SymbolPath:
 
 
 def _redact_element(element: Element) -> Element:
-    if not isinstance(element, Chain):
+    if not isinstance(element, ChainElement):
         return element
     stores = (HttpPlace(store.redacted) if isinstance(store, HttpPlace) else store for store in element.stores)
     return replace(element, stores=tuple(stores))

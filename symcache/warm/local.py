@@ -107,10 +107,15 @@ class LocalRun:
         self._found_none = True
         return open_inputs(inputs, InputOptions(processes))
 
-    def check(self, records: Iterable[Record]) -> Report:
-        """Return what *records* need and whether the disk has it; nothing is asked for."""
+    def check(self, records: Iterable[Record], check_cancelled: Callable[[], None] = lambda: None) -> Report:
+        """Return what *records* need and whether the disk has it; nothing is asked for.
+
+        Args:
+            records: What inputs hold.
+            check_cancelled: Called now and then; raises to end it.
+        """
         self.read(iter(records))
-        for want in self.settle_at_hand():
+        for want in self.settle_at_hand(None, check_cancelled):
             detail = None if isinstance(want, WantedFile) else "which PDB the image names is not known here"
             self.settle(want, Missing(Cause.NOT_CACHED, detail=detail))
         return self.report()
@@ -118,7 +123,9 @@ class LocalRun:
     def begin(self, records: Iterator[Record]) -> bool:
         """Take *records* in and settle what is at hand, as far as that goes; return whether that was all."""
         self._pause = self.read(records)
-        return self._pause is None and not self.settle_at_hand()
+        is_done = self._pause is None and not self.settle_at_hand()
+        self.announce()
+        return is_done
 
     def read(self, records: Iterator[Record]) -> Pause | None:
         """Take *records* in; return where they cannot be read on before something is fetched, None at their end.

@@ -79,13 +79,14 @@ class Warmer:
         run.announce()
         queue = iter(todo)  # one for all workers: each takes what is next
         async with anyio.create_task_group() as group:
-            for _ in range(min(self._source.config.network.connections, len(todo))):
+            for _ in range(min(self._source.max_connections, len(todo))):
                 group.start_soon(self._work, queue)
         return run.report()
 
     async def check(self, records: Iterable[Record]) -> Report:
         """Return what *records* need and whether the store has it; nothing is asked for."""
-        return await to_thread.run_sync(self._run.check, records, abandon_on_cancel=True)
+        await to_thread.run_sync(self._run.read, iter(records), abandon_on_cancel=True)
+        return await to_thread.run_sync(self._run.check, (), from_thread.check_cancelled)
 
     def report(self, *, is_interrupted: bool = False) -> Report:
         """Return what became of every want; see `LocalRun.report`."""

@@ -14,7 +14,7 @@ from symcache.identity import fold, parse_id
 from symcache.stores.http.probe import probe_servers
 from symcache.stores.http.servers import SERVERS, Hints, entry_for, hints_for
 from symcache.stores.local.tree import Store
-from symcache.sympath import Chain, HttpPlace, LocalPlace, chains, parse_symbol_path, redact_text
+from symcache.sympath import ChainElement, HttpPlace, LocalPlace, chains, parse_symbol_path, redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,7 +135,7 @@ def _is_url(text: str) -> bool:
         elements = parse_symbol_path(f"srv*{text}").elements
     except SymbolPathError:
         return False
-    return len(elements) == 1 and isinstance(elements[0], Chain) and isinstance(elements[0].stores[0], HttpPlace)
+    return len(elements) == 1 and isinstance(elements[0], ChainElement) and isinstance(elements[0].stores[0], HttpPlace)
 
 
 async def probe_listed(

@@ -23,12 +23,16 @@ from pathlib import Path
 from statistics import median
 from uuid import UUID
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from support.synth.pe import plan_image
 
 from symcache.identity.keys import ImageKey, PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes
 
+_SYMCACHE = "from symcache.cli import main; main()"  # as the installed command does
 _STAT = "import os, sys\nfor line in open(sys.argv[1]):\n    os.stat(line[:-1])\n"
 _PREAD = (
     "import os, sys\nfor entry in os.scandir(sys.argv[1]):\n"
@@ -65,7 +69,7 @@ def make_files(folder: Path, count: int) -> None:
 
 def comparisons(folder: Path) -> list[Comparison]:
     def symcache(*arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "symcache", *map(str, arguments)]
+        return python(_SYMCACHE, *arguments)
 
     def python(code: str, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-c", code, *map(str, arguments)]

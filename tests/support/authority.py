@@ -21,8 +21,12 @@ class Authority:
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         """Return a server's context, with a certificate for 127.0.0.1, localhost and *names*."""
+        return self.context_for("127.0.0.1", "localhost", *names)
+
+    def context_for(self, *names: str) -> ssl.SSLContext:
+        """Return a server's context, with a certificate for *names* alone."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert("127.0.0.1", "localhost", *names).configure_cert(context)
+        self._authority.issue_cert(*names).configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:

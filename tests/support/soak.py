@@ -16,8 +16,7 @@ from uuid import UUID
 import anyio
 
 from symcache import Fetched, PdbKey, Present, SymbolCache
-from symcache.config import Config, Misses, Network
-from symcache.config import Store as StoreSettings
+from symcache.config import Config, MissSettings, Network, StoreSettings
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.stores.check import StoredCheck
@@ -119,7 +118,7 @@ def warm(store: Store, chance: random.Random, report: dict[str, list[object]], u
         symbol_path=parse_symbol_path(f"srv*{store.root}*{url}"),
         store=StoreSettings(folder=store.root, durable=False),
         network=Network(proxy="", retries=1),
-        misses=Misses(ttl_s=0),
+        misses=MissSettings(ttl_s=0),
     )
 
     async def fetch_all() -> None:

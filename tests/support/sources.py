@@ -68,12 +68,14 @@ class Rig:
 
     Attributes:
         folder: Where everything lies.
+        transport: What carries requests that go through no proxy.
         clock: What the sources sleep by.
         events: What they told.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, transport: str = "auto") -> None:
         self.folder = folder
+        self.transport = transport
         self.clock = Clock()
         self.events: list[Event] = []
 
@@ -90,12 +92,17 @@ class Rig:
         **network: object,
     ) -> Config:
         """Return settings; what is not said here is as a user has it, but that no proxy is looked for."""
-        options: dict[str, object] = {"proxy": "", "parallel_ranges": parallel or values.ParallelRanges(), **network}
+        options: dict[str, object] = {
+            "proxy": "",
+            "transport": self.transport,
+            "parallel_ranges": parallel or values.ParallelRanges(),
+            **network,
+        }
         return Config(
             symbol_path=parse_symbol_path(symbol_path),
-            store=values.Store(folder=self.folder / "default", two_tier=two_tier, durable=False),
+            store=values.StoreSettings(folder=self.folder / "default", two_tier=two_tier, durable=False),
             network=values.Network(**options),  # type: ignore[arg-type]
-            misses=values.Misses(folder=self.folder / "misses"),
+            misses=values.MissSettings(folder=self.folder / "misses"),
             pointers=values.Pointers(allow),
             unc=values.Unc(unc or {}),
             exclusions=values.Exclusions(exclude),

@@ -36,9 +36,6 @@ FLOORS = [
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
-# Names that two classes have; each leaves this list when one of them is renamed.
-TWICE_NAMED = {"Chain", "Misses", "Store"}
-
 SOURCES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted(ROOT.rglob("__init__.py"))
 WRITERS_OF_TESTS = sorted((Path(__file__).parents[1] / "support" / "synth").glob("*.py"))
@@ -113,7 +110,7 @@ def test_no_two_public_classes_have_one_name() -> None:
         for node in ast.parse(path.read_bytes()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(name_of(path))
-    assert {name: where for name, where in homes.items() if len(where) > 1 and name not in TWICE_NAMED} == {}
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

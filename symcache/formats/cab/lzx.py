@@ -36,14 +36,12 @@ class BitStream:
     """The bits of a frame: 16-bit little-endian words, each from its highest bit down.
 
     Attributes:
-        windows: The 16 bits from each bit on, as a number; zeros stand behind the data. Made as a whole, by a few
-            shifts of the frame as one number, they cost less than a buffer that is refilled symbol by symbol.
         at: Index of the next bit in *windows*.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._windows_from: dict[int, array[int]] = {}
+        self._windows_from: dict[int, array[int]] = {}  # by the offset of the first word, 0 or 1
         self._seek(0)
 
     @property
@@ -55,6 +53,17 @@ class BitStream:
     def position(self) -> int:
         """Offset of the next bit's byte; one behind the data if the pad byte of stored bytes is missing."""
         return self._first + self.at // 8
+
+    @property
+    def windows(self) -> array[int]:
+        """The 16 bits from each bit on, as a number; zeros stand behind the data.
+
+        Made as a whole, by a few shifts of the frame as one number, they cost less than a buffer that is refilled
+        symbol by symbol. A frame of stored bytes alone needs none.
+        """
+        if self._first not in self._windows_from:
+            self._windows_from[self._first] = _make_windows(self._data[self._first :])
+        return self._windows_from[self._first]
 
     def take(self, count: int) -> int:
         """Return the next *count* bits, at most 16, as a number."""
@@ -92,11 +101,12 @@ class BitStream:
             raise MalformedInput("LZX data ends early")
 
     def _seek(self, position: int) -> None:
-        """Go on with the first bit of the byte at *position*: words begin there, at even or at odd offsets."""
+        """Go on with the first bit of the byte at *position*.
+
+        Words begin there, at an even or an odd offset: however often a frame of stored blocks changes between the two,
+        its windows are made twice at most.
+        """
         self._first = position % 2
-        if self._first not in self._windows_from:  # once a frame, however many blocks of stored bytes it has
-            self._windows_from[self._first] = _make_windows(self._data[self._first :])
-        self.windows = self._windows_from[self._first]
         self.at = 8 * (position - self._first)
 
 

@@ -1,7 +1,8 @@
-"""One question to an upstream: redirects, credentials, whose turn it is."""
+"""One request to an upstream: redirects, credentials, the circuit breaker."""
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -26,9 +27,9 @@ from symcache.stores.http.urls import origin_of, redact, redirect_target
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from symcache.stores.http.pool import Lanes
+    from symcache.stores.http.pool import TransportPool
     from symcache.stores.http.reply import Reply
-    from symcache.stores.http.retry import HostPatience
+    from symcache.stores.http.retry import CircuitBreaker
 
 __all__ = ["USER_AGENT", "VIA", "Client", "basic"]
 
@@ -36,7 +37,7 @@ __all__ = ["USER_AGENT", "VIA", "Client", "basic"]
 USER_AGENT = f"symcache/{__version__}"
 
 VIA: ContextVar[str | None] = ContextVar("via", default=None)
-"""What the ``Via`` field of every question says; a server that asks on behalf of its clients sets it."""
+"""What the ``Via`` field of every request says; a server that asks on behalf of its clients sets it."""
 
 _MOST_REDIRECTS = 10
 # With any other status, Retry-After speaks of what was asked for (RFC 9110, section 10.2.3; RFC 6585, section 4).
@@ -44,11 +45,11 @@ _PAUSES = frozenset({429, 503})
 
 
 class Client:
-    """Asks upstreams, one question at a time on each lane.
+    """Sends requests to upstreams.
 
     Args:
-        lanes: Where the connections come from.
-        patience: What is known of each host's health.
+        pool: What they travel on.
+        breaker: What is known of each host's health.
         authorize: Returns the ``Authorization`` field for a URL without credentials of its own; None for none.
         agent_extra: Added to the user agent.
         notify: Told once when a host begins to be left alone.
@@ -56,15 +57,15 @@ class Client:
 
     def __init__(
         self,
-        lanes: Lanes,
-        patience: HostPatience,
+        pool: TransportPool,
+        breaker: CircuitBreaker,
         *,
         authorize: Callable[[httpx.URL], str | None] = lambda _: None,
         agent_extra: str = "",
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.lanes = lanes
-        self._patience = patience
+        self.pool = pool
+        self._breaker = breaker
         self._authorize = authorize
         self._notify = notify
         self._agent = f"{USER_AGENT} {agent_extra}".strip()
@@ -102,10 +103,10 @@ class Client:
             fields["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if validator is not None:
                 fields["If-Range"] = validator
-        # Waited for before a lane is taken: a host that wants a pause must not keep others from being asked.
-        await self._patience.wait_pause(origin_of(url), url=shown)
-        async with self.lanes.lane() as lane:
-            response = await self._follow(lane, url, fields, dict(headers or {}), shown=shown)
+        # Waited for before a transport is taken: a host that wants a pause must not keep others from being asked.
+        await self._breaker.wait_pause(origin_of(url), url=shown)
+        async with self.pool.transport() as transport:
+            response = await self._follow(transport, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = read_reply(response, shown, start, end)
                 try:
@@ -114,18 +115,25 @@ class Client:
                     yield reply
                 finally:
                     await reply.aclose()
+                self.pool.note_response(reply.received_bytes)
             finally:
                 await response.aclose()
 
     async def _follow(
-        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], extra: dict[str, str], *, shown: str
+        self,
+        transport: httpx.AsyncBaseTransport,
+        url: httpx.URL,
+        fields: dict[str, str],
+        extra: dict[str, str],
+        *,
+        shown: str,
     ) -> httpx.Response:
         first = target = url
         for _ in range(_MOST_REDIRECTS + 1):
             own = fields
             if origin_of(target) == origin_of(first):
                 own = fields | extra | self._authorization(target)
-            response = await self._send(lane, target, own, shown=shown)
+            response = await self._send(transport, target, own, shown=shown)
             if not response.has_redirect_location:
                 return response
             await drain(response)
@@ -134,42 +142,46 @@ class Client:
         raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
 
     async def _send(
-        self, lane: httpx.AsyncClient, url: httpx.URL, fields: dict[str, str], *, shown: str
+        self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
     ) -> httpx.Response:
         origin = origin_of(url)
-        asked_s = await self._patience.wait_turn(origin, url=shown)
+        asked_s = await self._breaker.wait_turn(origin, url=shown)
         if url.userinfo or url.fragment:
             url = url.copy_with(userinfo=b"", fragment=None)
-        request = httpx.Request("GET", url, headers=fields)
-        request.extensions["timeout"] = lane.timeout.as_dict()
+        request = httpx.Request("GET", url, headers=fields, extensions={"timeout": self.pool.timeouts})
+        began_s = time.monotonic()
         try:
-            response = await lane.send(request, stream=True, auth=None)
+            response = await transport.handle_async_request(request)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last from names that are none
             known = translate(error, shown)
             if isinstance(error, httpx.TransportError):
-                self.lanes.give_up(lane)
+                self.pool.discard(transport)
+            if isinstance(error, httpx.TimeoutException):
+                self.pool.note_overload(asked_s=began_s)
             if isinstance(known, UpstreamUnavailable):
                 self._note_failure(origin, asked_s, known)
             raise known from error
         except anyio.get_cancelled_exc_class():
-            self._patience.note_unheard(origin, asked_s=asked_s)
+            self._breaker.note_cancelled(origin, asked_s=asked_s)
             raise
         try:
             check_status(response, shown)
         except UpstreamError as error:
+            if response.status_code in _PAUSES:
+                self.pool.note_overload(asked_s=began_s)
             if isinstance(error, UpstreamUnavailable) and not isinstance(error, NextHopUnavailable | FetchInProgress):
                 self._note_failure(origin, asked_s, error, may_pause=response.status_code in _PAUSES)
             else:
-                self._patience.note_success(origin)  # the host is well, whatever it thinks of us
+                self._breaker.note_success(origin)  # the host is well, whatever it thinks of us
             await drain(response)
             raise
-        self._patience.note_success(origin)
+        self._breaker.note_success(origin)
         return response
 
     def _note_failure(
         self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable, *, may_pause: bool = False
     ) -> None:
-        begins = self._patience.note_failure(
+        begins = self._breaker.note_failure(
             origin,
             asked_s=asked_s,
             retry_after_s=error.retry_after_s if may_pause else None,

@@ -13,7 +13,7 @@ from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailab
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.stores.http.imagehead import read_remote_image
 from symcache.stores.http.reply import UnfitRangeError
-from symcache.stores.http.retry import HostLeftAloneError
+from symcache.stores.http.retry import CircuitOpenError
 from symcache.stores.http.urls import redact
 from symcache.stores.local.tree import as_store_error
 
@@ -37,6 +37,7 @@ __all__ = ["Downloader", "NotHere", "Received"]
 T = TypeVar("T")
 
 _SHORTEST_PART_BYTES = 8 * 1024 * 1024
+_SMALL_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class Downloader:
     Attributes:
         client: Asks the upstreams.
         policy: When to try again.
-        total_s: Longest time for one file, all tries and waits for a lane included; None for no bound.
+        total_s: Longest time for one file, all tries and waits for a connection included; None for no bound.
         largest_bytes: A longer file is refused.
-        parallel_from_bytes: From this length on a file is brought in parts, while lanes are free.
+        parallel_from_bytes: From this length on a file is brought in parts, while requests may begin.
         parallel_parts: Most parts at once.
         observer: Told about every transfer.
         sleep: Waits a number of seconds.
@@ -133,7 +134,7 @@ class Downloader:
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
         pause_s = None
-        if not isinstance(error, HostLeftAloneError | NextHopUnavailable):
+        if not isinstance(error, CircuitOpenError | NextHopUnavailable):
             pause_s = self.policy.pause_s(failures, error.retry_after_s)
         if pause_s is None:
             raise error
@@ -207,7 +208,7 @@ class _Transfer:
                     try:
                         status = await self._bring(head, file, None, group)
                     except (UpstreamError, OSError, _MisfitError) as error:
-                        self._give_up(error, group)
+                        self._fail(error, group)
         except OSError as error:
             raise as_store_error(error, self._path) from error
         if isinstance(self._error, OSError):
@@ -224,12 +225,12 @@ class _Transfer:
         try:
             status = await self._bring(part, file, validator, group)
         except (UpstreamError, OSError, _MisfitError) as error:
-            self._give_up(error, group)
+            self._fail(error, group)
         else:
             if status is not None:
-                self._give_up(_MisfitError(), group)
+                self._fail(_MisfitError(), group)
 
-    def _give_up(self, error: Exception, group: TaskGroup) -> None:
+    def _fail(self, error: Exception, group: TaskGroup) -> None:
         # Kept and not raised, so that whoever waits for the file gets the error itself and not a group of one.
         self._error = self._error or error
         group.cancel_scope.cancel()
@@ -290,13 +291,13 @@ class _Transfer:
             self._how.observer(TransferStarted(self._index, reply.url, size_bytes, self._path))
 
     def _split(self, reply: Reply, head: _Piece, file: FileIO, group: TaskGroup) -> None:
-        """Start further parts if the file is large, its upstream can, and lanes are free; the head then ends sooner."""
+        """Start further parts if file, upstream and pool are fit for it; the head then ends sooner."""
         size_bytes = reply.size_bytes
         if not (self._may_split and reply.takes_ranges and reply.validator and head.at == 0 and size_bytes):
             return
         if size_bytes < self._how.parallel_from_bytes:
             return
-        parts = min(self._how.parallel_parts, 1 + self._how.client.lanes.free, size_bytes // _SHORTEST_PART_BYTES)
+        parts = min(self._how.parallel_parts, 1 + self._how.client.pool.free, size_bytes // _SHORTEST_PART_BYTES)
         if parts < 2:
             return
         self._is_split = True
@@ -307,6 +308,9 @@ class _Transfer:
             group.start_soon(self._bring_part, part, file, reply.validator, group)
 
     async def _copy(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
+        if reply.body_bytes is not None and reply.body_bytes <= _SMALL_BYTES and not self._is_split:
+            await self._copy_at_once(reply, piece, file)
+            return
         async with aclosing(reply.chunks()) as chunks:
             async for chunk in chunks:
                 wanted = chunk if piece.end is None else chunk[: piece.end - piece.at]
@@ -318,6 +322,20 @@ class _Transfer:
                 self._tell()
                 if len(wanted) < len(chunk) or (piece.at == piece.end and reply.status == 200):
                     return  # the rest comes in other parts
+
+    async def _copy_at_once(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
+        """Write a small body in one piece; what came of one that breaks is written too, and asked for no more."""
+        chunks: list[bytes] = []
+        try:
+            async with aclosing(reply.chunks()) as body:
+                async for chunk in body:
+                    chunks.append(chunk)  # noqa: PERF401 - those before an error are wanted
+        finally:
+            data = b"".join(chunks)
+            _write_at(file, piece.at, data)
+            piece.at += len(data)
+            self._received_bytes += len(data)
+            self._tell()
 
     def _tell(self) -> None:
         if self.begun:

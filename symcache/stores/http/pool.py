@@ -1,71 +1,73 @@
-"""Connections, many at once: one small httpx client per request under way.
+"""What requests travel on: one transport for each request under way, kept with its connections for the next.
 
-One client for all would look at every pooled connection for every request (encode/httpcore, discussion of
-``_assign_requests_to_connections``): at 64 connections four times slower than a client per lane. This is the only
-module that makes httpx clients.
+One httpx transport for all would look at every pooled connection for every request (encode/httpcore, discussion of
+``_assign_requests_to_connections``): at 64 connections four times slower than one each.
 """
 
 from __future__ import annotations
 
-import logging
 import ssl
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.request import getproxies
 
 import anyio
-import httpcore
 import httpx
 
 from symcache.errors import ConfigError
+from symcache.stores.http.limit import ConnectionLimit
+from symcache.stores.http.transport import DirectTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-__all__ = ["Lanes"]
+__all__ = ["TransportPool"]
 
 
-# A lane talks to an upstream, to where that redirects, and back.
-_ORIGINS_PER_LANE = 4
-_READ_BYTES = 256 * 1024
+# A request goes to an upstream, to where that redirects, and back.
+_ORIGINS = 4
+_IDLE_S = 30.0
 
 
-class Lanes:
-    """At most *count* requests at once, each on connections of its own that are kept for the next.
+class TransportPool:
+    """Lends transports to requests, as many at once as the limit allows.
 
     Args:
-        count: Requests at once.
-        timeout: Patience for connecting and between two pieces of a body.
+        connections: Requests at once; None finds out how many help.
+        timeout: Longest wait for a connection and between two pieces of a body.
         proxy: URL of the proxy; empty for none, None for what the system and its environment say.
         ca_file: Certificates to trust beside the system's.
-        transport: Stands in for the network, in tests.
+        prefer_direct: Whether `DirectTransport` carries what goes through no proxy; else httpx's own does.
+        network: Stands in for the network, in tests.
     """
 
     def __init__(
         self,
         *,
-        count: int,
+        connections: int | None,
         timeout: httpx.Timeout,
         proxy: str | None = None,
         ca_file: Path | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        prefer_direct: bool = True,
+        network: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        _read_in_larger_pieces()
-        _keep_targets_out_of_logs()
-        self._timeout = timeout
+        self.timeouts = timeout.as_dict()
         self._proxy = proxy
-        self._transport = transport
         self._ca_file = ca_file
-        self._limiter = anyio.CapacityLimiter(count)
-        self._idle: list[httpx.AsyncClient] = []
-        self._all: set[httpx.AsyncClient] = set()
-        self._broken: set[httpx.AsyncClient] = set()
+        self._prefer_direct = prefer_direct
+        self._network = network
+        self._limit = ConnectionLimit(connections)
+        self._limiter = anyio.CapacityLimiter(self._limit.value)
+        self._idle: list[httpx.AsyncBaseTransport] = []
+        self._all: set[httpx.AsyncBaseTransport] = set()
+        self._broken: set[httpx.AsyncBaseTransport] = set()
 
     def open(self) -> None:
-        """Make the first client, so that what cannot be used is known before work begins.
+        """Make the first transport, so that what cannot be used is known before work begins.
 
-        Who asks nobody need not care what proxy the environment names.
+        A pool that is never asked accepts any proxy.
 
         Raises:
             ConfigError: The certificates or the proxy cannot be used.
@@ -73,75 +75,112 @@ class Lanes:
         self._idle.append(self._make())
 
     @property
+    def max_connections(self) -> int:
+        """How many requests may run at most, whatever the limit is now."""
+        return self._limit.most
+
+    @property
     def free(self) -> int:
-        """How many more requests could begin just now."""
+        """How many more requests could begin now; negative if others wait."""
         return int(self._limiter.available_tokens) - self._limiter.statistics().tasks_waiting
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Wait for a free lane and lend its client; the one used last comes first, as its connection is warm."""
+    async def transport(self) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        """Wait until a request may run and lend a transport; the one used last first, as its connection is warm."""
         # A token of its own for each loan, as one task may hold several.
         borrower = object()
         await self._limiter.acquire_on_behalf_of(borrower)
         try:
-            client = self._idle.pop() if self._idle else self._make()
+            transport = self._idle.pop() if self._idle else self._make()
             try:
-                yield client
+                yield transport
             finally:
-                if client in self._broken:
-                    await self._drop(client)
+                if transport in self._broken:
+                    await self._drop(transport)
                 else:
-                    self._idle.append(client)
+                    self._idle.append(transport)
         finally:
             self._limiter.release_on_behalf_of(borrower)
 
-    def give_up(self, client: httpx.AsyncClient) -> None:
-        """Lend *client*, whose connection failed, to nobody again.
+    def discard(self, transport: httpx.AsyncBaseTransport) -> None:
+        """Close *transport*, whose connection failed, when it comes back.
 
         httpcore keeps a tunnel whose handshake failed in its pool for ever (encode/httpcore, issue 1023); after a few
-        of them nobody gets a connection any more.
+        of them no request gets a connection any more.
         """
-        self._broken.add(client)
+        self._broken.add(transport)
+
+    def note_response(self, size_bytes: int) -> None:
+        """Note that a response of *size_bytes* came whole, while its transport is still on loan."""
+        self._limit.note_response(size_bytes, saturated=self._limiter.available_tokens <= 0)
+        self._limiter.total_tokens = self._limit.value
+
+    def note_overload(self, *, asked_s: float) -> None:
+        """Note that a server, asked at *asked_s* (`time.monotonic`), is overloaded or does not answer in time."""
+        self._limit.note_overload(asked_s=asked_s)
+        self._limiter.total_tokens = self._limit.value
 
     async def aclose(self) -> None:
         """Close all connections."""
         with anyio.CancelScope(shield=True):
-            for client in self._all:
-                await client.aclose()
+            for transport in self._all:
+                await transport.aclose()
         self._all.clear()
         self._idle.clear()
 
-    async def _drop(self, client: httpx.AsyncClient) -> None:
-        self._broken.discard(client)
-        self._all.discard(client)
+    async def _drop(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._broken.discard(transport)
+        self._all.discard(transport)
         with anyio.CancelScope(shield=True), suppress(httpx.HTTPError, OSError):
-            await client.aclose()
+            await transport.aclose()
+
+    def _make(self) -> httpx.AsyncBaseTransport:
+        if self._network is not None:
+            return self._network
+        if self._is_direct:
+            transport: httpx.AsyncBaseTransport = DirectTransport(self._tls, most_idle=_ORIGINS)
+        else:
+            transport = self._make_httpx()
+        self._all.add(transport)
+        return transport
+
+    def _make_httpx(self) -> httpx.AsyncBaseTransport:
+        limits = httpx.Limits(max_connections=_ORIGINS, keepalive_expiry=_IDLE_S)
+        try:
+            if self._proxy is None:
+                return _FollowingEnvironment(httpx.AsyncClient(verify=self._tls, limits=limits))
+            return httpx.AsyncHTTPTransport(verify=self._tls, proxy=self._proxy or None, limits=limits)
+        except (httpx.InvalidURL, ValueError, ImportError) as error:
+            raise ConfigError(f"not a proxy that can be used: {error}", where="network.proxy") from error
+
+    @cached_property
+    def _is_direct(self) -> bool:
+        has_proxy = bool(self._proxy) or (self._proxy is None and not getproxies().keys().isdisjoint(_PROXIES))
+        return self._prefer_direct and not has_proxy
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return _tls_context(self._ca_file)
 
-    def _make(self) -> httpx.AsyncClient:
-        try:
-            client = httpx.AsyncClient(
-                timeout=self._timeout,
-                verify=self._tls,
-                proxy=self._proxy or None,
-                trust_env=self._proxy is None,
-                transport=self._transport,
-                follow_redirects=False,
-                limits=httpx.Limits(max_connections=_ORIGINS_PER_LANE, keepalive_expiry=30),
-            )
-        except (httpx.InvalidURL, ValueError, ImportError) as error:
-            raise ConfigError(f"not a proxy that can be used: {error}", where="network.proxy") from error
-        # What every request sends is decided by the caller alone.
-        client.headers.clear()
-        self._all.add(client)
-        return client
+
+_PROXIES = {"http", "https", "all"}
+
+
+class _FollowingEnvironment(httpx.AsyncBaseTransport):
+    """Sends each request where the system's settings and proxy variables say, which only a client of httpx reads."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._client.send(request, stream=True, auth=None)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    # One for all lanes: reading the certificates takes longer than many a download. It trusts what the system
+    # One for all transports: reading the certificates takes longer than many a download. It trusts what the system
     # trusts, as company proxies are there and not in any bundle.
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -153,21 +192,6 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
             problem = f"{ca_file} holds no certificates: {reason}; name a PEM file of authorities, or leave it out"
             raise ConfigError(problem, where="network.ca_file") from error
     if not context.cert_store_stats()["x509_ca"] and ca_file is None:
-        return httpx.create_ssl_context()
+        context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _read_in_larger_pieces() -> None:
-    # httpcore reads 64 KiB at a time; asyncio hands up to 256 KiB, and slicing it costs 1.7 times the time for large
-    # files. The attribute is private, so it is only touched where it is what we know.
-    connection = getattr(httpcore, "AsyncHTTP11Connection", None)
-    if getattr(connection, "READ_NUM_BYTES", None) == 64 * 1024:
-        connection.READ_NUM_BYTES = _READ_BYTES  # type: ignore[union-attr]
-
-
-def _keep_targets_out_of_logs() -> None:
-    # Both write URLs and fields of answers: what a redirect leads to is signed, and must stand in no log, whatever
-    # level the program that uses us has chosen for its own.
-    for name in ("httpx", "httpcore"):
-        logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.WARNING))

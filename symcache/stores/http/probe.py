@@ -19,8 +19,8 @@ from symcache.errors import ConfigError, Forbidden, UpstreamError, UpstreamUnava
 from symcache.identity import ImageKey, PdbKey, PortablePdbKey, Tier, compressed_name, relative_parts
 from symcache.stores.http.client import Client
 from symcache.stores.http.credentials import Credentials
-from symcache.stores.http.pool import Lanes
-from symcache.stores.http.retry import HostPatience
+from symcache.stores.http.pool import TransportPool
+from symcache.stores.http.retry import CircuitBreaker
 from symcache.stores.http.servers import Holding, LetterCase, hints_for
 from symcache.stores.http.urls import file_url, parse_url, redact
 
@@ -95,21 +95,22 @@ async def probe_servers(
         ConfigError: The certificates or the proxy cannot be used.
     """
     network = config.network
-    lanes = Lanes(
-        count=max(len(urls), 1),
+    pool = TransportPool(
+        connections=max(len(urls), 1),
         timeout=httpx.Timeout(timeout_s),
         proxy=network.proxy,
         ca_file=network.ca_file,
-        transport=transport,
+        prefer_direct=network.transport == "auto",
+        network=transport,
     )
     try:
-        lanes.open()
+        pool.open()
     except ConfigError as error:
         raise locate(error, config) from error
     netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if network.netrc else None
     client = Client(
-        lanes,
-        HostPatience(failures=len(urls) + 1, cool_down_s=0, longest_pause_s=0),
+        pool,
+        CircuitBreaker(failures=len(urls) + 1, cool_down_s=0, longest_pause_s=0),
         authorize=Credentials(config.server, netrc_file).authorize,
         agent_extra=network.user_agent_extra,
     )
@@ -123,7 +124,7 @@ async def probe_servers(
             for url in dict.fromkeys(urls):
                 group.start_soon(probe, url)
     finally:
-        await lanes.aclose()
+        await pool.aclose()
     return [probes[url] for url in dict.fromkeys(urls)]
 
 

@@ -1,4 +1,4 @@
-"""The answer to one question: what its status and fields mean, and its body as it arrives."""
+"""The answer to one request: what its status and fields mean, and its body as it arrives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
 from symcache.stores.http.retry import parse_retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
 __all__ = ["Reply", "UnfitRangeError", "check_status", "drain", "read_reply", "translate"]
 
@@ -51,7 +51,7 @@ class UnfitRangeError(UpstreamRefused):
 
 @dataclass(slots=True)
 class Reply:
-    """The answer to one question, its body still to be read.
+    """The answer to one request, its body still to be read.
 
     Attributes:
         status: 200, 206, or a miss: 404 or 410.
@@ -61,6 +61,7 @@ class Reply:
         body_bytes: Length announced for the body; None if it was not.
         validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
         takes_ranges: The server said that it serves ranges.
+        received_bytes: How much of the body has come.
     """
 
     status: int
@@ -70,6 +71,7 @@ class Reply:
     body_bytes: int | None = None
     validator: str | None = None
     takes_ranges: bool = False
+    received_bytes: int = 0
     _response: httpx.Response | None = field(default=None, repr=False)
     _begun: _Begun | None = field(default=None, repr=False)
 
@@ -128,20 +130,20 @@ class Reply:
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
         assert self._response is not None
-        left_bytes = self.body_bytes
-        encoding = _encoding(self._response.headers)
+        chunks = _read(self._response)
+        if _encoding(self._response.headers):
+            chunks = _inflate(chunks, self.url)
         try:
-            raw = _read(self._response)
-            async with aclosing(raw), aclosing(_inflate(raw, self.url) if encoding else raw) as chunks:
+            async with aclosing(chunks):
                 async for chunk in chunks:
-                    if left_bytes is not None:
-                        left_bytes -= len(chunk)
-                        if left_bytes < 0:
-                            raise WrongContent("a body longer than announced", url=self.url)
+                    self.received_bytes += len(chunk)
+                    if self.body_bytes is not None and self.received_bytes > self.body_bytes:
+                        raise WrongContent("a body longer than announced", url=self.url)
                     yield chunk
         except httpx.HTTPError as error:
             raise translate(error, self.url) from error
-        if left_bytes:
+        if self.body_bytes is not None and self.received_bytes < self.body_bytes:
+            left_bytes = self.body_bytes - self.received_bytes
             raise UpstreamUnavailable(f"body cut short by {left_bytes} bytes", url=self.url)
 
 
@@ -162,21 +164,22 @@ async def _read(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-async def _inflate(raw: AsyncIterator[bytes], shown: str) -> AsyncGenerator[bytes, None]:
+async def _inflate(raw: AsyncGenerator[bytes, None], shown: str) -> AsyncGenerator[bytes, None]:
     """Yield *raw*, in gzip or zlib's format, expanded.
 
     Not by httpx's decoders: there one chunk may expand to a thousand times its length at once, and an end that comes
     too soon passes unseen.
     """
     inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
-    async for chunk in raw:
-        rest = chunk
-        while rest and not inflate.eof:
-            try:
-                yield inflate.decompress(rest, _INFLATED_BYTES)
-            except zlib.error as error:
-                raise WrongContent("a body that is not encoded as it says", url=shown) from error
-            rest = inflate.unconsumed_tail
+    async with aclosing(raw):
+        async for chunk in raw:
+            rest = chunk
+            while rest and not inflate.eof:
+                try:
+                    yield inflate.decompress(rest, _INFLATED_BYTES)
+                except zlib.error as error:
+                    raise WrongContent("a body that is not encoded as it says", url=shown) from error
+                rest = inflate.unconsumed_tail
     if not inflate.eof:
         raise UpstreamUnavailable("encoded body cut short", url=shown)
 
@@ -280,9 +283,9 @@ def translate(error: Exception, shown: str) -> UpstreamError:
         case httpx.TimeoutException():
             return UpstreamUnavailable("no answer in time", url=shown)
         case httpx.ProxyError():
-            code = str(error)[:3]
-            kind = UpstreamRefused if code in {"401", "403", "407"} else HostUnavailable
-            return kind(f"the proxy answered {code}" if code.isdigit() else "the proxy failed", url=shown)
+            status = _proxy_status(error)
+            kind = UpstreamRefused if status in {401, 403, 407} else HostUnavailable
+            return kind("the proxy failed" if status is None else f"the proxy answered {status}", url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
@@ -293,6 +296,15 @@ def translate(error: Exception, shown: str) -> UpstreamError:
             return UpstreamUnavailable("the connection broke", url=shown)
         case _:
             return UpstreamRefused("cannot be asked: not a URL that works", url=shown)
+
+
+def _proxy_status(error: httpx.ProxyError) -> int | None:
+    """Return the status that a proxy answered CONNECT with; None if it failed otherwise.
+
+    httpx has it in its text alone: ``407 Proxy Authentication Required``.
+    """
+    match = re.match(r"(\d{3})\b", str(error))
+    return None if match is None else int(match[1])
 
 
 def _is_distrust(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from symcache.errors import UpstreamUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["HostLeftAloneError", "HostPatience", "RetryPolicy", "parse_retry_after"]
+__all__ = ["CircuitBreaker", "CircuitOpenError", "RetryPolicy", "parse_retry_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def parse_retry_after(text: str | None, *, now: Callable[[], float] = time.time)
     return max(0.0, (date - datetime.fromtimestamp(now(), UTC)).total_seconds())
 
 
-class HostLeftAloneError(UpstreamUnavailable):
+class CircuitOpenError(UpstreamUnavailable):
     """The host was not asked at all; trying again before its time is over is of no use."""
 
 
@@ -86,7 +86,7 @@ class _Host:
         files: What they asked for; no more than are of interest.
         is_ailing: It is the host that fails, and not one file.
         not_before_s: When it is to be asked again.
-        left_alone: It failed too often; one request tries it when the time has come.
+        is_open: It failed too often; one request tries it when the time has come.
         tried_s: When that request was made; None if there is none.
     """
 
@@ -95,12 +95,12 @@ class _Host:
     files: set[str] = field(default_factory=set)
     is_ailing: bool = False
     not_before_s: float = 0.0
-    left_alone: bool = False
+    is_open: bool = False
     tried_s: float | None = None
 
 
-class HostPatience:
-    """What is known of each host's health, shared by all requests of a run.
+class CircuitBreaker:
+    """A circuit breaker for each host, shared by all requests of a run.
 
     A failure may be of one file: that pauses nobody else's. It is of the host if it says so itself, as a connection
     that is not to be had or a 429, or if several different files failed and nothing was answered in between.
@@ -141,28 +141,28 @@ class HostPatience:
         """Return when *origin* may be asked, as far as is known now; before it is, `wait_turn` has the last word.
 
         Raises:
-            HostLeftAloneError: It is being left alone, or asked for a longer pause than we wait.
+            CircuitOpenError: It is being left alone, or asked for a longer pause than we wait.
         """
         while (host := self._hosts.get(origin)) is not None:
             pause_s = host.not_before_s - self._clock_s()
             if pause_s <= 0:
                 return
-            if host.left_alone:
-                raise HostLeftAloneError("left alone after repeated failures", url=url, retry_after_s=pause_s)
+            if host.is_open:
+                raise CircuitOpenError("left alone after repeated failures", url=url, retry_after_s=pause_s)
             if pause_s > self._longest_pause_s:
-                raise HostLeftAloneError(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
+                raise CircuitOpenError(f"asked for a pause of {pause_s:.0f} s", url=url, retry_after_s=pause_s)
             await self._sleep(pause_s)
 
     async def wait_turn(self, origin: tuple[str, str, int], *, url: str) -> float:
         """Return when *origin* is to be asked now; the time of that is what `note_failure` wants to know.
 
         Raises:
-            HostLeftAloneError: As `wait_pause`, or another request tries whether it is well again.
+            CircuitOpenError: As `wait_pause`, or another request tries whether it is well again.
         """
         await self.wait_pause(origin, url=url)
         now_s = self._clock_s()
         host = self._hosts.get(origin)
-        if host is not None and host.left_alone:
+        if host is not None and host.is_open:
             host.not_before_s = now_s + max(self._cool_down_s, _LONGEST_TRY_S)  # for all but this one
             host.tried_s = now_s
         return now_s
@@ -171,7 +171,7 @@ class HostPatience:
         """Note that *origin* answered."""
         self._hosts.pop(origin, None)
 
-    def note_unheard(self, origin: tuple[str, str, int], *, asked_s: float) -> None:
+    def note_cancelled(self, origin: tuple[str, str, int], *, asked_s: float) -> None:
         """Note that the request made at *asked_s* was given up; if it was the one that tries, another one may."""
         host = self._hosts.get(origin)
         if host is not None and host.tried_s == asked_s:
@@ -207,12 +207,12 @@ class HostPatience:
             host.failures += 1
         if not host.is_ailing:
             return False
-        was_left_alone = host.left_alone
+        was_open = host.is_open
         lasts = host.failures >= self._failures and now_s - host.failing_since_s >= self._hiccup_s
-        if was_left_alone or lasts:
-            host.left_alone = True
+        if was_open or lasts:
+            host.is_open = True
             host.tried_s = None
             host.not_before_s = now_s + max(self._cool_down_s, retry_after_s or 0.0)
         elif retry_after_s is not None:
             host.not_before_s = max(host.not_before_s, now_s + retry_after_s)
-        return host.left_alone and not was_left_alone
+        return host.is_open and not was_open

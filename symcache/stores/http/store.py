@@ -9,7 +9,7 @@ import anyio
 
 from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
-from symcache.stores.base import Form, LookUp, Request
+from symcache.stores.base import FileRequest, Form, LookUp
 from symcache.stores.http.download import NotHere
 from symcache.stores.http.imagehead import RangesRefusedError
 from symcache.stores.http.urls import file_url, parse_url, redact
@@ -73,7 +73,7 @@ class HttpStore:
         """Yield nothing: nothing of the server is on disk."""
         return iter(())
 
-    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+    async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """Fetch the file to *scratch*, under whichever of its names the server has it.
 
         Raises:
@@ -100,19 +100,19 @@ class HttpStore:
         if (refusal := self.hints.refusal(key)) is not None:
             return LookUp((Attempt(self.name, refusal),))
         if not (self.hints.plain and self.hints.ranges):
-            return LookUp(instead=Request(key, in_passing=True))
+            return LookUp(instead=FileRequest(key, in_passing=True))
         try:
             asked_tier = self._tier or Tier.ONE
             found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
             if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
                 found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
         except RangesRefusedError:
-            return LookUp(instead=Request(key, in_passing=True))
+            return LookUp(instead=FileRequest(key, in_passing=True))
         except UpstreamError as error:
             return LookUp((Attempt(self.name, error.problem),), error=error, is_asked=True)
         if isinstance(found, NotHere):
             if self.hints.compressed or self.hints.pointers:
-                return LookUp(instead=Request(key, plain_answer=str(found.status), in_passing=True))
+                return LookUp(instead=FileRequest(key, plain_answer=str(found.status), in_passing=True))
             attempts = (Attempt(self.name, str(found.status)),)
             return LookUp(attempts, error=self._find_forbidden(key, attempts), is_asked=True)
         if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
@@ -135,7 +135,7 @@ class HttpStore:
             return None, ", ".join([*answers, error.problem])
         return found or (None, ", ".join(answers))
 
-    def remember_absent(self, request: Request, answer: str) -> None:
+    def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing; see `symcache.stores.negative`."""
 
     def forget_absent(self, key: Key) -> None:
@@ -153,7 +153,7 @@ class HttpStore:
         """
         return {"SymbolChecksum": ";".join(checksums)} if self.hints.checksum and checksums else {}
 
-    async def _ask_names(self, request: Request, scratch: Path, attempts: list[Attempt]) -> Form | None:
+    async def _ask_names(self, request: FileRequest, scratch: Path, attempts: list[Attempt]) -> Form | None:
         key, fields = request.key, self.fields_for(request.checksums)
         for name, form in self._names(key):
             asked = None if name == key.name else name

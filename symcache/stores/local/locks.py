@@ -206,6 +206,10 @@ class KeyLock(_Lock):
         _LockedBytes.of(self._path).give_back(self._name)
 
 
+# Windows answers EACCES or, under wine 8, no error number at all; POSIX leaves the choice of the first two.
+_LOCKED_ELSEWHERE = frozenset([errno.EACCES, errno.EAGAIN, errno.EDEADLK, *([0] if sys.platform == "win32" else [])])
+
+
 class _LockedBytes:
     """The bytes of one file that this process has locked.
 
@@ -264,7 +268,7 @@ class _LockedBytes:
         try:
             _lock_byte(self._open(), offset)
         except OSError as error:
-            if error.errno in {errno.EACCES, errno.EAGAIN, errno.EDEADLK}:
+            if error.errno in _LOCKED_ELSEWHERE:
                 return False
             raise
         return True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from symcache.events import Event, Observer
 
-__all__ = ["Board", "Growing", "GrowingNote", "read_growing", "sweep_growing"]
+__all__ = ["PartialDownload", "PartialNote", "TransferBoard", "find_partial", "sweep_partials"]
 
 
 # Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
@@ -29,7 +29,7 @@ _PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
 
 
 @dataclass(frozen=True, slots=True)
-class Growing:
+class PartialDownload:
     """A file that is being downloaded.
 
     Attributes:
@@ -45,7 +45,7 @@ class Growing:
     whole_bytes: int
 
 
-class GrowingNote:
+class PartialNote:
     """The note of one file that this process brings; a store that cannot be written goes without.
 
     Args:
@@ -97,7 +97,7 @@ class GrowingNote:
         return _HEAD.pack(_MAGIC, self._starts, self._size_bytes, self._whole_bytes)
 
 
-def read_growing(root: Path, folded: str) -> Growing | None:
+def find_partial(root: Path, folded: str) -> PartialDownload | None:
     """Return the file that a process is downloading for the key; None if there is no note that can be read.
 
     A note may outlive its process; then its scratch file is gone or grows no more.
@@ -109,7 +109,7 @@ def read_growing(root: Path, folded: str) -> Growing | None:
     return _read(_note_path(root, folded), root)
 
 
-def sweep_growing(root: Path) -> int:
+def sweep_partials(root: Path) -> int:
     """Remove the notes of files that are gone, as a killed process leaves them; return how many."""
     swept = 0
     folder = root / OWN_FOLDER / "growing"
@@ -122,7 +122,7 @@ def sweep_growing(root: Path) -> int:
     return swept
 
 
-def _read(path: Path, root: Path) -> Growing | None:
+def _read(path: Path, root: Path) -> PartialDownload | None:
     try:
         with path.open("rb", buffering=0) as file:
             data = file.read(_HEAD.size + 64) or b""
@@ -135,7 +135,7 @@ def _read(path: Path, root: Path) -> Growing | None:
     if magic != _MAGIC or whole_bytes > size_bytes:
         return None
     scratch = root / OWN_FOLDER / "staging" / match[1].decode() / match[2].decode()
-    return Growing(scratch, starts, size_bytes, whole_bytes)
+    return PartialDownload(scratch, starts, size_bytes, whole_bytes)
 
 
 def _note_path(root: Path, folded: str) -> Path:
@@ -145,8 +145,8 @@ def _note_path(root: Path, folded: str) -> Path:
 _WORTH_NOTING_BYTES = 1 << 20  # what is smaller is published before anybody has looked
 
 
-class Board:
-    """Stands before an observer and keeps a `GrowingNote` for each large transfer.
+class TransferBoard:
+    """Stands before an observer and keeps a `PartialNote` for each large transfer.
 
     Args:
         observer: Gets every event.
@@ -154,14 +154,14 @@ class Board:
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._notes: dict[Path, GrowingNote] = {}
+        self._notes: dict[Path, PartialNote] = {}
 
     def observe(self, event: Event) -> None:
         """Take note of *event* and pass it on."""
         match event:
             case TransferStarted(index, _, int(size_bytes), path) if path is not None:
                 if size_bytes >= _WORTH_NOTING_BYTES:
-                    self._notes[path] = GrowingNote(path, fold(index), size_bytes)
+                    self._notes[path] = PartialNote(path, fold(index), size_bytes)
             case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._notes:
                 self._notes[path].advance(whole_bytes)
             case TransferEnded(path=path) if path in self._notes:

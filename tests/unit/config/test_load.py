@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from symcache.config import Breaker, Config, load_config
 from symcache.config.lines import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import MICROSOFT, Chain, HttpPlace, LocalPlace, SymbolPath
+from symcache.sympath import MICROSOFT, ChainElement, HttpPlace, LocalPlace, SymbolPath
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,11 @@ def test_without_a_file_and_an_environment_every_setting_has_its_default() -> No
     assert config.source is None
     assert config.network == Config().network
     assert config.symbol_path == SymbolPath(
-        (Chain((LocalPlace(str(Config().store.folder)), HttpPlace("https://msdl.microsoft.com/download/symbols"))),)
+        (
+            ChainElement(
+                (LocalPlace(str(Config().store.folder)), HttpPlace("https://msdl.microsoft.com/download/symbols"))
+            ),
+        )
     )
 
 
@@ -125,6 +129,16 @@ def test_without_an_environment_given_the_process_has_its_own(monkeypatch: pytes
     assert str(load_config().symbol_path) == "srv*here"
 
 
+def test_the_number_of_connections_is_found_out_or_fixed(tmp_path: Path) -> None:
+    file = tmp_path / "symcache.toml"
+    read = []
+    for value in ("'auto'", "3"):
+        file.write_text(f"[network]\nconnections = {value}\ntransport = 'httpx'\n")
+        read.append(load_config(file, {}).network)
+    assert [network.connections for network in read] == [None, 3]
+    assert [network.transport for network in read] == ["httpx", "httpx"]
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "symcache.toml"
     file.write_bytes(b"\xef\xbb\xbf[serve]\r\nport = 1\r\n")
@@ -143,6 +157,8 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         pytest.param(
             "[network]\nconnections = true", "network.connections", "from 1 to 256", id="a flag, not a number"
         ),
+        pytest.param("[network]\nconnections = 'many'", "network.connections", '"auto" or', id="another word"),
+        pytest.param("[network]\ntransport = 'curl'", "network.transport", '"auto" or "httpx"', id="a transport"),
         pytest.param("[network]\nconnections = 1.5", "network.connections", "whole number", id="not whole"),
         pytest.param("[network]\nbackoff_s = nan", "network.backoff_s", "from 0 to 600", id="not a number at all"),
         pytest.param("[network]\nbackoff_s = true", "network.backoff_s", "from 0 to 600", id="a flag for seconds"),

@@ -9,9 +9,12 @@ from support.mutation import mutants
 from support.synth.lzx import lzx_frames
 
 from symcache.errors import MalformedInput
+from symcache.formats.cab import lzx
 from symcache.formats.cab.lzx import FRAME_BYTES, BitStream, LzxDecoder, make_code_table, undo_e8
 
 if TYPE_CHECKING:
+    from array import array
+
     from support.synth.lzx import BlockKind
 
 KINDS: list[BlockKind] = ["verbatim", "aligned", "stored"]
@@ -102,6 +105,20 @@ def test_stored_bytes_may_run_over_frames_at_odd_places() -> None:
     cut = len(first) - len(content) + FRAME_BYTES - 3
     frames = [first[:cut], first[cut : cut + FRAME_BYTES], first[cut + FRAME_BYTES :] + b"\0" + stored_block(b"z")]
     assert decode(frames, 3 + len(content) + 1) == b"abc" + content + b"z"
+
+
+def test_many_short_blocks_of_stored_bytes_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make_windows(data: bytes) -> array[int]:
+        made.append(len(data))
+        return original(data)
+
+    original = lzx._make_windows
+    monkeypatch.setattr(lzx, "_make_windows", make_windows)
+    blocks = stored_block(b"ab", first=True) + (stored_block(b"c") + b"\0" + stored_block(b"de")) * 500
+    assert decode([blocks], 2 + 3 * 500) == b"ab" + b"cde" * 500
+    assert len(made) <= 2
 
 
 REPEATS = b"x" * 200

@@ -11,7 +11,7 @@ from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, visible
 
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
-from symcache.stores.base import Form, LookUp, Request
+from symcache.stores.base import FileRequest, Form, LookUp
 from symcache.stores.chain import Chain
 from symcache.stores.disk import ChainSettings
 from symcache.stores.local.tree import Store
@@ -48,7 +48,7 @@ class Bucket:
         del keys
         return iter(())
 
-    async def fetch(self, request: Request, scratch: Path) -> LookUp:
+    async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         if self.is_down:
             return LookUp((Attempt(self.name, "down"),), error=UpstreamUnavailable("down", url=self.name))
         form, path, attempts = self._look_up(request.key)
@@ -57,13 +57,13 @@ class Bucket:
         return LookUp(attempts, form, is_asked=True)
 
     async def read_headers(self, key: ImageKey) -> LookUp:
-        return LookUp(instead=Request(key, in_passing=True))
+        return LookUp(instead=FileRequest(key, in_passing=True))
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         form, _, attempts = self._look_up(key)
         return form, attempts[-1].answer
 
-    def remember_absent(self, request: Request, answer: str) -> None:
+    def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing: a bucket remembers nothing by itself."""
 
     def forget_absent(self, key: Key) -> None:

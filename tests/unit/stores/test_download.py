@@ -26,6 +26,11 @@ LARGE = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age, payload_bytes=4_400_000))
 OTHER = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age, payload_bytes=30_000, timestamp=1))
 
 
+@pytest.fixture
+def rig(rig_on_each_transport: Rig) -> Rig:
+    return rig_on_each_transport
+
+
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_SHORTEST_PART_BYTES", 1 << 20)

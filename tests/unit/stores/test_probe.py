@@ -8,7 +8,7 @@ from support.answers import Stall, busy, hang_up, page, redirect, status, unfram
 from support.sources import KEY, PDB
 from support.wire import closed_port
 
-from symcache.config import Config, Misses, Network, ServerEntry
+from symcache.config import Config, MissSettings, Network, ServerEntry
 from symcache.stores.http.probe import Behaviour, Probe, probe_servers
 
 if TYPE_CHECKING:
@@ -177,5 +177,5 @@ async def test_credentials_are_sent_and_never_shown(make_upstream: Callable[...,
 
 
 async def test_nothing_is_remembered(upstream: Upstream, tmp_path: Path) -> None:
-    await probe(upstream.url, Config(network=DIRECT.network, misses=Misses(folder=tmp_path / "misses")))
+    await probe(upstream.url, Config(network=DIRECT.network, misses=MissSettings(folder=tmp_path / "misses")))
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240

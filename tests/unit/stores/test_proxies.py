@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -7,10 +8,10 @@ import anyio
 import pytest
 from support.proxy import ForwardingProxy, SocksProxy
 from support.sources import KEY, PATH, PDB, Rig
+from support.wire import Listener, read_head
 
 from symcache.config import Breaker, load_config
 from symcache.errors import ConfigError
-from symcache.stores.http.pool import Lanes
 from symcache.stores.results import Cause, Failed, Fetched
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from support.upstream import Upstream
 
 NAME = "symbols.example:80"
+
+
+@pytest.fixture
+def rig(rig_on_each_transport: Rig) -> Rig:
+    return rig_on_each_transport
 
 
 @pytest.fixture
@@ -95,6 +101,48 @@ async def test_a_proxy_that_refuses_is_not_asked_again(
     assert outcome.cause is Cause.REFUSED
     assert "407" in outcome.attempts[0].answer
     assert rig.misses() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(401, Cause.REFUSED), (403, Cause.REFUSED), (407, Cause.REFUSED), (502, Cause.UNAVAILABLE)]
+)
+async def test_a_tunnel_that_is_refused_is_named_with_its_status(status: int, cause: Cause, rig: Rig) -> None:
+    def refuse(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_head(stream)
+        client.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+
+    listener = Listener(refuse)
+    proxy = f"http://127.0.0.1:{listener.port}"
+    async with rig.source(f"srv*{rig.store}*https://symbols.example", proxy=proxy, retries=1) as source:
+        outcome = await source.fetch(KEY)
+    listener.close()
+    assert isinstance(outcome, Failed)
+    assert (outcome.cause, outcome.attempts[0].answer) == (cause, f"the proxy answered {status}")
+    assert rig.misses() == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_silent_proxy_is_a_time_out(scheme: str, rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options = {"proxy": proxy, "retries": 0, "read_timeout_s": 0.1, "connect_timeout_s": 0.1}
+        async with rig.source(f"srv*{rig.store}*{scheme}://symbols.example", **options) as source:
+            outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.UNAVAILABLE
+    assert outcome.attempts[0].answer.endswith("in time")
+
+
+async def test_no_proxy_names_what_is_asked_directly(
+    upstream: Upstream, proxy: ForwardingProxy, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.files[PATH] = PDB
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    async with rig.plain(upstream, proxy=None) as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert proxy.requests == []
 
 
 async def test_https_goes_through_a_tunnel(
@@ -172,10 +220,3 @@ async def test_a_file_without_certificates_is_an_error_of_the_configuration(
     source = rig.source(f"srv*{rig.store}*http://symbols.example", ca_file=tmp_path / "ca.pem")
     with pytest.raises(ConfigError, match="holds no certificates"):
         await source.__aenter__()
-
-
-def test_large_pieces_are_read_where_the_library_allows_it(rig: Rig) -> None:
-    httpcore = pytest.importorskip("httpcore")
-    rig.source(f"srv*{rig.store}*http://symbols.example").close()
-    assert httpcore.AsyncHTTP11Connection.READ_NUM_BYTES == 256 * 1024
-    assert Lanes.__doc__

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 SECRET = "hunter2"
 
 
+@pytest.fixture
+def rig(rig_on_each_transport: Rig) -> Rig:
+    return rig_on_each_transport
+
+
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 

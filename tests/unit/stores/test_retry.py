@@ -16,12 +16,17 @@ from support.wire import closed_port
 from symcache.config import values
 from symcache.errors import UpstreamUnavailable
 from symcache.events import Noted
-from symcache.stores.http.retry import HostLeftAloneError, HostPatience, RetryPolicy, parse_retry_after
+from symcache.stores.http.retry import CircuitBreaker, CircuitOpenError, RetryPolicy, parse_retry_after
 from symcache.stores.results import Cause, Failed, Fetched, Missing
 
 if TYPE_CHECKING:
     from support.answers import Answer
     from support.upstream import Upstream
+
+
+@pytest.fixture
+def rig(rig_on_each_transport: Rig) -> Rig:
+    return rig_on_each_transport
 
 
 def next_hop_failed() -> Answer:
@@ -81,184 +86,184 @@ def test_a_policy_gives_up_after_its_retries_or_when_asked_for_too_much() -> Non
     assert policy.pause_s(1, 30.1) is None
 
 
-def make_patience(clock: Clock, *, failures: int = 3) -> HostPatience:
-    return HostPatience(
+def make_breaker(clock: Clock, *, failures: int = 3) -> CircuitBreaker:
+    return CircuitBreaker(
         failures=failures, cool_down_s=60, longest_pause_s=30, hiccup_s=2, clock_s=clock, sleep=clock.sleep
     )
 
 
-async def ask(patience: HostPatience, origin: tuple[str, str, int] = ORIGIN) -> float:
-    return await patience.wait_turn(origin, url="https://symbols.example/x")
+async def ask(breaker: CircuitBreaker, origin: tuple[str, str, int] = ORIGIN) -> float:
+    return await breaker.wait_turn(origin, url="https://symbols.example/x")
 
 
 async def test_a_host_that_keeps_failing_is_left_alone_and_then_tried_by_one() -> None:
     clock = Clock()
-    patience = make_patience(clock)
+    breaker = make_breaker(clock)
     began = []
     for _ in range(5):
-        asked_s = await ask(patience)
+        asked_s = await ask(breaker)
         clock.now_s += 1
-        began.append(patience.note_failure(ORIGIN, asked_s=asked_s))
+        began.append(breaker.note_failure(ORIGIN, asked_s=asked_s))
         if began[-1]:
             break
     assert began == [False, False, True]
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
-    await ask(patience, OTHER)
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    await ask(breaker, OTHER)
     clock.now_s += 60
-    asked_s = await ask(patience)  # the one that tries
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
-    assert not patience.note_failure(ORIGIN, asked_s=asked_s)  # told already
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
+    asked_s = await ask(breaker)  # the one that tries
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    assert not breaker.note_failure(ORIGIN, asked_s=asked_s)  # told already
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
     clock.now_s += 60
-    await ask(patience)
-    patience.note_success(ORIGIN)
-    await ask(patience)
-    await ask(patience)
+    await ask(breaker)
+    breaker.note_success(ORIGIN)
+    await ask(breaker)
+    await ask(breaker)
 
 
 async def test_whoever_tries_and_is_cancelled_leaves_the_try_to_the_next() -> None:
     clock = Clock()
-    patience = make_patience(clock, failures=1)
-    patience.note_failure(ORIGIN, asked_s=clock.now_s - 5)
+    breaker = make_breaker(clock, failures=1)
+    breaker.note_failure(ORIGIN, asked_s=clock.now_s - 5)
     clock.now_s += 60
-    await ask(patience)  # and nothing is ever heard of it
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
+    await ask(breaker)  # and nothing is ever heard of it
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
     clock.now_s += 60
-    await ask(patience)
+    await ask(breaker)
 
 
 async def test_many_that_break_at_once_are_one_hiccup() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    asked_s = await ask(patience)
+    breaker = make_breaker(clock)
+    asked_s = await ask(breaker)
     clock.now_s += 0.5
-    assert not any(patience.note_failure(ORIGIN, asked_s=asked_s) for _ in range(64))
-    await ask(patience)
+    assert not any(breaker.note_failure(ORIGIN, asked_s=asked_s) for _ in range(64))
+    await ask(breaker)
     clock.now_s += 1.5
-    assert patience.note_failure(ORIGIN, asked_s=asked_s)
+    assert breaker.note_failure(ORIGIN, asked_s=asked_s)
 
 
 async def test_a_success_between_forgets_failures() -> None:
     clock = Clock()
-    patience = make_patience(clock)
+    breaker = make_breaker(clock)
     for _ in range(20):
-        asked_s = await ask(patience)
+        asked_s = await ask(breaker)
         clock.now_s += 1
-        assert not patience.note_failure(ORIGIN, asked_s=asked_s)
-        patience.note_failure(ORIGIN, asked_s=asked_s)
-        patience.note_success(ORIGIN)
+        assert not breaker.note_failure(ORIGIN, asked_s=asked_s)
+        breaker.note_failure(ORIGIN, asked_s=asked_s)
+        breaker.note_success(ORIGIN)
 
 
 async def test_everybody_keeps_the_pause_that_one_was_asked_for() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=20)
-    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=5)
-    await ask(patience, OTHER)
+    breaker = make_breaker(clock)
+    breaker.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=20)
+    breaker.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=5)
+    await ask(breaker, OTHER)
     assert clock.slept == []
-    await ask(patience)
+    await ask(breaker)
     assert clock.slept == [20]
-    patience.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=31)
+    breaker.note_failure(ORIGIN, asked_s=clock.now_s, retry_after_s=31)
     with pytest.raises(UpstreamUnavailable, match="asked for a pause of 31 s"):
-        await ask(patience)
+        await ask(breaker)
 
 
 async def fail(
-    patience: HostPatience, clock: Clock, times: int, *, file: str | None = None, retry_after_s: float | None = None
+    breaker: CircuitBreaker, clock: Clock, times: int, *, file: str | None = None, retry_after_s: float | None = None
 ) -> bool:
     """Ask that many times, a second each, in vain; return whether the host is left alone with that."""
     begins = False
     for _ in range(times):
-        asked_s = await ask(patience)
+        asked_s = await ask(breaker)
         clock.now_s += 1
-        begins = patience.note_failure(ORIGIN, asked_s=asked_s, file=file, retry_after_s=retry_after_s)
+        begins = breaker.note_failure(ORIGIN, asked_s=asked_s, file=file, retry_after_s=retry_after_s)
     return begins
 
 
 async def test_one_file_pauses_no_other_however_often_it_fails() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    assert not await fail(patience, clock, 50, file="a")
-    assert not await fail(patience, clock, 50, file="b", retry_after_s=3600)
-    await ask(patience)
+    breaker = make_breaker(clock)
+    assert not await fail(breaker, clock, 50, file="a")
+    assert not await fail(breaker, clock, 50, file="b", retry_after_s=3600)
+    await ask(breaker)
     assert clock.slept == []
 
 
 async def test_several_files_in_a_row_are_of_the_host() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    assert not await fail(patience, clock, 1, file="a")
-    assert not await fail(patience, clock, 1, file="b")
-    assert await fail(patience, clock, 1, file="c")
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
+    breaker = make_breaker(clock)
+    assert not await fail(breaker, clock, 1, file="a")
+    assert not await fail(breaker, clock, 1, file="b")
+    assert await fail(breaker, clock, 1, file="c")
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
 
 
 async def test_a_file_that_is_answered_clears_the_host_of_what_others_had() -> None:
     clock = Clock()
-    patience = make_patience(clock)
+    breaker = make_breaker(clock)
     for number in range(30):
-        assert not await fail(patience, clock, 1, file=f"{number}")
-        assert not await fail(patience, clock, 1, file=f"{number} again")
-        patience.note_success(ORIGIN)
+        assert not await fail(breaker, clock, 1, file=f"{number}")
+        assert not await fail(breaker, clock, 1, file=f"{number} again")
+        breaker.note_success(ORIGIN)
 
 
 async def test_a_pause_that_several_files_were_told_is_kept_for_all_and_counts_once_each_time() -> None:
     clock = Clock()
-    patience = make_patience(clock, failures=9)
+    breaker = make_breaker(clock, failures=9)
     for number in range(3):
-        await fail(patience, clock, 1, file=f"{number}", retry_after_s=10)
+        await fail(breaker, clock, 1, file=f"{number}", retry_after_s=10)
     assert clock.slept == []  # until now it could have been the files
-    asked_s = await ask(patience)
+    asked_s = await ask(breaker)
     assert clock.slept == [10]
     for _ in range(20):  # a crowd that asked at the same time
-        assert not patience.note_failure(ORIGIN, asked_s=asked_s, file="3", retry_after_s=10)
-    await ask(patience)
+        assert not breaker.note_failure(ORIGIN, asked_s=asked_s, file="3", retry_after_s=10)
+    await ask(breaker)
     assert clock.slept == [10, 10]
 
 
 async def test_pauses_asked_for_again_and_again_end_with_the_host_left_alone_for_as_long() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    assert await fail(patience, clock, 3, retry_after_s=25)
+    breaker = make_breaker(clock)
+    assert await fail(breaker, clock, 3, retry_after_s=25)
     assert clock.slept == [25, 25]
     clock.now_s += 59
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
-    assert not await fail_after(patience, clock, 1, retry_after_s=600)
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    assert not await fail_after(breaker, clock, 1, retry_after_s=600)
     clock.now_s += 599
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
     clock.now_s += 1
-    await ask(patience)
+    await ask(breaker)
 
 
-async def fail_after(patience: HostPatience, clock: Clock, pause_s: float, *, retry_after_s: float) -> bool:
+async def fail_after(breaker: CircuitBreaker, clock: Clock, pause_s: float, *, retry_after_s: float) -> bool:
     clock.now_s += pause_s
-    return await fail(patience, clock, 1, retry_after_s=retry_after_s)
+    return await fail(breaker, clock, 1, retry_after_s=retry_after_s)
 
 
 async def test_whoever_tries_keeps_others_waiting_no_longer_than_it_is_heard_of() -> None:
     clock = Clock()
-    patience = make_patience(clock)
-    assert await fail(patience, clock, 3)
+    breaker = make_breaker(clock)
+    assert await fail(breaker, clock, 3)
     clock.now_s += 60
-    asked_s = await ask(patience)
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
-    patience.note_unheard(ORIGIN, asked_s=asked_s - 1)  # another one
-    with pytest.raises(HostLeftAloneError):
-        await ask(patience)
-    patience.note_unheard(ORIGIN, asked_s=asked_s)
-    await ask(patience)
+    asked_s = await ask(breaker)
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    breaker.note_cancelled(ORIGIN, asked_s=asked_s - 1)  # another one
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    breaker.note_cancelled(ORIGIN, asked_s=asked_s)
+    await ask(breaker)
 
 
 async def fetch_all(rig: Rig, symbol_path: str, count: int, **options: object) -> list[object]:
-    """Fetch as many keys at once as there are lanes."""
+    """Fetch as many keys at once as there are connections."""
     outcomes: list[object] = []
     keys = iter([replace(KEY, name=f"app{number}.pdb") for number in range(count)])
     async with rig.source(symbol_path, **options) as source, anyio.create_task_group() as group:
@@ -396,7 +401,7 @@ async def test_a_dead_host_keeps_no_other_from_being_asked(upstream: Upstream, r
     assert [type(outcome) for outcome in outcomes] == [Fetched] * 40
 
 
-async def test_a_pause_holds_no_lane(upstream: Upstream, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pause_holds_no_connection(upstream: Upstream, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     upstream.always("*", status(429, headers=[("Retry-After", "20")]))
     asleep, wake = anyio.Event(), anyio.Event()
 
@@ -409,5 +414,5 @@ async def test_a_pause_holds_no_lane(upstream: Upstream, rig: Rig, monkeypatch: 
     async with rig.plain(upstream, connections=2, retries=1) as source, anyio.create_task_group() as group:
         group.start_soon(source.fetch, KEY)
         await asleep.wait()
-        assert source._lanes.free == 2
+        assert source._pool.free == 2
         wake.set()

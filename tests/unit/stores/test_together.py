@@ -40,7 +40,7 @@ async def main(folder, url, *indexes):
     folder = Path(folder)
     config = Config(
         symbol_path=parse_symbol_path(f"srv*{folder / 'sym'}*{url}"),
-        misses=values.Misses(folder=folder / "misses"),
+        misses=values.MissSettings(folder=folder / "misses"),
         network=values.Network(proxy=""),
         server=(ServerEntry(url=url, compressed=False, two_tier=False),),
     )

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from symcache.errors import SymbolPathError
 from symcache.sympath import (
     MICROSOFT,
-    Cache,
-    Chain,
     DefaultPlace,
-    Folder,
     HttpPlace,
     LocalPlace,
     Place,
@@ -25,6 +22,9 @@ from symcache.sympath import (
     redact_url,
     with_store,
 )
+from symcache.sympath import CacheElement as Cache
+from symcache.sympath import ChainElement as Chain
+from symcache.sympath import FolderElement as Folder
 
 DEFAULT = DefaultPlace()
 STORE = Path("/default/sym")

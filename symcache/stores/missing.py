@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from symcache.stores.negative import Miss
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Lacking"]
+__all__ = ["MissingFiles"]
 
 
-class Lacking:
+class MissingFiles:
     """Tells for one symbol source.
 
     Args:

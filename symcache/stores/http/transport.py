@@ -1,0 +1,256 @@
+"""HTTP/1.1 straight to a server, for a client that sends one request at a time.
+
+httpx's own transport parses in Python and looks after a pool for each request; this one lets llhttp parse and keeps one
+connection for each origin. It takes a third of the time for small files. It knows no proxies and no other protocols.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import httptools
+import httpx
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSStream
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Iterator
+    from typing import Self
+
+    from anyio.abc import ByteStream
+
+__all__ = ["DirectTransport"]
+
+
+_READ_BYTES = 256 * 1024  # what asyncio reads at once
+_MAX_FIELD_BYTES = 100 * 1024
+_PORTS = {"http": 80, "https": 443}
+_LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
+
+
+class DirectTransport(httpx.AsyncBaseTransport):
+    """One connection for each origin, kept for the next request; each request waits for the end of the last.
+
+    Args:
+        tls: What is trusted.
+        most_idle: Connections that are kept; the one unused for longest goes first.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, *, most_idle: int) -> None:
+        self._tls = tls
+        self._most_idle = most_idle
+        self._idle: dict[tuple[str, str, int], _Connection] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send *request* and return the response, its body still to be read.
+
+        Raises:
+            httpx.TransportError: As httpx's own transport does.
+        """
+        url = request.url
+        origin = url.scheme, url.host, url.port or _PORTS[url.scheme]
+        connection = self._idle.pop(origin, None)
+        if connection is not None and connection.is_stale:
+            await connection.aclose()
+            connection = None
+        if connection is None:
+            connection = await self._connect(request, origin)
+        try:
+            status = await connection.exchange(request)
+            return httpx.Response(status, headers=connection.fields, stream=_Body(self, origin, connection))
+        except BaseException:
+            await connection.aclose()
+            raise
+
+    async def release(self, origin: tuple[str, str, int], connection: _Connection) -> None:
+        """Keep *connection* for the next request if it can serve one; close it otherwise."""
+        if not connection.is_reusable or origin in self._idle:
+            await connection.aclose()
+            return
+        self._idle[origin] = connection
+        if len(self._idle) > self._most_idle:
+            await self._idle.pop(next(iter(self._idle))).aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            await self._idle.popitem()[1].aclose()
+
+    async def _connect(self, request: httpx.Request, origin: tuple[str, str, int]) -> _Connection:
+        scheme, _, port = origin
+        host = request.url.raw_host.decode("ascii")
+        timeouts = request.extensions.get("timeout", {})
+        connect_s = timeouts.get("connect")
+        with _translated(request, httpx.ConnectTimeout, httpx.ConnectError):
+            with anyio.fail_after(connect_s):
+                stream: ByteStream = await anyio.connect_tcp(host, port)
+            if scheme == "https":
+                try:
+                    with anyio.fail_after(connect_s):
+                        stream = await TLSStream.wrap(
+                            stream, hostname=host, ssl_context=self._tls, standard_compatible=False
+                        )
+                except BaseException:
+                    await anyio.aclose_forcefully(stream)
+                    raise
+        return _Connection(stream, request)
+
+
+class _Connection:
+    """A connection and the state of the exchange on it; the methods ``on_…`` are called by the parser."""
+
+    def __init__(self, stream: ByteStream, request: httpx.Request) -> None:
+        self._stream = stream
+        self._socket: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not of Django
+        self._begin(request)
+
+    def _begin(self, request: httpx.Request) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.pieces: deque[bytes] = deque()
+        self.is_complete = False
+        self.is_reusable = False
+        self._request = request
+        self._read_s: float | None = request.extensions.get("timeout", {}).get("read")
+        self.status: int | None = None  # known at the end of the fields
+        self._has_excess = False
+        self._field_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def is_stale(self) -> bool:
+        """The server has closed the connection, or sent what nothing asked for."""
+        if hasattr(select, "poll"):  # `select` cannot watch descriptors from 1024 on
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([self._socket], [], [], 0)[0])
+
+    async def exchange(self, request: httpx.Request) -> int:
+        """Send *request* and read up to the end of the fields; return the status. Interim responses are passed over."""
+        self._begin(request)
+        head = _write_head(request)
+        # One deadline for both, as a request this short waits for nobody.
+        with self._in_time():
+            await self._stream.send(head)
+            await self._receive()
+        while self.status is None:
+            await self.read()
+        return self.status
+
+    async def read(self) -> None:
+        """Read more of the response."""
+        with self._in_time():
+            await self._receive()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        with _translated(self._request, httpx.ReadTimeout, httpx.ReadError), anyio.fail_after(self._read_s):
+            yield
+
+    async def _receive(self) -> None:
+        try:
+            data = await self._stream.receive(_READ_BYTES)
+        except anyio.EndOfStream as error:
+            if self.status is None or self._is_framed:
+                raise httpx.RemoteProtocolError("closed within a response", request=self._request) from error
+            self.is_complete = True
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.is_complete:
+                raise httpx.RemoteProtocolError("not HTTP/1.1", request=self._request) from error
+            self._has_excess = True
+        if self.is_complete:
+            self.is_reusable = self._keeps_alive and not self._has_excess
+        elif self.pieces:
+            self._field_bytes = 0
+        else:  # the parser keeps what it has of a field, before a body and behind it
+            self._field_bytes += len(data)
+            if self._field_bytes > _MAX_FIELD_BYTES:
+                raise httpx.RemoteProtocolError("endless fields", request=self._request)
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(self._stream)
+
+    def on_message_begin(self) -> None:
+        self._has_excess = self.is_complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status is None:
+            self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.status is not None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self.fields = []
+            return
+        self.status = status
+        self._keeps_alive = self._parser.should_keep_alive()
+        names = {name.lower() for name, _ in self.fields}
+        self._is_framed = not names.isdisjoint({b"content-length", b"transfer-encoding"})
+
+    def on_body(self, data: bytes) -> None:
+        if not self.is_complete:
+            self.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = self.status is not None
+
+
+def _write_head(request: httpx.Request) -> bytes:
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%s: %s" % field for field in request.headers.raw]
+    head = b"\r\n".join([*lines, b"", b""])
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:
+        raise httpx.LocalProtocolError("a line break in a field", request=request)
+    return head + request.content
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of a response; its connection goes back when it is closed."""
+
+    def __init__(self, transport: DirectTransport, origin: tuple[str, str, int], connection: _Connection) -> None:
+        self._transport = transport
+        self._origin = origin
+        self._connection: _Connection | None = connection
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        connection = self._connection
+        if connection is None:
+            raise httpx.StreamClosed
+        while not connection.pieces:
+            if connection.is_complete:
+                raise StopAsyncIteration
+            await connection.read()
+        return connection.pieces.popleft()
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._transport.release(self._origin, connection)
+
+
+@contextmanager
+def _translated(
+    request: httpx.Request, timeout: type[httpx.TimeoutException], lost: type[httpx.NetworkError]
+) -> Iterator[None]:
+    """Raise what anyio raises as the errors of httpx that its own transport would raise."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise timeout(str(error), request=request) from error
+    except _LOST as error:
+        raise lost(str(error), request=request) from error

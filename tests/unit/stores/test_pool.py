@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+import httpcore
+import httpx
+import pytest
+from support.wire import Listener, Signal, read_head
+
+from symcache.stores.http.pool import TransportPool
+from symcache.stores.http.transport import DirectTransport
+
+if TYPE_CHECKING:
+    import socket
+
+    from support.upstream import Upstream
+
+TIMEOUT = httpx.Timeout(20)
+
+
+async def test_a_lane_is_free_again_however_its_loan_ends() -> None:
+    pool = TransportPool(connections=2, timeout=TIMEOUT, proxy="")
+    assert pool.free == 2
+
+    async def fail() -> None:
+        async with pool.transport(), pool.transport():
+            assert pool.free == 0
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert pool.free == 2
+    async with pool.transport(), pool.transport():
+        with anyio.move_on_after(0):
+            async with pool.transport():
+                pytest.fail("there are only two")
+        assert pool.free == 0
+    assert pool.free == 2
+    await pool.aclose()
+
+
+async def test_those_who_wait_count_against_what_is_free() -> None:
+    pool = TransportPool(connections=1, timeout=TIMEOUT, proxy="")
+    async with anyio.create_task_group() as group, pool.transport():
+
+        async def wait() -> None:
+            async with pool.transport():
+                pass
+
+        for _ in range(3):
+            group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert pool.free == -3
+    assert pool.free == 1
+    await pool.aclose()
+
+
+async def test_one_task_may_hold_several_pool_and_the_warm_one_comes_first() -> None:
+    pool = TransportPool(connections=3, timeout=TIMEOUT, proxy="")
+    async with pool.transport() as first, pool.transport() as second:
+        assert first is not second
+    async with pool.transport() as again:
+        assert again is first
+    await pool.aclose()
+
+
+@pytest.mark.parametrize("prefer_direct", [True, False])
+async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool) -> None:
+    asked, closed = Signal("a request"), Signal("the end of its connection")
+
+    def serve(connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
+            read_head(stream)
+            asked.set()
+            assert stream.read() == b""
+            closed.set()
+
+    listener = Listener(serve)
+    pool = TransportPool(connections=2, timeout=TIMEOUT, proxy="", prefer_direct=prefer_direct)
+    async with anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            async with pool.transport() as transport:
+                url = f"http://127.0.0.1:{listener.port}/x"
+                await transport.handle_async_request(
+                    httpx.Request("GET", url, extensions={"timeout": TIMEOUT.as_dict()})
+                )
+
+        group.start_soon(ask)
+        await asked.reached()
+        group.cancel_scope.cancel()
+    await closed.reached()
+    assert pool.free == 2
+    await pool.aclose()
+    listener.close()
+
+
+@pytest.mark.parametrize("prefer_direct", [True, False])
+async def test_no_field_is_sent_that_the_caller_has_not_chosen(prefer_direct: bool, upstream: Upstream) -> None:
+    pool = TransportPool(connections=1, timeout=TIMEOUT, proxy="", prefer_direct=prefer_direct)
+    async with pool.transport() as transport:
+        response = await transport.handle_async_request(httpx.Request("GET", f"{upstream.url}/x"))
+        await response.aclose()
+    await pool.aclose()
+    assert set(upstream.requests[0].headers) == {"host"}
+
+
+def test_a_proxy_of_any_kind_is_left_to_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_direct(**options: str) -> bool:
+        pool = TransportPool(connections=1, timeout=TIMEOUT, **options)  # type: ignore[arg-type]
+        return isinstance(pool._make(), DirectTransport)
+
+    assert is_direct()
+    assert not is_direct(proxy="http://127.0.0.1:1")
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1")
+    assert not is_direct()
+    assert is_direct(proxy="")
+
+
+@pytest.mark.parametrize("prefer_direct", [True, False])
+async def test_no_library_is_changed_by_using_it(prefer_direct: bool, upstream: Upstream) -> None:
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
+    before = [logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES
+    pool = TransportPool(connections=1, timeout=TIMEOUT, prefer_direct=prefer_direct)
+    async with pool.transport() as transport:
+        response = await transport.handle_async_request(httpx.Request("GET", f"{upstream.url}/x"))
+        await response.aclose()
+    await pool.aclose()
+    assert ([logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES) == before
