@@ -121,7 +121,7 @@ async def test_a_publishing_that_fails_is_an_error_of_the_disk(
 
     async with rig.open(config) as source:
         with monkeypatch.context() as patch:
-            patch.setattr(*(("pathlib.Path.replace", fail) if step == "rename" else ("os.fsync", fail)))
+            patch.setattr(*(("os.replace", fail) if step == "rename" else ("os.fsync", fail)))
             outcome = await source.fetch(KEY)
         assert not [name for name in scratch_files(rig.store) if name.endswith(".part")]
     assert isinstance(outcome, Failed)
