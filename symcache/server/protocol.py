@@ -383,8 +383,8 @@ class ServeProtocol(HttpToolsProtocol):
     def _look_at_clock(self) -> None:
         """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
         left_s = self._due_s - self.loop.time()
-        if left_s <= 0 and self._rest is not None:
-            self.abort()
+        if left_s <= 0 and self._rest is not None and not self._rest.sent.done():
+            self._rest.sent.set_exception(ResponseAborted())
         elif left_s <= 0:
             self.transport.abort()
         else:
