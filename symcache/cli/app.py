@@ -57,18 +57,18 @@ class LazyGroup(click.Group):
 
 _COMMANDS = {
     "warm": "Fill the store with what the inputs need; report what is missing.",
-    "check": "Report what the inputs need and the store lacks; no network.",
-    "scan": "List the modules of the inputs and their keys; no network, no store.",
-    "fetch": "Fetch single files by index; print where they lie.",
+    "check": "Report what the inputs need and the store lacks; uses no network.",
+    "scan": "List the modules of the inputs and their keys; uses neither network nor store.",
+    "fetch": "Fetch single files by index; print their paths.",
     "inspect": "Show identity and health of one file.",
-    "missing": "What upstreams do not have: list, ask again, forget.",
-    "path": "The symbol path to give to a debugger.",
-    "servers": "Symbol servers known and configured.",
-    "store": "Look after stores: publish, list, verify, prune, convert.",
+    "missing": "List files that no server has; request them again, or forget the answers.",
+    "path": "Print the symbol path for a debugger.",
+    "servers": "List known and configured symbol servers; test them.",
+    "store": "Manage stores: publish, list, verify, prune, convert.",
     "export": "Pack symbols into a bundle for a machine without a network.",
-    "import": "Take a bundle into the store.",
-    "serve": "Serve the store and its upstreams over HTTP.",
-    "demo": "The whole job on this machine alone, without internet or Windows.",
+    "import": "Import a bundle into the store.",
+    "serve": "Serve the store and its symbol servers over HTTP.",
+    "demo": "Run the whole job on this machine alone, without internet or Windows.",
 }
 
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:
-        # Whoever read the result has had enough. Nothing more can be said to them, at exit neither.
+        # The reader of the output has closed it. Nothing more can be written to it, at exit neither.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -34,7 +34,7 @@ __all__ = ["command"]
 @inputs_argument
 @process_options
 @images_option
-@click.option("--all-pdbs", is_flag=True, help="Ask for every PDB an image names, not only the one debuggers want.")
+@click.option("--all-pdbs", is_flag=True, help="Want every PDB an image names, not only the one debuggers ask for.")
 @allow_options
 @json_option
 @settings_options

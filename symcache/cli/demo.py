@@ -40,11 +40,11 @@ _NEXT = (
     help="Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger.",
 )
 @json_option
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
 @color_option
 def command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Rehearse the whole job on this machine alone: no internet, no Windows, no setting of yours.
+    """Run the whole job on this machine alone: no internet, no Windows, no settings.
 
     A server on loopback that behaves like Microsoft's is stocked with made-up symbols of a Windows Server 2008
     session; a folder of its drivers and a kernel dump are what is given. All but one PDB can be had.

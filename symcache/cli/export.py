@@ -123,6 +123,6 @@ def _missing(needs: Needs, exported: Exported) -> Iterator[tuple[str | None, str
         reported |= names
     for key in needs.images:
         if key.folded not in reported:  # that an image is not there tells why its PDB is not known
-            yield key.index, "its PDB is not known: nobody has looked into the image yet"
+            yield key.index, "its PDB is not known: the image has not been read yet"
     for text in needs.nameless:
         yield None, text

@@ -35,10 +35,10 @@ _GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9
 @json_option
 @settings_options
 def command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None:
-    """Fetch single files and print where they lie.
+    """Fetch single files and print their paths.
 
     INDEX is name/id/name or name/id, also as the end of a server's URL or of a path in a store; the servers of the
-    symbol path are asked. `symcache fetch NAME ID` names one file. What the store has is not asked for.
+    symbol path are asked. `symcache fetch NAME ID` names one file. Files that the store has are not requested.
     """
     asked = list(_parse_all(indexes))
     keys = [key for _, key in asked]

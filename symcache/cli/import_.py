@@ -30,7 +30,7 @@ __all__ = ["command"]
 @json_option
 @settings_options
 def command(settings: Settings, bundles: tuple[Path, ...], as_json: bool) -> None:
-    """Take bundles that `symcache export` made into the store; each file is checked before it is published.
+    """Import bundles of `symcache export` into the store; each file is verified before it is published.
 
     Exit code 1: the disk did not take a file; 4: a bundle cannot be read, or a file in it is not what it says.
     """

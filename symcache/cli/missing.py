@@ -41,15 +41,17 @@ class _Row:
 
 @click.command()
 @click.argument("patterns", metavar="[PATTERN]...", nargs=-1)
-@click.option("--retry", is_flag=True, help="Ask for them again now.")
-@click.option("--forget", is_flag=True, help="Forget every server's answer, so that it is asked when next wanted.")
+@click.option("--retry", is_flag=True, help="Request them again now.")
+@click.option(
+    "--forget", is_flag=True, help="Forget the servers' answers, so that the next run requests the files again."
+)
 @json_option
 @settings_options
 def command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: bool, as_json: bool) -> None:
     """List the files that are missing: no server of the symbol path has them, and no store.
 
-    With each stands who said so, and when first and last. PATTERN narrows it to names or indexes, with * and ?:
-    `symcache missing 'secdrv*'`.
+    Each is listed with the servers that answered, and when first and last. PATTERN narrows it to names or indexes,
+    with * and ?: `symcache missing 'secdrv*'`.
     """
     if retry and forget:
         raise UsageError("--retry and --forget exclude each other")
@@ -71,7 +73,7 @@ def command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: 
         _write_text(rows)
         if not settings.quiet:
             files = count_text(len(_files(rows)), "file")
-            nothing = "no miss is remembered" if has_server else "the symbol path has no server, so nobody was asked"
+            nothing = "no miss is remembered" if has_server else "the symbol path has no server, so no server was asked"
             say(f"{files}; --retry asks again, --forget forgets" if rows else nothing)
 
 

@@ -32,7 +32,7 @@ class Needs:
 
     Attributes:
         keys: Files that are known by their keys, once each; a kernel or HAL by the one that the store has it under.
-        images: Images that are known while their PDBs are not, because nobody has looked into them yet.
+        images: Images that are known while their PDBs are not, because they have not been read yet.
         nameless: What cannot be named at all, each in one line.
         unreadable: Inputs, and files of folders, that could not be read.
         links: What images name, of those whose PDB is known by the image alone.

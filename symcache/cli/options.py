@@ -82,15 +82,17 @@ def settings_options_but_version(command: F) -> F:
         metavar="FILE",
         help="Read settings from FILE instead of the user's symcache.toml.",
     )
-    @click.option("-y", "--symbol-path", metavar="TEXT", help="Symbol path; _NT_SYMBOL_PATH and the config come after.")
+    @click.option(
+        "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
+    )
     @click.option(
         "--store",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        help="Fill DIR instead of the bottom-most store.",
+        help="Use DIR as the bottom-most store.",
     )
-    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result and errors.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+    @click.option("-v", "--verbose", is_flag=True, help="Print more.")
     @color_option
     @functools.wraps(command)
     def wrapped(
@@ -115,10 +117,10 @@ def color_option(command: F) -> F:
 
 def allow_options(command: F) -> F:
     """Give *command* ``--allow-missing`` and ``--allow-empty``."""
-    command = click.option("--allow-empty", is_flag=True, help="Exit with 0 also if the inputs hold no module at all.")(
+    command = click.option("--allow-empty", is_flag=True, help="Exit with 0 even if the inputs hold no module.")(
         command
     )
-    return click.option("--allow-missing", is_flag=True, help="Exit with 0 also if something is missing.")(command)
+    return click.option("--allow-missing", is_flag=True, help="Exit with 0 even if something is missing.")(command)
 
 
 class ImagesCommand(click.Command):
@@ -161,14 +163,14 @@ def process_options(command: F) -> F:
     command = click.option(
         "--user/--no-user",
         default=None,
-        help="With or without the modules of processes; without --user only complete dumps are searched for them.",
+        help="Include or leave out the modules of all processes; by default only complete dumps are searched.",
     )(command)
     return click.option(
         "--process",
         "processes",
         metavar="NAME|ID",
         multiple=True,
-        help="Of a kernel dump, also the modules of this process; may be given several times.",
+        help="Include the modules of this process of a kernel dump; repeatable.",
     )(command)
 
 

@@ -56,7 +56,7 @@ _POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
     "--explain",
     "index",
     metavar="INDEX",
-    help="Show every place that is tried for INDEX, in order, with its answer; nothing is copied.",
+    help="Show each store and server that is tried for INDEX, with its answer; nothing is copied.",
 )
 @json_option
 @settings_options

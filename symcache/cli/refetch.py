@@ -1,4 +1,4 @@
-"""Fetching single files anew, for code that runs on no event loop."""
+"""Fetching single files again, for code that runs on no event loop."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def find_deviations(report: Report, modules: Sequence[SessionModule], published:
     """Yield what came out otherwise than it must, one line each.
 
     Every PDB that is published must be in the store, byte for byte, and so must images that the dump lacks; every other
-    PDB must be missing because nobody publishes it; and nothing else may have been wanted.
+    PDB must be missing because it is not published; and nothing else may have been wanted.
 
     Args:
         report: Of the run.
@@ -72,16 +72,16 @@ def find_deviations(report: Report, modules: Sequence[SessionModule], published:
     for module in modules:
         symbol = left.pop(module.pdb.folded, None)
         if symbol is None:
-            yield f"{module.pdb.index}: nobody asked for it"
+            yield f"{module.pdb.index}: it was not requested"
         elif module.is_published:
             yield from _compare(symbol, published[module.pdb.index])
         elif symbol.cause is not Cause.NOT_PUBLISHED:
-            yield f"{module.pdb.index}: {symbol.cause or symbol.state}, but nobody publishes it"
+            yield f"{module.pdb.index}: {symbol.cause or symbol.state}, but it is not published"
         # Its debug directory is not in the dump, so that a debugger asks for the image first.
         if module.is_paged_out and (image := left.pop(module.image.folded, None)) is not None:
             yield from _compare(image, published[module.image.index])
     for symbol in left.values():
-        yield f"{symbol.index or symbol.module}: {symbol.cause or symbol.state}, but nobody needs it"
+        yield f"{symbol.index or symbol.module}: {symbol.cause or symbol.state}, but it is not needed"
     for item in report.unreadable:
         yield f"{item.path}: {item.problem}"
 

@@ -61,7 +61,7 @@ def command(
     """List the modules of the inputs and the keys of their files; no network, no store.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
-    debugger log, told by its content; - is standard input.
+    debugger log; its content decides which. - is standard input.
     """
     if as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")

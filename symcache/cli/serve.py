@@ -17,9 +17,11 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.option("--host", metavar="ADDRESS", help="Listen here; 0.0.0.0 for everybody. Otherwise serve.host: 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 for any free one. Otherwise 8080.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer. Otherwise 1.")
+@click.option(
+    "--host", metavar="ADDRESS", help="Listen on this address; 0.0.0.0 for all. Default: serve.host, 127.0.0.1."
+)
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 for any free one. Default: 8080.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Number of worker processes. Default: 1.")
 @click.option("--access-log", metavar="FILE", help="Append a line of JSON for each request; - for standard error.")
 @click.option("--hash-password", metavar="NAME", help="Ask for a password, print the line for serve.users, and end.")
 @click.option("--new-token", is_flag=True, help="Print a new token and its hash for serve.tokens, and end.")

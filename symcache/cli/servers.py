@@ -71,7 +71,7 @@ def _settings(server: ListedServer) -> Iterator[str]:
 @click.command()
 @click.argument("servers", metavar="[SERVER]...", nargs=-1)
 @click.option(
-    "--probe", is_flag=True, help="Ask them for a file that cannot exist; those of the symbol path by default."
+    "--probe", is_flag=True, help="Request a file that cannot exist; from the servers of the symbol path by default."
 )
 @click.option(
     "--index",

@@ -49,9 +49,7 @@ __all__ = ["command", "finish", "run_warm"]
 @process_options
 @images_option
 @click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
-@click.option(
-    "--upstream", "upstreams", metavar="URL", multiple=True, help="Ask URL first; may be given several times."
-)
+@click.option("--upstream", "upstreams", metavar="URL", multiple=True, help="Request files from URL first; repeatable.")
 @allow_options
 @json_option
 @settings_options
@@ -70,7 +68,7 @@ def command(
     """Fill the store with every symbol that the inputs need, and report what is missing and why.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
-    debugger log, told by its content; - is standard input.
+    debugger log; its content decides which. - is standard input.
     """
     selection = select_processes(processes, user)
     plan = Plan(images=images, all_pdbs=all_pdbs)

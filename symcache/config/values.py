@@ -76,7 +76,7 @@ class StoreSettings:
 
     Attributes:
         folder: The default store.
-        two_tier: Whether a store that is made anew gets two tiers.
+        two_tier: Whether a new store gets two tiers.
         durable: Whether a file is flushed to the disk before it is published.
     """
 
@@ -194,12 +194,12 @@ class Serve:
         access_log: File that gets a line of JSON for each request; ``-`` for standard error, empty for none.
         users: Who may ask, as ``name:hash``; empty for everybody, unless there are tokens.
         tokens: Hashes of bearer tokens that may ask.
-        upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for nobody.
+        upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for none.
         trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` is believed.
         warm_from_page: Whether the page takes inputs to warm from.
         largest_input_bytes: Longest such input.
         largest_store_bytes: Above it the least recently used files go; 0 for no limit.
-        unused_for_s: What nobody used for so long goes; 0 keeps it.
+        unused_for_s: Files not used for this time are removed; 0 keeps them.
         prune_every_s: How often these two are looked after.
         verify_every_s: How often the whole store is checked; 0 never does.
     """

@@ -204,7 +204,7 @@ OF_COMPLETE_DUMPS = ProcessSelection(if_complete=True)
 class KernelPdbWanted:
     """The reader of a kernel dump could do with the kernel's PDB, which says where the kernel keeps its processes.
 
-    Whoever has it sets `pdb` before taking the next record. Without an answer the dump's memory is searched.
+    A consumer that has it sets `pdb` before taking the next record. Without an answer the dump's memory is searched.
 
     Attributes:
         kernel: The kernel's own module, which names the PDB.

@@ -27,6 +27,7 @@ __all__ = ["Miss", "Misses", "NegativeCache"]
 
 
 _KEPT_S = 90 * 24 * 3600
+_MOST_UNKNOWN_KEYS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,12 @@ class Misses:
 
     def recall(self, upstream: str, key: Key) -> Miss | None:
         """Return *upstream*'s miss for *key* if it still counts."""
-        miss = self._read(_row(upstream, key.folded))
+        miss = self.find(upstream, key)
         return miss if miss is not None and self.counts(miss) else None
+
+    def find(self, upstream: str, key: Key) -> Miss | None:
+        """Return *upstream*'s miss for *key*, even if it does not count any more."""
+        return self._read(_row(upstream, key.folded))
 
     def counts(self, miss: Miss) -> bool:
         """Whether *miss* is recent enough to be believed."""
@@ -131,6 +136,8 @@ class NegativeCache:
     def __init__(self, store: SymbolStore, misses: Misses) -> None:
         self._store = store
         self._misses = misses
+        # Keys that were looked up here and are not remembered, so that there is nothing to forget.
+        self._unknown: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -183,15 +190,24 @@ class NegativeCache:
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
         """See `SymbolStore`."""
+        self._unknown.discard(request.key.folded)
         self._misses.remember(self.name, request.key, answer, in_passing=request.in_passing)
 
     def forget_absent(self, key: Key) -> None:
         """See `SymbolStore`."""
-        self._misses.forget(self.name, key)
+        if key.folded in self._unknown:
+            self._unknown.discard(key.folded)
+        else:
+            self._misses.forget(self.name, key)
 
     def _recall(self, request: FileRequest) -> LookUp | None:
-        miss = self._misses.recall(self.name, request.key)
+        miss = self._misses.find(self.name, request.key)
         if miss is None:
+            if len(self._unknown) >= _MOST_UNKNOWN_KEYS:
+                self._unknown.clear()
+            self._unknown.add(request.key.folded)
+            return None
+        if not self._misses.counts(miss):
             return None
         if miss.in_passing and not request.in_passing:
             self._misses.keep(replace(miss, in_passing=False))

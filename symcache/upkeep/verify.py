@@ -50,7 +50,7 @@ def verify(
     Progress is kept in the store: after an interruption the next run yields what the last one found and continues
     from there, if it is to *resume* and both have the same *scope*, which names what *check* and *policy* look for.
     *policy* says why a right file must not be in this store. *on_progress* is called after each key. Other processes
-    may use the store meanwhile; `repair` checks again before it changes anything.
+    may use the store at the same time; `repair` checks again before it changes anything.
 
     Raises:
         StoreError: The store cannot be read, or another verification is running.

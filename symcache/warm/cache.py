@@ -219,8 +219,8 @@ class SyncSymbolCache:
     """A `SymbolCache` for scripts and notebooks: its methods wait for their results.
 
     The work is done on an event loop of its own, in a thread of its own, so that it can be used from a thread that runs
-    an event loop, too; that one stands still meanwhile. Thread-safe. The symbol path is opened by the first call that
-    needs it; `close`, or the end of a ``with`` block, closes it.
+    an event loop, too; that loop is blocked during a call. Thread-safe. The symbol path is opened by the first call
+    that needs it; `close`, or the end of a ``with`` block, closes it.
 
         with SyncSymbolCache.open() as cache:
             report = cache.warm("MEMORY.DMP")
@@ -328,7 +328,7 @@ def _each(inputs: Inputs) -> Iterable[InputSource]:
     # Texts, bytes and file objects are iterable, too, and so is a name with its content.
     is_pair = isinstance(inputs, tuple) and len(inputs) == 2 and not isinstance(inputs[1], str | Path | tuple)
     is_one = is_pair or isinstance(inputs, str | Path | bytes) or hasattr(inputs, "read")
-    return [inputs] if is_one else inputs  # type: ignore[list-item,return-value]  # told apart just now
+    return [inputs] if is_one else inputs  # type: ignore[list-item,return-value]  # told apart above
 
 
 def _scan(inputs: Iterable[InputSource], processes: ProcessSelection | None) -> Scan:

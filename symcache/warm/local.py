@@ -318,7 +318,7 @@ class LocalRun:
             self._image_links.remember(want.image, links)
 
     def resolve(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> Sequence[Want]:
-        """Put what *module* needs in the place of *want*; return those of its wants that nobody had before."""
+        """Put what *module* needs in the place of *want*; return those of its wants that are new."""
         self.links[want.image] = links
         for whole in self.plan.whole_images(want.image):
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))

@@ -141,7 +141,7 @@ class Warmer:
 
     async def _read_image(self, key: ImageKey) -> Image | Missing | Failed:
         for whole in self._run.plan.whole_images(key):
-            # It comes whole in any case; whoever else fetches it just now shares that.
+            # It is fetched whole in any case; concurrent requests for it share that.
             outcome = await self._source.fetch(whole)
             if isinstance(outcome, Present | Fetched):
                 with suppress(StoreError):  # no room to expand what lies packed in another store

@@ -34,7 +34,7 @@ class ListedServer:
     """One server.
 
     Attributes:
-        name: What it is called; its host where nobody has named it.
+        name: What it is called; its host where it has no name.
         url: As it is asked, secrets and all.
         shown_url: The URL free of secrets.
         hints: What is worth asking it.
@@ -149,7 +149,7 @@ async def probe_listed(
         known: A file that they have; None for files of the store, where all of them are asked for those anyway.
         timeout_s: Longest wait for one server.
     """
-    # What lies in the store is nobody's business but theirs who are asked for it anyway.
+    # What the store holds is not told to other servers than those that are asked for it anyway.
     is_ours = known is None and all(server.is_in_path for server in listed)
     keys = list(_stored_files(config)) if is_ours else [known] if known is not None else []
     probes = await probe_servers([server.url for server in listed], config, known=keys, timeout_s=timeout_s)

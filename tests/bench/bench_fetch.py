@@ -1,6 +1,8 @@
 """Compare ``symcache warm`` with curl and aria2c, all fetching the same files from nginx on loopback.
 
     python tests/bench/bench_fetch.py                      # 2,000 files of 64 KiB, then 20 of 50 MiB
+    python tests/bench/bench_fetch.py --small 0 --large 0 --far 500       # 64 KiB each, 40 ms away
+    python tests/bench/bench_fetch.py --small 0 --large 0 --capped-mib 500 --tools symcache,curl
     python tests/bench/bench_fetch.py --small 500 --large 0 --repetitions 5 --tools symcache,curl
 
 The tools take turns within each repetition, in an order that changes, so that a busy moment of the machine hits all
@@ -20,17 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-if __name__ == "__main__":
+if __name__ in {"__main__", "__mp_main__"}:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.nginx import Nginx
 from support.parts import need
+from support.relay import delayed
 
 from symcache.identity.keys import PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb, write_pdb
@@ -207,6 +211,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="runs of each tool and set")
     parser.add_argument("--tools", default=",".join(COMMANDS), metavar="A,B", help="which of symcache, curl, aria2c")
     parser.add_argument("--dir", type=Path, default=None, metavar="DIR", help="where to write; needs twice the files")
+    parser.add_argument("--far", type=int, default=0, metavar="N", help="how many small files from far away")
+    parser.add_argument("--round-trip-ms", type=float, default=40, metavar="MS", help="how far away that is")
+    parser.add_argument(
+        "--capped-mib", type=int, default=0, metavar="MIB", help="size of one file, capped per connection"
+    )
+    parser.add_argument("--cap-mib", type=int, default=50, metavar="MIB", help="what it gives a connection in a second")
     options = parser.parse_args()
     tools = options.tools.split(",")
     if unknown := set(tools) - set(COMMANDS):
@@ -214,18 +224,25 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs\n")
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         sets = [
-            ("small", options.small, options.small_kib << 10, 16),
-            ("large", options.large, options.large_mib << 20, 8),
+            # name, files, bytes of each, transfers at once, round trip in seconds, bytes a second and connection
+            ("small", options.small, options.small_kib << 10, 16, 0.0, 0),
+            ("large", options.large, options.large_mib << 20, 8, 0.0, 0),
+            ("far", options.far, options.small_kib << 10, 64, options.round_trip_ms / 1e3, 0),
+            ("capped", min(options.capped_mib, 1), options.capped_mib << 20, 1, 0.0, options.cap_mib << 20),
         ]
-        for title, count, file_bytes, connections in sets:
+        for title, count, file_bytes, connections, round_trip_s, rate_bytes in sets:
             if count == 0:
                 continue
             work = Path(name) / title
             for folder in ("served", "nginx", "runs"):
                 (work / folder).mkdir(parents=True)
             load = make_load(work / "served", title, count=count, file_bytes=file_bytes, connections=connections)
-            with Nginx(work / "served", work / "nginx") as nginx:
-                runs = take_turns(load, nginx.url, tools, options.repetitions, work / "runs")
+            with ExitStack() as stack:
+                nginx = stack.enter_context(Nginx(work / "served", work / "nginx", rate_bytes=rate_bytes))
+                url = nginx.url
+                if round_trip_s:
+                    url = f"http://127.0.0.1:{stack.enter_context(delayed(nginx.port, round_trip_s))}"
+                runs = take_turns(load, url, tools, options.repetitions, work / "runs")
             print("\n".join(report(load, runs)) + "\n", flush=True)
             shutil.rmtree(work)
 

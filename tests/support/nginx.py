@@ -52,6 +52,7 @@ _SITE = """
     server {{
         listen 127.0.0.1:{port} backlog=512;
         root {root};
+        limit_rate {rate};
     }}
 """
 
@@ -96,9 +97,10 @@ class Nginx:
         root: The folder to serve.
         home: An existing folder for configuration, logs and scratch files.
         symcache_port: Where a server listens, for the site of config/deploy instead, with its files sent by nginx.
+        rate_bytes: Bytes that each connection gets in a second; 0 for no limit.
     """
 
-    def __init__(self, root: Path, home: Path, symcache_port: int | None = None) -> None:
+    def __init__(self, root: Path, home: Path, symcache_port: int | None = None, *, rate_bytes: int = 0) -> None:
         assert sys.platform != "win32", "nginx is handed a socket, which Windows cannot do"
         program = need("nginx")
         self._access_log = home / "access.log"
@@ -112,7 +114,7 @@ class Nginx:
             # Started by root, the worker would become another user, who cannot see a private folder.
             user = "user root;" if os.geteuid() == 0 else ""
             if symcache_port is None:
-                site = _SITE.format(port=self.port, root=root.resolve())
+                site = _SITE.format(port=self.port, root=root.resolve(), rate=rate_bytes)
             else:
                 site = deployed_site(f"127.0.0.1:{self.port} backlog=512", symcache_port, root.resolve())
             text = _CONFIG.format(user=user, home=home, site=site)

@@ -30,7 +30,7 @@ __all__ = ["command"]
 @click.option("--product", required=True, help="What the files belong to.")
 @click.option("--version", default="", help="Its version.")
 @click.option("--comment", default="", help="Anything else worth knowing.")
-@click.option("--compress", is_flag=True, help="Store cabinets; whoever fetches a file gets it plain.")
+@click.option("--compress", is_flag=True, help="Store cabinets; clients expand them when they fetch a file.")
 @click.option("--pointer", is_flag=True, help="Store pointers to the files, which stay where they are.")
 @json_option
 @settings_options_but_version

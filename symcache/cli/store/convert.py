@@ -22,14 +22,14 @@ __all__ = ["command"]
 
 @click.command("convert")
 @click.option("--two-tier", "tier", flag_value=2, type=int, help="Put a folder of two letters above each name.")
-@click.option("--single-tier", "tier", flag_value=1, type=int, help="Take those folders away.")
+@click.option("--single-tier", "tier", flag_value=1, type=int, help="Remove those folders.")
 @json_option
 @settings_options
 def command(settings: Settings, tier: int | None, as_json: bool) -> None:
-    """Give the store another layout, or end a conversion that was interrupted.
+    """Convert the store to the other layout, or finish an interrupted conversion.
 
-    It may be interrupted at any time, and symcache finds every file meanwhile; debuggers that look into the store
-    themselves find those that have moved already.
+    It may be interrupted at any time. symcache finds every file during the conversion; debuggers that open the store
+    directly find only the files that have moved.
     """
     if tier is None:
         raise UsageError("say which layout: --two-tier or --single-tier")

@@ -14,11 +14,11 @@ _COMMANDS = {
     "del": "Undo transactions.",
     "query": "Find what transactions brought.",
     "list": "List transactions, or all files.",
-    "stats": "Tell what the store holds, in numbers; find and link duplicates.",
+    "stats": "Count what the store holds; find and link duplicates.",
     "verify": "Check every file against its key; repair what is wrong.",
-    "prune": "Make room by size, age and last use.",
+    "prune": "Remove files by size, age and last use.",
     "pin": "Keep files from being pruned.",
-    "unpin": "Let them be pruned again.",
+    "unpin": "Allow them to be pruned again.",
     "pins": "List what is pinned.",
     "convert": "Change between the single-tier and the two-tier layout.",
 }
@@ -29,5 +29,5 @@ def command() -> None:
     """Look after a store: publish, list, verify, prune, convert.
 
     It is the bottom-most store of the symbol path, or the one that --store names. Any number of processes may use it
-    meanwhile.
+    at the same time.
     """

@@ -40,7 +40,7 @@ __all__ = ["command"]
 def command(
     settings: Settings, patterns: tuple[str, ...], files: bool, symbols: str | None, history: bool, as_json: bool
 ) -> None:
-    """List the transactions in force, or with --files all files, whoever brought them.
+    """List the current transactions, or with --files all files of the store.
 
     PATTERN narrows it to products, or to names and indexes of files, with * and ?.
     """

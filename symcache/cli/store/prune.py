@@ -34,15 +34,21 @@ __all__ = ["command"]
 
 @click.command()
 @click.option(
-    "--max-size", type=parse_size, metavar="SIZE", help="What files may take (20GB); least recently used go first."
+    "--max-size",
+    type=parse_size,
+    metavar="SIZE",
+    help="Largest size of the store (20GB); least recently used files go first.",
 )
-@click.option("--max-age", type=parse_age, metavar="TIME", help="What was published longer ago goes (90d).")
-@click.option("--unused-for", type=parse_age, metavar="TIME", help="What nobody has used for so long goes (30d).")
+@click.option("--max-age", type=parse_age, metavar="TIME", help="Remove files published longer ago (90d).")
+@click.option("--unused-for", type=parse_age, metavar="TIME", help="Remove files not used for this time (30d).")
 @click.option(
-    "--quarantined-for", type=parse_age, metavar="TIME", help="What has been in quarantine for so long goes (30d)."
+    "--quarantined-for",
+    type=parse_age,
+    metavar="TIME",
+    help="Remove files that have been in quarantine for this time (30d).",
 )
 @click.option("--include-transactions", is_flag=True, help="Also remove files that belong to transactions.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @json_option
 @settings_options
 def command(
@@ -55,9 +61,9 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take files away until the store is within the limits; what is pinned, or named by a transaction, stays.
+    """Remove files until the store is within the limits; pinned files and those of transactions stay.
 
-    Others may read and fill the store meanwhile. Exit code 3: the store is still larger than --max-size, because
+    Other processes may use the store at the same time. Exit code 3: the store is still larger than --max-size, because
     the rest may not go.
     """
     if max_size is max_age is unused_for is quarantined_for is None:

@@ -22,7 +22,7 @@ __all__ = ["command"]
 @json_option
 @settings_options_but_version
 def command(settings: Settings, pattern: str, product: str, version: str, id_: int | None, as_json: bool) -> None:
-    """Find what the transactions in force brought: by name or index, product, version, or number.
+    """Find files that current transactions added: by name or index, product, version, or number.
 
     PATTERN is a name or an index, with * and ? as in a shell. Exit code 3: nothing fits.
     """

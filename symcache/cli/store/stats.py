@@ -33,11 +33,11 @@ _LARGEST = 20
     help=f"Name the N names that take most; {_LARGEST} by default.",
 )
 @click.option("--duplicates", is_flag=True, help="Find files of equal content, too; reads those of equal length.")
-@click.option("--dedupe", "links", is_flag=True, help="Let those share their space, by reflinks or hard links.")
+@click.option("--dedupe", "links", is_flag=True, help="Deduplicate them by reflinks or hard links.")
 @json_option
 @settings_options
 def command(settings: Settings, largest: int, duplicates: bool, links: bool, as_json: bool) -> None:
-    """Tell how much the store holds, by name and by form."""
+    """Count the files and bytes of the store, by name and by form."""
     groups: list[Duplicates] = []
     shared: list[Shared] = []
     with open_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:

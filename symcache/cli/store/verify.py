@@ -30,17 +30,17 @@ __all__ = ["command"]
 @click.command()
 @click.option("--deep", is_flag=True, help="Look into the streams of PDBs, too; needs pdbparse.")
 @click.option("--no-private", is_flag=True, help="Report PDBs that hold private symbols, too.")
-@click.option("--repair", "mends", is_flag=True, help="Move what is wrong into quarantine and fetch it anew.")
+@click.option("--repair", "mends", is_flag=True, help="Move bad files into quarantine and fetch them again.")
 @click.option(
-    "--resume/--restart", default=True, help="Go on where the last run was interrupted (the default), or begin anew."
+    "--resume/--restart", default=True, help="Continue where the last run was interrupted (default), or start over."
 )
 @json_option
 @settings_options
 def command(settings: Settings, deep: bool, no_private: bool, mends: bool, resume: bool, as_json: bool) -> None:
-    """Check that every file is what its folders say, whole, and where debuggers look; and the account of symstore.
+    """Check that every file is whole, matches its key, and lies where debuggers look; check 000Admin, too.
 
-    Exit code 0: nothing is wrong, or all of it was mended; 1: a file could not be fetched just now; 3: no place of the
-    symbol path has it; 4: something is wrong and was left.
+    Exit code 0: nothing is wrong, or all of it was repaired; 1: a file could not be fetched this time; 3: no store or
+    server of the symbol path has it; 4: something is wrong and was left.
     """
     config = settings.load()
     with open_store(config) as store:
@@ -124,7 +124,7 @@ def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[P
             results.append(each)
             show(f"{len(results)} of {len(findings)} repaired  {each.problem.path}")
         if refetch.failed:
-            say("some could not be fetched just now; run it again")
+            say("some files could not be fetched; run it again")
     left = sum(not each.repaired for each in results)
     code = 1 if refetch.failed else 4 if left > refetch.missing else 3 if left else 0
     return code, results

@@ -1,7 +1,7 @@
 """Debugger transcripts: what a session on another machine asked for, worked out from its text.
 
-Whoever debugs on a machine without a network can send the log of ``!sym noisy`` and ``.reload /f``, of ``lmv`` or of
-``symchk /v``; that is enough to fetch the files elsewhere.
+A log of ``!sym noisy`` and ``.reload /f``, of ``lmv`` or of ``symchk /v`` from a machine without a network is enough to
+fetch the files elsewhere.
 """
 
 from __future__ import annotations

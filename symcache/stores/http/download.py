@@ -85,7 +85,7 @@ class Downloader:
 
         Args:
             url: The file at its upstream.
-            path: The scratch file; made anew.
+            path: The scratch file; overwritten.
             index: The key, written out, for the observer.
             headers: More fields to send.
 
@@ -231,7 +231,7 @@ class _Transfer:
                 self._fail(_MisfitError(), group)
 
     def _fail(self, error: Exception, group: TaskGroup) -> None:
-        # Kept and not raised, so that whoever waits for the file gets the error itself and not a group of one.
+        # Kept and not raised, so that the caller gets the error itself and not a group of one.
         self._error = self._error or error
         group.cancel_scope.cancel()
 
@@ -261,7 +261,7 @@ class _Transfer:
                     raise
                 raise _MisfitError from error
             except UpstreamUnavailable as error:
-                # One that breaks after more of it has come fails anew, not once more in a row.
+                # A transfer that made progress before it broke starts a new count of failures.
                 failures = 1 if piece.at > furthest else failures + 1
                 furthest = max(furthest, piece.at)
                 await self._how.pause(failures, error)

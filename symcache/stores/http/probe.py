@@ -1,4 +1,4 @@
-"""Does a server behave like a symbol server? Asked for a file that nobody has; nothing is remembered of it."""
+"""Does a server behave like a symbol server? Requests a file that cannot exist; the answer is not remembered."""
 
 from __future__ import annotations
 

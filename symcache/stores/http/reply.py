@@ -149,7 +149,7 @@ class Reply:
 
 @dataclass(slots=True)
 class _Begun:
-    """A body whose first bytes were looked at: these, what ended it meanwhile, and the rest."""
+    """A body whose first bytes were looked at: these, what ended it, and the rest."""
 
     rest: AsyncGenerator[bytes, None]
     head: bytes = b""

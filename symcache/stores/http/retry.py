@@ -102,7 +102,7 @@ class _Host:
 class CircuitBreaker:
     """A circuit breaker for each host, shared by all requests of a run.
 
-    A failure may be of one file: that pauses nobody else's. It is of the host if it says so itself, as a connection
+    A failure may be of one file: that delays no other file. It is of the host if it says so itself, as a connection
     that is not to be had or a 429, or if several different files failed and nothing was answered in between.
 
     A host that asked for a pause (``Retry-After``) gets it from everybody. One that failed *failures* times in a row is

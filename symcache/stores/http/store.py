@@ -207,7 +207,7 @@ class HttpStore:
         """Return how many tiers the upstream has, asking it once, and only after it did not have a file.
 
         Raises:
-            UpstreamUnavailable: It cannot be asked just now, so that it is not known either whether it has the file.
+            UpstreamUnavailable: It cannot be asked now, so it is not known whether it has the file.
         """
         async with self._tier_lock:
             if self._tier is None:

@@ -135,7 +135,7 @@ class _Connection:
         """Send *request* and read up to the end of the fields; return the status. Interim responses are passed over."""
         self._begin(request)
         head = _write_head(request)
-        # One deadline for both, as a request this short waits for nobody.
+        # One deadline for both: sending a request this short does not block.
         with self._in_time():
             await self._stream.send(head)
             await self._receive()

@@ -1,4 +1,4 @@
-"""URLs of upstreams: joining, comparing, and printing without what nobody else may see."""
+"""URLs of upstreams: joining, comparing, and printing without secrets."""
 
 from __future__ import annotations
 

@@ -231,7 +231,10 @@ class _LockedBytes:
     @classmethod
     def of(cls, path: Path) -> _LockedBytes:
         with cls._guard:
-            return cls._all.setdefault(path, cls(path))
+            found = cls._all.get(path)
+            if found is None:
+                found = cls._all[path] = cls(path)
+            return found
 
     @classmethod
     def forget(cls) -> None:

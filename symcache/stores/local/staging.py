@@ -6,6 +6,7 @@ per process whose lock dies with the process, so that what a killed one leaves c
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class Staging:
     @property
     def is_open(self) -> bool:
         """Whether the folder for scratch files exists; it may have been removed with the store."""
-        return self._folder is not None and self._folder.is_dir()
+        return self._folder is not None and os.path.isdir(self._folder)  # noqa: PTH112 - for each file
 
     def new_path(self) -> Path:
         """Return the path of a new scratch file of this process; the file does not exist yet.

@@ -47,6 +47,9 @@ class Store(OnDisk):
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = _Listings(clock_s)
+        # Looked for several times a file, as texts: joining and asking paths takes longer than the system call.
+        self._two_tier_mark = str(root / "index2.txt")
+        self._converting_mark = str(self.converting)
 
     @property
     def name(self) -> str:
@@ -61,7 +64,7 @@ class Store(OnDisk):
     @property
     def tier(self) -> Tier:
         """`Tier.TWO` if the root holds ``index2.txt``, as symsrv decides it."""
-        return Tier.TWO if (self.root / "index2.txt").exists() else Tier.ONE
+        return Tier.TWO if os.path.exists(self._two_tier_mark) else Tier.ONE  # noqa: PTH110
 
     @property
     def converting(self) -> Path:
@@ -273,7 +276,9 @@ class Store(OnDisk):
         and the new layout again finds it.
         """
         tier = self.tier
-        return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier) if self.converting.exists() else (tier,)
+        if not os.path.exists(self._converting_mark):  # noqa: PTH110
+            return (tier,)
+        return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier)
 
     def _find_in(self, key: Key, tier: Tier) -> Stored | None:
         best: Stored | None = None

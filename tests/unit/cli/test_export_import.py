@@ -101,7 +101,7 @@ def test_what_is_missing_is_told(shell: StoreShell, tmp_path: Path) -> None:
     document = shell.json("export", manifest, "-o", bundle, group=None, code=3)
     assert {each["index"]: each["why"] for each in document["missing"]} == {
         other: "absent",
-        later: "its PDB is not known: nobody has looked into the image yet",
+        later: "its PDB is not known: the image has not been read yet",
     }
     done = shell("export", manifest, "-o", bundle, "--allow-missing", group=None)
     assert done.exit_code == 0

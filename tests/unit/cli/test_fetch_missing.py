@@ -363,7 +363,7 @@ def test_a_path_without_a_server_misses_nothing(shell: Shell) -> None:
     miss(shell, SECDRV)
     done = CliRunner().invoke(root, ["missing", "--config", str(shell.config), "-y", f"srv*{shell.store}"])
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == "the symbol path has no server, so nobody was asked\n"
+    assert done.stderr == "the symbol path has no server, so no server was asked\n"
 
 
 def test_an_image_whose_headers_were_read_in_passing_is_not_missing(two: TwoServers) -> None:

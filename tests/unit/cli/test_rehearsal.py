@@ -56,7 +56,7 @@ def test_a_pdb_that_the_upstream_lacks_is_a_deviation(
 
 def test_an_image_that_the_upstream_lacks_hides_the_pdb_it_names(deviations: Callable[..., list[str]]) -> None:
     assert deviations({index: data for index, data in PUBLISHED.items() if index != TCPIP.image.index}) == [
-        f"{TCPIP.pdb.index}: nobody asked for it",
+        f"{TCPIP.pdb.index}: it was not requested",
         f"{TCPIP.image.index}: not-published, but it is published",
     ]
 
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_a_deviation(
 
 def test_a_published_secdrv_is_a_deviation(deviations: Callable[..., list[str]]) -> None:
     found = deviations(PUBLISHED | {SECDRV.pdb.index: SECDRV.make_pdb()})
-    assert found == [f"{SECDRV.pdb.index}: fetched, but nobody publishes it"]
+    assert found == [f"{SECDRV.pdb.index}: fetched, but it is not published"]
 
 
 def test_an_input_that_cannot_be_read_is_a_deviation(
@@ -89,7 +89,7 @@ def test_an_input_that_cannot_be_read_is_a_deviation(
     cut = tmp_path / "cut.dmp"
     cut.write_bytes(dump.read_bytes()[:0x800])
     lost, unreadable = deviations(PUBLISHED, (images, cut))
-    assert lost == f"{TCPIP.pdb.index}: nobody asked for it"
+    assert lost == f"{TCPIP.pdb.index}: it was not requested"
     assert unreadable.startswith(f"{cut}: ")
 
 

@@ -143,19 +143,19 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows refuses to remove a folder in use")
 def test_publishing_survives_a_folder_that_is_pruned_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mkdir = Path.mkdir
-    pruned: list[Path] = []
+    mkdir = os.mkdir
+    pruned: list[str] = []
 
-    def prune_once(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        mkdir(self, mode, parents, exist_ok)
-        if self.name == KEY.id and not pruned:
-            pruned.append(self)
-            self.rmdir()
+    def prune_once(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        if Path(path).name == KEY.id and not pruned:
+            pruned.append(path)
+            Path(path).rmdir()
 
     with Store(tmp_path) as store:
         scratch = store.scratch()
         scratch.write_bytes(b"pdb")
-        monkeypatch.setattr(Path, "mkdir", prune_once)
+        monkeypatch.setattr(os, "mkdir", prune_once)
         store.publish(scratch, KEY)
         assert pruned
         assert store.find(KEY) is not None

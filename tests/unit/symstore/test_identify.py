@@ -33,7 +33,7 @@ FILES: dict[str, tuple[bytes, Key, Content, str | None]] = {
     "private": (make_pdb(SPEC), PdbKey("a.pdb", GUID, 3), Content.PRIVATE, "it holds private symbols"),
     "public": (make_pdb(STRIPPED), PdbKey("a.pdb", GUID, 3), Content.PUBLIC, None),
     "types": (make_pdb(TYPES), PdbKey("a.pdb", GUID, 0), Content.TYPES, None),
-    "old": (make_pdb2(0x37A8F40E, 2), Pdb2Key("a.pdb", 0x37A8F40E, 2), Content.PRIVATE, "does not say"),
+    "old": (make_pdb2(0x37A8F40E, 2), Pdb2Key("a.pdb", 0x37A8F40E, 2), Content.PRIVATE, "it does not say"),
     "portable": (make_portable_pdb(GUID, 1)[0], PortablePdbKey("a.pdb", GUID), Content.PRIVATE, None),
     "image": (disk_bytes(plan_image(IMAGE)), IMAGE, Content.BINARY, None),
 }
