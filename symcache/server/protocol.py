@@ -40,7 +40,6 @@ _TOO_LARGE = (
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
 # What one client is sent before others have their turn; as much as nginx sends.
 _TURN_BYTES = 2 << 20
-_PROBE_BYTES = 4096
 _PIECE_BYTES = 256 * 1024
 _SMALL_PIECE_BYTES = 64 * 1024
 _MANY_TRANSFERS = 64
@@ -90,6 +89,7 @@ class ServeProtocol(HttpToolsProtocol):
         self._due_s = math.inf
         self._rest: _Rest | None = None
         self._socket: socket.socket | None = None
+        self._is_watched = False
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -108,10 +108,11 @@ class ServeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._timer.cancel()
-        if self._socket is not None:
-            self._socket.close()
         if self._rest is not None and not self._rest.sent.done():
             self._rest.sent.set_exception(ResponseAborted())
+        self._watch_socket(None)
+        if self._socket is not None:
+            self._socket.close()
         super().connection_lost(exc)
 
     @property
@@ -236,23 +237,23 @@ class ServeProtocol(HttpToolsProtocol):
         if sent < len(head):
             self.transport.write(head[sent:])
             return start
-        return start + self._sendfile(file, start, min(stop, start + _TURN_BYTES))
+        return start + (self._sendfile(file, start, stop) or 0)
 
     def _send_to_socket(self, head: bytes) -> int:
         """Send the head without the transport, to put it in one packet with the beginning of the file."""
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         try:
-            return self._socket.send(head, _MSG_MORE)
+            return self._second_socket().send(head, _MSG_MORE)
         except OSError:
             return 0  # full; or broken, which the transport finds out when it writes the head
 
-    def _sendfile(self, file: int, start: int, stop: int) -> int:
-        """Send from the file to the socket; return how much, 0 if the socket takes nothing."""
+    def _sendfile(self, file: int, start: int, stop: int) -> int | None:
+        """Send from the file to the socket; return how much, 0 at the file's end, None if the socket takes nothing."""
         try:
-            return os.sendfile(self._fd, file, start, stop - start)
+            return os.sendfile(self._fd, file, start, min(stop - start, _TURN_BYTES))
+        except BlockingIOError:
+            return None
         except OSError:
-            return 0  # full; or broken, which the transport finds out when it writes the next piece
+            return 0  # the disk fails, or the client has left
 
     def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
         """Send the rest of a file as the socket takes it.
@@ -276,7 +277,11 @@ class ServeProtocol(HttpToolsProtocol):
         self.cycle.response_started = True
         self.cycle.chunked_encoding = False
         self._rest = rest
-        self._send_more()
+        self._due_s = self.loop.time() + PATIENCE_S
+        if self._has_sendfile:
+            self._watch_socket(self._send_more)
+        else:
+            self._send_more()
         record = partial(
             self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
         )
@@ -307,37 +312,52 @@ class ServeProtocol(HttpToolsProtocol):
                 self.abort()
             raise
         finally:
+            self._watch_socket(None)
             self._rest = None
             os.close(rest.file)
             metrics.requests -= 1
             record(rest.at - answer.start, kind)
 
     def _send_more(self) -> None:
-        """Send more of a file, until the socket takes no more or other connections have their turn.
-
-        ``sendfile`` does not tell when a full socket takes more, but the transport does: it is given the next few
-        bytes, and calls `resume_writing` once they are sent.
-        """
+        """Send more of a file, until the socket takes no more or other connections have their turn."""
         rest = self._rest
         if rest is None or rest.sent.done() or self.flow.write_paused:
             return
-        piece_bytes = self._piece_bytes()
-        if self._has_sendfile and not self.transport.get_write_buffer_size():
-            stop = min(rest.stop, rest.at + _TURN_BYTES)
-            rest.at += self._sendfile(rest.file, rest.at, stop)
-            piece_bytes = min(_PROBE_BYTES, stop - rest.at)
-        if piece_bytes:
-            data = _read(rest.file, min(piece_bytes, rest.stop - rest.at), rest.at)
-            if not data:  # shorter on disk than announced, or unreadable
-                rest.sent.set_exception(ResponseAborted())
-                return
+        if self._has_sendfile:
+            sent = None if self.transport.get_write_buffer_size() else self._sendfile(rest.file, rest.at, rest.stop)
+        else:
+            data = _read(rest.file, min(self._piece_bytes(), rest.stop - rest.at), rest.at)
             self.transport.write(data)
-            rest.at += len(data)
+            sent = len(data)
+        if sent is None:
+            return
+        rest.at += sent
         self._due_s = self.loop.time() + PATIENCE_S
-        if rest.at == rest.stop:
+        if not sent:  # shorter on disk than announced, or unreadable
+            rest.sent.set_exception(ResponseAborted())
+        elif rest.at == rest.stop:
             rest.sent.set_result(None)
-        elif not self.flow.write_paused:
+        elif not (self._has_sendfile or self.flow.write_paused):
             self.loop.call_soon(self._send_more)
+        if rest.sent.done():
+            self._watch_socket(None)
+
+    def _watch_socket(self, on_writable: Callable[[], None] | None) -> None:
+        """Call *on_writable* whenever the socket takes more; None ends that.
+
+        The transport would have to be given data for that, and event loops let nothing else watch its descriptor, so a
+        second one is watched.
+        """
+        if on_writable is not None:
+            self.loop.add_writer(self._second_socket().fileno(), on_writable)
+        elif self._is_watched:
+            self.loop.remove_writer(self._second_socket().fileno())
+        self._is_watched = on_writable is not None
+
+    def _second_socket(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
+        return self._socket
 
     def resume_writing(self) -> None:
         """Continue: the client has taken what was sent."""
@@ -363,8 +383,8 @@ class ServeProtocol(HttpToolsProtocol):
     def _look_at_clock(self) -> None:
         """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
         left_s = self._due_s - self.loop.time()
-        if left_s <= 0 and self._rest is not None:
-            self.abort()
+        if left_s <= 0 and self._rest is not None and not self._rest.sent.done():
+            self._rest.sent.set_exception(ResponseAborted())
         elif left_s <= 0:
             self.transport.abort()
         else:

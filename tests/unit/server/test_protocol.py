@@ -320,6 +320,22 @@ def test_known_files_over_tls(tmp_path: Path, small: Published, large: Published
     assert known == ["hit"] * 3
 
 
+def test_a_client_that_takes_nothing_is_disconnected_in_time(
+    tmp_path: Path, large: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("symcache.server.protocol._HEAD_WITHIN_S", 0.2)
+    monkeypatch.setattr("symcache.server.protocol.PATIENCE_S", 0.5)
+    put(tmp_path / "store", large)
+    with serving(tmp_path) as served, Client(served.port, receive_bytes=4096) as client:
+        fetch(served.port, large.index)
+        client.send(f"GET /{large.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        end_s = time.monotonic() + 30
+        while counted(served, 'symcache_requests_total{answer="cut"}') != 1:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        assert counted(served, "symcache_transfers_in_flight") == 0
+
+
 def test_a_client_that_is_silent_is_disconnected_in_time(
     tmp_path: Path, small: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
