@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from symcache.stores.http.reply import Reply
     from symcache.stores.http.retry import RetryPolicy
 
-__all__ = ["Downloader", "NotHere", "Received"]
+__all__ = ["Answer", "Downloader"]
 
 
 T = TypeVar("T")
@@ -41,17 +41,21 @@ _SMALL_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """The file arrived whole; *size_bytes* long."""
+class Answer:
+    """What a server answered.
 
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotHere:
-    """The upstream does not have the file under this name: *status* is 404, 410, or a 403 that may mean it."""
+    Attributes:
+        status: 200 or 206 if it has the file; 404 or 410 if it has none of this name, or a 403 that may mean it.
+        image: The headers of an image, if they were requested and it has them.
+    """
 
     status: int
+    image: Image | None = None
+
+    @property
+    def is_absent(self) -> bool:
+        """The server does not have the file under this name."""
+        return self.status >= 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Downloader:
 
     async def download(
         self, url: httpx.URL, path: Path, *, index: str, headers: Mapping[str, str] | None = None
-    ) -> Received | NotHere:
+    ) -> Answer:
         """Bring what *url* names to *path*.
 
         Args:
@@ -102,7 +106,7 @@ class Downloader:
             if transfer.begun:
                 self.observer(TransferEnded(index, path))
 
-    async def read_image(self, url: httpx.URL) -> Image | NotHere:
+    async def read_image(self, url: httpx.URL) -> Answer:
         """Read the headers of the image at *url*, in ranges.
 
         Raises:
@@ -111,8 +115,8 @@ class Downloader:
             UpstreamRefused: The upstream will not send it.
             WrongContent: What is there is not an image.
         """
-        found = await self._patiently(lambda: read_remote_image(self.client, url), url)
-        return NotHere(found) if isinstance(found, int) else found
+        status, image = await self._patiently(lambda: read_remote_image(self.client, url), url)
+        return Answer(status, image)
 
     async def exists(self, url: httpx.URL) -> bool:
         """Return whether the upstream has what *url* names, without bringing it.
@@ -187,7 +191,7 @@ class _Transfer:
         self._pieces: list[_Piece] = []
         self.begun = False
 
-    async def run(self) -> Received | NotHere:
+    async def run(self) -> Answer:
         """Bring the file, in parts if that makes sense; in one piece if they do not fit; unresumed if that does not."""
         for may_split, may_resume in ((True, True), (False, True)):
             self._may_split, self._may_resume = may_split, may_resume
@@ -196,7 +200,7 @@ class _Transfer:
         self._may_resume = False
         return await self._run()
 
-    async def _run(self) -> Received | NotHere:
+    async def _run(self) -> Answer:
         self._received_bytes, self._is_split, self._error = 0, False, None
         head = _Piece(0, 0, None)
         self._pieces = [head]
@@ -216,10 +220,10 @@ class _Transfer:
         if self._error is not None:
             raise self._error
         if status is not None:
-            return NotHere(status)
+            return Answer(status)
         if not self._received_bytes:
             raise WrongContent("200, but empty", url=redact(self._url))
-        return Received(self._received_bytes)
+        return Answer(200)
 
     async def _bring_part(self, part: _Piece, file: FileIO, validator: str | None, group: TaskGroup) -> None:
         try:

@@ -68,8 +68,8 @@ class _SparseView:
         return b"".join(block for block in blocks if block is not None)[begin : begin + length]
 
 
-async def read_remote_image(client: Client, url: httpx.URL) -> Image | int:
-    """Return the headers and debug data of the image at *url*, or the status that says that there is none.
+async def read_remote_image(client: Client, url: httpx.URL) -> tuple[int, Image | None]:
+    """Return the status of the image at *url*, and its headers and debug data; None if the status is that of a miss.
 
     Raises:
         RangesRefusedError: The upstream does not send parts, or more of them would be needed than is sensible.
@@ -82,10 +82,10 @@ async def read_remote_image(client: Client, url: httpx.URL) -> Image | int:
         raise RangesRefusedError from error
 
 
-async def _read_remote_image(client: Client, url: httpx.URL) -> Image | int:
+async def _read_remote_image(client: Client, url: httpx.URL) -> tuple[int, Image | None]:
     async with client.get(url, end=_BLOCK_BYTES) as reply:
         if reply.is_miss:
-            return reply.status
+            return reply.status, None
         if reply.status != 206 or reply.size_bytes is None:
             raise RangesRefusedError
         view = _SparseView(reply.size_bytes)
@@ -93,7 +93,7 @@ async def _read_remote_image(client: Client, url: httpx.URL) -> Image | int:
         view.add(0, await _read_all(reply, min(_BLOCK_BYTES, view.size)))
     for _ in range(_MOST_REQUESTS):
         try:
-            return parse_image(view, Layout.DISK)
+            return 206, parse_image(view, Layout.DISK)
         except _UnfetchedError as missing:
             start = missing.offset // _BLOCK_BYTES * _BLOCK_BYTES
             end = min(-(-(missing.offset + missing.length) // _BLOCK_BYTES) * _BLOCK_BYTES, view.size)

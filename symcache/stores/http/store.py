@@ -10,7 +10,7 @@ import anyio
 from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import Tier, compressed_name, relative_parts
 from symcache.stores.base import FileRequest, Form, LookUp
-from symcache.stores.http.download import NotHere
+from symcache.stores.http.download import Answer
 from symcache.stores.http.imagehead import RangesRefusedError
 from symcache.stores.http.urls import file_url, parse_url, redact
 from symcache.stores.results import Attempt
@@ -35,12 +35,12 @@ _FORBIDDEN = 403
 _TWO_TIER_MARK = "index2.txt"
 
 
-async def _or_forbidden(answer: Awaitable[T]) -> T | NotHere:
+async def _or_forbidden(answer: Awaitable[Answer]) -> Answer:
     """Return *answer*, a 403 as one that may mean no such file: other names of the file are to be asked for, too."""
     try:
         return await answer
     except Forbidden:
-        return NotHere(_FORBIDDEN)
+        return Answer(_FORBIDDEN)
 
 
 class HttpStore:
@@ -103,23 +103,24 @@ class HttpStore:
             return LookUp(instead=FileRequest(key, in_passing=True))
         try:
             asked_tier = self._tier or Tier.ONE
-            found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
-            if isinstance(found, NotHere) and await self._learn_tier([]) is not asked_tier:
-                found = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
+            answer = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
+            if answer.is_absent and await self._learn_tier([]) is not asked_tier:
+                answer = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
         except RangesRefusedError:
             return LookUp(instead=FileRequest(key, in_passing=True))
         except UpstreamError as error:
             return LookUp((Attempt(self.name, error.problem),), error=error, is_asked=True)
-        if isinstance(found, NotHere):
+        image = answer.image
+        if image is None:
             if self.hints.compressed or self.hints.pointers:
-                return LookUp(instead=FileRequest(key, plain_answer=str(found.status), in_passing=True))
-            attempts = (Attempt(self.name, str(found.status)),)
+                return LookUp(instead=FileRequest(key, plain_answer=str(answer.status), in_passing=True))
+            attempts = (Attempt(self.name, str(answer.status)),)
             return LookUp(attempts, error=self._find_forbidden(key, attempts), is_asked=True)
-        if (found.timestamp, found.size_of_image) != (key.timestamp, key.size_of_image):
-            problem = f"another image: {found.timestamp:08X}{found.size_of_image:x}"
+        if (image.timestamp, image.size_of_image) != (key.timestamp, key.size_of_image):
+            problem = f"another image: {image.timestamp:08X}{image.size_of_image:x}"
             wrong = WrongContent(problem, url=self.name)
             return LookUp((Attempt(self.name, f"200, but {problem}"),), error=wrong, is_asked=True)
-        return LookUp((Attempt(self.name, "206"),), image=found, is_asked=True)
+        return LookUp((Attempt(self.name, "206"),), image=image, is_asked=True)
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
         """Return in which form the server has *key*'s file, and its answer in words; one byte is requested."""
@@ -167,7 +168,7 @@ class HttpStore:
             except UpstreamError as error:
                 attempts.append(Attempt(self.name, error.problem, asked))
                 raise
-            if isinstance(answer, NotHere):
+            if answer.is_absent:
                 attempts.append(Attempt(self.name, str(answer.status), asked))
                 continue
             attempts.append(Attempt(self.name, "200", asked))
