@@ -119,7 +119,7 @@ async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], 
     from symcache.stores.source import SymbolSource  # noqa: PLC0415
     from symcache.warm.run import Warmer  # noqa: PLC0415
 
-    async with SymbolSource(config, observer=observer) as source:
+    async with SymbolSource(config, observer=observer, looks_inline=True) as source:
         with anyio.CancelScope() as scope, _cancelled_by_interrupt(scope):
             return await Warmer.carrying_on(run, source).warm(records)
         return run.report(is_interrupted=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.stores.base import FileRequest, Form, LookUp, copy_file, read_image_file
+from symcache.stores.arrival import Arrival
+from symcache.stores.base import FileRequest, Form, LookUp, copy_file, read_image_file, size_if_right
 from symcache.stores.disk import ChainSettings, DiskChain
+from symcache.stores.local.atomic import as_store_error, flush
 from symcache.stores.results import Attempt, Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
-    from symcache.stores.arrival import Arrival
     from symcache.stores.base import SymbolStore
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
@@ -112,7 +113,7 @@ class Chain(DiskChain):
         if target is None:
             return self._not_writable()
         looked_up, image = await self._fetch_from(
-            store, answer.instead, target, lambda arrival: read_image_file(arrival.plain)
+            store, answer.instead, target, lambda arrival, _: read_image_file(arrival.plain)
         )
         return looked_up if image is None else replace(looked_up, image=image)
 
@@ -146,11 +147,12 @@ class Chain(DiskChain):
             if not is_reached or (store.local is target and not search.is_packed):
                 continue
 
-            def publish(arrival: Arrival, at: int = at, origin: str = store.name) -> Fetched:
-                return self._publish(at, request.key, target, arrival, origin)
+            def publish(arrival: Arrival, durable: bool, at: int = at, origin: str = store.name) -> Fetched:
+                return self._publish(at, request.key, target, arrival, origin, durable=durable)
 
+            goes_nowhere_else = all(each.local in {None, target} for each in self.stores[:at])
             try:
-                looked_up, fetched = await self._fetch_from(store, request, target, publish)
+                looked_up, fetched = await self._fetch_from(store, request, target, publish, is_short=goes_nowhere_else)
             except StoreError as error:
                 answers.append(LookUp(error=error))
                 break
@@ -162,9 +164,17 @@ class Chain(DiskChain):
         return Searched(answers=tuple(answers))
 
     async def _fetch_from(
-        self, store: SymbolStore, request: FileRequest, target: Store, finish: Callable[[Arrival], T]
+        self,
+        store: SymbolStore,
+        request: FileRequest,
+        target: Store,
+        finish: Callable[[Arrival, bool], T],
+        *,
+        is_short: bool = False,
     ) -> tuple[LookUp, T | None]:
         """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
+
+        *finish* is told whether it has to flush what it publishes. With *is_short* it only renames what came plain.
 
         Raises:
             StoreError: *target* cannot be written.
@@ -179,13 +189,21 @@ class Chain(DiskChain):
             if looked_up.form is None:
                 return looked_up, None
             form = looked_up.form
+            durable = self._settings.durable
+            if is_short and form is Form.PLAIN and self._searching.inline:
+                size_bytes = await self._searching.run(lambda: size_if_right(str(scratch), request.key))
+                if size_bytes is not None:
+                    arrived = Arrival(scratch, size_bytes=size_bytes)
+                    if durable:
+                        await self._publishing.run(lambda: _flush(scratch))
+                    return looked_up, await self._searching.run(lambda: finish(arrived, False))
 
             def settle() -> tuple[str | None, T | None]:
                 arrival = self._examine(scratch, form, request, store.name, target.scratch)
                 if arrival.message is not None:
                     return arrival.message, None
                 try:
-                    return None, finish(arrival)
+                    return None, finish(arrival, durable)
                 finally:
                     if arrival.cabinet is not None:
                         arrival.plain.unlink(missing_ok=True)
@@ -201,7 +219,7 @@ class Chain(DiskChain):
         finally:
             scratch.unlink(missing_ok=True)
 
-    def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str) -> Fetched:
+    def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str, *, durable: bool) -> Fetched:
         """Publish into every store before store number *at*, right to left.
 
         What came compressed stays compressed in the stores between; the one that files are opened from gets it plain.
@@ -212,10 +230,10 @@ class Chain(DiskChain):
             if store is None or store is target or self._unwritable.has(store):
                 continue
             try:
-                _copy_in(store, source, key, form, durable=self._settings.durable)
+                _copy_in(store, source, key, form, durable=durable)
             except StoreError as error:
                 self._unwritable.add(store, error)
-        path = target.publish(arrival.plain, key, durable=self._settings.durable)
+        path = target.publish(arrival.plain, key, durable=durable)
         return Fetched(path, arrival.size_bytes, origin, note=arrival.note)
 
     def _open_in_place(self, request: FileRequest) -> Searched:
@@ -273,6 +291,13 @@ class _Search:
 
 def _absent(store: SymbolStore) -> LookUp:
     return LookUp((Attempt(store.name, "not there"),))
+
+
+def _flush(scratch: Path) -> None:
+    try:
+        flush(scratch)
+    except OSError as error:
+        raise as_store_error(error, scratch) from error
 
 
 def _copy_in(store: Store, source: Path, key: Key, form: Form, *, durable: bool) -> None:

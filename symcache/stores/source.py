@@ -60,6 +60,8 @@ class SymbolSource(DiskSource):
         observer: Told what happens, from any thread.
         transport: Stands in for the network, in tests.
         tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
+        looks_inline: Look for files and rename them on the event loop itself while the disk is quick, as a program with
+            one user may; a slow store then holds up other work for a moment.
         clock_s: Monotonic seconds, for the pauses that upstreams get.
         sleep: Waits a number of seconds, between two tries.
 
@@ -76,6 +78,7 @@ class SymbolSource(DiskSource):
         observer: Observer = ignore,
         transport: httpx.AsyncBaseTransport | None = None,
         tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
+        looks_inline: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
@@ -83,7 +86,8 @@ class SymbolSource(DiskSource):
         self._observer = TransferBoard(observer).observe
         self._tell_end = tell_end
         self._servers: dict[str, HttpStore] = {}
-        self._searching, self._publishing = Batches(threads=2), Batches(threads=4)
+        self._searching = Batches(threads=2, inline=looks_inline)
+        self._publishing = Batches(threads=4)
         network = config.network
         self._pool = TransportPool(
             connections=network.connections,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Batches"]
 
 T = TypeVar("T")
+
+_QUICK_S = 0.005
+_SLOW_FOR_S = 1.0
 
 
 class _Call(Generic[T]):
@@ -40,15 +44,26 @@ class Batches:
     Args:
         threads: Most threads at once.
         longest: Most calls that one thread takes together.
+        inline: Call functions on the event loop itself while they are quick. Threads that make many short system calls
+            fight for the interpreter's lock: for small files that takes two fifths of the time of a run.
     """
 
-    def __init__(self, threads: int, longest: int = 16) -> None:
+    def __init__(self, threads: int, longest: int = 16, *, inline: bool = False) -> None:
         self._free = threads
         self._longest = longest
+        self.inline = inline
+        self._slow_until_s = 0.0
         self._waiting: deque[_Call[object]] = deque()
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return what *function* returns; raise what it raises. Once begun it is waited for, even if cancelled."""
+        if self.inline and (began_s := time.monotonic()) >= self._slow_until_s:
+            try:
+                return function()
+            finally:
+                ended_s = time.monotonic()
+                if ended_s - began_s > _QUICK_S:
+                    self._slow_until_s = ended_s + _SLOW_FOR_S
         call = _Call(function)
         self._waiting.append(call)  # type: ignore[arg-type]
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from anyio import to_thread
-from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, visible
+from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, scratch_files, visible
 
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
@@ -18,6 +21,7 @@ from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
 from symcache.stores.threads import Batches
+from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,14 +89,19 @@ def local(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def chain_of(*stores: SymbolStore) -> Chain:
+def partial_files(store: Store) -> list[str]:
+    return [name for name in scratch_files(store.root) if name.endswith(".part")]
+
+
+def chain_of(*stores: SymbolStore, inline: bool = False, durable: bool = False) -> Chain:
     settings = ChainSettings(
         observer=lambda _event: None,
         largest_bytes=1 << 30,
-        durable=False,
+        durable=durable,
         follow=lambda _target: None,
     )
-    return Chain(stores, settings, searching=Batches(threads=1), publishing=Batches(threads=1))
+    searching = Batches(threads=1, inline=inline)
+    return Chain(stores, settings, searching=searching, publishing=Batches(threads=1))
 
 
 @pytest.mark.parametrize("objects", [{PATH: PDB}, {PACKED: CAB}], ids=["plain", "compressed"])
@@ -134,3 +143,47 @@ async def test_an_image_s_headers_are_read_from_the_whole_file(local: Store) -> 
     assert image is not None
     assert (image.timestamp, image.size_of_image) == (IMAGE_KEY.timestamp, IMAGE_KEY.size_of_image)
     assert visible(local.root) == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("objects", [{PATH: PDB}, {PACKED: CAB}, {PATH: CAB}], ids=["plain", "compressed", "misnamed"])
+async def test_a_chain_that_looks_inline_publishes_the_same(
+    objects: dict[str, bytes], durable: bool, local: Store
+) -> None:
+    chain = chain_of(local, Bucket(objects), inline=True, durable=durable)
+    outcome = (await chain.fetch(KEY)).file
+    assert isinstance(outcome, Fetched)
+    assert (outcome.size_bytes, outcome.path.read_bytes()) == (len(PDB), PDB)
+    assert visible(local.root) == [PATH]
+    assert partial_files(local) == []
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_wrong_file_is_published_in_no_case(inline: bool, local: Store) -> None:
+    wrong = make_pdb(NativePdbSpec(UUID(int=1)))
+    answers = (await chain_of(local, Bucket({PATH: wrong}), inline=inline).fetch(KEY)).answers
+    end = sum_up(answers)
+    assert isinstance(end, Failed)
+    assert end.cause is Cause.WRONG_CONTENT
+    assert visible(local.root) == partial_files(local) == []
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_disk_that_refuses_a_step_fails_the_key(
+    inline: bool, step: str, local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = chain_of(local, Bucket({PATH: PDB}), inline=inline, durable=True)
+    local.scratch()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, refuse)
+        end = sum_up((await chain.fetch(KEY)).answers)
+    assert isinstance(end, Failed)
+    assert end.cause is Cause.DISK
+    assert visible(local.root) == []
+    assert partial_files(local) == []
+    assert isinstance((await chain.fetch(KEY)).file, Fetched)

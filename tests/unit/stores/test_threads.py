@@ -107,3 +107,18 @@ async def test_no_more_threads_are_used_than_allowed() -> None:
         for _ in range(30):
             group.start_soon(batches.run, work)
     assert most <= 2
+
+
+async def test_inline_calls_leave_the_event_loop_once_one_is_slow() -> None:
+    batches = Batches(threads=1, inline=True)
+    ours = threading.get_ident()
+    assert await batches.run(threading.get_ident) == ours
+
+    def slow() -> int:
+        threading.Event().wait(0.02)
+        return threading.get_ident()
+
+    assert await batches.run(slow) == ours
+    assert await batches.run(threading.get_ident) != ours
+    with pytest.raises(ZeroDivisionError):
+        await batches.run(lambda: 1 // 0)
