@@ -22,7 +22,7 @@ from symcache.cli.options import (
     select_processes,
     settings_options,
 )
-from symcache.cli.output import EMPTY, say_error, write_json
+from symcache.cli.output import EMPTY, count_text, say_error, write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.reporttext import write_report
 from symcache.events import Noted
@@ -192,6 +192,8 @@ def finish(
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
+    if report.unreadable:
+        say_error(f"{count_text(len(report.unreadable), 'input')} could not be read, or held no file's identity")
     if report.is_empty and not (allow_empty or report.is_interrupted):
         say_error(EMPTY)
     raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))

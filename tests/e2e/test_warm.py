@@ -413,8 +413,19 @@ def test_what_cannot_be_read_stops_nothing(upstream: Upstream, tmp_path: Path) -
     assert [item["path"] for item in document["unreadable"]] == [str(path) for path in inputs]
     assert all(item["problem"] and "\n" not in item["problem"] for item in document["unreadable"])
     assert outcomes(document) == {pdb: ("fetched", None)}
-    text = run("warm", *inputs, *path_to(tmp_path / "sym", upstream)).stdout
-    assert text.count("unreadable: ") == 4
+    done = run("warm", *inputs, *path_to(tmp_path / "sym", upstream))
+    assert done.stdout.count("unreadable: ") == 4
+    assert "4 inputs could not be read" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["warm", "check"])
+def test_a_log_that_identifies_nothing_is_no_success(command: str, upstream: Upstream, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("Microsoft (R) Windows Debugger Version 10.0.1 AMD64\n0:000> k\n", "utf-8")
+    done = run(command, log, *path_to(tmp_path / "sym", upstream))
+    assert (done.returncode, upstream.requests) == (4, [])
+    assert "lm t n" in done.stdout
+    assert "1 input could not be read" in done.stderr
 
 
 def test_names_are_printed_safely(upstream: Upstream, tmp_path: Path) -> None:
