@@ -297,9 +297,12 @@ class Admin:
                 # Copies of symstore write no refs.ptr, so the form that they added is unknown.
                 gone = frozenset()
             try:
-                for stored in list_stored(folder, key.name):
-                    if stored.form in gone - left.forms:
-                        take_away(self._store, stored.path)
+                stored = list_stored(folder, key.name)
+                leaving = [each for each in stored if each.form in gone - left.forms]
+                # Another transaction may have lost the form that it added; then what is left is its file, too.
+                if not left.refs or len(leaving) < len(stored):
+                    for each in leaving:
+                        take_away(self._store, each.path)
             except OSError as error:
                 raise as_store_error(error, folder) from error
             if left != refs:

@@ -196,8 +196,7 @@ class Losing(RuleBasedStateMachine):
     def mend(self, findings: list[Problem]) -> None:
         """Repair until nothing is found; what a transaction in force names stays or comes back."""
         for _ in range(3):
-            # What an add brought that was killed may go again, though another transaction has lost its own file of it.
-            before = self.held() - (self.killed[1] if self.killed else set())
+            before = self.held()
             results = list(repair(self.store, findings, fetch=self.fetch))
             assert all(result.repaired for result in results), [str(result) for result in results]
             self.learn()
