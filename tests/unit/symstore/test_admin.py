@@ -68,6 +68,15 @@ def test_an_add_writes_exactly_what_symstore_writes(tmp_path: Path, store: Store
     }
 
 
+def test_the_last_file_of_a_key_stays_while_a_transaction_names_it(tmp_path: Path, store: Store, admin: Admin) -> None:
+    admin.add([addition(tmp_path, PDB)], product="cab", compress=True)
+    (cabinet,) = (path for path in store.folder_for(PDB).iterdir() if path.name.endswith("_"))
+    cabinet.unlink()
+    second = admin.add([addition(tmp_path, PDB)], product="plain")
+    admin.delete(second.id)
+    assert store.find(PDB) is not None
+
+
 def test_what_a_file_is_can_be_said(tmp_path: Path, store: Store, admin: Admin) -> None:
     admin.add([addition(tmp_path, PDB, content=Content.PUBLIC)], product="App")
     assert (store.folder_for(PDB) / "refs.ptr").read_bytes().endswith(b'",pub,,N,,')
