@@ -22,8 +22,11 @@ __all__ = [
     "Read",
     "key",
     "number",
+    "read_auth",
+    "read_command",
     "read_connections",
     "read_flag",
+    "read_header_name",
     "read_header_text",
     "read_holds",
     "read_letter_case",
@@ -52,6 +55,8 @@ HOLDS = ("pdb", "portable", "image")
 
 _LETTER_CASES = ("given", "lower")
 _TRANSPORTS = ("auto", "httpx")
+_AUTHS = ("negotiate", "ntlm")
+_PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 _USER = re.compile(r"[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}")
 _TOKEN = re.compile(r"sha256:[0-9a-f]{64}")
@@ -167,6 +172,28 @@ def read_header_text(value: object, where: str) -> str:
     return read_text(value, where)
 
 
+def read_header_name(value: object, where: str) -> str | None:
+    """Return the name of a header; None if it is empty."""
+    name = read_text(value, where)
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise _unfit("the name of a header, such as 'PRIVATE-TOKEN'", where)
+    return name or None
+
+
+def read_command(value: object, where: str) -> tuple[str, ...]:
+    """Return a program and its arguments; an empty list for none."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.isprintable() for item in value):
+        raise _unfit("a list of a program and its arguments, such as ['gh', 'auth', 'token']", where)
+    return tuple(value)
+
+
+def read_auth(value: object, where: str) -> str:
+    """Return how one signs in."""
+    if value not in _AUTHS:
+        raise _unfit(" or ".join(f'"{auth}"' for auth in _AUTHS), where)
+    return str(value)
+
+
 def read_token(value: object, where: str) -> str | None:
     """Return one line of ASCII, fit for a header; None if it is empty."""
     return read_header_text(value, where) or None
@@ -227,11 +254,11 @@ def read_proxy(value: object, where: str) -> str | None:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise _unfit("host:port, http://host:port, https://host:port or none", where)
+        raise _unfit("host:port, a URL with http, https, socks4, socks5 or socks5h, or none", where)
     return url
 
 

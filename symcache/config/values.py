@@ -11,8 +11,11 @@ import platformdirs
 from symcache.config.checks import (
     key,
     number,
+    read_auth,
+    read_command,
     read_connections,
     read_flag,
+    read_header_name,
     read_header_text,
     read_holds,
     read_letter_case,
@@ -115,6 +118,8 @@ class Network:
         backoff_s: Longest pause before the first of them; it doubles with each.
         longest_backoff_s: Where doubling ends, and the longest pause that a server may ask for.
         proxy: URL of the proxy, with its credentials if any; empty for none, None for what the system says.
+        proxy_script: URL or path of a proxy script (PAC); ``auto`` discovers one; empty for what the system says.
+        no_proxy: Servers that are reached directly, as ``NO_PROXY`` lists them, which counts as well.
         ca_file: PEM file of authorities to trust beside the system's.
         user_agent_extra: What is added to the user agent, such as an address for the server's operators.
         netrc: Whether credentials are looked up in the user's netrc file.
@@ -132,6 +137,8 @@ class Network:
     backoff_s: float = field(default=0.2, metadata=number(0, 600))
     longest_backoff_s: float = field(default=30.0, metadata=number(0, 3600))
     proxy: str | None = field(default=None, repr=False, metadata=key(read_proxy))
+    proxy_script: str = field(default="", metadata=key(read_text))
+    no_proxy: tuple[str, ...] = field(default=(), metadata=key(read_texts))
     ca_file: Path | None = field(default=None, metadata=key(read_path))
     user_agent_extra: str = field(default="", metadata=key(read_header_text))
     netrc: bool = field(default=False, metadata=key(read_flag))
@@ -249,8 +256,15 @@ class ServerEntry:
         username: For basic authentication; may be empty, as Azure DevOps wants it.
         password: For basic authentication.
         password_env: Environment variable that holds the password.
+        password_keyring: Service under which the system's keyring has the password.
         token: Sent as a bearer token.
         token_env: Environment variable that holds the token.
+        token_command: Command that prints the token, and perhaps until when it counts.
+        token_header: Header that the token is sent in, instead of as a bearer token.
+        auth: ``negotiate`` or ``ntlm``, for the signed-in user or *username*.
+        allow_http: Whether credentials may be sent over plain HTTP.
+        client_certificate: PEM file of the certificate to show to the server.
+        client_key: PEM file of its key; None if it stands in the same file.
     """
 
     url: str = field(metadata=key(read_server_url))
@@ -268,8 +282,15 @@ class ServerEntry:
     username: str | None = field(default=None, metadata=key(read_text))
     password: str | None = field(default=None, repr=False, metadata=key(read_text))
     password_env: str | None = field(default=None, metadata=key(read_text))
+    password_keyring: str | None = field(default=None, metadata=key(read_text))
     token: str | None = field(default=None, repr=False, metadata=key(read_token))
     token_env: str | None = field(default=None, metadata=key(read_text))
+    token_command: tuple[str, ...] = field(default=(), metadata=key(read_command))
+    token_header: str | None = field(default=None, metadata=key(read_header_name))
+    auth: str | None = field(default=None, metadata=key(read_auth))
+    allow_http: bool = field(default=False, metadata=key(read_flag))
+    client_certificate: Path | None = field(default=None, metadata=key(read_path))
+    client_key: Path | None = field(default=None, metadata=key(read_path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import httpx
 from anyio import to_thread
 
 from symcache.config import locate
@@ -20,8 +19,8 @@ from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, published_keys
 from symcache.stores.chain import Chain
 from symcache.stores.disk import DiskSource
+from symcache.stores.http.auth import Credentials
 from symcache.stores.http.client import Client
-from symcache.stores.http.credentials import Credentials
 from symcache.stores.http.download import Downloader
 from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.retry import CircuitBreaker, RetryPolicy
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
+
+    import httpx
 
     from symcache.config import Config
     from symcache.events import Observer
@@ -88,15 +89,7 @@ class SymbolSource(DiskSource):
         self._servers: dict[str, HttpStore] = {}
         self._searching = Batches(threads=2, inline=looks_inline)
         self._publishing = Batches(threads=4)
-        network = config.network
-        self._pool = TransportPool(
-            connections=network.connections,
-            timeout=httpx.Timeout(network.read_timeout_s, connect=network.connect_timeout_s),
-            proxy=network.proxy,
-            ca_file=network.ca_file,
-            prefer_direct=network.transport == "auto",
-            network=transport,
-        )
+        self._pool = TransportPool(config.network, config.server, network=transport)
         # As many keys at once as requests: each holds a lock and a scratch file open.
         self._keys_at_once = anyio.CapacityLimiter(self._pool.max_connections)
         self._downloader = self._make_downloader(clock_s, sleep)
@@ -296,7 +289,7 @@ class SymbolSource(DiskSource):
         client = Client(
             self._pool,
             breaker,
-            authorize=Credentials(self.config.server, netrc_file).authorize,
+            credentials=Credentials(self.config.server, netrc_file),
             agent_extra=network.user_agent_extra,
             notify=lambda text: self._observer(Noted(text)),
         )

@@ -29,6 +29,7 @@ from bench.bench_fetch import COMMANDS, Load, check_complete, make_load, measure
 from support.nginx import Nginx
 from support.relay import delayed
 
+from symcache.config.values import Network
 from symcache.events import ignore
 from symcache.stores.http.client import Client
 from symcache.stores.http.download import Downloader
@@ -43,7 +44,7 @@ _MAX_AUTO = 64
 
 async def download(load: Load, url: str, target: Path, connections: int | None, *, prefer_direct: bool) -> None:
     """Bring all files of *load* through one `Downloader`."""
-    pool = TransportPool(connections=connections, timeout=httpx.Timeout(30), proxy="", prefer_direct=prefer_direct)
+    pool = TransportPool(Network(proxy="", transport="auto" if prefer_direct else "httpx"), connections=connections)
     breaker = CircuitBreaker(failures=5, cool_down_s=2, longest_pause_s=30)
     downloader = Downloader(
         client=Client(pool, breaker),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import anyio
 import httpx
@@ -21,6 +19,7 @@ from symcache.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
+from symcache.stores.http.auth import Credentials, describe_401
 from symcache.stores.http.reply import check_status, drain, read_reply, translate
 from symcache.stores.http.urls import origin_of, redact, redirect_target
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from symcache.stores.http.reply import Reply
     from symcache.stores.http.retry import CircuitBreaker
 
-__all__ = ["USER_AGENT", "VIA", "Client", "basic"]
+__all__ = ["USER_AGENT", "VIA", "Client"]
 
 
 USER_AGENT = f"symcache/{__version__}"
@@ -50,7 +49,7 @@ class Client:
     Args:
         pool: What they travel on.
         breaker: What is known of each host's health.
-        authorize: Returns the ``Authorization`` field for a URL without credentials of its own; None for none.
+        credentials: What is told of who one is, where a URL has no credentials of its own.
         agent_extra: Added to the user agent.
         notify: Told once when a host begins to be left alone.
     """
@@ -60,13 +59,13 @@ class Client:
         pool: TransportPool,
         breaker: CircuitBreaker,
         *,
-        authorize: Callable[[httpx.URL], str | None] = lambda _: None,
+        credentials: Credentials | None = None,
         agent_extra: str = "",
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.pool = pool
         self._breaker = breaker
-        self._authorize = authorize
+        self._credentials = credentials or Credentials()
         self._notify = notify
         self._agent = f"{USER_AGENT} {agent_extra}".strip()
 
@@ -130,16 +129,31 @@ class Client:
     ) -> httpx.Response:
         first = target = url
         for _ in range(_MOST_REDIRECTS + 1):
-            own = fields
             if origin_of(target) == origin_of(first):
-                own = fields | extra | self._authorization(target)
-            response = await self._send(transport, target, own, shown=shown)
+                response = await self._send_signed(transport, target, fields | extra, shown=shown)
+            else:
+                response = await self._send(transport, target, fields, shown=shown)
             if not response.has_redirect_location:
                 return response
             await drain(response)
             # Where a redirect leads may be signed: it is followed, and never shown.
             target = redirect_target(target, response.headers["location"], shown=shown)
         raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
+
+    async def _send_signed(
+        self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
+    ) -> httpx.Response:
+        """Send a request that says who one is, and say more where the server asks for it."""
+        sign_in = await self._credentials.sign_in(url)
+        while True:
+            response = await self._send(transport, url, {**fields, **sign_in.fields}, shown=shown)
+            if response.status_code != 401:
+                return response
+            challenges = response.headers.get_list("www-authenticate")
+            if not await sign_in.again(challenges):
+                await drain(response)
+                raise UpstreamRefused(describe_401(challenges), url=shown)
+            await drain(response)
 
     async def _send(
         self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
@@ -165,7 +179,8 @@ class Client:
             self._breaker.note_cancelled(origin, asked_s=asked_s)
             raise
         try:
-            check_status(response, shown)
+            if response.status_code != 401:
+                check_status(response, shown)
         except UpstreamError as error:
             if response.status_code in _PAUSES:
                 self.pool.note_overload(asked_s=began_s)
@@ -190,15 +205,3 @@ class Client:
         )
         if begins:
             self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
-
-    def _authorization(self, url: httpx.URL) -> dict[str, str]:
-        if url.userinfo:
-            user, _, password = url.userinfo.decode("ascii").partition(":")
-            return {"Authorization": basic(unquote(user), unquote(password))}
-        value = self._authorize(url)
-        return {} if value is None else {"Authorization": value}
-
-
-def basic(user: str, password: str) -> str:
-    """Return the ``Authorization`` field of RFC 7617."""
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")

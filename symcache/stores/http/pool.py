@@ -6,22 +6,25 @@ One httpx transport for all would look at every pooled connection for every requ
 
 from __future__ import annotations
 
-import ssl
 from contextlib import asynccontextmanager, suppress
-from functools import cached_property
 from typing import TYPE_CHECKING
-from urllib.request import getproxies
 
 import anyio
 import httpx
 
 from symcache.errors import ConfigError
+from symcache.stores.http.certificates import Trust
+from symcache.stores.http.connect import Connector
 from symcache.stores.http.limit import ConnectionLimit
-from symcache.stores.http.transport import DirectTransport
+from symcache.stores.http.proxies import Proxies
+from symcache.stores.http.transport import Http1Transport
+from symcache.stores.http.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Sequence
+
+    from symcache.config import Network, ServerEntry
+    from symcache.stores.http.proxies import Proxy
 
 __all__ = ["TransportPool"]
 
@@ -35,44 +38,48 @@ class TransportPool:
     """Lends transports to requests, as many at once as the limit allows.
 
     Args:
-        connections: Requests at once; None finds out how many help.
-        timeout: Longest wait for a connection and between two pieces of a body.
-        proxy: URL of the proxy; empty for none, None for what the system and its environment say.
-        ca_file: Certificates to trust beside the system's.
-        prefer_direct: Whether `DirectTransport` carries what goes through no proxy; else httpx's own does.
+        settings: How servers are reached: proxies, certificates, time-outs, and how many requests at once.
+        entries: What the config file says of servers; some want to be shown a certificate.
+        connections: Requests at once, in place of the setting.
+        timeout_s: Every time-out, in place of the settings.
         network: Stands in for the network, in tests.
     """
 
     def __init__(
         self,
+        settings: Network,
+        entries: Sequence[ServerEntry] = (),
         *,
-        connections: int | None,
-        timeout: httpx.Timeout,
-        proxy: str | None = None,
-        ca_file: Path | None = None,
-        prefer_direct: bool = True,
+        connections: int | None = None,
+        timeout_s: float | None = None,
         network: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        timeout = httpx.Timeout(timeout_s or settings.read_timeout_s, connect=timeout_s or settings.connect_timeout_s)
         self.timeouts = timeout.as_dict()
-        self._proxy = proxy
-        self._ca_file = ca_file
-        self._prefer_direct = prefer_direct
+        self._settings = settings
+        self._entries = entries
         self._network = network
-        self._limit = ConnectionLimit(connections)
+        self._connector: Connector | None = None
+        self._limit = ConnectionLimit(connections or settings.connections)
         self._limiter = anyio.CapacityLimiter(self._limit.value)
         self._idle: list[httpx.AsyncBaseTransport] = []
         self._all: set[httpx.AsyncBaseTransport] = set()
         self._broken: set[httpx.AsyncBaseTransport] = set()
 
     def open(self) -> None:
-        """Make the first transport, so that what cannot be used is known before work begins.
+        """Read what is needed of certificates and proxies, so that what cannot be used is known before work begins.
 
         A pool that is never asked accepts any proxy.
 
         Raises:
             ConfigError: The certificates or the proxy cannot be used.
         """
-        self._idle.append(self._make())
+        if self._network is None and self._connector is None:
+            settings = self._settings
+            self._trust = Trust(settings.ca_file, self._entries)
+            self._trust.check()
+            self.proxies = Proxies(settings.proxy, script=settings.proxy_script, no_proxy=settings.no_proxy)
+            self._connector = Connector(self.proxies, self._trust)
 
     @property
     def max_connections(self) -> int:
@@ -137,61 +144,45 @@ class TransportPool:
     def _make(self) -> httpx.AsyncBaseTransport:
         if self._network is not None:
             return self._network
-        if self._is_direct:
-            transport: httpx.AsyncBaseTransport = DirectTransport(self._tls, most_idle=_ORIGINS)
+        self.open()
+        assert self._connector is not None
+        if self._settings.transport == "httpx":
+            transport: httpx.AsyncBaseTransport = _HttpxTransport(self.proxies, self._trust)
         else:
-            transport = self._make_httpx()
+            transport = Http1Transport(self._connector, most_idle=_ORIGINS)
         self._all.add(transport)
         return transport
 
-    def _make_httpx(self) -> httpx.AsyncBaseTransport:
-        limits = httpx.Limits(max_connections=_ORIGINS, keepalive_expiry=_IDLE_S)
-        try:
-            if self._proxy is None:
-                return _FollowingEnvironment(httpx.AsyncClient(verify=self._tls, limits=limits))
-            return httpx.AsyncHTTPTransport(verify=self._tls, proxy=self._proxy or None, limits=limits)
-        except (httpx.InvalidURL, ValueError, ImportError) as error:
-            raise ConfigError(f"not a proxy that can be used: {error}", where="network.proxy") from error
 
-    @cached_property
-    def _is_direct(self) -> bool:
-        has_proxy = bool(self._proxy) or (self._proxy is None and not getproxies().keys().isdisjoint(_PROXIES))
-        return self._prefer_direct and not has_proxy
+class _HttpxTransport(httpx.AsyncBaseTransport):
+    """httpx's own transports, one for each proxy and set of certificates."""
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return _tls_context(self._ca_file)
-
-
-_PROXIES = {"http", "https", "all"}
-
-
-class _FollowingEnvironment(httpx.AsyncBaseTransport):
-    """Sends each request where the system's settings and proxy variables say, which only a client of httpx reads."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, proxies: Proxies, trust: Trust) -> None:
+        self._proxies = proxies
+        self._trust = trust
+        self._by_route: dict[object, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client.send(request, stream=True, auth=None)
+        """Send *request* by the first route there is to its server."""
+        url = request.url
+        proxy = (await self._proxies.routes(url))[0].proxy
+        tls = self._trust.context_for(origin_of(url))
+        if (proxy, tls) not in self._by_route:
+            limits = httpx.Limits(max_connections=_ORIGINS, keepalive_expiry=_IDLE_S)
+            via = None if proxy is None else _httpx_proxy(proxy)
+            self._by_route[proxy, tls] = httpx.AsyncHTTPTransport(verify=tls, proxy=via, limits=limits)
+        return await self._by_route[proxy, tls].handle_async_request(request)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        """Close all connections."""
+        for transport in self._by_route.values():
+            await transport.aclose()
 
 
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    # One for all transports: reading the certificates takes longer than many a download. It trusts what the system
-    # trusts, as company proxies are there and not in any bundle.
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = "not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
-            problem = f"{ca_file} holds no certificates: {reason}; name a PEM file of authorities, or leave it out"
-            raise ConfigError(problem, where="network.ca_file") from error
-    if not context.cert_store_stats()["x509_ca"] and ca_file is None:
-        context = httpx.create_ssl_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+def _httpx_proxy(proxy: Proxy) -> httpx.Proxy:
+    auth = None if proxy.username is None else (proxy.username, proxy.password)
+    try:
+        return httpx.Proxy(str(proxy), auth=auth)
+    except ValueError as error:
+        problem = f"httpx's transport cannot use the proxy {proxy}; leave network.transport at auto"
+        raise ConfigError(problem, where="network.transport") from error

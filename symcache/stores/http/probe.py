@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
-import httpx
 
 from symcache.config import locate
 from symcache.errors import ConfigError, Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.identity import ImageKey, PdbKey, PortablePdbKey, Tier, compressed_name, relative_parts
+from symcache.stores.http.auth import Credentials
 from symcache.stores.http.client import Client
-from symcache.stores.http.credentials import Credentials
 from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.retry import CircuitBreaker
 from symcache.stores.http.servers import Holding, LetterCase, hints_for
@@ -26,6 +25,8 @@ from symcache.stores.http.urls import file_url, parse_url, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import httpx
 
     from symcache.config import Config
     from symcache.identity import Key
@@ -95,14 +96,8 @@ async def probe_servers(
         ConfigError: The certificates or the proxy cannot be used.
     """
     network = config.network
-    pool = TransportPool(
-        connections=max(len(urls), 1),
-        timeout=httpx.Timeout(timeout_s),
-        proxy=network.proxy,
-        ca_file=network.ca_file,
-        prefer_direct=network.transport == "auto",
-        network=transport,
-    )
+    connections = max(len(urls), 1)
+    pool = TransportPool(network, config.server, connections=connections, timeout_s=timeout_s, network=transport)
     try:
         pool.open()
     except ConfigError as error:
@@ -111,7 +106,7 @@ async def probe_servers(
     client = Client(
         pool,
         CircuitBreaker(failures=len(urls) + 1, cool_down_s=0, longest_pause_s=0),
-        authorize=Credentials(config.server, netrc_file).authorize,
+        credentials=Credentials(config.server, netrc_file),
         agent_extra=network.user_agent_extra,
     )
     probes: dict[str, Probe] = {}

@@ -25,6 +25,7 @@ from symcache.errors import (
     WrongContent,
 )
 from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
+from symcache.stores.http.connect import DistrustError, ProxyRefusedError, describe_os_error, describe_refusal
 from symcache.stores.http.retry import parse_retry_after
 
 if TYPE_CHECKING:
@@ -212,6 +213,9 @@ def check_status(response: httpx.Response, shown: str) -> None:
         raise UnfitRangeError("416", url=shown)
     if status == 403:
         raise Forbidden("403", url=shown)
+    if status == 407:
+        offered = response.headers.get_list("proxy-authenticate")
+        raise UpstreamRefused(describe_refusal(status, offered), url=shown)
     if status == 508:
         raise LoopDetected("508, a loop of servers", url=shown)
     if status in _TRY_AGAIN or 500 <= status < 600:
@@ -279,17 +283,22 @@ def translate(error: Exception, shown: str) -> UpstreamError:
     """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
     match error:
         case httpx.ConnectTimeout():
-            return HostUnavailable("no connection in time", url=shown)
+            return HostUnavailable(str(error) or "no connection in time", url=shown)
         case httpx.TimeoutException():
             return UpstreamUnavailable("no answer in time", url=shown)
+        case ProxyRefusedError():
+            kind = UpstreamRefused if error.status in {401, 403, 407} else HostUnavailable
+            return kind(str(error), url=shown)
         case httpx.ProxyError():
             status = _proxy_status(error)
             kind = UpstreamRefused if status in {401, 403, 407} else HostUnavailable
             return kind("the proxy failed" if status is None else f"the proxy answered {status}", url=shown)
+        case DistrustError():
+            return UpstreamRefused(str(error), url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
-            return HostUnavailable(f"cannot connect{_reason(error)}", url=shown)
+            return HostUnavailable(f"cannot connect{describe_os_error(error)}", url=shown)
         case httpx.RemoteProtocolError() if "location header" in str(error):
             return UpstreamRefused("redirect to something that is not a URL", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
@@ -314,8 +323,3 @@ def _is_distrust(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).rpartition("] ")[2].strip().lower()
-    return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

@@ -1,7 +1,7 @@
-"""HTTP/1.1 straight to a server, for a client that sends one request at a time.
+"""HTTP/1.1 for a client that sends one request at a time, to servers and through proxies.
 
 httpx's own transport parses in Python and looks after a pool for each request; this one lets llhttp parse and keeps one
-connection for each origin. It takes a third of the time for small files. It knows no proxies and no other protocols.
+connection for each origin. It takes a third of the time for small files. It knows no other protocols.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ import anyio
 import httptools
 import httpx
 from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSStream
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Iterator
     from typing import Self
 
-    from anyio.abc import ByteStream
+    from symcache.stores.http.connect import Connector, Opened
 
-__all__ = ["DirectTransport"]
+__all__ = ["Http1Transport"]
 
 
 _READ_BYTES = 256 * 1024  # what asyncio reads at once
 _MAX_FIELD_BYTES = 100 * 1024
+_MAX_REFUSAL_BYTES = 64 * 1024
 _PORTS = {"http": 80, "https": 443}
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
-class DirectTransport(httpx.AsyncBaseTransport):
+class Http1Transport(httpx.AsyncBaseTransport):
     """One connection for each origin, kept for the next request; each request waits for the end of the last.
 
     Args:
-        tls: What is trusted.
+        connector: Opens connections.
         most_idle: Connections that are kept; the one unused for longest goes first.
     """
 
-    def __init__(self, tls: ssl.SSLContext, *, most_idle: int) -> None:
-        self._tls = tls
+    def __init__(self, connector: Connector, *, most_idle: int) -> None:
+        self._connector = connector
         self._most_idle = most_idle
         self._idle: dict[tuple[str, str, int], _Connection] = {}
 
@@ -52,21 +51,38 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.TransportError: As httpx's own transport does.
+            UpstreamRefused, ConfigError: As `Connector.open`.
         """
         url = request.url
-        origin = url.scheme, url.host, url.port or _PORTS[url.scheme]
+        origin = url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme]
         connection = self._idle.pop(origin, None)
         if connection is not None and connection.is_stale:
             await connection.aclose()
             connection = None
         if connection is None:
-            connection = await self._connect(request, origin)
+            connection = _Connection(await self._connector.open(request, origin), request)
         try:
             status = await connection.exchange(request)
+            if status == 407 and connection.is_relayed:
+                connection, status = await self._answer(connection, request, origin)
             return httpx.Response(status, headers=connection.fields, stream=_Body(self, origin, connection))
         except BaseException:
             await connection.aclose()
             raise
+
+    async def _answer(
+        self, connection: _Connection, request: httpx.Request, origin: tuple[str, str, int]
+    ) -> tuple[_Connection, int]:
+        """Say who one is to the proxy that refused *request*; return the connection to go on with, and the status."""
+        status = 407
+        while status == 407 and (field := await connection.answer_proxy(request)) is not None:
+            if not connection.is_reusable:
+                handshake = connection.opened.handshake
+                await connection.aclose()
+                connection = _Connection(await self._connector.open(request, origin), request)
+                connection.opened.handshake = handshake
+            status = await connection.exchange(request, field)
+        return connection, status
 
     async def release(self, origin: tuple[str, str, int], connection: _Connection) -> None:
         """Keep *connection* for the next request if it can serve one; close it otherwise."""
@@ -82,32 +98,15 @@ class DirectTransport(httpx.AsyncBaseTransport):
         while self._idle:
             await self._idle.popitem()[1].aclose()
 
-    async def _connect(self, request: httpx.Request, origin: tuple[str, str, int]) -> _Connection:
-        scheme, _, port = origin
-        host = request.url.raw_host.decode("ascii")
-        timeouts = request.extensions.get("timeout", {})
-        connect_s = timeouts.get("connect")
-        with _translated(request, httpx.ConnectTimeout, httpx.ConnectError):
-            with anyio.fail_after(connect_s):
-                stream: ByteStream = await anyio.connect_tcp(host, port)
-            if scheme == "https":
-                try:
-                    with anyio.fail_after(connect_s):
-                        stream = await TLSStream.wrap(
-                            stream, hostname=host, ssl_context=self._tls, standard_compatible=False
-                        )
-                except BaseException:
-                    await anyio.aclose_forcefully(stream)
-                    raise
-        return _Connection(stream, request)
-
 
 class _Connection:
     """A connection and the state of the exchange on it; the methods ``on_…`` are called by the parser."""
 
-    def __init__(self, stream: ByteStream, request: httpx.Request) -> None:
-        self._stream = stream
-        self._socket: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not of Django
+    def __init__(self, opened: Opened, request: httpx.Request) -> None:
+        self.opened = opened
+        self._stream = opened.stream
+        self._socket: socket.socket = opened.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not of Django
+        self._is_new = True
         self._begin(request)
 
     def _begin(self, request: httpx.Request) -> None:
@@ -131,10 +130,20 @@ class _Connection:
             return bool(poll.poll(0))
         return bool(select.select([self._socket], [], [], 0)[0])
 
-    async def exchange(self, request: httpx.Request) -> int:
+    @property
+    def is_relayed(self) -> bool:
+        """A proxy forwards what is sent."""
+        return self.opened.relay is not None
+
+    async def exchange(self, request: httpx.Request, proxy_authorization: str | None = None) -> int:
         """Send *request* and read up to the end of the fields; return the status. Interim responses are passed over."""
+        if self.opened.handshake is None:
+            head = _write_head(request, request.url.raw_path)
+        else:
+            if proxy_authorization is None:
+                proxy_authorization = await self._introduce(request)
+            head = _write_head(request, _absolute(request), proxy_authorization)
         self._begin(request)
-        head = _write_head(request)
         # One deadline for both: sending a request this short does not block.
         with self._in_time():
             await self._stream.send(head)
@@ -142,6 +151,28 @@ class _Connection:
         while self.status is None:
             await self.read()
         return self.status
+
+    async def _introduce(self, request: httpx.Request) -> str | None:
+        handshake = self.opened.handshake
+        assert handshake is not None
+        if self._is_new:
+            self._is_new = False
+            return await handshake.first()
+        return handshake.again(request.method, _absolute(request).decode("ascii"))
+
+    async def answer_proxy(self, request: httpx.Request) -> str | None:
+        """Read a 407 to its end and return what the proxy is told then; None if there is nothing to tell."""
+        assert self.opened.handshake is not None
+        offered = [value.decode("latin-1") for name, value in self.fields if name.lower() == b"proxy-authenticate"]
+        target = _absolute(request).decode("ascii")
+        field = await self.opened.handshake.answer(offered, method=request.method, target=target)
+        if field is not None:
+            received_bytes = 0
+            while not self.is_complete and received_bytes < _MAX_REFUSAL_BYTES:
+                await self.read()
+                received_bytes += sum(map(len, self.pieces))
+                self.pieces.clear()
+        return field
 
     async def read(self) -> None:
         """Read more of the response."""
@@ -207,9 +238,17 @@ class _Connection:
         self.is_complete = self.status is not None
 
 
-def _write_head(request: httpx.Request) -> bytes:
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+def _absolute(request: httpx.Request) -> bytes:
+    """Return the target of a request to a proxy that forwards it (RFC 9112, section 3.2.2)."""
+    url = request.url
+    return b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path)
+
+
+def _write_head(request: httpx.Request, target: bytes, proxy_authorization: str | None = None) -> bytes:
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), target)]
     lines += [b"%s: %s" % field for field in request.headers.raw]
+    if proxy_authorization is not None:
+        lines.append(b"Proxy-Authorization: " + proxy_authorization.encode("ascii"))
     head = b"\r\n".join([*lines, b"", b""])
     if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:
         raise httpx.LocalProtocolError("a line break in a field", request=request)
@@ -219,7 +258,7 @@ def _write_head(request: httpx.Request) -> bytes:
 class _Body(httpx.AsyncByteStream):
     """The body of a response; its connection goes back when it is closed."""
 
-    def __init__(self, transport: DirectTransport, origin: tuple[str, str, int], connection: _Connection) -> None:
+    def __init__(self, transport: Http1Transport, origin: tuple[str, str, int], connection: _Connection) -> None:
         self._transport = transport
         self._origin = origin
         self._connection: _Connection | None = connection

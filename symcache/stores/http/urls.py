@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from symcache.sympath import redact_url
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["file_url", "origin_of", "parse_url", "redact", "redirect_target"]
+__all__ = ["file_url", "host_and_port", "is_loopback", "origin_of", "parse_url", "redact", "redirect_target"]
 
 
 _PORTS = {"http": 80, "https": 443}
@@ -53,6 +54,21 @@ def redact(url: httpx.URL | str) -> str:
 def origin_of(url: httpx.URL) -> tuple[str, str, int]:
     """Return scheme, host and port: equal for two URLs exactly if they are of one origin (RFC 6454)."""
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return both as a URL has them: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host* is this machine, by its name or address alone."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 from support.sources import Rig
 
-from symcache.stores.http import pool
+from symcache.stores.http import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_make_context = pool._tls_context
-_system_context = cache(lambda: _make_context(None))
+_make = certificates.Trust._make
+_usual = cache(lambda: _make(certificates.Trust()))
 
 
 @pytest.fixture(autouse=True)
 def _read_the_systems_certificates_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare each source the reading, which takes longer than most tests."""
-    monkeypatch.setattr(pool, "_tls_context", lambda path: _system_context() if path is None else _make_context(path))
+    monkeypatch.setattr(
+        certificates.Trust, "_make", lambda self: _make(self) if self._ca_file or self._entries else _usual()
+    )
 
 
 @pytest.fixture

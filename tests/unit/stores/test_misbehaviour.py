@@ -69,7 +69,7 @@ CASES = [
     Case("an unasked range", status(206, PDB, headers=[("Content-Range", "bytes 0-9/10")]), Cause.REFUSED, "206, but"),
     Case("401", status(401), Cause.REFUSED, "401"),
     Case("403", status(403), Cause.REFUSED, "403"),
-    Case("407", status(407), Cause.REFUSED, "407"),
+    Case("407", status(407), Cause.REFUSED, "the proxy answered 407"),
     Case("406", status(406), Cause.REFUSED, "406"),
     Case("508", status(508), Cause.REFUSED, "508"),
     Case("416", status(416), Cause.REFUSED, "416"),

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from support.wire import Listener, Signal, read_head
 
+from symcache.config.values import Network
 from symcache.stores.http.pool import TransportPool
-from symcache.stores.http.transport import DirectTransport
 
 if TYPE_CHECKING:
     import socket
@@ -21,7 +21,7 @@ TIMEOUT = httpx.Timeout(20)
 
 
 async def test_a_lane_is_free_again_however_its_loan_ends() -> None:
-    pool = TransportPool(connections=2, timeout=TIMEOUT, proxy="")
+    pool = TransportPool(Network(proxy=""), connections=2)
     assert pool.free == 2
 
     async def fail() -> None:
@@ -42,7 +42,7 @@ async def test_a_lane_is_free_again_however_its_loan_ends() -> None:
 
 
 async def test_those_who_wait_count_against_what_is_free() -> None:
-    pool = TransportPool(connections=1, timeout=TIMEOUT, proxy="")
+    pool = TransportPool(Network(proxy=""), connections=1)
     async with anyio.create_task_group() as group, pool.transport():
 
         async def wait() -> None:
@@ -58,7 +58,7 @@ async def test_those_who_wait_count_against_what_is_free() -> None:
 
 
 async def test_one_task_may_hold_several_pool_and_the_warm_one_comes_first() -> None:
-    pool = TransportPool(connections=3, timeout=TIMEOUT, proxy="")
+    pool = TransportPool(Network(proxy=""), connections=3)
     async with pool.transport() as first, pool.transport() as second:
         assert first is not second
     async with pool.transport() as again:
@@ -66,8 +66,8 @@ async def test_one_task_may_hold_several_pool_and_the_warm_one_comes_first() -> 
     await pool.aclose()
 
 
-@pytest.mark.parametrize("prefer_direct", [True, False])
-async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool) -> None:
+@pytest.mark.parametrize("transport_name", ["auto", "httpx"])
+async def test_cancelling_a_request_closes_its_connection(transport_name: str) -> None:
     asked, closed = Signal("a request"), Signal("the end of its connection")
 
     def serve(connection: socket.socket) -> None:
@@ -78,7 +78,7 @@ async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool) -
             closed.set()
 
     listener = Listener(serve)
-    pool = TransportPool(connections=2, timeout=TIMEOUT, proxy="", prefer_direct=prefer_direct)
+    pool = TransportPool(Network(proxy="", transport=transport_name), connections=2)
     async with anyio.create_task_group() as group:
 
         async def ask() -> None:
@@ -97,9 +97,9 @@ async def test_cancelling_a_request_closes_its_connection(prefer_direct: bool) -
     listener.close()
 
 
-@pytest.mark.parametrize("prefer_direct", [True, False])
-async def test_no_field_is_sent_that_the_caller_has_not_chosen(prefer_direct: bool, upstream: Upstream) -> None:
-    pool = TransportPool(connections=1, timeout=TIMEOUT, proxy="", prefer_direct=prefer_direct)
+@pytest.mark.parametrize("transport_name", ["auto", "httpx"])
+async def test_no_field_is_sent_that_the_caller_has_not_chosen(transport_name: str, upstream: Upstream) -> None:
+    pool = TransportPool(Network(proxy="", transport=transport_name), connections=1)
     async with pool.transport() as transport:
         response = await transport.handle_async_request(httpx.Request("GET", f"{upstream.url}/x"))
         await response.aclose()
@@ -107,23 +107,11 @@ async def test_no_field_is_sent_that_the_caller_has_not_chosen(prefer_direct: bo
     assert set(upstream.requests[0].headers) == {"host"}
 
 
-def test_a_proxy_of_any_kind_is_left_to_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_direct(**options: str) -> bool:
-        pool = TransportPool(connections=1, timeout=TIMEOUT, **options)  # type: ignore[arg-type]
-        return isinstance(pool._make(), DirectTransport)
-
-    assert is_direct()
-    assert not is_direct(proxy="http://127.0.0.1:1")
-    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1")
-    assert not is_direct()
-    assert is_direct(proxy="")
-
-
-@pytest.mark.parametrize("prefer_direct", [True, False])
-async def test_no_library_is_changed_by_using_it(prefer_direct: bool, upstream: Upstream) -> None:
+@pytest.mark.parametrize("transport_name", ["auto", "httpx"])
+async def test_no_library_is_changed_by_using_it(transport_name: str, upstream: Upstream) -> None:
     loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
     before = [logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES
-    pool = TransportPool(connections=1, timeout=TIMEOUT, prefer_direct=prefer_direct)
+    pool = TransportPool(Network(transport=transport_name), connections=1)
     async with pool.transport() as transport:
         response = await transport.handle_async_request(httpx.Request("GET", f"{upstream.url}/x"))
         await response.aclose()

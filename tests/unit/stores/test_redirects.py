@@ -163,7 +163,8 @@ async def test_an_untrusted_certificate_is_refused_and_not_tried_again(
     async with rig.plain(secure) as source:
         outcome = await source.fetch(KEY)
     assert isinstance(outcome, Failed)
-    assert (outcome.cause, outcome.attempts[0].answer) == (Cause.REFUSED, "its certificate is not trusted")
+    assert outcome.cause is Cause.REFUSED
+    assert outcome.attempts[0].answer.startswith("its certificate")
     assert secure.connections == 1
     assert secure.requests == []
     assert rig.clock.slept == []

@@ -12,8 +12,11 @@ import pytest
 from support.answers import Stall, file, raw, status, unframed
 from support.wire import Listener, closed_port, read_head
 
+from symcache.stores.http.certificates import Trust
+from symcache.stores.http.connect import Connector
+from symcache.stores.http.proxies import Proxies
 from symcache.stores.http.reply import translate
-from symcache.stores.http.transport import DirectTransport
+from symcache.stores.http.transport import Http1Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -26,12 +29,18 @@ TIMEOUT = {"connect": 20.0, "read": 20.0, "write": 20.0, "pool": 20.0}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def connector(tls: ssl.SSLContext) -> Connector:
+    trust = Trust()
+    trust._usual = tls
+    return Connector(Proxies(""), trust)
+
+
 @pytest.fixture(params=["direct", "httpx"])
 def make(request: pytest.FixtureRequest) -> Callable[..., httpx.AsyncBaseTransport]:
     def make(tls: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
         tls = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if request.param == "direct":
-            return DirectTransport(tls, most_idle=4)
+            return Http1Transport(connector(tls), most_idle=4)
         return httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
 
     return make
@@ -200,7 +209,7 @@ async def test_what_follows_an_answer_unasked_is_no_answer_to_the_next_request()
                 connection.sendall(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
     listener = Listener(serve)
-    transport = DirectTransport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), most_idle=4)
+    transport = Http1Transport(connector(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), most_idle=4)
     url = f"http://127.0.0.1:{listener.port}/x"
     for _ in range(3):
         assert await get(transport, url) == (200, b"ok")
@@ -264,7 +273,7 @@ async def test_certificates_are_checked_with_the_name(
     for sender, url in ((transport, elsewhere.url), (trusting_no_one, upstream.url)):
         with pytest.raises(httpx.ConnectError) as raised:
             await get(sender, f"{url}/x")
-        assert translate(raised.value, url).problem == "its certificate is not trusted"
+        assert translate(raised.value, url).problem.startswith("its certificate")
         await sender.aclose()
 
 

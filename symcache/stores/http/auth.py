@@ -1,0 +1,389 @@
+"""Who one is, to servers and proxies: fields that are sent unasked, and answers to 401 and 407."""
+
+from __future__ import annotations
+
+import json
+import netrc
+import subprocess
+import sys
+import time
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from symcache.errors import UpstreamRefused
+from symcache.stores.http.servers import entry_for
+from symcache.stores.http.urls import is_loopback, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from symcache.config import ServerEntry
+
+__all__ = ["Credentials", "Handshake", "SignIn", "describe_401", "wanted_schemes"]
+
+
+_COMMAND_S = 60.0
+# A token that says nothing of its end is asked for again after this, as git does with its cache.
+_TOKEN_S = 900.0
+_EARLY_S = 30.0
+
+
+def basic(user: str, password: str) -> str:
+    """Return the ``Authorization`` field of RFC 7617."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def wanted_schemes(fields: Iterable[str]) -> list[str]:
+    """Return the schemes that ``WWW-Authenticate`` or ``Proxy-Authenticate`` *fields* ask for: ``Negotiate``, ``NTLM``.
+
+    Several challenges in one field are told from parameters by what follows a name: a blank or a comma, and no ``=``.
+    """
+    schemes = []
+    for field in fields:
+        for part in field.split(","):
+            name, _, rest = part.strip().partition(" ")
+            if name and "=" not in name and not rest.lstrip().startswith("="):
+                schemes.append(name)
+    return list(dict.fromkeys(schemes))
+
+
+def describe_401(challenges: Iterable[str]) -> str:
+    """Return what a server's 401 means, given its ``WWW-Authenticate`` fields."""
+    schemes = wanted_schemes(challenges)
+    return f"401: it wants {' or '.join(schemes)}" if schemes else "401"
+
+
+class Handshake:
+    """Says to one server or proxy, on one connection, who one is.
+
+    Args:
+        host: Its name.
+        username: None for the signed-in user.
+        password: Theirs.
+        schemes: What may be used, in lower case; empty for whatever the other side asks for.
+        is_trusted: Whether the signed-in user may be named without *schemes*, as to a proxy that they chose.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        username: str | None = None,
+        password: str = "",
+        *,
+        schemes: Sequence[str] = (),
+        is_trusted: bool = False,
+    ) -> None:
+        self._host = host
+        self._username = username
+        self._password = password
+        self._schemes = frozenset(schemes)
+        self._is_trusted = is_trusted
+        self._context: Any = None
+        self._digest: httpx.DigestAuth | None = None
+        self._is_answered = False
+
+    async def first(self) -> str | None:
+        """Return what is sent before anything is asked; None for nothing.
+
+        A Negotiate token is good for one connection, as the other side remembers those that it has seen.
+        """
+        if "negotiate" in self._schemes:
+            return await self._step("Negotiate", None)
+        if self._username is not None and (not self._schemes or "basic" in self._schemes):
+            return basic(self._username, self._password)
+        return None
+
+    async def answer(self, fields: Sequence[str], *, method: str = "GET", target: str = "/") -> str | None:
+        """Return the answer to a 401 or 407; None if there is none, or if the last one was not accepted.
+
+        Args:
+            fields: ``WWW-Authenticate`` or ``Proxy-Authenticate``.
+            method: Of the request that is to be sent again.
+            target: Its target, as it stands in the request line.
+
+        Raises:
+            UpstreamRefused: As `first`.
+        """
+        for field in fields:
+            scheme, _, token = field.strip().partition(" ")
+            if scheme.lower() in {"negotiate", "ntlm"} and token and self._context is not None:
+                return await self._step(scheme, token)
+        if self._is_answered or self._context is not None:
+            return None
+        self._is_answered = True
+        wanted = {scheme.lower() for scheme in wanted_schemes(fields)}
+        for scheme in ("Negotiate", "NTLM"):
+            if scheme.lower() in wanted and self._may_use(scheme):
+                return await self._step(scheme, None)
+        if "digest" in wanted and self._username is not None:
+            return self._answer_digest(fields, method, target)
+        return None
+
+    def _may_use(self, scheme: str) -> bool:
+        if self._schemes:
+            return scheme.lower() in self._schemes
+        # Without a password NTLM is at hand on Windows alone.
+        may_ask_system = self._is_trusted and (scheme == "Negotiate" or sys.platform == "win32")
+        return (self._username is not None or may_ask_system) and find_spec("spnego") is not None
+
+    def again(self, method: str, target: str) -> str | None:
+        """Return what goes with a further request on the same connection; None for nothing."""
+        if self._digest is not None:
+            signed = next(self._digest.auth_flow(_request_line(method, target)))
+            value: str | None = signed.headers.get("authorization")
+            return value
+        if self._context is None and self._username is not None and (not self._schemes or "basic" in self._schemes):
+            return basic(self._username, self._password)
+        return None
+
+    def _answer_digest(self, fields: Sequence[str], method: str, target: str) -> str | None:
+        field = next(field for field in fields if field.lstrip().lower().startswith("digest"))
+        self._digest = httpx.DigestAuth(self._username or "", self._password)
+        request = _request_line(method, target)
+        flow = self._digest.auth_flow(request)
+        next(flow)
+        try:
+            answered = flow.send(httpx.Response(401, headers={"www-authenticate": field}, request=request))
+        except (httpx.ProtocolError, KeyError, StopIteration):
+            return None
+        value: str | None = answered.headers.get("authorization")
+        return value
+
+    async def _step(self, scheme: str, token: str | None) -> str | None:
+        try:
+            received = None if token is None else b64decode(token)
+            sent = await to_thread.run_sync(self._advance, scheme, received)
+        except Base64Error:
+            return None
+        return None if sent is None else f"{scheme} {b64encode(sent).decode('ascii')}"
+
+    def _advance(self, scheme: str, received: bytes | None) -> bytes | None:
+        try:
+            import spnego  # noqa: PLC0415 - an extra
+            from spnego.exceptions import SpnegoError  # noqa: PLC0415
+        except ImportError:
+            problem = f"it wants {scheme}, which needs an extra: pip install 'symcache[negotiate]'"
+            raise UpstreamRefused(problem, url=self._host) from None
+        try:
+            if self._context is None:
+                self._context = spnego.client(
+                    self._username,
+                    self._password or None,
+                    hostname=self._host,
+                    service="HTTP",
+                    protocol=scheme.lower(),
+                )
+            sent: bytes | None = self._context.step(received)
+        except (SpnegoError, ImportError, ValueError, OSError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UpstreamRefused(f"{scheme} fails here: {lines[0]}", url=self._host) from error
+        return sent
+
+
+def _request_line(method: str, target: str) -> httpx.Request:
+    """Return as much of a request as Digest is about; its target may be a ``host:port``, which no URL can hold."""
+    line = SimpleNamespace(method=method, url=SimpleNamespace(raw_path=target.encode("ascii")), headers=httpx.Headers())
+    return cast("httpx.Request", line)
+
+
+@dataclass(slots=True)
+class SignIn:
+    """What one request says of who one is.
+
+    Attributes:
+        fields: Go with it.
+        handshake: Answers a 401, on the connection that it came on.
+        renew: Returns other fields than those that were refused.
+    """
+
+    fields: Mapping[str, str]
+    handshake: Handshake | None = None
+    renew: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+
+    async def again(self, challenges: Sequence[str]) -> bool:
+        """Return whether the request is to be sent again, with the `fields` as they are now, after a 401.
+
+        Args:
+            challenges: Its ``WWW-Authenticate`` fields.
+        """
+        if self.handshake is not None:
+            answer = await self.handshake.answer(challenges)
+            self.fields = {} if answer is None else {"Authorization": answer}
+            return answer is not None
+        if self.renew is None:
+            return False
+        self.fields, self.renew = await self.renew(), None
+        return True
+
+
+class Credentials:
+    """What each server is told of who one is: by its entry in the config file, else by the user's netrc file.
+
+    Nothing is sent over plain HTTP, unless to this machine or where the entry says ``allow_http``.
+
+    Args:
+        entries: What the config file says of servers.
+        netrc_file: The user's netrc file; None looks at none. One that cannot be read counts as empty.
+        run: Runs a command and returns what it printed.
+    """
+
+    def __init__(
+        self,
+        entries: tuple[ServerEntry, ...] = (),
+        netrc_file: Path | None = None,
+        *,
+        run: Callable[[Sequence[str]], Awaitable[str]] | None = None,
+    ) -> None:
+        self._entries = entries
+        self._run = run or _run_command
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._passwords: dict[str, str] = {}
+        self._lock = anyio.Lock()
+        self._hosts: dict[str, tuple[str, str, str]] = {}
+        if netrc_file is not None and netrc_file.is_file():
+            try:
+                self._hosts = dict(netrc.netrc(str(netrc_file)).hosts)
+            except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+                self._hosts = {}
+        # It would be sent to every server there is.
+        self._hosts.pop("default", None)
+
+    async def sign_in(self, url: httpx.URL) -> SignIn:
+        """Return what a request for *url* says; what stands in the URL comes first.
+
+        Raises:
+            UpstreamRefused: It may not be sent over plain HTTP, or cannot be had.
+        """
+        if url.userinfo:
+            user, _, secret = url.userinfo.decode("ascii").partition(":")
+            return SignIn({"Authorization": basic(unquote(user), unquote(secret))})
+        entry = entry_for(str(url), self._entries) if self._entries else None
+        if entry is None or not _has_credentials(entry):
+            known = self._hosts.get(url.host)
+            is_safe = url.scheme == "https" or is_loopback(url.host)
+            return SignIn({"Authorization": basic(known[0] or known[1], known[2])} if known and is_safe else {})
+        if url.scheme != "https" and not entry.allow_http and not is_loopback(url.host):
+            problem = "credentials are not sent over plain http; use https, or set allow_http = true for this server"
+            raise UpstreamRefused(problem, url=redact(url))
+        if entry.token_command:
+            return SignIn(await self._token_fields(entry, url), renew=lambda: self._token_fields(entry, url, new=True))
+        if entry.token is not None:
+            return SignIn(_token_fields(entry, entry.token))
+        password = entry.password
+        if entry.password_keyring is not None:
+            password = await self._keyring_password(entry, url)
+        if entry.auth is not None:
+            handshake = Handshake(url.host, entry.username, password or "", schemes=(entry.auth,))
+            first = await handshake.first()
+            return SignIn({} if first is None else {"Authorization": first}, handshake)
+        return SignIn({"Authorization": basic(entry.username or "", password or "")})
+
+    async def _token_fields(self, entry: ServerEntry, url: httpx.URL, *, new: bool = False) -> Mapping[str, str]:
+        refused = self._tokens.get(entry.url)
+        async with self._lock:  # a command may ask the user something, once
+            known = self._tokens.get(entry.url)
+            if known is not None and time.time() < known[1] and not (new and known is refused):
+                return _token_fields(entry, known[0])
+            try:
+                printed = await self._run(entry.token_command)
+                token, until_s = parse_token(printed, now_s=time.time())
+            except (OSError, ValueError, subprocess.SubprocessError, TimeoutError) as error:
+                reason = f"ended with {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else error
+                problem = f"token_command failed: {entry.token_command[0]}: {reason}"
+                raise UpstreamRefused(problem, url=redact(url)) from None
+            self._tokens[entry.url] = token, until_s
+            return _token_fields(entry, token)
+
+    async def _keyring_password(self, entry: ServerEntry, url: httpx.URL) -> str:
+        service, user = entry.password_keyring or "", entry.username or ""
+        if entry.url not in self._passwords:
+            try:
+                password = await to_thread.run_sync(_ask_keyring, service, user)
+            except ImportError:
+                problem = "password_keyring needs an extra: pip install 'symcache[keyring]'"
+                raise UpstreamRefused(problem, url=redact(url)) from None
+            if password is None:
+                problem = f"the keyring has no password for {user!r} at {service!r}: keyring set {service} {user}"
+                raise UpstreamRefused(problem, url=redact(url))
+            self._passwords[entry.url] = password
+        return self._passwords[entry.url]
+
+
+def _has_credentials(entry: ServerEntry) -> bool:
+    return (
+        bool(entry.token or entry.token_command or entry.auth or entry.password_keyring) or entry.password is not None
+    )
+
+
+def _token_fields(entry: ServerEntry, token: str) -> Mapping[str, str]:
+    return {entry.token_header: token} if entry.token_header else {"Authorization": f"Bearer {token}"}
+
+
+def _ask_keyring(service: str, user: str) -> str | None:
+    import keyring  # noqa: PLC0415 - an extra
+    from keyring.errors import KeyringError  # noqa: PLC0415
+
+    try:
+        return keyring.get_password(service, user)
+    except KeyringError:
+        return None
+
+
+async def _run_command(command: Sequence[str]) -> str:
+    with anyio.fail_after(_COMMAND_S):
+        done = await anyio.run_process(list(command), stderr=None)  # what it has to say is for the user
+    return done.stdout.decode("utf-8", "replace")
+
+
+def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:
+    """Return the token that a command printed, and until when it counts, in seconds since 1970.
+
+    Forms: the token alone; lines as git's credential helpers print them (``password=``, ``password_expiry_utc=``); JSON
+    with ``token``, ``access_token``, ``accessToken`` or ``Secret`` (docker), and ``expires_in``, ``expires_on``,
+    ``expiresOn`` or ``expiry`` beside it.
+
+    Raises:
+        ValueError: There is none.
+
+    Source: gitcredentials(7); docker-credential-helpers; the output of ``az account get-access-token``.
+    """
+    text = printed.strip()
+    until_s = now_s + _TOKEN_S
+    token: object = text
+    if text.startswith("{"):
+        said = json.loads(text)
+        token = next(
+            (said[name] for name in ("token", "access_token", "accessToken", "Secret") if said.get(name)), None
+        )
+        if isinstance(seconds := said.get("expires_in"), int | float):
+            until_s = now_s + seconds
+        for name in ("expires_on", "expiresOn", "expiry"):
+            if said.get(name):
+                until_s = _parse_time(said[name])
+                break
+    elif "password=" in text:
+        lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        token = lines.get("password")
+        if "password_expiry_utc" in lines:
+            until_s = float(lines["password_expiry_utc"])
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("it printed no token")
+    return token, until_s - min(_EARLY_S, max(until_s - now_s, 0) / 2)
+
+
+def _parse_time(value: object) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    text = str(value)
+    return float(text) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,306 @@
+"""Which proxy a server is reached through, and why: a setting, the environment, a script (PAC), or the system."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
+
+import anyio
+from anyio import to_thread
+
+from symcache.errors import ConfigError
+from symcache.stores.http.urls import host_and_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import httpx
+
+__all__ = ["DIRECT", "Proxies", "Proxy", "Route", "matches_no_proxy", "parse_proxy"]
+
+
+_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
+_LARGEST_SCRIPT_BYTES = 1 << 20
+_SCRIPT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy.
+
+    Attributes:
+        scheme: ``http``, ``https`` (TLS up to the proxy), ``socks4``, ``socks4a``, ``socks5`` or ``socks5h``.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None = None
+    password: str = field(default="", repr=False)
+
+    @property
+    def is_socks(self) -> bool:
+        """It relays connections and knows nothing of HTTP."""
+        return self.scheme.startswith("socks")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{host_and_port(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a server is reached.
+
+    Attributes:
+        proxy: None for a direct connection.
+        reason: What decided it, for a person.
+    """
+
+    proxy: Proxy | None
+    reason: str
+
+
+DIRECT = Route(None, "no proxy is configured")
+
+
+def parse_proxy(text: str, where: str) -> Proxy:
+    """Return the proxy that *text* names: a URL, or ``host:port``, which means HTTP.
+
+    Raises:
+        ConfigError: It names none; *where* is the setting.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if not parts.hostname or parts.scheme not in _PORTS:
+        schemes = "http, https, socks4, socks5 or socks5h"
+        problem = f"not a proxy that can be used: name it as host:port or as a {schemes} URL"
+        raise ConfigError(problem, where=where)
+    username = None if parts.username is None else unquote(parts.username)
+    return Proxy(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], username, unquote(parts.password or ""))
+
+
+def matches_no_proxy(host: str, port: int, entries: Iterable[str]) -> str | None:
+    """Return the entry of a ``NO_PROXY`` list that covers *host* and *port*; None if none does.
+
+    An entry is ``*``, a name (which covers its subdomains, with a leading dot or ``*.`` or without), an address, or a
+    network such as ``10.0.0.0/8``; each may end with ``:port``. Names are compared without regard to letter case.
+
+    Source: the variable has no specification; this is what curl, Go's httpproxy and Python's urllib agree on, and
+    networks and ports as Go has them.
+    """
+    host = host.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for entry in entries:
+        pattern, wanted_port = _split_port(entry.strip().lower())
+        if not pattern or (wanted_port is not None and wanted_port != port):
+            continue
+        if pattern == "*":
+            return entry
+        name = pattern.removeprefix("*").removeprefix(".").rstrip(".")
+        if address is None:
+            if name and (host == name or host.endswith(f".{name}")):
+                return entry
+            continue
+        try:
+            if address in ipaddress.ip_network(pattern, strict=False):
+                return entry
+        except ValueError:
+            continue
+    return None
+
+
+def _split_port(entry: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"\[([^]]+)\](?::(\d+))?|([^:]*)(?::(\d+))?", entry)
+    if match is None:
+        return entry, None  # an IPv6 address or network without brackets
+    port = match[2] or match[4]
+    return match[1] or match[3], int(port) if port else None
+
+
+class Proxies:
+    """Decides the route to each server, once for each origin.
+
+    What counts first: *configured*, then *script*, then the environment (``HTTPS_PROXY``, ``HTTP_PROXY``,
+    ``ALL_PROXY``), then the system's settings, a script named there included. ``NO_PROXY`` and *no_proxy* are heeded
+    whichever it is.
+
+    Args:
+        configured: URL or ``host:port``; empty for no proxy at all, None for what follows.
+        script: URL or path of a proxy script; ``auto`` to discover one (WPAD); empty for none.
+        no_proxy: Servers that are reached directly, as ``NO_PROXY`` lists them.
+        where: What *configured* comes from, for errors and reasons.
+    """
+
+    def __init__(
+        self, configured: str | None, *, script: str = "", no_proxy: Sequence[str] = (), where: str = "network.proxy"
+    ) -> None:
+        self._where = where
+        self._script_name = "" if configured is not None else script
+        self._fixed = parse_proxy(configured, where) if configured else None
+        environment = getproxies_environment()
+        self._no_proxy = (*no_proxy, *environment.get("no", "").split(","))
+        self._variables: dict[str, Proxy] = {}
+        self._system: dict[str, Proxy] = {}
+        self._has_system_script = False
+        if configured is None and not script:
+            for scheme in ("http", "https", "all"):
+                if environment.get(scheme):
+                    self._variables[scheme] = parse_proxy(environment[scheme], f"{scheme.upper()}_PROXY")
+            if not self._variables:
+                self._system = _system_proxies()
+                self._has_system_script = _has_system_script()
+        self._find: Callable[[str, str], str] | None = None
+        self._lock = anyio.Lock()
+        self._known: dict[tuple[str, str, int], tuple[Route, ...]] = {}
+
+    @property
+    def is_always_direct(self) -> bool:
+        """No server is reached through a proxy."""
+        return not (self._fixed or self._variables or self._system or self._script_name or self._has_system_script)
+
+    async def routes(self, url: httpx.URL) -> tuple[Route, ...]:
+        """Return the routes to *url*'s server, the first that works to be taken.
+
+        Raises:
+            ConfigError: The proxy script cannot be had or run.
+        """
+        if self.is_always_direct:
+            return (DIRECT,)
+        port = url.port or _PORTS[url.scheme]
+        origin = url.scheme, url.host, port
+        if origin not in self._known:
+            self._known[origin] = await self._decide(url, port)
+        return self._known[origin]
+
+    async def _decide(self, url: httpx.URL, port: int) -> tuple[Route, ...]:
+        if (entry := matches_no_proxy(url.host, port, self._no_proxy)) is not None:
+            return (Route(None, f"NO_PROXY covers it: {entry.strip()}"),)
+        if self._fixed is not None:
+            return (Route(self._fixed, self._where),)
+        if self._script_name:
+            return await self._ask_script(url, self._script_name)
+        for scheme in (url.scheme, "all"):
+            if scheme in self._variables:
+                return (Route(self._variables[scheme], f"{scheme.upper()}_PROXY"),)
+        if self._has_system_script:
+            return await self._ask_script(url, "")
+        proxy = self._system.get(url.scheme) or self._system.get("all")
+        if proxy is None:
+            return (DIRECT,)
+        if await to_thread.run_sync(proxy_bypass, url.host):
+            return (Route(None, "the system's settings except it"),)
+        return (Route(proxy, "the system's settings"),)
+
+    async def _ask_script(self, url: httpx.URL, name: str) -> tuple[Route, ...]:
+        where = "network.proxy_script" if name else "the system's proxy script"
+        async with self._lock:
+            try:
+                with anyio.fail_after(_SCRIPT_S):
+                    if self._find is None:
+                        self._find = await to_thread.run_sync(_open_script, name, where, abandon_on_cancel=True)
+                    answer = await to_thread.run_sync(self._find, str(url), url.host, abandon_on_cancel=True)
+            except TimeoutError:
+                raise ConfigError(f"no answer within {_SCRIPT_S:g} s", where=where) from None
+        return tuple(parse_script_answer(answer, where)) or (Route(None, f"{where} names no proxy"),)
+
+
+def parse_script_answer(answer: str, reason: str) -> list[Route]:
+    """Return the routes that a proxy script's answer names, such as ``PROXY proxy:8080; DIRECT``.
+
+    Source: Netscape's "Navigator Proxy Auto-Config File Format"; ``HTTPS`` and ``SOCKS5`` as browsers know them. A bare
+    ``host:port`` is WinHTTP's form.
+    """
+    schemes = {"PROXY": "http", "HTTP": "http", "HTTPS": "https", "SOCKS": "socks5", "SOCKS4": "socks4a"}
+    routes = []
+    for part in re.split(r"[;\n]", answer):
+        kind, _, address = part.strip().partition(" ")
+        if not kind:
+            continue
+        if kind.upper() == "DIRECT":
+            routes.append(Route(None, f"{reason} says DIRECT"))
+            continue
+        scheme = {**schemes, "SOCKS5": "socks5"}.get(kind.upper(), "http")
+        try:
+            proxy = parse_proxy((address or kind).strip(), reason)
+        except ConfigError:
+            continue  # one that nobody can use is passed over, as browsers do
+        routes.append(Route(replace(proxy, scheme=scheme), reason))
+    return routes
+
+
+def _system_proxies() -> dict[str, Proxy]:
+    proxies = {}
+    for scheme, text in getproxies().items():
+        if scheme in {"http", "https", "all", "socks"} and text:
+            proxy = parse_proxy(text, "the system's proxy settings")
+            proxies["all" if scheme == "socks" else scheme] = proxy
+    return proxies
+
+
+if sys.platform == "win32":
+    from symcache.stores.http.winhttp import find_proxy
+    from symcache.stores.http.winhttp import has_script as _has_system_script
+
+    def _open_script(name: str, where: str) -> Callable[[str, str], str]:
+        return lambda url, _host: find_proxy(url, name, where)
+
+else:
+
+    def _has_system_script() -> bool:
+        """Return whether the system's settings name a proxy script: on macOS they may."""
+        return sys.platform == "darwin" and bool(_preferred_script())
+
+    def _open_script(name: str, where: str) -> Callable[[str, str], str]:
+        """Return the function of the script called *name*; empty for the system's own."""
+        try:
+            from pypac.parser import MalformedPacError, PACFile  # noqa: PLC0415 - it brings requests
+            from pypac.wpad import proxy_urls_from_dns  # noqa: PLC0415
+        except ImportError:
+            problem = "a proxy script needs an extra: pip install 'symcache[pac]'; or name the proxy itself"
+            raise ConfigError(problem, where=where) from None
+        places = [_preferred_script(), *proxy_urls_from_dns()] if name == "auto" else [name or _preferred_script()]
+        text = _load_script([place for place in places if place], where)
+        try:
+            find: Callable[[str, str], str] = PACFile(text).find_proxy_for_url
+        except MalformedPacError as error:
+            raise ConfigError(f"not a proxy script that runs: {error}", where=where) from error
+        return find
+
+    def _preferred_script() -> str:
+        if sys.platform == "darwin":
+            try:
+                from pypac.os_settings import autoconfig_url_from_preferences  # noqa: PLC0415
+            except ImportError:
+                return ""
+            return autoconfig_url_from_preferences() or ""
+        return ""
+
+    def _load_script(places: Sequence[str], where: str) -> str:
+        """Return the text of the first script of *places*, URLs or paths, that can be had."""
+        from pathlib import Path  # noqa: PLC0415
+
+        import httpx  # noqa: PLC0415
+
+        problem = "no proxy script was found; name the proxy itself in network.proxy"
+        for place in places:
+            try:
+                if "://" not in place or place.startswith("file://"):
+                    return Path(place.removeprefix("file://")).read_text("utf-8", "replace")[:_LARGEST_SCRIPT_BYTES]
+                # The way to the script is never through a proxy, as it is what names one.
+                with httpx.Client(trust_env=False, timeout=_SCRIPT_S / 2, follow_redirects=True) as client:
+                    response = client.get(place).raise_for_status()
+                    return response.text[:_LARGEST_SCRIPT_BYTES]
+            except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+                problem = f"the proxy script {place} cannot be had: {error}"
+        raise ConfigError(problem, where=where)
