@@ -11,7 +11,7 @@ SymcacheError
     NotInDump                   an address whose bytes are not in the dump  (.address .absence)
   StoreError                  the local disk                            (.problem .path)
   UpstreamError               the other end                             (.problem .url)
-    UpstreamUnavailable         a retry may help: time-out, 5xx           (.retry_after_s)
+    UpstreamUnavailable         a retry may help: time-out, 5xx           (.retry_after_s .timed_out)
       HostUnavailable             no connection to the host, or 429
       NextHopUnavailable          the upstream works, and a server that it asks does not
       FetchInProgress             the upstream works, and will have the file soon
@@ -199,11 +199,13 @@ class UpstreamUnavailable(UpstreamError):
 
     Attributes:
         retry_after_s: Seconds until the upstream wants a retry; None if it did not say.
+        timed_out: A wait was given up, so that each retry may take as long.
     """
 
-    def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None, timed_out: bool = False) -> None:
         super().__init__(problem, url=url)
         self.retry_after_s = retry_after_s
+        self.timed_out = timed_out
 
 
 class HostUnavailable(UpstreamUnavailable):

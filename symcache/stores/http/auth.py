@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import netrc
+import re
 import subprocess
 import sys
 import time
@@ -92,6 +93,7 @@ class Handshake:
         self._context: Any = None
         self._digest: httpx.DigestAuth | None = None
         self._is_answered = False
+        self.problem = ""  # why the signed-in user could not be named
 
     async def first(self) -> str | None:
         """Return what is sent before anything is asked; None for nothing.
@@ -125,7 +127,12 @@ class Handshake:
         wanted = {scheme.lower() for scheme in wanted_schemes(fields)}
         for scheme in ("Negotiate", "NTLM"):
             if scheme.lower() in wanted and self._may_use(scheme):
-                return await self._step(scheme, None)
+                try:
+                    return await self._step(scheme, None)
+                except UpstreamRefused as error:
+                    if self._schemes:
+                        raise
+                    self.problem = error.problem  # another scheme may do
         if "digest" in wanted and self._username is not None:
             return self._answer_digest(fields, method, target)
         return None
@@ -186,9 +193,15 @@ class Handshake:
                 )
             sent: bytes | None = self._context.step(received)
         except (SpnegoError, ImportError, ValueError, OSError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UpstreamRefused(f"{scheme} fails here: {lines[0]}", url=self._host) from error
+            raise UpstreamRefused(f"{scheme} fails here: {_reason(error)}", url=self._host) from error
         return sent
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, of the chain of texts that GSSAPI gives: what its mechanism says of it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    mechanism = re.search(r"Minor \(-?\d+\): ([^,]+)", text)
+    return text[:200] if mechanism is None else mechanism[1]
 
 
 def _request_line(method: str, target: str) -> httpx.Request:

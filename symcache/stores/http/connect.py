@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import ssl
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from symcache.stores.http.certificates import Trust
-    from symcache.stores.http.proxies import Proxies, Proxy, Route
+    from symcache.stores.http.proxies import Proxy, ProxyRules, Route
 
 __all__ = ["Connector", "DistrustError", "Opened", "ProxyRefusedError", "describe_os_error", "describe_refusal"]
 
@@ -86,7 +86,7 @@ class Connector:
     """
 
     def __init__(
-        self, proxies: Proxies, trust: Trust, *, permit: Callable[[str, str], None] = lambda _host, _address: None
+        self, proxies: ProxyRules, trust: Trust, *, permit: Callable[[str, str], None] = lambda _host, _address: None
     ) -> None:
         self._proxies = proxies
         self._trust = trust
@@ -310,7 +310,7 @@ async def _ask_for_tunnel(
             offered = [value.decode("latin-1") for name, value in response.headers if name == b"proxy-authenticate"]
             answer = await handshake.answer(offered, method="CONNECT", target=target) if status == 407 else None
             if answer is None:
-                text = describe_refusal(status, offered, str(proxy), is_known=field is not None)
+                text = describe_refusal(status, offered, str(proxy), handshake, is_known=field is not None)
                 raise ProxyRefusedError(text, request=request, status=status)
             field = answer
             left_bytes = _HEAD_BYTES
@@ -337,14 +337,17 @@ async def _receive(peer: h11.Connection, stream: ByteStream) -> object:
             return event
 
 
-def describe_refusal(status: int, offered: Sequence[str], proxy: str = "", *, is_known: bool = False) -> str:
+def describe_refusal(
+    status: int, offered: Sequence[str], proxy: str = "", handshake: Handshake | None = None, *, is_known: bool = False
+) -> str:
     """Return what a proxy's *status* means and what to do about it.
 
     Args:
         status: Of its answer.
         offered: Its ``Proxy-Authenticate`` fields.
         proxy: Its URL; empty if that is not known here.
-        is_known: It was told who one is.
+        handshake: What it was told of who one is, or could not be.
+        is_known: It was told.
     """
     text = f"the proxy answered {status}"
     schemes = wanted_schemes(offered)
@@ -356,6 +359,8 @@ def describe_refusal(status: int, offered: Sequence[str], proxy: str = "", *, is
         return f"{text}, and does not accept this user and password"
     if wanted & {"basic", "digest"}:
         return f"{text}; name user and password in network.proxy: http://user:password@{_host_of(proxy)}"
+    if handshake is not None and handshake.problem:
+        return f"{text}; {handshake.problem}"
     if "negotiate" in wanted and not is_known:
         return f"{text}; pip install 'symcache[negotiate]' lets it know the signed-in user"
     if "negotiate" in wanted:
@@ -437,7 +442,10 @@ async def _ask_socks4(stream: ByteStream, proxy: Proxy, host: str, port: int) ->
 
 def describe_os_error(error: BaseException) -> str:
     """Return what a connection failed of, to stand behind a message; empty if that is not known."""
-    text = str(error).rpartition("] ")[2].strip().lower()
-    if sys.platform == "win32" and isinstance(error, OSError) and error.strerror:
-        text = error.strerror.strip().lower()
+    if isinstance(error.__cause__, OSError):  # of anyio, which tries several addresses
+        error = error.__cause__
+    text = str(error).rpartition("] ")[2]
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
+        text = os.strerror(error.errno)
+    text = text.strip().lower()
     return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

@@ -138,7 +138,9 @@ class Downloader:
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
         pause_s = None
-        if not isinstance(error, CircuitOpenError | NextHopUnavailable):
+        # A second silence in a row is not waited out a third time: a person waits, too.
+        is_final = isinstance(error, CircuitOpenError | NextHopUnavailable) or (error.timed_out and failures > 1)
+        if not is_final:
             pause_s = self.policy.pause_s(failures, error.retry_after_s)
         if pause_s is None:
             raise error

@@ -16,7 +16,7 @@ from symcache.errors import ConfigError
 from symcache.stores.http.certificates import Trust
 from symcache.stores.http.connect import Connector
 from symcache.stores.http.limit import ConnectionLimit
-from symcache.stores.http.proxies import Proxies
+from symcache.stores.http.proxies import ProxyRules
 from symcache.stores.http.transport import Http1Transport
 from symcache.stores.http.urls import origin_of
 
@@ -78,7 +78,7 @@ class TransportPool:
             settings = self._settings
             self._trust = Trust(settings.ca_file, self._entries)
             self._trust.check()
-            self.proxies = Proxies(settings.proxy, script=settings.proxy_script, no_proxy=settings.no_proxy)
+            self.proxies = ProxyRules(settings.proxy, script=settings.proxy_script, no_proxy=settings.no_proxy)
             self._connector = Connector(self.proxies, self._trust)
 
     @property
@@ -157,7 +157,7 @@ class TransportPool:
 class _HttpxTransport(httpx.AsyncBaseTransport):
     """httpx's own transports, one for each proxy and set of certificates."""
 
-    def __init__(self, proxies: Proxies, trust: Trust) -> None:
+    def __init__(self, proxies: ProxyRules, trust: Trust) -> None:
         self._proxies = proxies
         self._trust = trust
         self._by_route: dict[object, httpx.AsyncHTTPTransport] = {}

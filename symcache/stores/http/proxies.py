@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["DIRECT", "Proxies", "Proxy", "Route", "matches_no_proxy", "parse_proxy"]
+__all__ = ["DIRECT", "Proxy", "ProxyRules", "Route", "matches_no_proxy", "parse_proxy"]
 
 
 _PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
@@ -128,7 +128,7 @@ def _split_port(entry: str) -> tuple[str, int | None]:
     return match[1] or match[3], int(port) if port else None
 
 
-class Proxies:
+class ProxyRules:
     """Decides the route to each server, once for each origin.
 
     What counts first: *configured*, then *script*, then the environment (``HTTPS_PROXY``, ``HTTP_PROXY``,

@@ -283,9 +283,9 @@ def translate(error: Exception, shown: str) -> UpstreamError:
     """Return what an error of httpx means; its own text may hold a signed URL and is used only where it cannot."""
     match error:
         case httpx.ConnectTimeout():
-            return HostUnavailable(str(error) or "no connection in time", url=shown)
+            return HostUnavailable(str(error) or "no connection in time", url=shown, timed_out=True)
         case httpx.TimeoutException():
-            return UpstreamUnavailable("no answer in time", url=shown)
+            return UpstreamUnavailable("no answer in time", url=shown, timed_out=True)
         case ProxyRefusedError():
             kind = UpstreamRefused if error.status in {401, 403, 407} else HostUnavailable
             return kind(str(error), url=shown)

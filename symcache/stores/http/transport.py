@@ -16,6 +16,8 @@ import httptools
 import httpx
 from anyio.abc import SocketAttribute
 
+from symcache.stores.http.connect import ProxyRefusedError, describe_refusal
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
@@ -82,6 +84,15 @@ class Http1Transport(httpx.AsyncBaseTransport):
                 connection = _Connection(await self._connector.open(request, origin), request)
                 connection.opened.handshake = handshake
             status = await connection.exchange(request, field)
+        if status == 407:
+            text = describe_refusal(
+                status,
+                connection.offers,
+                str(connection.opened.relay),
+                connection.opened.handshake,
+                is_known=connection.is_introduced,
+            )
+            raise ProxyRefusedError(text, request=request, status=status)
         return connection, status
 
     async def release(self, origin: tuple[str, str, int], connection: _Connection) -> None:
@@ -107,6 +118,7 @@ class _Connection:
         self._stream = opened.stream
         self._socket: socket.socket = opened.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not of Django
         self._is_new = True
+        self.is_introduced = False
         self._begin(request)
 
     def _begin(self, request: httpx.Request) -> None:
@@ -142,6 +154,7 @@ class _Connection:
         else:
             if proxy_authorization is None:
                 proxy_authorization = await self._introduce(request)
+            self.is_introduced = proxy_authorization is not None
             head = _write_head(request, _absolute(request), proxy_authorization)
         self._begin(request)
         # One deadline for both: sending a request this short does not block.
@@ -160,10 +173,15 @@ class _Connection:
             return await handshake.first()
         return handshake.again(request.method, _absolute(request).decode("ascii"))
 
+    @property
+    def offers(self) -> list[str]:
+        """The ways to sign in that a proxy's 407 names."""
+        return [value.decode("latin-1") for name, value in self.fields if name.lower() == b"proxy-authenticate"]
+
     async def answer_proxy(self, request: httpx.Request) -> str | None:
         """Read a 407 to its end and return what the proxy is told then; None if there is nothing to tell."""
         assert self.opened.handshake is not None
-        offered = [value.decode("latin-1") for name, value in self.fields if name.lower() == b"proxy-authenticate"]
+        offered = self.offers
         target = _absolute(request).decode("ascii")
         field = await self.opened.handshake.answer(offered, method=request.method, target=target)
         if field is not None:

@@ -163,7 +163,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         pytest.param("[network]\nbackoff_s = nan", "network.backoff_s", "from 0 to 600", id="not a number at all"),
         pytest.param("[network]\nbackoff_s = true", "network.backoff_s", "from 0 to 600", id="a flag for seconds"),
         pytest.param("[network]\nnetrc = 1", "network.netrc", "true or false", id="a number, not a flag"),
-        pytest.param("[network]\nproxy = 'socks5://h:1'", "network.proxy", "host:port", id="another kind of proxy"),
+        pytest.param("[network]\nproxy = 'gopher://h:1'", "network.proxy", "host:port", id="another kind of proxy"),
         pytest.param("[network]\nproxy = 'h:x'", "network.proxy", "host:port", id="no port"),
         pytest.param("[network]\nuser_agent_extra = 'é'", "network.user_agent_extra", "ASCII", id="not for a header"),
         pytest.param('[network]\nuser_agent_extra = "a\\nb"', "network.user_agent_extra", "one line", id="two lines"),

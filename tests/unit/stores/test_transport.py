@@ -14,7 +14,7 @@ from support.wire import Listener, closed_port, read_head
 
 from symcache.stores.http.certificates import Trust
 from symcache.stores.http.connect import Connector
-from symcache.stores.http.proxies import Proxies
+from symcache.stores.http.proxies import ProxyRules
 from symcache.stores.http.reply import translate
 from symcache.stores.http.transport import Http1Transport
 
@@ -32,7 +32,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def connector(tls: ssl.SSLContext) -> Connector:
     trust = Trust()
     trust._usual = tls
-    return Connector(Proxies(""), trust)
+    return Connector(ProxyRules(""), trust)
 
 
 @pytest.fixture(params=["direct", "httpx"])
