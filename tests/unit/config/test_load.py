@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.config import Breaker, Config, load_config
-from symcache.config.lines import find_excess, find_line
+from symcache.config.load import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
 from symcache.sympath import MICROSOFT, ChainElement, HttpPlace, LocalPlace, SymbolPath
 
