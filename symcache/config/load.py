@@ -43,9 +43,10 @@ __all__ = ["find_excess", "find_line", "load_config", "locate"]
 _LARGEST_BYTES = 256 << 10
 _MOST_DIGITS = 1000
 _DEEPEST = 32
+# A string that is not closed goes on to the end: to look for it again from each quote would take quadratic time.
 _MARK = (
-    r'(?s)"""(?:\\.|[^\\])*?"""'
-    r"|'''.*?'''"
+    r'(?s)"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
+    r"|'''.*?(?:'''|\Z)"
     r'|"(?:\\.|[^"\\\n])*"'
     r"|'[^'\n]*'"
     r"|#[^\n]*"
