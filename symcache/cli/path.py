@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, say, write_json, write_line, write_table
-from symcache.errors import InputError, UsageError
+from symcache.cli.options import Settings, json_option, parse_key, settings_options
+from symcache.cli.output import say, write_json, write_line, write_table
+from symcache.errors import UsageError
 from symcache.sympath import (
     MICROSOFT,
     CacheElement,
@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from symcache.stores.explain import Step
     from symcache.sympath import Element
 
-__all__ = ["command"]
-
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
 _FOLDER_CLIENTS = ("lldb", "angr", "radare2")
 
 # PowerShell takes the typographic ones for the plain one (about_Quoting_Rules); doubled, each stands for itself.
-_POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
+_POWERSHELL_QUOTES = "['\u2018\u2019\u201a\u201b]"
 
 
 @click.command()
@@ -60,17 +58,17 @@ _POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
 )
 @json_option
 @settings_options
-def command(settings: Settings, shell: str | None, offline: bool, index: str | None, as_json: bool) -> None:
+def path_command(settings: Settings, shell: str | None, offline: bool, index: str | None, as_json: bool) -> None:
     """Print the symbol path to give to a debugger, for cmd, PowerShell, bash and WinDbg."""
     config = settings.load()
     if index is not None:
-        _explain(config, index, as_json=as_json)
+        _explain(config, parse_key(index), as_json=as_json)
         return
     path = _for_debuggers(config, offline=offline)
     text = path.redacted()
     lines = {
         "cmd": f'set "_NT_SYMBOL_PATH={text}"',
-        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(_POWERSHELL_QUOTES.sub(r"\g<0>\g<0>", text)),
+        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(re.sub(_POWERSHELL_QUOTES, r"\g<0>\g<0>", text)),
         "bash": f"export _NT_SYMBOL_PATH={shlex.quote(text)}",
         "windbg": f".sympath {text}",
     }
@@ -83,7 +81,7 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
     if as_json:
         write_json({"schema": "symcache.path/1", "symbol_path": text, "lines": lines})
     elif shell is not None:
-        write_line(plain(lines[shell]))
+        write_line(lines[shell])
     else:
         write_table([(f"{name}:", line) for name, line in lines.items()])
     if two_tier and not as_json and shell not in _SHELLS:
@@ -99,16 +97,30 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     """
     default = LocalPlace(str(config.store.folder))
     elements: list[Element] = []
+    is_cached = False
     for element in config.symbol_path.elements:
         match element:
             case ChainElement():
-                is_cached = any(isinstance(earlier, CacheElement) for earlier in elements)
                 elements.extend(_chains(element, default, is_cached=is_cached, offline=offline))
-            case CacheElement(DefaultPlace()):
-                elements.append(CacheElement(default))
+            case CacheElement(place):
+                elements.append(CacheElement(default if isinstance(place, DefaultPlace) else place))
+                is_cached = True
             case _:
                 elements.append(element)
     return SymbolPath(tuple(dict.fromkeys(elements)))
+
+
+def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
+    stores = (default, HttpPlace(MICROSOFT)) if chain.stores == (DefaultPlace(),) else chain.stores
+    servers = [] if offline else [place for place in stores if isinstance(place, HttpPlace)]
+    places = [place for place in stores if not isinstance(place, HttpPlace)]
+    folders = [default if isinstance(place, DefaultPlace) else place for place in places]
+    if not folders and not is_cached:
+        folders = [default]
+    for server in servers:
+        yield replace(chain, stores=(*folders, server))
+    if folders and not servers:
+        yield replace(chain, stores=tuple(folders))
 
 
 def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
@@ -151,32 +163,9 @@ def _two_tier_text(folders: Sequence[str]) -> str:
     )
 
 
-def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
-    if chain.stores == (DefaultPlace(),):
-        chain = replace(chain, stores=(default, HttpPlace(MICROSOFT)))
-    folders = tuple(
-        default if isinstance(place, DefaultPlace) else place
-        for place in chain.stores
-        if not isinstance(place, HttpPlace)
-    )
-    servers = () if offline else tuple(place for place in chain.stores if isinstance(place, HttpPlace))
-    if not folders and not is_cached:
-        folders = (default,)
-    for server in servers:
-        yield replace(chain, stores=(*folders, server))
-    if folders and not servers:
-        yield replace(chain, stores=folders)
-
-
-def _explain(config: Config, index: str, *, as_json: bool) -> None:
+def _explain(config: Config, key: Key, *, as_json: bool) -> None:
     import anyio  # noqa: PLC0415 - the path itself needs no network
 
-    from symcache.identity import parse_index  # noqa: PLC0415
-
-    try:
-        key = parse_index(index)
-    except InputError as error:
-        raise UsageError(str(error)) from error
     steps = anyio.run(_ask_all, config, key)
     if as_json:
         write_json({"schema": "symcache.explain/1", "index": key.index, "steps": [step.as_json() for step in steps]})
