@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, Wish, WishCommand, json_option, settings_options, wish_options
+from symcache.cli.options import Settings, Wish, WishCommand, settings_options, wish_options
 from symcache.cli.output import (
     EMPTY,
     count_text,
@@ -108,9 +108,8 @@ def _is_file(symbol: Symbol, key: Key) -> bool:
     help="The bundle to write; a zip archive.",
 )
 @wish_options("Take")
-@json_option
-@settings_options
-def export_command(settings: Settings, inputs: tuple[str, ...], output: Path, wish: Wish, as_json: bool) -> None:
+@settings_options()
+def export_command(settings: Settings, inputs: tuple[str, ...], output: Path, wish: Wish) -> None:
     """Pack what the inputs need and the store has into FILE, or the whole store; say what is missing.
 
     INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
@@ -121,7 +120,7 @@ def export_command(settings: Settings, inputs: tuple[str, ...], output: Path, wi
         exported = _export(store, output, needs, settings)
     missing = list(_missing(needs, exported))
     unreadable = () if needs is None else needs.unreadable
-    if as_json:
+    if settings.as_json:
         fields = exported.as_json()
         del fields["not_carried"]
         fields["missing"] = [{"index": index, "why": why} for index, why in missing]
@@ -176,9 +175,8 @@ def _missing(needs: Needs | None, exported: Exported) -> Iterator[tuple[str | No
 
 @click.command()
 @click.argument("bundles", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@json_option
-@settings_options
-def import_command(settings: Settings, bundles: tuple[Path, ...], as_json: bool) -> None:
+@settings_options()
+def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
     """Import bundles of `symcache export` into the store; each file is verified before it is published.
 
     Exit code 1: the disk did not take a file; 4: a bundle cannot be read, or a file in it is not what it says.
@@ -195,7 +193,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...], as_json: bool)
             except InputError as error:
                 unreadable.append((bundle, str(error)))
     counts = Counter(each.outcome for each in results)
-    if as_json:
+    if settings.as_json:
         write_store_json(
             "import",
             store,

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, parse_key, settings_options
+from symcache.cli.options import Settings, parse_key, settings_options
 from symcache.cli.output import count_text, say_error, write_json, write_line, write_table
 from symcache.cli.progress import notes_alone
 from symcache.cli.report import evidence
@@ -39,9 +39,8 @@ _GUID = r"\{?([0-9A-Fa-f]{8})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})
 
 @click.command()
 @click.argument("indexes", metavar="INDEX...", nargs=-1, required=True)
-@json_option
-@settings_options
-def fetch_command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None:
+@settings_options()
+def fetch_command(settings: Settings, indexes: tuple[str, ...]) -> None:
     """Fetch single files and print their paths.
 
     INDEX is name/id/name or name/id, also as the end of a server's URL or of a path in a store; the servers of the
@@ -51,7 +50,7 @@ def fetch_command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -
     plan = Plan()
     plan.add(WantedFile(key.name, key) for _, key in asked)
     report = run_warm(settings, plan)
-    if as_json:
+    if settings.as_json:
         write_json(report.as_json())
     else:
         _write_paths(report, {key.index: server for server, key in asked if server})
@@ -119,9 +118,8 @@ class _Row(NamedTuple):
 @click.option(
     "--forget", is_flag=True, help="Forget the servers' answers, so that the next run requests the files again."
 )
-@json_option
-@settings_options
-def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: bool, as_json: bool) -> None:
+@settings_options()
+def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: bool) -> None:
     """List the files that are missing: no server of the symbol path has them, and no store.
 
     Each is listed with the servers that answered, and when first and last. PATTERN narrows it to names or indexes,
@@ -133,7 +131,7 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
         raise UsageError("--retry and --forget exclude each other")
     config = settings.load()
     if forget:
-        _forget(config, patterns, as_json=as_json)
+        _forget(settings, config, patterns)
         return
     with closing(SymbolSource(config, observer=notes_alone(quiet=False))) as source:
         files = _missing(source, patterns)
@@ -141,8 +139,8 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
     if retry:
         plan = Plan()
         plan.add(map(_want_of, files))
-        finish(run_warm(settings, plan, believe_misses=False), settings, as_json=as_json, allow_missing=False)
-    elif as_json:
+        finish(run_warm(settings, plan, believe_misses=False), settings, allow_missing=False)
+    elif settings.as_json:
         _write_missing_json(files)
     else:
         _write_missing(files)
@@ -150,7 +148,7 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
         settings.note(f"{count_text(len(files), 'file')}; --retry asks again, --forget forgets" if files else nothing)
 
 
-def _forget(config: Config, patterns: tuple[str, ...], *, as_json: bool) -> None:
+def _forget(settings: Settings, config: Config, patterns: tuple[str, ...]) -> None:
     """Drop what any server said, also of files that another one has."""
     from symcache.stores.negative import Misses  # noqa: PLC0415
 
@@ -158,7 +156,7 @@ def _forget(config: Config, patterns: tuple[str, ...], *, as_json: bool) -> None
         rows = [_Row(miss, misses.counts(miss)) for miss in misses.list() if _matches(miss.index, patterns)]
         for row in rows:
             misses.forget(row.miss.upstream, parse_index(row.miss.index))
-    if as_json:
+    if settings.as_json:
         _write_missing_json([[*group] for _, group in groupby(rows, key=lambda row: fold(row.miss.index))])
     else:
         write_line(f"forgot {count_text(len(rows), 'answer')}")

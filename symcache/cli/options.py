@@ -32,6 +32,7 @@ class Settings(NamedTuple):
     store: Path | None = None
     quiet: bool = False
     verbose: bool = False
+    as_json: bool = False
 
     def load(self, *, upstreams: Sequence[str] = ()) -> Config:
         """Read the config file and the environment; the options win, and *upstreams* are asked first.
@@ -59,35 +60,41 @@ class Wish(NamedTuple):
     allow_empty: bool
 
 
-def settings_options(command: F) -> F:
-    """Give *command* the common options; it gets them as its first argument, `Settings`."""
-    return click.version_option(__version__, message="symcache %(version)s")(settings_options_but_version(command))
+def settings_options(*, json: bool = True, version: bool = True) -> Callable[[F], F]:
+    """Give a command the common options; it gets them as its first argument, `Settings`.
+
+    Without *json* it writes no document; without *version* ``--version`` means something else to it.
+    """
+
+    def decorate(command: F) -> F:
+        @(json_option if json else _nothing)
+        @click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Read settings from FILE instead of the user's symcache.toml.",
+        )
+        @click.option(
+            "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
+        )
+        @folder_option("--store", "Use DIR as the bottom-most store.")
+        @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+        @click.option("-v", "--verbose", is_flag=True, help="Print more.")
+        @color_option
+        @(click.version_option(__version__, message="symcache %(version)s") if version else _nothing)
+        @functools.wraps(command)
+        def wrapped(**said: Any) -> Any:
+            common = {name: said.pop(name) for name in Settings._fields if name in said}
+            return command(Settings(**common), **said)
+
+        return wrapped  # type: ignore[return-value]  # click has put its options on it
+
+    return decorate
 
 
-def settings_options_but_version(command: F) -> F:
-    """Do the same for a *command* to which ``--version`` means something else."""
-
-    @click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Read settings from FILE instead of the user's symcache.toml.",
-    )
-    @click.option(
-        "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
-    )
-    @folder_option("--store", "Use DIR as the bottom-most store.")
-    @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
-    @click.option("-v", "--verbose", is_flag=True, help="Print more.")
-    @color_option
-    @functools.wraps(command)
-    def wrapped(
-        config_file: Path | None, symbol_path: str | None, store: Path | None, quiet: bool, verbose: bool, **more: Any
-    ) -> Any:
-        return command(Settings(config_file, symbol_path, store, quiet, verbose), **more)
-
-    return wrapped  # type: ignore[return-value]  # click has put its options on it
+def _nothing(command: F) -> F:
+    return command
 
 
 def folder_option(name: str, help_text: str) -> Callable[[F], F]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.options import Settings, json_option, parse_key, settings_options
+from symcache.cli.options import Settings, parse_key, settings_options
 from symcache.cli.output import say, write_json, write_line, write_table
 from symcache.errors import UsageError
 from symcache.sympath import (
@@ -56,13 +56,12 @@ _POWERSHELL_QUOTES = "['\u2018\u2019\u201a\u201b]"
     metavar="INDEX",
     help="Show each store and server that is tried for INDEX, with its answer; nothing is copied.",
 )
-@json_option
-@settings_options
-def path_command(settings: Settings, shell: str | None, offline: bool, index: str | None, as_json: bool) -> None:
+@settings_options()
+def path_command(settings: Settings, shell: str | None, offline: bool, index: str | None) -> None:
     """Print the symbol path to give to a debugger, for cmd, PowerShell, bash and WinDbg."""
     config = settings.load()
     if index is not None:
-        _explain(config, parse_key(index), as_json=as_json)
+        _explain(settings, config, parse_key(index))
         return
     path = _for_debuggers(config, offline=offline)
     text = path.redacted()
@@ -78,13 +77,13 @@ def path_command(settings: Settings, shell: str | None, offline: bool, index: st
         if not offline:
             raise UsageError(f"{shell} takes the folder of a store: add --offline")
         raise UsageError(f"{shell}: {_two_tier_text(two_tier) if two_tier else 'the symbol path names no store'}")
-    if as_json:
+    if settings.as_json:
         write_json({"schema": "symcache.path/1", "symbol_path": text, "lines": lines})
     elif shell is not None:
         write_line(lines[shell])
     else:
         write_table([(f"{name}:", line) for name, line in lines.items()])
-    if two_tier and not as_json and shell not in _SHELLS:
+    if two_tier and not settings.as_json and shell not in _SHELLS:
         say(f"LLDB, angr and radare2: {_two_tier_text(two_tier)}")
     if text != str(path):
         say("credentials are left out; a debugger asks for them, or takes them from the system")
@@ -163,11 +162,11 @@ def _two_tier_text(folders: Sequence[str]) -> str:
     )
 
 
-def _explain(config: Config, key: Key, *, as_json: bool) -> None:
+def _explain(settings: Settings, config: Config, key: Key) -> None:
     import anyio  # noqa: PLC0415 - the path itself needs no network
 
     steps = anyio.run(_ask_all, config, key)
-    if as_json:
+    if settings.as_json:
         write_json({"schema": "symcache.explain/1", "index": key.index, "steps": [step.as_json() for step in steps]})
         return
     write_table([f"{step.element + 1}.{step.place + 1}", step.name, step.answer, _more(step)] for step in steps)

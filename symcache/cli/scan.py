@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, inputs_argument, json_option, process_options, settings_options
+from symcache.cli.options import Settings, inputs_argument, process_options, settings_options
 from symcache.cli.output import say, unreadable_json, unreadable_text, write_processes, write_table
 from symcache.errors import StoreError, UsageError
 from symcache.inputs.detect import InputOptions, open_inputs
@@ -38,13 +38,11 @@ _STANDARD_OUTPUT = Path("-")
     metavar="FILE",
     help="Write a manifest for symchk /im to FILE, or to standard output (-).",
 )
-@json_option
-@settings_options
+@settings_options()
 def scan_command(
     settings: Settings,
     inputs: tuple[str, ...],
     output: Path | None,
-    as_json: bool,
     selection: ProcessSelection | None,
 ) -> None:
     """List the modules of the inputs and the keys of their files; no network, no store.
@@ -52,13 +50,13 @@ def scan_command(
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log; its content decides which. - is standard input.
     """
-    if as_json and output == _STANDARD_OUTPUT:
+    if settings.as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")
     scan = _Scan()
     modules = scan.watch(open_inputs(inputs, InputOptions(selection)))
     if output is not None:
         modules = _write_manifest(modules, output)
-    if as_json:
+    if settings.as_json:
         scan.write_json(modules)
     elif output is None:
         _write_text(modules)

@@ -23,7 +23,7 @@ from symcache.cli.output import write_line
 @click.option("--access-log", metavar="FILE", help="Append a line of JSON for each request; - for standard error.")
 @click.option("--hash-password", metavar="NAME", help="Ask for a password, print the line for serve.users, and end.")
 @click.option("--new-token", is_flag=True, help="Print a new token and its hash for serve.tokens, and end.")
-@settings_options
+@settings_options(json=False)
 def serve_command(settings: Settings, hash_password: str | None, new_token: bool, **said: Any) -> None:
     """Serve the store and its upstreams over HTTP, one shared cache for a whole team.
 

@@ -9,7 +9,7 @@ import anyio
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, parse_key, settings_options
+from symcache.cli.options import Settings, parse_key, settings_options
 from symcache.cli.output import say, write_json, write_line, write_table
 from symcache.stores.http.probe import Behaviour
 from symcache.stores.http.servers import Holding, LetterCase
@@ -43,10 +43,9 @@ _HOLDINGS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMA
     metavar="SECONDS",
     help="Longest wait for one server with --probe.",
 )
-@json_option
-@settings_options
+@settings_options()
 def servers_command(
-    settings: Settings, servers: tuple[str, ...], probe: bool, index: str | None, timeout_s: float, as_json: bool
+    settings: Settings, servers: tuple[str, ...], probe: bool, index: str | None, timeout_s: float
 ) -> None:
     """List the symbol servers that are known, configured, and in the symbol path (marked *).
 
@@ -63,7 +62,7 @@ def servers_command(
     if probe:
         known = None if index is None else parse_key(index)
         listed = anyio.run(partial(probe_listed, listed, config, known=known, timeout_s=timeout_s))
-    if as_json:
+    if settings.as_json:
         path = config.symbol_path.redacted()
         rows = [server.as_json() for server in listed]
         write_json({"schema": "symcache.servers/1", "symbol_path": path, "servers": rows})

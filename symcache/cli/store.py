@@ -85,7 +85,7 @@ def store_command() -> None:
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--two-tier", is_flag=True, help="Put a folder of two letters above each name, for very large stores.")
-@settings_options
+@settings_options(json=False)
 def init_command(settings: Settings, folder: Path | None, two_tier: bool) -> None:
     """Make an empty store in DIR, or where the symbol path has its bottom-most one."""
     config = settings.load()

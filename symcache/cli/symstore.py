@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, settings_options, settings_options_but_version
+from symcache.cli.options import Settings, settings_options
 from symcache.cli.output import (
     count_text,
     say,
@@ -41,11 +41,8 @@ if TYPE_CHECKING:
 @click.option("--comment", default="", help="Anything else worth knowing.")
 @click.option("--compress", is_flag=True, help="Store cabinets; clients expand them when they fetch a file.")
 @click.option("--pointer", is_flag=True, help="Store pointers to the files, which stay where they are.")
-@json_option
-@settings_options_but_version
-def add_command(
-    settings: Settings, paths: tuple[Path, ...], compress: bool, pointer: bool, as_json: bool, **said: str
-) -> None:
+@settings_options(version=False)
+def add_command(settings: Settings, paths: tuple[Path, ...], compress: bool, pointer: bool, **said: str) -> None:
     """Publish images, .dbg files and PDBs, those of folders too, as one transaction.
 
     Each is filed under the key that its content says. What is none of them is passed over in a folder, and reported
@@ -61,7 +58,7 @@ def add_command(
             kind = Kind.POINTER if pointer else Kind.FILE
             transaction = Admin(store).add(additions, kind=kind, compress=compress, **said)
     skipped = [other for other in others if not other.is_foreign]
-    if as_json:
+    if settings.as_json:
         write_store_json(
             "add",
             store,
@@ -96,18 +93,17 @@ def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tupl
 
 @click.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=click.IntRange(min=1))
-@json_option
-@settings_options
-def del_command(settings: Settings, ids: tuple[int, ...], as_json: bool) -> None:
+@settings_options()
+def del_command(settings: Settings, ids: tuple[int, ...]) -> None:
     """Undo the transactions with these numbers; a file goes when no other transaction names it."""
     with open_store(settings.load()) as store:
         admin = Admin(store)
         deleted = []
         for id_ in ids:
             deleted.append(admin.delete(id_, on_left=say))
-            if not as_json:
+            if not settings.as_json:
                 write_line(str(deleted[-1]))
-    if as_json:
+    if settings.as_json:
         write_store_json("transactions", store, transactions=[each.as_json() for each in deleted])
 
 
@@ -116,9 +112,8 @@ def del_command(settings: Settings, ids: tuple[int, ...], as_json: bool) -> None
 @click.option("--product", metavar="PATTERN", default="*", help="Only what came with products that fit.")
 @click.option("--version", metavar="PATTERN", default="*", help="Only what came with versions that fit.")
 @click.option("--id", "id_", metavar="ID", type=click.IntRange(min=1), help="Only what this transaction brought.")
-@json_option
-@settings_options_but_version
-def query_command(settings: Settings, pattern: str, product: str, version: str, id_: int | None, as_json: bool) -> None:
+@settings_options(version=False)
+def query_command(settings: Settings, pattern: str, product: str, version: str, id_: int | None) -> None:
     """Find files that current transactions added: by name or index, product, version, or number.
 
     PATTERN is a name or an index, with * and ? as in a shell. Exit code 3: nothing fits.
@@ -131,7 +126,7 @@ def query_command(settings: Settings, pattern: str, product: str, version: str, 
             for holding in Admin(store).query(product=product, version=version)
             if id_ in {None, holding.transaction.id} and fits_index(holding.file.key.name, holding.file.key.id, pattern)
         ]
-    if as_json:
+    if settings.as_json:
         write_store_json("query", store, files=[holding.as_json() for holding in found])
     else:
         write_table((each.file.key.index, str(each.transaction), each.file.source) for each in found)
@@ -149,10 +144,9 @@ def query_command(settings: Settings, pattern: str, product: str, version: str, 
     help="Only PDBs that tell so much; with --files.",
 )
 @click.option("--history", is_flag=True, help="List transactions that were undone, and what undid them, too.")
-@json_option
-@settings_options
+@settings_options()
 def list_command(
-    settings: Settings, patterns: tuple[str, ...], files: bool, symbols: str | None, history: bool, as_json: bool
+    settings: Settings, patterns: tuple[str, ...], files: bool, symbols: str | None, history: bool
 ) -> None:
     """List the current transactions, or with --files all files of the store.
 
@@ -162,19 +156,17 @@ def list_command(
         raise UsageError("--symbols goes with --files, --history does not")
     with open_store(settings.load()) as store:
         if files:
-            _list_files(settings, store, patterns, symbols, as_json=as_json)
+            _list_files(settings, store, patterns, symbols)
         else:
-            _list_transactions(settings, store, patterns, history=history, as_json=as_json)
+            _list_transactions(settings, store, patterns, history=history)
 
 
-def _list_files(
-    settings: Settings, store: Store, patterns: tuple[str, ...], symbols: str | None, *, as_json: bool
-) -> None:
+def _list_files(settings: Settings, store: Store, patterns: tuple[str, ...], symbols: str | None) -> None:
     def fits(name: str, id_: str) -> bool:
         return not patterns or any(fits_index(name, id_, pattern) for pattern in patterns)
 
     found = (file for file in iter_files(store, fits) if symbols in {None, file.symbols})
-    if as_json:
+    if settings.as_json:
         head = {"schema": "symcache.files/1", "store": str(store.root)}
         write_json_list(head, "files", (file.as_json() for file in found))
         return
@@ -185,16 +177,14 @@ def _list_files(
     settings.note(f"{count_text(count, 'file')}, {size_text(size)}")
 
 
-def _list_transactions(
-    settings: Settings, store: Store, patterns: tuple[str, ...], *, history: bool, as_json: bool
-) -> None:
+def _list_transactions(settings: Settings, store: Store, patterns: tuple[str, ...], *, history: bool) -> None:
     admin = Admin(store)
     found = [
         each
         for each in (admin.history() if history else admin.list_transactions())
         if not patterns or any(fnmatchcase(fold(each.product), fold(pattern)) for pattern in patterns)
     ]
-    if as_json:
+    if settings.as_json:
         write_store_json("transactions", store, transactions=[each.as_json() for each in found])
         return
     for each in found:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, process_options, settings_options
+from symcache.cli.options import Settings, process_options, settings_options
 from symcache.cli.output import (
     TWO_TIER_NOTE,
     count_text,
@@ -69,9 +69,8 @@ _LARGEST = 20
 )
 @click.option("--duplicates", is_flag=True, help="Find files of equal content, too; reads those of equal length.")
 @click.option("--dedupe", "links", is_flag=True, help="Deduplicate them by reflinks or hard links.")
-@json_option
-@settings_options
-def stats_command(settings: Settings, largest: int, duplicates: bool, links: bool, as_json: bool) -> None:
+@settings_options()
+def stats_command(settings: Settings, largest: int, duplicates: bool, links: bool) -> None:
     """Count the files and bytes of the store, by name and by form."""
     groups: list[Duplicates] = []
     shared: list[Shared] = []
@@ -82,7 +81,7 @@ def stats_command(settings: Settings, largest: int, duplicates: bool, links: boo
             gather(find_duplicates(store), groups, show, lambda _: f"{count_text(len(groups), 'group')} of equal files")
         if links:
             gather(dedupe(store, groups), shared, show, lambda _: f"{count_text(len(shared), 'file')} looked at")
-    if as_json:
+    if settings.as_json:
         fields = stats.as_json()
         fields["duplicates"] = [each.as_json() for each in groups] if duplicates or links else None
         fields["shared"] = [each.as_json() for each in shared] if links else None
@@ -137,9 +136,8 @@ def _write_shared(shared: Sequence[Shared], root: Path) -> None:
 @click.option(
     "--resume/--restart", default=True, help="Continue where the last run was interrupted (default), or start over."
 )
-@json_option
-@settings_options
-def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool, resume: bool, as_json: bool) -> None:
+@settings_options()
+def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool, resume: bool) -> None:
     """Check that every file is whole, matches its key, and lies where debuggers look; check 000Admin, too.
 
     Exit code 0: nothing is wrong, or all of it was repaired; 1: a file could not be fetched this time; 3: no store or
@@ -154,7 +152,7 @@ def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool
         if mends:
             mended = []
             code = _mend(config, settings, store, walk.findings, mended)
-    if as_json:
+    if settings.as_json:
         walk.write_json(mended)
     else:
         for line in walk.findings if mended is None else mended:
@@ -296,8 +294,7 @@ def _refetching(config: Config, store: Store, *, quiet: bool) -> Iterator[_Refet
 )
 @click.option("--include-transactions", is_flag=True, help="Also remove files that belong to transactions.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
-@json_option
-@settings_options
+@settings_options()
 def prune_command(
     settings: Settings,
     max_size: int | None,
@@ -306,7 +303,6 @@ def prune_command(
     quarantined_for: float | None,
     include_transactions: bool,
     dry_run: bool,
-    as_json: bool,
 ) -> None:
     """Remove files until the store is within the limits; pinned files and those of transactions stay.
 
@@ -321,7 +317,7 @@ def prune_command(
         bad = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
         plan = plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=bad)
         pruned = None if dry_run else _prune(store, plan, settings)
-    if as_json:
+    if settings.as_json:
         write_store_json("prune", store, plan=plan.as_json(), pruned=None if pruned is None else pruned.as_json())
     else:
         _write_pruned(plan, pruned, quiet=settings.quiet)
@@ -366,13 +362,11 @@ _PINS_HELP = "everything that INPUT needs: a dump, an image, a folder, a manifes
 @click.argument("pins", metavar="[PIN]...", nargs=-1)
 @click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Pin {_PINS_HELP}")
 @process_options
-@json_option
-@settings_options
+@settings_options()
 def pin_command(
     settings: Settings,
     pins: tuple[str, ...],
     inputs: tuple[str, ...],
-    as_json: bool,
     selection: ProcessSelection | None,
 ) -> None:
     """Keep files from being pruned, whether the store has them yet or not.
@@ -385,7 +379,7 @@ def pin_command(
     with open_store(config) as store:
         before = set(Pins(store).list())
         added = [pin for pin in dict.fromkeys(Pins(store).add_all(wanted)) if pin not in before]
-        _write_pins(store, None if as_json else f"{count_text(len(added), 'pin')} added")
+        _write_pins(store, None if settings.as_json else f"{count_text(len(added), 'pin')} added")
     raise Exit(_exit_code(needs, settings))
 
 
@@ -394,14 +388,12 @@ def pin_command(
 @click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Unpin {_PINS_HELP}")
 @click.option("--all", "everything", is_flag=True, help="Unpin everything.")
 @process_options
-@json_option
-@settings_options
+@settings_options()
 def unpin_command(
     settings: Settings,
     pins: tuple[str, ...],
     inputs: tuple[str, ...],
     everything: bool,
-    as_json: bool,
     selection: ProcessSelection | None,
 ) -> None:
     """Let pinned files be pruned again. PIN is as `store pins` shows it."""
@@ -411,17 +403,16 @@ def unpin_command(
     wanted, needs = ([], None) if everything else _pins_of(config, pins, inputs, selection)
     with open_store(config) as store:
         removed = Pins(store).remove_all(Pins(store).list() if everything else wanted)
-        _write_pins(store, None if as_json else f"{count_text(removed, 'pin')} removed")
+        _write_pins(store, None if settings.as_json else f"{count_text(removed, 'pin')} removed")
     raise Exit(3 if pins and not removed else _exit_code(needs, settings))
 
 
 @click.command()
-@json_option
-@settings_options
-def pins_command(settings: Settings, as_json: bool) -> None:
+@settings_options()
+def pins_command(settings: Settings) -> None:
     """List what is pinned, oldest first."""
     with open_store(settings.load()) as store:
-        if as_json:
+        if settings.as_json:
             _write_pins(store)
             return
         pins = Pins(store).list()
@@ -470,9 +461,8 @@ def _write_pins(store: Store, line: str | None = None) -> None:
 @click.command()
 @click.option("--two-tier", "tier", flag_value=2, type=int, help="Put a folder of two letters above each name.")
 @click.option("--single-tier", "tier", flag_value=1, type=int, help="Remove those folders.")
-@json_option
-@settings_options
-def convert_command(settings: Settings, tier: int | None, as_json: bool) -> None:
+@settings_options()
+def convert_command(settings: Settings, tier: int | None) -> None:
     """Convert the store to the other layout, or finish an interrupted conversion.
 
     It may be interrupted at any time. symcache finds every file during the conversion; debuggers that open the store
@@ -482,7 +472,7 @@ def convert_command(settings: Settings, tier: int | None, as_json: bool) -> None
         raise UsageError("say which layout: --two-tier or --single-tier")
     with open_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:
         converted = convert(store, Tier(tier), on_moved=lambda folder: show(f"moved  {folder.name}"))
-    if as_json:
+    if settings.as_json:
         write_store_json("convert", store, **converted.as_json())
         return
     layout = "two-tier" if converted.tier is Tier.TWO else "single-tier"

@@ -17,7 +17,6 @@ from symcache.cli.options import (
     Wish,
     WishCommand,
     inputs_argument,
-    json_option,
     settings_options,
     wish_options,
 )
@@ -44,26 +43,22 @@ if TYPE_CHECKING:
 @inputs_argument
 @wish_options("Fetch")
 @click.option("--upstream", "upstreams", metavar="URL", multiple=True, help="Request files from URL first; repeatable.")
-@json_option
-@settings_options
-def warm_command(
-    settings: Settings, inputs: tuple[str, ...], wish: Wish, upstreams: tuple[str, ...], as_json: bool
-) -> None:
+@settings_options()
+def warm_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, upstreams: tuple[str, ...]) -> None:
     """Fill the store with every symbol that the inputs need, and report what is missing and why.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log; its content decides which. - is standard input.
     """
     report = run_warm(settings, wish.plan, lambda run: run.open_inputs(inputs, wish.processes), upstreams=upstreams)
-    finish(report, settings, as_json=as_json, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
 
 
 @click.command(cls=WishCommand)
 @inputs_argument
 @wish_options("Want")
-@json_option
-@settings_options
-def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, as_json: bool) -> None:
+@settings_options()
+def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish) -> None:
     """Report what the inputs need and whether the store has it, right and whole; no network.
 
     INPUT is what `symcache warm` takes.
@@ -75,7 +70,7 @@ def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, as_js
         LocalRun(source, wish.plan, observer=observer) as run,
     ):
         report = run.check(run.open_inputs(inputs, wish.processes))
-    finish(report, settings, as_json=as_json, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
 
 
 def run_warm(
@@ -182,11 +177,9 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def finish(
-    report: Report, settings: Settings, *, as_json: bool, allow_missing: bool = False, allow_empty: bool = False
-) -> None:
+def finish(report: Report, settings: Settings, *, allow_missing: bool = False, allow_empty: bool = False) -> None:
     """Write *report* and end with its exit code."""
-    if as_json:
+    if settings.as_json:
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
