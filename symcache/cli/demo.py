@@ -41,8 +41,7 @@ _NEXT = (
 @click.command()
 @folder_option("--store", "Fill DIR and keep it, instead of a temporary store.")
 @folder_option(
-    "--keep",
-    "Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger.",
+    "--keep", "Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger."
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")

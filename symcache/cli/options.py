@@ -163,9 +163,7 @@ def wish_options(verb: str) -> Callable[[F], F]:
             " not hold them; all; none. --images alone means all.",
         )
         @click.option(
-            "--all-pdbs",
-            is_flag=True,
-            help=f"{verb} every PDB an image names, not only the one debuggers ask for.",
+            "--all-pdbs", is_flag=True, help=f"{verb} every PDB an image names, not only the one debuggers ask for."
         )
         @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if something is missing.")
         @click.option("--allow-empty", is_flag=True, help="Exit with 0 even if the inputs hold no module.")

@@ -40,10 +40,7 @@ _STANDARD_OUTPUT = Path("-")
 )
 @settings_options()
 def scan_command(
-    settings: Settings,
-    inputs: tuple[str, ...],
-    output: Path | None,
-    selection: ProcessSelection | None,
+    settings: Settings, inputs: tuple[str, ...], output: Path | None, selection: ProcessSelection | None
 ) -> None:
     """List the modules of the inputs and the keys of their files; no network, no store.
 

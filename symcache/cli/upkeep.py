@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -40,17 +40,14 @@ from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
 from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from anyio.from_thread import BlockingPortal
 
     from symcache.cli.bundle import Needs
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection
     from symcache.stores.local.tree import Store
-    from symcache.stores.source import SymbolSource
     from symcache.upkeep.problems import Problem
     from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
@@ -144,137 +141,92 @@ def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool
     server of the symbol path has it; 4: something is wrong and was left.
     """
     config = settings.load()
+    look_deeper = DeepCheck() if deep else None
+    scope = " ".join(["identity", *(["deep"] if deep else []), *(["no-private"] if no_private else [])])
+    findings: list[Problem] = []
+    mended: list[Repaired] | None = [] if mends else None
+    seen = Progress()
     with open_store(config) as store:
-        walk = _Walk(store, settings, deep=deep, no_private=no_private)
-        walk.run(resume=resume)
-        code = 4 if walk.findings else 0
-        mended: list[Repaired] | None = None
-        if mends:
-            mended = []
-            code = _mend(config, settings, store, walk.findings, mended)
+        check = StoredCheck(store) if look_deeper is None else StoredCheck(store, look_deeper)
+        policy = StoredCheck(store, why_private) if no_private else None
+        with show_ticker(quiet=settings.quiet) as show:
+
+            def advance(progress: Progress) -> None:
+                nonlocal seen
+                seen = progress
+                show(f"{_counts(seen)}, {seen.problems} wrong  {seen.at}")
+
+            findings.extend(verify(store, check, policy=policy, scope=scope, resume=resume, on_progress=advance))
+        code = 4 if findings else 0
+        if mended is not None:
+            code = _mend(config, settings, store, findings, mended)
+    passed_over = 0 if look_deeper is None else look_deeper.passed_over
+    results = findings if mended is None else mended
     if settings.as_json:
-        walk.write_json(mended)
+        write_store_json(
+            "verify",
+            store,
+            keys=seen.keys,
+            bytes=seen.size_bytes,
+            passed_over=passed_over,
+            findings=[each.as_json() for each in results],
+        )
     else:
-        for line in walk.findings if mended is None else mended:
-            write_line(str(line))
+        for each in results:
+            write_line(str(each))
         if not settings.quiet:
-            write_line(walk.summary(mended))
+            write_line(f"{_counts(seen)}: {_verdict(findings, mended, passed_over)}")
     raise Exit(code)
 
 
-class _Walk:
-    """One verification, and what it found."""
+def _counts(progress: Progress) -> str:
+    return f"{count_text(progress.keys, 'key')}, {size_text(progress.size_bytes)}"
 
-    def __init__(self, store: Store, settings: Settings, *, deep: bool, no_private: bool) -> None:
-        self._store = store
-        self._quiet = settings.quiet
-        self._deep = DeepCheck() if deep else None
-        self._check = StoredCheck(store) if self._deep is None else StoredCheck(store, self._deep)
-        self._policy = StoredCheck(store, why_private) if no_private else None
-        self._scope = " ".join(["identity", *(["deep"] if deep else []), *(["no-private"] if no_private else [])])
-        self.findings: list[Problem] = []
-        self._progress = Progress()
 
-    def run(self, *, resume: bool) -> None:
-        with show_ticker(quiet=self._quiet) as show:
-
-            def advance(progress: Progress) -> None:
-                self._progress = progress
-                show(f"{self._counts()}, {progress.problems} wrong  {progress.at}")
-
-            self.findings.extend(
-                verify(
-                    self._store,
-                    self._check,
-                    policy=self._policy,
-                    scope=self._scope,
-                    resume=resume,
-                    on_progress=advance,
-                )
-            )
-
-    def write_json(self, mended: Sequence[Repaired] | None) -> None:
-        write_store_json(
-            "verify",
-            self._store,
-            keys=self._progress.keys,
-            bytes=self._progress.size_bytes,
-            passed_over=self._shallow(),
-            findings=[each.as_json() for each in (self.findings if mended is None else mended)],
-        )
-
-    def summary(self, mended: Sequence[Repaired] | None) -> str:
-        wrong = "nothing is wrong" if not self.findings else f"{count_text(len(self.findings), 'thing')} wrong"
-        if self.findings and mended is not None:
-            wrong += f", {sum(each.repaired for each in mended)} mended"
-        shallow = self._shallow()
-        note = f"; {count_text(shallow, 'PDB')} not looked into beyond identity" if shallow else ""
-        return f"{self._counts()}: {wrong}{note}"
-
-    def _shallow(self) -> int:
-        return 0 if self._deep is None else self._deep.passed_over
-
-    def _counts(self) -> str:
-        return f"{count_text(self._progress.keys, 'key')}, {size_text(self._progress.size_bytes)}"
+def _verdict(findings: Sequence[Problem], mended: Sequence[Repaired] | None, passed_over: int) -> str:
+    wrong = f"{count_text(len(findings), 'thing')} wrong" if findings else "nothing is wrong"
+    if findings and mended is not None:
+        wrong += f", {sum(each.repaired for each in mended)} mended"
+    return wrong + (f"; {count_text(passed_over, 'PDB')} not looked into beyond identity" if passed_over else "")
 
 
 def _mend(config: Config, settings: Settings, store: Store, findings: Sequence[Problem], mended: list[Repaired]) -> int:
-    """Repair what was found, and keep what came of each; return the exit code."""
+    """Repair what was found along the symbol path, and keep what came of each; return the exit code."""
     if not findings:
         return 0
-    with _refetching(config, store, quiet=settings.quiet) as refetch, show_ticker(quiet=settings.quiet) as show:
-        gather(
-            repair(store, findings, fetch=refetch),
-            mended,
-            show,
-            lambda each: f"{len(mended)} of {len(findings)} repaired  {each.problem.path}",
-        )
-        if refetch.failed:
-            say("some files could not be fetched; run it again")
-    left = sum(not each.repaired for each in mended)
-    return 1 if refetch.failed else 4 if left > refetch.missing else 3 if left else 0
-
-
-class _Refetch:
-    """Brings the file of a key into one store.
-
-    *missing* counts how often no place of the symbol path had it, *failed* how often that could not be told, or it
-    could not be had.
-    """
-
-    def __init__(self, portal: BlockingPortal, source: SymbolSource, store: Store) -> None:
-        self._portal = portal
-        self._source = source
-        self._store = store
-        self.missing = 0
-        self.failed = 0
-
-    def __call__(self, key: Key) -> str | None:
-        """Return why the file of *key* is not in the store; None if it is."""
-        match self._portal.call(self._source.fetch, key):
-            case Present(path) | Fetched(path):
-                if path.is_relative_to(self._store.root):
-                    return None
-                self.missing += 1
-                return f"debuggers open it in {path}"
-            case Missing(cause, detail=detail):
-                self.missing += 1
-                return detail or cause.value
-            case Failed(cause, detail=detail):
-                self.failed += 1
-                return detail or cause.value
-
-
-@contextmanager
-def _refetching(config: Config, store: Store, *, quiet: bool) -> Iterator[_Refetch]:
-    """Lend what fetches along the symbol path, whose bottom-most store *store* is."""
     from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - dearer than many a verification
 
     from symcache.stores.source import SymbolSource  # noqa: PLC0415
 
-    source = SymbolSource(config, observer=notes_alone(quiet=quiet))
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(source):
-        yield _Refetch(portal, source, store)
+    source = SymbolSource(config, observer=notes_alone(quiet=settings.quiet))
+    ends: Counter[type] = Counter()
+
+    def fetch(key: Key) -> str | None:
+        """Return why the file of *key* is not in the store; None if it is."""
+        outcome = portal.call(source.fetch, key)
+        if isinstance(outcome, Present | Fetched):
+            if outcome.path.is_relative_to(store.root):
+                return None
+            ends[Missing] += 1
+            return f"debuggers open it in {outcome.path}"
+        ends[type(outcome)] += 1
+        return outcome.detail or outcome.cause.value
+
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(source),
+        show_ticker(quiet=settings.quiet) as show,
+    ):
+        gather(
+            repair(store, findings, fetch=fetch),
+            mended,
+            show,
+            lambda each: f"{len(mended)} of {len(findings)} repaired  {each.problem.path}",
+        )
+    if ends[Failed]:
+        say("some files could not be fetched; run it again")
+    left = sum(not each.repaired for each in mended)
+    return 1 if ends[Failed] else 4 if left > ends[Missing] else 3 if left else 0
 
 
 @click.command()
@@ -364,10 +316,7 @@ _PINS_HELP = "everything that INPUT needs: a dump, an image, a folder, a manifes
 @process_options
 @settings_options()
 def pin_command(
-    settings: Settings,
-    pins: tuple[str, ...],
-    inputs: tuple[str, ...],
-    selection: ProcessSelection | None,
+    settings: Settings, pins: tuple[str, ...], inputs: tuple[str, ...], selection: ProcessSelection | None
 ) -> None:
     """Keep files from being pruned, whether the store has them yet or not.
 

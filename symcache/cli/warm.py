@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import (
-    Settings,
-    Wish,
-    WishCommand,
-    inputs_argument,
-    settings_options,
-    wish_options,
-)
+from symcache.cli.options import Settings, Wish, WishCommand, inputs_argument, settings_options, wish_options
 from symcache.cli.output import EMPTY, count_text, say_error, write_json
 from symcache.cli.progress import show_progress
 from symcache.cli.report import write_report

@@ -38,8 +38,6 @@ from symcache.sympath import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["find_excess", "find_line", "load_config", "locate"]
-
 _LARGEST_BYTES = 256 << 10
 _MOST_DIGITS = 1000
 _DEEPEST = 32

@@ -16,41 +16,12 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import (
-    MICROSOFT,
-    ChainElement,
-    DefaultPlace,
-    FolderElement,
-    HttpPlace,
-    SymbolPath,
-    UncPlace,
-)
+from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, FolderElement, HttpPlace, SymbolPath, UncPlace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from symcache.sympath import Environment
-
-__all__ = [
-    "Breaker",
-    "Config",
-    "Exclusions",
-    "MissSettings",
-    "Network",
-    "ParallelRanges",
-    "Pointers",
-    "Serve",
-    "ServerEntry",
-    "StoreSettings",
-    "Unc",
-    "read_header_text",
-    "read_path",
-    "read_proxy",
-    "read_server_url",
-    "read_symbol_path",
-    "read_table",
-    "read_text",
-]
 
 _MIB = 1 << 20
 _DAY_S = 24 * 3600
