@@ -28,6 +28,7 @@ FLOORS = [
     ["symstore"],
     ["upkeep"],
     ["warm"],
+    ["doctor"],
     ["server"],
     ["synth"],
     ["cli"],
