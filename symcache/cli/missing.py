@@ -17,8 +17,7 @@ from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.events import Noted
 from symcache.identity import ImageKey, fold, parse_index
-from symcache.stores.missing import MissingFiles
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, MissingFiles
 from symcache.stores.source import SymbolSource
 from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import UsageError
 from symcache.identity import Tier
-from symcache.stores.folder import local_path
+from symcache.stores.disk import local_path
 from symcache.stores.local.tree import Store
 from symcache.sympath import HttpPlace, chains
 

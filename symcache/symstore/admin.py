@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from symcache.errors import StoreError, UsageError
 from symcache.formats.cab.compress import write_cabinet
 from symcache.identity import DbgKey, ImageKey, fold
-from symcache.stores.local.atomic import as_store_error, remove_empty_folders, take_away
+from symcache.stores.local.atomic import OWN_FOLDER, as_store_error, remove_empty_folders, take_away
 from symcache.stores.local.locks import NameLock
-from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (

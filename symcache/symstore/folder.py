@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.stores.local.atomic import as_store_error, write_whole
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, as_store_error, write_whole
 from symcache.stores.local.tree import Form
 from symcache.symstore.transactions import TransactionFile, parse_file, parse_transaction, split_lines
 

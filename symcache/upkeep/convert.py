@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import Tier, fold, tier_folder
-from symcache.stores.local.atomic import as_store_error, put_in_place, remove_empty_folders, take_away, write_whole
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import (
+    OWN_FOLDER,
+    as_store_error,
+    put_in_place,
+    remove_empty_folders,
+    take_away,
+    write_whole,
+)
 from symcache.stores.local.tree import is_key_folder
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import find_spelling

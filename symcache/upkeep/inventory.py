@@ -14,8 +14,7 @@ from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, par
 from symcache.formats.view import FileView
 from symcache.identity import fold, parse_id
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.atomic import as_store_error
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, as_store_error
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.admin import Admin
 from symcache.symstore.transactions import REFS, Content, read_refs

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, UsageError
 from symcache.identity import fold, parse_index
-from symcache.stores.local.atomic import as_store_error, write_whole
+from symcache.stores.local.atomic import OWN_FOLDER, as_store_error, write_whole
 from symcache.stores.local.locks import NameLock
-from symcache.stores.local.staging import OWN_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

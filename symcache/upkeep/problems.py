@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from symcache.stores.local.atomic import as_store_error
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, as_store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

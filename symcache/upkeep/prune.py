@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.atomic import remove_empty_folders, take_away
-from symcache.stores.local.staging import OWN_FOLDER, Staging
+from symcache.stores.local.atomic import OWN_FOLDER, Staging, remove_empty_folders, take_away
 from symcache.symstore.transactions import REFS
 from symcache.upkeep.inventory import MSFZ_FOLDER, Candidate, DiskUsage, QuarantinedFile, freed_bytes, list_files
 from symcache.upkeep.pins import Pins, match_pins

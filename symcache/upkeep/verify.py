@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
 from symcache.identity import OtherKey, compressed_name, fold, parse_id
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.local.locks import NameLock
-from symcache.stores.local.staging import OWN_FOLDER
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs

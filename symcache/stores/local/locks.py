@@ -22,10 +22,7 @@ from symcache.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from types import TracebackType
     from typing import Self
-
-__all__ = ["KeyLock", "NameLock", "let_go", "sweep_locks", "try_lock"]
 
 
 _FIRST_WAIT_S = 0.02
@@ -78,35 +75,24 @@ def sweep_locks(folder: Path) -> int:
 class _Lock:
     """A lock by name, for tasks and for code on no event loop; waits without holding a thread.
 
-    Attributes:
-        is_held: It is ours.
-        waited: Another process or task had it when it was first asked for.
+    Equal names in one *folder*, where the locks of a store lie, exclude each other. Methods that take the lock raise
+    `StoreError` if its file cannot be made.
     """
 
     def __init__(self, path: Path, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._path = path
         self._sleep = sleep
         self.is_held = False
-        self.waited = False
 
     async def acquire(self) -> None:
-        """Wait until the lock is ours.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Wait until the lock is ours."""
         wait_s = _FIRST_WAIT_S
         while not self.try_acquire():
-            self.waited = True
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is ours now.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Take the lock if it is free; return whether it is ours now."""
         try:
             self.is_held = self._try()
         except OSError as error:
@@ -117,16 +103,11 @@ class _Lock:
     def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
         """Hold the lock for a ``with`` block of code that runs on no event loop.
 
-        Args:
-            timeout_s: Seconds to wait at most, as far as *sleep* is exact.
-            sleep: Waits a number of seconds.
-
         Raises:
-            StoreError: The lock file cannot be made, or another process still holds the lock at the end of the wait.
+            StoreError: As above, or another process still holds the lock after *timeout_s* seconds.
         """
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while not self.try_acquire():
-            self.waited = True
             if waited_s >= timeout_s:
                 raise StoreError(f"another process has held this lock for {waited_s:.0f} s", path=self._path)
             sleep(wait_s)
@@ -153,20 +134,12 @@ class _Lock:
         await self.acquire()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
 
 class NameLock(_Lock):
-    """A lock on a file of its own, which is gone when the lock is free; for what is locked seldom.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
-    """
+    """A lock on a file of its own, which is gone when the lock is free; for what is locked seldom."""
 
     def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         super().__init__(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock", sleep)
@@ -188,11 +161,6 @@ class KeyLock(_Lock):
 
     Two names may have the same byte. Between processes they exclude each other, then, which costs a wait; within one
     process they do not.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
     """
 
     def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:

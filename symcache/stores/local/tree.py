@@ -8,14 +8,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from symcache.identity import Tier, compressed_name, fold, tier_folder
-from symcache.stores.base import Form, OnDisk, Stored
-from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
-from symcache.stores.local.staging import OWN_FOLDER, Staging
+from symcache.stores.base import Form, OnDisk, Stored, copy_file
+from symcache.stores.local.atomic import (
+    OWN_FOLDER,
+    Means,
+    Staging,
+    as_store_error,
+    flush,
+    put_in_place,
+    remove_empty_folders,
+    share_space,
+    store_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
     from symcache.identity import ImageKey, Key
@@ -32,16 +40,12 @@ class Store(OnDisk):
     """A store on disk, single-tier or two-tier, made by any tool.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
-    letter cases apart; folders that exist are reused as they are spelt.
-
-    Args:
-        root: The store's folder; it need not exist before the first `publish`.
-        new_tier: Tiers of a store that is created.
-        clock_s: Monotonic seconds, for how long a listing is trusted.
+    letter cases apart; folders that exist are reused as they are spelt. The root need not exist before the first
+    `publish`, which makes it with *new_tier*. Methods raise `StoreError` if the store cannot be read or written.
     """
 
     def __init__(self, root: Path, *, new_tier: Tier = Tier.ONE, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self.root = root
+        super().__init__(root)
         self._new_tier = new_tier
         self._staging = Staging(root)
         # Of one file a process has one descriptor, whatever links lead to the store.
@@ -52,13 +56,7 @@ class Store(OnDisk):
         self._converting_mark = str(self.converting)
 
     @property
-    def name(self) -> str:
-        """What reports call it."""
-        return str(self.root)
-
-    @property
     def local(self) -> Store:
-        """The store itself: debuggers open files from it."""
         return self
 
     @property
@@ -72,28 +70,20 @@ class Store(OnDisk):
         return self.root / OWN_FOLDER / "converting"
 
     def create(self, tier: Tier = Tier.ONE) -> None:
-        """Make the root with its marks, unless it is a store already.
-
-        Raises:
-            StoreError: The folder or its marks cannot be written.
-        """
-        try:
-            if self._is_inhabited():
-                return
+        """Make the root with its marks, unless it is a store already."""
+        with store_errors(self.root):
+            with suppress(FileNotFoundError), os.scandir(self.root) as entries:
+                if any(entry.name != OWN_FOLDER for entry in entries):
+                    return
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "pingme.txt").touch()
             if tier is Tier.TWO:
                 (self.root / "index2.txt").touch()
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
 
     def find(self, key: Key) -> Stored | None:
         """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
 
         Empty files count as absent; debuggers have been seen to leave them behind.
-
-        Raises:
-            StoreError: The store cannot be read.
         """
         try:
             while True:
@@ -113,22 +103,17 @@ class Store(OnDisk):
 
         The root is listed once, and the folder of each name that is there: with many keys that is far less than
         looking for each.
-
-        Raises:
-            StoreError: The store cannot be read.
         """
         wanted: dict[str, dict[str, list[Key]]] = {}
         for key in keys:
             wanted.setdefault(fold(key.name), {}).setdefault(fold(key.id), []).append(key)
         ids: dict[str, set[str]] = {}
-        try:
+        with store_errors(self.root):
             for tier in set(self._tiers()):
-                for parent in [self.root] if tier is Tier.ONE else [self.root / name for name in _folders(self.root)]:
+                for parent in _parents(self.root, tier):
                     for name in _folders(parent):
                         if fold(name) in wanted:
                             ids.setdefault(fold(name), set()).update(map(fold, _folders(parent / name)))
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
         for name, found in ids.items():
             for id_ in found & wanted[name].keys():
                 yield from (key for key in wanted[name][id_] if self.find(key) is not None)
@@ -160,11 +145,7 @@ class Store(OnDisk):
         return KeyLock(self._locks, f"headers of {image.folded}")
 
     def scratch(self) -> Path:
-        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.
-
-        Raises:
-            StoreError: The store cannot be written.
-        """
+        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
             if not self._staging.is_open:
                 from symcache.stores.local.locks import sweep_locks  # noqa: PLC0415 - a look into a store needs no lock
@@ -178,14 +159,8 @@ class Store(OnDisk):
     def publish(self, scratch: Path, key: Key, *, form: Form = Form.PLAIN, durable: bool = True) -> Path:
         """Let *scratch*, complete and verified, become the key's file in one step; return where.
 
-        Args:
-            scratch: A path from `scratch`; it is gone afterwards.
-            key: What the file is.
-            form: `Form.PLAIN` or `Form.COMPRESSED`, which decides the name.
-            durable: Bring the bytes to the disk before the name shows, so that a power cut leaves no hole either.
-
-        Raises:
-            StoreError: The disk does not take it.
+        *form*, plain or compressed, decides the name. With *durable* the bytes are brought to the disk before the name
+        shows, so that a power cut leaves no hole either.
         """
         try:
             if durable:
@@ -199,21 +174,15 @@ class Store(OnDisk):
 
         A file of this store shares its space with the new one where the disk can do that; others are copied, as
         other programs may write to them.
-
-        Raises:
-            StoreError: It cannot be read, or the disk does not take it.
         """
         scratch = self.scratch()
         try:
-            means = share_space(path, scratch) if path.is_relative_to(self.root) else None
+            with store_errors(self.root):
+                means = share_space(path, scratch) if path.is_relative_to(self.root) else None
             if means is None:
-                import shutil  # noqa: PLC0415
-
-                shutil.copyfile(path, scratch)
+                copy_file(path, scratch)
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -225,25 +194,19 @@ class Store(OnDisk):
         return self._spelt(self._spelt(parent, key.name), key.id)
 
     def key_folders(self) -> Iterator[tuple[str, str, Path]]:
-        """Yield name, id and folder of every key's folder, sorted, one name's at a time.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
+        """Yield name, id and folder of every key's folder, sorted, one name's at a time."""
         tiers = sorted(set(self._tiers()))
-        try:
+        with store_errors(self.root):
             for tier in tiers:
-                for name, id_, folder in _walk(self.root, tier):
-                    if len(tiers) == 1 or is_key_folder(folder, name, tier):
-                        yield name, id_, folder
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
+                for parent in _parents(self.root, tier):
+                    for name in _folders(parent):
+                        for id_ in _folders(parent / name):
+                            folder = parent / name / id_
+                            if len(tiers) == 1 or is_key_folder(folder, name, tier):
+                                yield name, id_, folder
 
     def note(self, folder: Path) -> None:
-        """Take note that *folder*, somewhere below the root, is there now.
-
-        Without that a second spelling might come beside one that was made a moment ago.
-        """
+        """Take note that *folder*, below the root, is there now, lest a second spelling of it comes beside it."""
         self._listings.add(folder, self.root)
 
     def refresh(self) -> None:
@@ -257,17 +220,8 @@ class Store(OnDisk):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _is_inhabited(self) -> bool:
-        try:
-            with os.scandir(self.root) as entries:
-                return any(entry.name != OWN_FOLDER for entry in entries)
-        except FileNotFoundError:
-            return False
 
     def _tiers(self) -> tuple[Tier, ...]:
         """Return the layouts to look in.
@@ -330,7 +284,6 @@ class _Listings:
         self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
 
     def forget(self) -> None:
-        """Trust no listing made so far."""
         self._known.clear()
 
     def add(self, folder: Path, root: Path) -> None:
@@ -413,11 +366,8 @@ def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
     return False
 
 
-def _walk(root: Path, tier: Tier) -> Iterator[tuple[str, str, Path]]:
-    for parent in [root] if tier is Tier.ONE else [root / name for name in _folders(root)]:
-        for name in _folders(parent):
-            for id_ in _folders(parent / name):
-                yield name, id_, parent / name / id_
+def _parents(root: Path, tier: Tier) -> list[Path]:
+    return [root] if tier is Tier.ONE else [root / name for name in _folders(root)]
 
 
 def _folders(parent: Path) -> list[str]:
