@@ -12,8 +12,7 @@ from symcache.cli.options import Settings, json_option, settings_options_but_ver
 from symcache.cli.output import count_text, plain, say, say_error, write_json, write_line
 from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
-from symcache.symstore.admin import Addition, Admin
-from symcache.symstore.identify import Identified, Unidentified, identify_all
+from symcache.symstore.admin import Addition, Admin, Unidentified, identify_all
 from symcache.symstore.transactions import Kind
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def command(
         transaction = None
         if found:
             transaction = Admin(store).add(
-                [Addition(each.key, each.path, each.content) for each in found],
+                found,
                 product=product,
                 version=version,
                 comment=comment,
@@ -78,12 +77,12 @@ def command(
     raise click.exceptions.Exit(4 if skipped or transaction is None else 0)
 
 
-def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tuple[list[Identified], list[Unidentified]]:
-    found: list[Identified] = []
+def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tuple[list[Addition], list[Unidentified]]:
+    found: list[Addition] = []
     others: list[Unidentified] = []
     with show_ticker(quiet=settings.quiet) as show:
         for each in identify_all(paths, but=store.root):
-            if isinstance(each, Identified):
+            if isinstance(each, Addition):
                 found.append(each)
             else:
                 others.append(each)
@@ -92,7 +91,7 @@ def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tupl
 
 
 def _document(
-    store: Store, transaction: Transaction | None, found: Sequence[Identified], skipped: Sequence[Unidentified]
+    store: Store, transaction: Transaction | None, found: Sequence[Addition], skipped: Sequence[Unidentified]
 ) -> dict[str, object]:
     return {
         "schema": "symcache.add/1",

@@ -93,6 +93,17 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
         store.note(path.parent)
 
 
+def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
+    """Return a file's bytes, at most *limit_bytes*; None if there is no such file.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        return file.read(limit_bytes)
+    return None
+
+
 def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
