@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.links import Link
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.problems import Check
+    from symcache.upkeep.verify import Check
 
 
 LARGEST_MANIFEST_BYTES = 64 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from symcache.errors import StoreError
 from symcache.identity import Tier, fold, tier_folder
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
-    as_store_error,
     put_in_place,
     remove_empty_folders,
+    store_errors,
     take_away,
     write_whole,
 )
@@ -41,7 +41,7 @@ class Converted:
     quarantined: int  # how many files went into quarantine because the new layout had the file of the key already
 
     def as_json(self) -> dict[str, int]:
-        return {"tier": self.tier, "moved": self.moved, "merged": self.merged, "quarantined": self.quarantined}
+        return asdict(self)
 
 
 def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None = None) -> Converted:
@@ -62,7 +62,7 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None
     with Admin(store).locked(to_convert=True):
         mover = _Mover(store, tier, on_moved)
         write_whole(store, store.converting, b"to tier %d\n" % tier)
-        try:
+        with store_errors(store.root):
             index2 = store.root / "index2.txt"
             if tier is Tier.TWO:
                 index2.touch()
@@ -71,8 +71,6 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None
             # Until a pass moves nothing: another process may have published while the layout changed.
             while mover.move_all():
                 pass
-        except OSError as error:
-            raise as_store_error(error, store.root) from error
         take_away(store, store.converting)
     store.refresh()
     return Converted(tier, mover.moved, mover.merged, mover.quarantined)
@@ -170,7 +168,7 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
         write_refs(store, target, Refs(lines, exists=True))
         take_away(store, folder / REFS)
     quarantined = 0
-    try:
+    with store_errors(folder):
         for path in sorted(folder.iterdir()):
             other = find_spelling(target, path.name)
             if not path.is_dir():
@@ -179,8 +177,6 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
                 for inner in sorted(each for each in path.iterdir() if not each.is_dir()):
                     quarantined += _merge_file(store, inner, find_spelling(other, inner.name))
                 remove_empty_folders(path, folder)
-    except OSError as error:
-        raise as_store_error(error, folder) from error
     remove_empty_folders(folder, folder.parent)
     return quarantined
 
@@ -202,7 +198,5 @@ def move_to_quarantine(store: Store, path: Path, why: str) -> Path:
     folder = store.root / OWN_FOLDER / "quarantine" / token_hex(8)
     was = path.relative_to(store.root).as_posix()
     write_whole(store, folder / "why.json", json.dumps({"path": was, "why": why}).encode())
-    try:
+    with store_errors(path):
         return put_in_place(path, lambda: folder / path.name)
-    except OSError as error:
-        raise as_store_error(error, path) from error

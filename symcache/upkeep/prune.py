@@ -10,8 +10,16 @@ from symcache.errors import StoreError
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, Staging, remove_empty_folders, take_away
 from symcache.symstore.transactions import REFS
-from symcache.upkeep.inventory import MSFZ_FOLDER, Candidate, DiskUsage, QuarantinedFile, freed_bytes, list_files
-from symcache.upkeep.pins import Pins, match_pins
+from symcache.upkeep.inventory import (
+    MSFZ_FOLDER,
+    Candidate,
+    DiskUsage,
+    Pins,
+    QuarantinedFile,
+    freed_bytes,
+    list_files,
+    match_pins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -143,7 +151,6 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
     A key's lock is held while its files are removed, each in one step; a key that another process is writing stays.
     Readers keep the files that they have open; on Windows such a file stays. Empty folders, and scratch files of dead
     processes, are removed too.
-
     *on_removed* is called for each key that was removed.
     """
     # First of all: the first scratch file of this process would sweep as well, without a count.

@@ -12,7 +12,7 @@ from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
 from symcache.symstore.transactions import TransactionFile, format_file, read_refs, walk_refs, write_refs
 from symcache.upkeep.convert import convert, merge_key_folder, move_to_quarantine, rename_folder
-from symcache.upkeep.problems import Problem, RepairAction
+from symcache.upkeep.verify import Problem, RepairAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

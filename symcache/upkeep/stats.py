@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
 from symcache.identity import parse_id
-from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space
+from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space, store_errors
 from symcache.stores.local.tree import Form
 from symcache.symstore.admin import Admin
 from symcache.upkeep.inventory import DiskUsage, list_files
@@ -189,12 +189,8 @@ def _group(files: list[_File], up_to_bytes: int) -> dict[str, list[_File]]:
     groups: dict[str, list[_File]] = {}
     for each in files:
         path = each[0].path
-        try:
+        with store_errors(path), suppress(FileNotFoundError):  # pruned in the meantime
             groups.setdefault(_hash(path, up_to_bytes), []).append(each)
-        except FileNotFoundError:
-            pass  # pruned in the meantime
-        except OSError as error:
-            raise as_store_error(error, path) from error
     return {digest: group for digest, group in groups.items() if len(group) > 1}
 
 

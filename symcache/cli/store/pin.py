@@ -10,7 +10,7 @@ from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, process_options, select_processes, settings_options
 from symcache.cli.output import count_text, say, say_error, write_json, write_line
 from symcache.errors import UsageError
-from symcache.upkeep.pins import Pins
+from symcache.upkeep.inventory import Pins
 
 if TYPE_CHECKING:
     from symcache.cli.needs import Needs

@@ -8,7 +8,7 @@ from symcache.cli.openstore import open_store
 from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import plain, say, write_line
 from symcache.cli.store.pin import write_pins
-from symcache.upkeep.pins import Pins
+from symcache.upkeep.inventory import Pins
 
 __all__ = ["command"]
 

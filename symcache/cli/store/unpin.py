@@ -9,7 +9,7 @@ from symcache.cli.options import Settings, json_option, process_options, select_
 from symcache.cli.output import count_text, write_line
 from symcache.cli.store.pin import PINS_HELP, exit_code, pins_of, write_pins
 from symcache.errors import UsageError
-from symcache.upkeep.pins import Pins
+from symcache.upkeep.inventory import Pins
 
 __all__ = ["command"]
 

@@ -11,18 +11,16 @@ from symcache.cli.options import Settings, json_option, settings_options
 from symcache.cli.output import count_text, plain, say, size_text, write_json, write_line
 from symcache.cli.progress import show_ticker
 from symcache.stores.check import StoredCheck
-from symcache.upkeep.contents import DeepCheck, why_private
-from symcache.upkeep.problems import Progress
 from symcache.upkeep.repair import repair
-from symcache.upkeep.verify import verify
+from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from symcache.config import Config
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.problems import Problem
     from symcache.upkeep.repair import Repaired
+    from symcache.upkeep.verify import Problem
 
 __all__ = ["command"]
 

@@ -16,7 +16,7 @@ from symcache.symstore.admin import Addition, Unidentified, identify, identify_a
 from symcache.symstore.transactions import Content
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes
-from symcache.upkeep.contents import why_private
+from symcache.upkeep.verify import why_private
 
 if TYPE_CHECKING:
     from pathlib import Path
