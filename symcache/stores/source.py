@@ -118,7 +118,7 @@ class SymbolSource(DiskSource):
     async def turn(self, image: ImageKey) -> AsyncIterator[None]:
         """Wait until no other process reads the headers of *image*, and keep others from reading them."""
         store = self.store
-        lock = None if store is None else store.headers_lock(image)
+        lock = None if store is None else store.lock(f"headers of {image.folded}")
         try:
             if lock is not None:
                 await lock.acquire()

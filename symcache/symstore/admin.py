@@ -25,8 +25,7 @@ from symcache.identity import DbgKey, ImageKey, fold
 from symcache.inputs.image import is_image
 from symcache.inputs.pdbfile import pdb_reference_of
 from symcache.stores.check import check_view
-from symcache.stores.local.atomic import OWN_FOLDER, remove_empty_folders, store_errors, take_away
-from symcache.stores.local.locks import NameLock
+from symcache.stores.local.atomic import remove_empty_folders, store_errors, take_away
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (
@@ -204,8 +203,7 @@ class Admin:
             StoreError: Another writer does not end, the store cannot be written, or it is half converted and this is
                 not *to_convert* it.
         """
-        lock = NameLock(self._store.root / OWN_FOLDER / "locks", "000admin")
-        with lock.hold(timeout_s=_LOCK_WAIT_S):
+        with self._store.lock("000admin").hold(timeout_s=_LOCK_WAIT_S):
             if self._store.converting.exists() and not to_convert:
                 raise StoreError("a conversion to another layout was interrupted; end it first", path=self._store.root)
             left = read_journal(self._store)

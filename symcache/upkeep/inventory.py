@@ -15,7 +15,6 @@ from symcache.formats.view import FileView
 from symcache.identity import fold, parse_id, parse_index
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
-from symcache.stores.local.locks import NameLock
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.admin import CONTENT_OF, Admin
 from symcache.symstore.transactions import REFS, read_refs
@@ -280,7 +279,7 @@ class Pins:
         return len(gone.intersection(before))
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> tuple[str, ...]:
-        with NameLock(self._store.root / OWN_FOLDER / "locks", "pins").hold(timeout_s=60.0):
+        with self._store.lock("pins").hold(timeout_s=60.0):
             before = self.list()
             after = change(before)
             if after != before:

@@ -18,7 +18,6 @@ from symcache.formats.view import FileView
 from symcache.identity import OtherKey, Pdb2Key, PdbKey, compressed_name, fold, parse_id
 from symcache.stores.check import check_file
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
-from symcache.stores.local.locks import NameLock
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_KEYS = 64
 _CHECKPOINT_BYTES = 256 << 20
-_LOCK_WAIT_S = 0.1  # a process that sweeps the locks of dead ones holds each for a moment
 _MSFZ_MAGIC = b"Microsoft MSFZ Container"
 _SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
 _SCRATCH_AGE_S = 3600.0  # a younger scratch file may still be written
@@ -219,7 +217,7 @@ def verify(
         raise StoreError("there is no store here", path=store.root)
     with ExitStack() as stack:
         try:
-            stack.enter_context(_lock(store, "verify").hold(timeout_s=_LOCK_WAIT_S))
+            stack.enter_context(store.lock("verify").hold(timeout_s=0))
         except StoreError as error:
             raise StoreError("another verification is under way", path=store.root) from error
         # The walk over two layouts at once has another order.
@@ -482,7 +480,7 @@ def _find_interrupted(store: Store) -> tuple[Problem, ...]:
         store.converting: "a conversion was interrupted",
     }
     try:
-        with _lock(store, "000admin").hold(timeout_s=_LOCK_WAIT_S):
+        with store.lock("000admin").hold(timeout_s=0):
             return tuple(
                 Problem(path.relative_to(store.root).as_posix(), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
                 for path, detail in marks.items()
@@ -490,10 +488,6 @@ def _find_interrupted(store: Store) -> tuple[Problem, ...]:
             )
     except StoreError:
         return ()  # the process that made them is at work
-
-
-def _lock(store: Store, name: str) -> NameLock:
-    return NameLock(store.root / OWN_FOLDER / "locks", name)
 
 
 class DeepCheck:

@@ -123,14 +123,12 @@ class AccessLog:
         """
         from secrets import token_hex  # noqa: PLC0415 - one run in many comes here
 
-        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
-
-        with store_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = try_lock(self._folder / "compact.lock")
-            if lock is None:
-                return
-            try:
+        lock = self._store.lock("access log")
+        if not lock.try_acquire():
+            return
+        try:
+            with store_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
                 folding = sorted(self._folder.glob("*.folding"))
@@ -144,8 +142,8 @@ class AccessLog:
                 put_in_place(scratch, lambda: self._folder / "summary")
                 for path in folding:
                     path.unlink(missing_ok=True)
-            finally:
-                let_go(lock)
+        finally:
+            lock.release()
 
     def _files(self) -> Iterator[Path]:
         # Against the direction in which lines move, so that a line that moves during the reading is seen at least once.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from symcache.identity import ImageKey, Key
+    from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
 __all__ = ["OWN_FOLDER", "Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
@@ -132,26 +132,17 @@ class Store(OnDisk):
 
         return path_of
 
-    def lock(self, key: Key) -> KeyLock:
-        """Return the lock that every process takes before it fills in *key*'s files."""
+    def lock(self, what: Key | str) -> KeyLock:
+        """Return the lock that every process takes before it fills in a key's files, or does what a name stands for."""
         from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
 
-        return KeyLock(self._locks, key.folded)
-
-    def headers_lock(self, image: ImageKey) -> KeyLock:
-        """Return the lock that every process takes before it asks anybody which PDB *image* names."""
-        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
-
-        return KeyLock(self._locks, f"headers of {image.folded}")
+        return KeyLock(self._locks, what if isinstance(what, str) else what.folded)
 
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
             if not self._staging.is_open:
-                from symcache.stores.local.locks import sweep_locks  # noqa: PLC0415 - a look into a store needs no lock
-
                 self.create(self._new_tier)
-                sweep_locks(self._locks)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
