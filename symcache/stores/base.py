@@ -121,11 +121,7 @@ class SymbolStore(Searchable, Protocol):
     """A store of a symbol path."""
 
     async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
-        """Write the file to *scratch*, in the form in which the store has it; nothing about it is checked.
-
-        Raises:
-            StoreError: *scratch* cannot be written.
-        """
+        """Write the file to *scratch*, in the form in which the store has it, unchecked; `StoreError` if that fails."""
 
     async def read_headers(self, key: ImageKey) -> LookUp:
         """Return the headers of *key*'s image, or as `LookUp.instead` how to fetch the whole file."""
@@ -234,11 +230,7 @@ def is_right(path: Path, key: Key, checksums: Sequence[str] = ()) -> bool:
 
 
 def copy_file(source: Path, scratch: Path) -> None:
-    """Copy *source* to *scratch*.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Copy *source* to *scratch*; a `StoreError` says that the disk does not take it."""
     import shutil  # noqa: PLC0415 - imports three compression libraries
 
     with store_errors(scratch):
@@ -246,11 +238,7 @@ def copy_file(source: Path, scratch: Path) -> None:
 
 
 def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right.
-
-    Raises:
-        InputError: It is not an image.
-    """
+    """Return the headers and debug data of an image on disk that was found right; `InputError` if it is none."""
     from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
     from symcache.formats.view import FileView  # noqa: PLC0415
 

@@ -309,10 +309,8 @@ class Chain(DiskChain):
     ) -> tuple[LookUp, T | None]:
         """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
-        *finish* is told whether it has to flush what it publishes. With *is_short* it only renames what came plain.
-
-        Raises:
-            StoreError: *target* cannot be written.
+        *finish* is told whether it has to flush what it publishes. With *is_short* it only renames what came plain. A
+        `StoreError` says that *target* cannot be written.
         """
         if self._unreadable.has(store):
             return not_there(store.name), None

@@ -46,11 +46,7 @@ class Verdict:
 
 
 def check_file(path: Path, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
-    """Return whether the plain file at *path* is what *key* names; see `check_view`.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return whether the plain file at *path* is what *key* names, as `check_view`; `OSError` if it cannot be read."""
     if size_if_right(str(path), key) is not None:
         return Verdict()
     with FileView(path) as view:
@@ -155,12 +151,7 @@ class StoredCheck:
         self._largest_bytes = largest_bytes
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return what the look at the file brought.
-
-        Raises:
-            OSError: The file cannot be read.
-            StoreError: The store cannot be written.
-        """
+        """Return what the look brought; `OSError` if the file cannot be read, `StoreError` if the store not written."""
         with path.open("rb") as file:
             is_cabinet = file.read(len(_CABINET)) == _CABINET
         if not is_cabinet:

@@ -87,10 +87,8 @@ class DiskSource:
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return what a debugger would open for *key* without a network.
 
-        It looks into every store on disk, for files of any form and for an image under each of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
+        It looks into every store on disk, for files of any form and for an image under each of its names. A
+        `StoreError` says that there is no room to expand one.
         """
         for name in published_keys(key):
             for chain in self.chains:
@@ -142,11 +140,7 @@ class DiskSource:
         return held
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
+        """Return the headers and debug data of *key*'s image, if a store has it under any of its names; as above."""
         for name in published_keys(key):
             for chain in self.chains:
                 image = chain.find_image(name)

@@ -132,11 +132,7 @@ class SingleFlight(Generic[T]):
         self._flights: dict[Hashable, _Flight[T]] = {}
 
     async def run(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what *work* returns, or what the work under way under *name* will.
-
-        Raises:
-            Exception: Whatever the work raised; `RuntimeError` if the group ended before it did.
-        """
+        """Return what *work* does, or the work under way as *name*; `RuntimeError` if the group ended before that."""
         flight = self._flights.get(name)
         if flight is None:
             flight = _Flight()

@@ -153,11 +153,7 @@ class SymbolSource(DiskSource):
             self._misses.close()
 
     async def __aenter__(self) -> Self:
-        """Open the way to the network.
-
-        Raises:
-            ConfigError: The certificates or the proxy cannot be used.
-        """
+        """Open the way to the network; `ConfigError` if the certificates or the proxy cannot be used."""
         try:
             self._pool.open()
         except ConfigError as error:

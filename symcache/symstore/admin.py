@@ -145,14 +145,11 @@ class Admin:
         return added
 
     def delete(self, id_: int, *, on_left: Callable[[str], None] = lambda _: None) -> Transaction:
-        """Delete transaction *id_*, which is in force; return the transaction that does so.
+        """Delete transaction *id_*; return the transaction that does so. `UsageError` if none such is in force.
 
         A file is removed if no other transaction has it, by ``refs.ptr`` or by its file list. If the file list of
         *id_* is lost or damaged, every ``refs.ptr`` of the store is read. *on_left* is called with a line about that,
         and about each file that stays although no transaction in force has it.
-
-        Raises:
-            UsageError: There is no such transaction in force.
         """
         self._require(id_)  # before the lock, which makes folders where there is no store
         with self.locked():
@@ -199,9 +196,7 @@ class Admin:
     def locked(self, *, to_convert: bool = False) -> Iterator[None]:
         """Hold the lock of the store's only writer for a ``with`` block, after undoing or finishing what is left.
 
-        Raises:
-            StoreError: Another writer does not end, the store cannot be written, or it is half converted and this is
-                not *to_convert* it.
+        A store that is half converted is an error, too, unless this is *to_convert* it.
         """
         with self._store.lock("000admin").hold(timeout_s=_LOCK_WAIT_S):
             if self._store.converting.exists() and not to_convert:

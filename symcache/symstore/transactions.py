@@ -144,13 +144,10 @@ def format_deleted(id_: int, deleted_id: int) -> bytes:
 
 
 def parse_transaction(line: bytes) -> Transaction:
-    """Return the transaction in a line of ``server.txt`` or ``history.txt``, in today's form or the old one.
+    """Return the transaction in a line of ``server.txt`` or ``history.txt``; `MalformedInput` for another shape.
 
     The old form has no quotes and years of two digits, of which 70 and more are of the last century. Without quotes
     the comment takes the surplus commas. Source: as `format_added`.
-
-    Raises:
-        MalformedInput: Another shape.
     """
     fields = _split_fields(_decode(line))
     id_ = _parse_id(fields[0], line)
@@ -171,8 +168,7 @@ def format_file(file: TransactionFile) -> bytes:
 def parse_file(line: bytes) -> TransactionFile:
     """Return the file in a line of a transaction's file list; old lines have no quotes, some copies lack the last one.
 
-    Raises:
-        MalformedInput: Another shape, or a name that cannot be part of a path.
+    `MalformedInput` for another shape, or a name that cannot be part of a path.
     """
     index, *source = _split_fields(_decode(line))
     if index.count("\\") != 1 or "/" in index:
@@ -194,10 +190,7 @@ def format_ref(ref: Ref) -> bytes:
 def parse_ref(line: bytes) -> Ref:
     """Return the reference in a line of ``refs.ptr``; the old form has three fields without quotes.
 
-    Source: windows-driver-docs, symbol-storage-format; and as `format_ref`.
-
-    Raises:
-        MalformedInput: Another shape.
+    `MalformedInput` for another shape. Source: windows-driver-docs, symbol-storage-format; and as `format_ref`.
     """
     text = _decode(line)
     match _split_fields(text):

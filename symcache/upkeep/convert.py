@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
-from symcache.identity import Tier, fold, tier_folder
+from symcache.identity import Tier, tier_folder
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
     put_in_place,
@@ -19,7 +17,7 @@ from symcache.stores.local.atomic import (
     take_away,
     write_whole,
 )
-from symcache.stores.local.tree import is_key_folder
+from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import find_spelling
 from symcache.symstore.transactions import REFS, Refs, read_refs, write_refs
@@ -48,14 +46,10 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None
     """Give *store* the layout *tier*, or finish a conversion that was interrupted.
 
     A mark says that files may be in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
-    is removed. After a kill at any instant `Store.find` still finds every file, and a second run does the rest.
-    Transactions wait; publishing continues, in the new layout. symsrv uses only the new layout: for a debugger that
-    reads the tree itself, files that have not moved yet are absent.
-
-    *on_moved* is called with the new path of each folder that moved.
-
-    Raises:
-        StoreError: The store cannot be written, or (Windows) a file is in use; it stays usable, a second run goes on.
+    is removed. After a kill at any instant, or a `StoreError` as a file is in use (Windows), `Store.find` still finds
+    every file, and a second run does the rest. Transactions wait; publishing continues, in the new layout. symsrv uses
+    only that: for a debugger that reads the tree itself, files that have not moved yet are absent. *on_moved* is called
+    with the new path of each folder that moved.
     """
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
@@ -128,17 +122,13 @@ class _Mover:
 
 
 def _folders(parent: Path) -> list[Path]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
-        names = [each.name for each in entries if fold(each.name) not in {"000admin", OWN_FOLDER} and each.is_dir()]
-        return [parent / name for name in sorted(names)]
-    return []
+    return [parent / name for name in list_folders(parent)]
 
 
 def rename_folder(folder: Path, target: Path) -> bool:
     """Move a folder in one step; return False if *target* exists, True as well if *folder* is gone.
 
-    Raises:
-        StoreError: A file in it is in use (Windows).
+    A `StoreError` says that a file in it is in use (Windows).
     """
     while True:
         try:

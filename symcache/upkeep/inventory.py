@@ -118,6 +118,14 @@ class QuarantinedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The index of a key with whose file something was not done, and why."""
+
+    index: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file as ``store list --files`` shows it."""
 

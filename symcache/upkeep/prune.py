@@ -14,6 +14,7 @@ from symcache.upkeep.inventory import (
     MSFZ_FOLDER,
     Candidate,
     DiskUsage,
+    LeftOut,
     Pins,
     QuarantinedFile,
     freed_bytes,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Removing a folder is mostly waiting: ext4 takes 0.5 ms for each, and several at once in the time of one.
 _FOLDERS_AT_ONCE = 4
+_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +79,12 @@ class PrunePlan:
         return max(0, self.kept_bytes - self.limits.max_bytes) if self.limits.max_bytes is not None else 0
 
     def as_json(self) -> dict[str, object]:
+        names = ("freed_bytes", "kept_keys", "kept_bytes", "protected_bytes", "over_bytes")
         return {
             "evictions": [each.as_json() for each in self.evictions],
             "leftovers": [{"path": str(each.path), "bytes": each.size_bytes} for each in self.quarantined],
-            "freed_bytes": self.freed_bytes,
-            "kept_keys": self.kept_keys,
-            "kept_bytes": self.kept_bytes,
-            "protected_bytes": self.protected_bytes,
-            "over_bytes": self.over_bytes,
+            **{name: getattr(self, name) for name in names},
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The index of a key of the plan that was not removed, and why."""
-
-    index: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +95,7 @@ class Pruned:
     freed_bytes: int
     removed_folders: int
     swept_files: int  # scratch files of dead processes
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[LeftOut, ...]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -127,10 +118,10 @@ def plan_prune(
         if candidate.pinned or (candidate.in_transaction and not limits.include_transactions):
             protected.add(candidate.files)
         elif limits.max_age_s is not None and now_s - candidate.published_s > limits.max_age_s:
-            evictions.append(Eviction(candidate, f"published {_days(now_s - candidate.published_s)} ago"))
+            evictions.append(Eviction(candidate, f"published {(now_s - candidate.published_s) / _DAY_S:.1f} days ago"))
             continue
         elif limits.unused_for_s is not None and now_s - candidate.used_s > limits.unused_for_s:
-            evictions.append(Eviction(candidate, f"not used for {_days(now_s - candidate.used_s)}"))
+            evictions.append(Eviction(candidate, f"not used for {(now_s - candidate.used_s) / _DAY_S:.1f} days"))
             continue
         elif limits.max_bytes is not None:
             rest.append(candidate)
@@ -157,7 +148,7 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
     swept = Staging(store.root).sweep()
     used = AccessLog(store).last_used_by_key()
     is_pinned = match_pins(Pins(store).list())
-    skipped: list[Skipped] = []
+    skipped: list[LeftOut] = []
     removed = freed = 0
     with ThreadPoolExecutor(_FOLDERS_AT_ONCE, thread_name_prefix="symcache-prune") as threads:
         emptied: list[Future[int]] = []
@@ -171,7 +162,7 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
             else:
                 result = _remove(store, candidate, plan.limits)
             if isinstance(result, str):
-                skipped.append(Skipped(key.index, result))
+                skipped.append(LeftOut(key.index, result))
                 continue
             removed += 1
             freed += result
@@ -207,7 +198,3 @@ def _remove(store: Store, candidate: Candidate, limits: Limits) -> int | str:
     finally:
         lock.release()
     return freed_bytes(files)
-
-
-def _days(seconds: float) -> str:
-    return f"{seconds / 86400:.1f} days"

@@ -79,10 +79,7 @@ class Stats:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "tier": self.tier,
-            "names": self.names,
-            "keys": self.keys,
-            "empty_keys": self.empty_keys,
+            **{name: getattr(self, name) for name in ("tier", "names", "keys", "empty_keys")},
             **self.total.as_json(),
             "by_kind": {kind: total.as_json() for kind, total in self.by_kind.items()},
             "transactions": self.transactions,
@@ -151,12 +148,8 @@ class Duplicates:
         return (self.copies - 1) * self.size_bytes
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            "wasted_bytes": self.wasted_bytes,
-            "paths": [str(path) for path, _, _ in self.files],
-        }
+        paths = [str(path) for path, _, _ in self.files]
+        return {"sha256": self.sha256, "bytes": self.size_bytes, "wasted_bytes": self.wasted_bytes, "paths": paths}
 
 
 def find_duplicates(store: Store) -> Iterator[Duplicates]:

@@ -6,12 +6,13 @@ import json
 import re
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError, StoreError, UnknownFormat
+from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
 from symcache.formats.pdb.deep import check_available, check_blocks, check_identity
 from symcache.formats.pdb.info import NativePdb, Pdb2, SymbolKind, parse_pdb
 from symcache.formats.view import FileView
@@ -37,7 +38,6 @@ _CHECKPOINT_BYTES = 256 << 20
 _MSFZ_MAGIC = b"Microsoft MSFZ Container"
 _SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
 _SCRATCH_AGE_S = 3600.0  # a younger scratch file may still be written
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 _SCHEMA = "symcache.checkpoint/1"
 _LONGEST_LINE = 1 << 16
 _UNKNOWN = "it does not say whether its symbols are private"
@@ -103,11 +103,7 @@ class Problem:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, object]) -> Problem:
-        """Return what `as_json` made.
-
-        Raises:
-            ValueError: *fields* has another shape.
-        """
+        """Return what `as_json` made; a `ValueError` says that *fields* has another shape."""
         match fields:
             case {
                 "path": str(path),
@@ -215,28 +211,29 @@ def verify(
     """
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(store.lock("verify").hold(timeout_s=0))
-        except StoreError as error:
-            raise StoreError("another verification is under way", path=store.root) from error
+    lock = store.lock("verify")
+    if not lock.try_acquire():
+        raise StoreError("another verification is under way", path=store.root)
+    checkpoint: Checkpoint | None = None
+    finished = False
+    try:
         # The walk over two layouts at once has another order.
         checkpoint = Checkpoint(store, resume=resume and not store.converting.exists(), scope=scope)
-        finished = False
-        try:
-            yield from checkpoint.problems
-            resumed = bool(checkpoint.progress.at)
-            transactions = _Transactions(store)
-            folders = _KeyFolders(store.root, check, policy, transactions)
-            yield from _verify_keys(store, folders, checkpoint, on_progress)
-            references = transactions.references
-            if resumed:  # this walk has read only some refs.ptr files
-                references = Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
-            yield from _verify_admin(store, references)
-            yield from _find_interrupted(store)
-            finished = True
-        finally:
+        yield from checkpoint.problems
+        resumed = bool(checkpoint.progress.at)
+        transactions = _Transactions(store)
+        folders = _KeyFolders(store.root, check, policy, transactions)
+        yield from _verify_keys(store, folders, checkpoint, on_progress)
+        references = transactions.references
+        if resumed:  # this walk has read only some refs.ptr files
+            references = Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
+        yield from _verify_admin(store, references)
+        yield from _find_interrupted(store)
+        finished = True
+    finally:
+        if checkpoint is not None:
             checkpoint.close(finished=finished)
+        lock.release()
 
 
 def _verify_keys(
@@ -247,7 +244,7 @@ def _verify_keys(
     skipping = bool(progress.at)
     for name, _, folder in store.key_folders():
         problems = list(spellings.compare(folder, name))
-        at = folder.relative_to(store.root).as_posix()
+        at = _below(store.root, folder)
         if skipping and at.split("/") <= progress.at.split("/"):
             continue
         skipping = False
@@ -277,7 +274,7 @@ class _KeyFolders:
 
     def verify(self, folder: Path, name: str) -> Iterator[Problem]:
         """Yield what is wrong in *folder*, a key's folder below that of *name*."""
-        where = folder.relative_to(self.root).as_posix()
+        where = _below(self.root, folder)
         try:
             key = parse_id(name, folder.name)
         except InputError as error:
@@ -289,10 +286,9 @@ class _KeyFolders:
             yield from self._verify_refs(folder, key)
         except FileNotFoundError:
             return  # pruned or moved in the meantime
-        except StoreError as error:
-            yield Problem(where, ProblemKind.UNREADABLE, error.problem, index=key.index)
-        except OSError as error:
-            yield Problem(where, ProblemKind.UNREADABLE, error.strerror or str(error), index=key.index)
+        except (StoreError, OSError) as error:
+            detail = error.problem if isinstance(error, StoreError) else error.strerror or str(error)
+            yield Problem(where, ProblemKind.UNREADABLE, detail, index=key.index)
 
     def _verify_entry(self, path: Path, key: Key) -> Iterator[Problem]:
         folded = fold(path.name)
@@ -301,8 +297,7 @@ class _KeyFolders:
                 for inner in sorted(path.iterdir()):
                     yield from self._verify_file(inner, key, _check_msfz)
             else:
-                where = path.relative_to(self.root).as_posix()
-                yield Problem(where, ProblemKind.STRAY, "debuggers do not look into this folder")
+                yield Problem(_below(self.root, path), ProblemKind.STRAY, "debuggers do not look into this folder")
         elif folded in {fold(key.name), fold(compressed_name(key.name))}:
             yield from self._verify_file(path, key, self.check)
         elif folded == POINTER:
@@ -316,10 +311,10 @@ class _KeyFolders:
 
     def _verify_file(self, path: Path, key: Key, check: Check) -> Iterator[Problem]:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD_BYTES)
         if not head:
             yield self._problem(path, ProblemKind.EMPTY, "no bytes", RepairAction.QUARANTINE, key)
-        elif not isinstance(key, OtherKey) and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+        elif not isinstance(key, OtherKey) and find_markup(head) in {Markup.HTML, Markup.XML}:
             yield self._problem(path, ProblemKind.HTML, "a web page", RepairAction.QUARANTINE, key)
         elif (reason := check(path, key)) is not None:
             kind = ProblemKind.MISFILED if reason.startswith("another") else ProblemKind.DAMAGED
@@ -351,21 +346,24 @@ class _KeyFolders:
                 detail = f"leads to {found}, and refs.ptr ends in a file"
             else:
                 detail = f"leads to {found}, and refs.ptr has {wanted}"
-            where = (folder / POINTER).relative_to(self.root).as_posix()
-            yield Problem(where, ProblemKind.POINTER, detail, RepairAction.POINTER)
+            yield Problem(_below(self.root, folder / POINTER), ProblemKind.POINTER, detail, RepairAction.POINTER)
         forms = {stored.form for stored in list_stored(folder, key.name)}
         if refs.forms and not forms & {Form.PLAIN, Form.COMPRESSED}:
             detail = f"named in refs.ptr by {', '.join(str(ref.id) for ref in refs.refs[:8])}"
-            where = (folder / key.name).relative_to(self.root).as_posix()
+            where = _below(self.root, folder / key.name)
             yield Problem(where, ProblemKind.ABSENT, detail, RepairAction.FETCH, key.index)
 
     def _problem(
         self, path: Path, kind: ProblemKind, detail: str, action: RepairAction, key: Key | None = None
     ) -> Problem:
         status = path.stat()
-        where = path.relative_to(self.root).as_posix()
+        where = _below(self.root, path)
         index = None if key is None else key.index
         return Problem(where, kind, detail, action, index, None, status.st_size, status.st_mtime_ns)
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _check_msfz(path: Path, key: Key) -> str | None:
@@ -425,7 +423,7 @@ class _Spellings:
 
     def _twins(self, kept: Path, merged: Path) -> Iterator[Problem]:
         if kept != merged:
-            path, other = (each.relative_to(self._root).as_posix() for each in (merged, kept))
+            path, other = (_below(self._root, each) for each in (merged, kept))
             detail = f"there is {other} too"
             yield Problem(path, ProblemKind.TWO_SPELLINGS, detail, RepairAction.MERGE, other=other)
 
@@ -474,39 +472,31 @@ def _verify_transaction(store: Store, folder: AdminFolder, id_: int, references:
             yield Problem(where, ProblemKind.ABSENT, f"names {index}", RepairAction.FETCH, index)
 
 
-def _find_interrupted(store: Store) -> tuple[Problem, ...]:
+def _find_interrupted(store: Store) -> Iterator[Problem]:
     marks = {
         journal_path(store): "a process ended in the middle of a transaction",
         store.converting: "a conversion was interrupted",
     }
+    lock = store.lock("000admin")
+    if not lock.try_acquire():
+        return  # the process that made them is at work
     try:
-        with store.lock("000admin").hold(timeout_s=0):
-            return tuple(
-                Problem(path.relative_to(store.root).as_posix(), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
-                for path, detail in marks.items()
-                if path.exists()
-            )
-    except StoreError:
-        return ()  # the process that made them is at work
+        found = [(path, detail) for path, detail in marks.items() if path.exists()]
+    finally:
+        lock.release()
+    for path, detail in found:
+        yield Problem(_below(store.root, path), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
 
 
 class DeepCheck:
-    """Checks a plain file's identity, and with pdbparse the inside of a native PDB.
-
-    Raises:
-        UsageError: pdbparse is not installed; the text says how to get it.
-    """
+    """Checks a plain file's identity, and with pdbparse the inside of a native PDB; `UsageError` without pdbparse."""
 
     def __init__(self) -> None:
         check_available()
         self.passed_over = 0  # PDBs of a kind or size that pdbparse does not read
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return the problem; None if the file is right.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
+        """Return the problem; None if the file is right. An `OSError` says that it cannot be read."""
         problem = check_file(path, key).problem
         if problem is not None or not isinstance(key, PdbKey):
             return problem
@@ -527,10 +517,8 @@ class DeepCheck:
 def why_private(path: Path, key: Key, /) -> str | None:
     """Return why a plain file must not be in a store without private symbols; None if it may.
 
-    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources.
-
-    Raises:
-        OSError: The file cannot be read.
+    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources. An
+    `OSError` says that the file cannot be read.
     """
     if not isinstance(key, PdbKey | Pdb2Key):
         return None

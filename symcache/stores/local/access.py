@@ -116,11 +116,7 @@ class AccessLog:
         return used
 
     def compact(self) -> None:
-        """Fold what was appended into the summary, unless another process is doing so.
-
-        Raises:
-            StoreError: The store cannot be written.
-        """
+        """Fold what was appended into the summary, unless another process does; `StoreError` if that fails."""
         from secrets import token_hex  # noqa: PLC0415 - one run in many comes here
 
         lock = self._store.lock("access log")

@@ -40,10 +40,8 @@ class Means(StrEnum):
 def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
     """Rename *scratch*, complete and on the same disk, to the path that *choose* returns; return that.
 
-    The folder is made where need be. *choose* is asked again for each try, since folders come and go.
-
-    Raises:
-        OSError: The disk does not take it.
+    The folder is made where need be. *choose* is asked again for each try, since folders come and go. An `OSError` says
+    that the disk does not take it.
     """
     for left in reversed(range(_TRIES)):
         target = choose()
@@ -80,11 +78,7 @@ def _make_folders(folder: str) -> None:
 
 
 def write_whole(store: Store, path: Path, content: bytes) -> None:
-    """Let *path*, a file within *store*, hold *content*; readers see the old content or the new, never a part.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Let *path*, in *store*, hold *content*; readers see the old or the new, never a part. Raises `StoreError`."""
     scratch = store.scratch()
     with store_errors(path):
         scratch.write_bytes(content)
@@ -94,11 +88,7 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
 
 
 def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
-    """Return a file's bytes, at most *limit_bytes*; None if there is no such file.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
+    """Return a file's bytes, at most *limit_bytes*; None if there is none, `StoreError` if it cannot be read."""
     with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
         return file.read(limit_bytes)
     return None
@@ -107,10 +97,8 @@ def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
 def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
-    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open.
-
-    Raises:
-        StoreError: It is in use, where that matters (Windows), or the store cannot be written.
+    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open. A
+    `StoreError` says that it is in use, where that matters (Windows), or that the store cannot be written.
     """
     scratch = store.scratch()
     try:
@@ -144,10 +132,8 @@ def share_space(original: Path, scratch: Path) -> Means | None:
     """Let *scratch*, which does not exist yet, hold what *original* holds without a copy; return how.
 
     Files in a store are replaced, never written to, so that a hard link is as good as a copy. Where the system can
-    share blocks alone, that is done instead. None if the disk can do neither; *scratch* is not there then.
-
-    Raises:
-        OSError: *original* cannot be read, or *scratch* not be made.
+    share blocks alone, that is done instead. None if the disk can do neither, and *scratch* is not there then; an
+    `OSError` if *original* cannot be read, or *scratch* not be made.
     """
     if _reflink(original, scratch):
         return Means.REFLINK
@@ -216,11 +202,7 @@ class Staging:
         return self._folder is not None and os.path.isdir(self._folder)  # noqa: PTH112 - for each file
 
     def new_path(self) -> Path:
-        """Return the path of a new scratch file, which does not exist yet.
-
-        Raises:
-            OSError: The store cannot be written.
-        """
+        """Return the path of a new scratch file, which does not exist yet; `OSError` if the store cannot be written."""
         with self._opening:
             if not self.is_open:
                 self.close()

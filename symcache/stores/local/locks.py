@@ -29,11 +29,7 @@ _LONGEST_WAIT_S = 0.5
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Return the lock on *path*, held; None if another process, or another task of this one, holds it.
-
-    Raises:
-        OSError: The lock file cannot be made.
-    """
+    """Return the lock on *path*, held; None if it is held already. An `OSError` says that its file cannot be made."""
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from symcache.identity import Tier, compressed_name, fold, tier_folder
+from symcache.identity import Tier, compressed_name, fold, relative_parts, tier_folder
 from symcache.stores.base import Form, OnDisk, Stored, copy_file
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["OWN_FOLDER", "Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
+__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 
 _POINTER = "file.ptr"
@@ -111,9 +111,9 @@ class Store(OnDisk):
         with store_errors(self.root):
             for tier in set(self._tiers()):
                 for parent in _parents(self.root, tier):
-                    for name in _folders(parent):
+                    for name in list_folders(parent):
                         if fold(name) in wanted:
-                            ids.setdefault(fold(name), set()).update(map(fold, _folders(parent / name)))
+                            ids.setdefault(fold(name), set()).update(map(fold, list_folders(parent / name)))
         for name, found in ids.items():
             for id_ in found & wanted[name].keys():
                 yield from (key for key in wanted[name][id_] if self.find(key) is not None)
@@ -123,14 +123,8 @@ class Store(OnDisk):
 
         For many keys at once: the tier is looked up once. While a store is converted, `find` looks into both.
         """
-        root, folder_of = f"{self.root}{os.sep}", tier_folder if self.tier is Tier.TWO else None
-
-        def path_of(key: Key) -> str:
-            name = key.name
-            path = f"{root}{name}{os.sep}{key.id}{os.sep}{name}"
-            return path if folder_of is None else f"{root}{folder_of(name)}{os.sep}{path[len(root) :]}"
-
-        return path_of
+        root, tier = f"{self.root}{os.sep}", self.tier
+        return lambda key: root + os.sep.join((*relative_parts(key, tier), key.name))  # noqa: PTH118 - for each file
 
     def lock(self, what: Key | str) -> KeyLock:
         """Return the lock that every process takes before it fills in a key's files, or does what a name stands for."""
@@ -179,10 +173,10 @@ class Store(OnDisk):
 
     def folder_for(self, key: Key) -> Path:
         """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
-        parent = self.root
-        if self.tier is Tier.TWO:
-            parent = self._spelt(parent, tier_folder(key.name))
-        return self._spelt(self._spelt(parent, key.name), key.id)
+        folder = self.root
+        for part in relative_parts(key, self.tier):
+            folder = next(self._listings.spellings(folder, part), folder / part)
+        return folder
 
     def key_folders(self) -> Iterator[tuple[str, str, Path]]:
         """Yield name, id and folder of every key's folder, sorted, one name's at a time."""
@@ -190,8 +184,8 @@ class Store(OnDisk):
         with store_errors(self.root):
             for tier in tiers:
                 for parent in _parents(self.root, tier):
-                    for name in _folders(parent):
-                        for id_ in _folders(parent / name):
+                    for name in list_folders(parent):
+                        for id_ in list_folders(parent / name):
                             folder = parent / name / id_
                             if len(tiers) == 1 or is_key_folder(folder, name, tier):
                                 yield name, id_, folder
@@ -226,20 +220,11 @@ class Store(OnDisk):
         return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier)
 
     def _find_in(self, key: Key, tier: Tier) -> Stored | None:
-        best: Stored | None = None
-        parents = [self.root]
-        if tier is Tier.TWO:
-            parents = list(self._listings.spellings(self.root, tier_folder(key.name)))
-        for parent in parents:
-            for named in self._listings.spellings(parent, key.name):
-                for folder in self._listings.spellings(named, key.id):
-                    for stored in list_stored(folder, key.name):
-                        if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
-                            best = stored
-        return best
-
-    def _spelt(self, parent: Path, name: str) -> Path:
-        return next(self._listings.spellings(parent, name), parent / name)
+        folders = [self.root]
+        for part in relative_parts(key, tier):
+            folders = [spelt for folder in folders for spelt in self._listings.spellings(folder, part)]
+        found = (stored for folder in folders for stored in list_stored(folder, key.name) if stored.size_bytes)
+        return min(found, key=lambda stored: _RANK[stored.form], default=None)
 
     def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
         tier = self.tier
@@ -306,7 +291,7 @@ class _Listings:
         if known is not None and (known[0] == changed_ns or now_s < known[1]):
             return known[2]
         listing: dict[str, list[str]] = {}
-        for name in _folders(parent):
+        for name in list_folders(parent):
             listing.setdefault(fold(name), []).append(name)
         took_s = self._clock_s() - now_s
         if len(self._known) >= 256:
@@ -319,23 +304,16 @@ _RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
 
 
 def list_stored(folder: Path, name: str) -> list[Stored]:
-    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
+    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included."""
     names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, _POINTER: Form.POINTER}
     stored: list[Stored] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                form = names.get(fold(entry.name))
-                if form is not None:
-                    with suppress(FileNotFoundError):  # pruned since
-                        if entry.is_file():
-                            stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            form = names.get(fold(entry.name))
+            if form is not None:
+                with suppress(FileNotFoundError):  # pruned since
+                    if entry.is_file():
+                        stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
     return sorted(stored, key=lambda file: (_RANK[file.form], file.path.name))
 
 
@@ -343,27 +321,21 @@ def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
     """Return whether *folder*, found where *tier* has the folders of keys, holds files of a key of that *name*.
 
     With both layouts in one tree the same depth has folders of the other one too: what lies in them tells.
-
-    Raises:
-        OSError: The folder cannot be read.
     """
     if tier is Tier.TWO and fold(tier_folder(name)) != fold(folder.parent.parent.name):
         return False
     names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        return any(
-            (fold(entry.name) == _MSFZ_FOLDER) if entry.is_dir() else (fold(entry.name) in names) for entry in entries
-        )
+        return any(fold(each.name) in ({_MSFZ_FOLDER} if each.is_dir() else names) for each in entries)
     return False
 
 
 def _parents(root: Path, tier: Tier) -> list[Path]:
-    return [root] if tier is Tier.ONE else [root / name for name in _folders(root)]
+    return [root] if tier is Tier.ONE else [root / name for name in list_folders(root)]
 
 
-def _folders(parent: Path) -> list[str]:
-    try:
-        with os.scandir(parent) as entries:
-            return sorted(e.name for e in entries if e.name != OWN_FOLDER and fold(e.name) != "000admin" and e.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def list_folders(parent: Path) -> list[str]:
+    """Return the names of the folders in *parent*, sorted, those apart that a store keeps for itself."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
+        return sorted(e.name for e in entries if fold(e.name) not in {OWN_FOLDER, "000admin"} and e.is_dir())
+    return []
