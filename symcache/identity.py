@@ -19,7 +19,7 @@ _FAMILIES = (
     ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"),
     ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"),
 )
-_COPY_PREFIXES = ("dump_", "hiber_")
+_COPY = re.compile(r"(?:dump_|hiber_)(.+\.sys)", re.ASCII | re.DOTALL | re.IGNORECASE)
 _LONGEST_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-]")  # nearly all names there are
@@ -204,11 +204,8 @@ def source_name(name: str) -> str:
     Drivers that write a crash dump or hibernate run as second copies, listed as ``dump_storport.sys`` or
     ``hiber_storport.sys``; no such file exists. The prefix is taken off once: ``dump_dumpfve.sys`` is ``dumpfve.sys``.
     """
-    folded = fold(name)
-    for prefix in _COPY_PREFIXES:
-        if folded.startswith(prefix) and folded.endswith(".sys") and len(name) > len(prefix) + 4:
-            return name[len(prefix) :]
-    return name
+    match = _COPY.fullmatch(name)
+    return name if match is None else match[1]
 
 
 def published_keys(key: K) -> tuple[K, ...]:

@@ -7,7 +7,6 @@ neither HTTP nor an event loop is imported here, and a parser only for a file.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -29,7 +28,7 @@ from symcache.stores.local.atomic import flush, store_errors
 from symcache.stores.results import Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
@@ -84,28 +83,23 @@ class DiskChain:
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return what a debugger would open for *key* without a network, from any store on disk and in any form."""
         for store in self.stores:
-            with self._opened(store, key, checksums) as (stored, plain):
-                if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(store, stored))
+            stored = self._look_into(store, key, checksums, lambda stored, _: stored)
+            if stored is not None:
+                return Present(stored.path, stored.size_bytes, self._detour(store, stored))
         return None
 
     def find_image(self, key: ImageKey) -> Image | None:
         """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet."""
-        for store in self.stores:
-            with self._opened(store, key, ()) as (_, plain):
-                if plain is not None:
-                    return read_image_file(plain)
-        return None
+        images = (self._look_into(store, key, (), lambda _, plain: read_image_file(plain)) for store in self.stores)
+        return next((image for image in images if image is not None), None)
 
-    @contextmanager
-    def _opened(
-        self, store: Searchable, key: Key, checksums: Sequence[str]
-    ) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *store* holds on disk for *key*, and the plain and right file that it is or leads to."""
+    def _look_into(
+        self, store: Searchable, key: Key, checksums: Sequence[str], look: Callable[[Stored, Path], T]
+    ) -> T | None:
+        """Return what *look* makes of what *store* has for *key*, and of the plain and right file this leads to."""
         stored = self._find_right(store, key, checksums)
         if stored is None or stored.form is Form.PLAIN:
-            yield stored, None if stored is None else stored.path
-            return
+            return None if stored is None else look(stored, stored.path)
         import tempfile  # noqa: PLC0415 - few files lie packed
 
         with store_errors(Path(tempfile.gettempdir())):
@@ -115,8 +109,7 @@ class DiskChain:
             try:
                 source.open("rb").close()
             except OSError:
-                yield stored, None
-                return
+                return None
             if stored.form is Form.POINTER:
                 source = Path(folder, "pointer")  # the file that it names takes its place
                 copy_file(stored.path, source)
@@ -124,9 +117,8 @@ class DiskChain:
             try:
                 arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
             except (WrongContent, UpstreamRefused):
-                yield stored, None
-            else:
-                yield stored, arrival.plain if arrival.message is None else None
+                return None
+            return look(stored, arrival.plain) if arrival.message is None else None
 
     def _detour(self, store: Searchable, stored: Stored) -> str | None:
         """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""

@@ -123,20 +123,15 @@ class DiskSource:
     def seem_held(self, keys: Iterable[Key]) -> set[str]:
         """Return the folded indexes of those of *keys* that a place on disk seems to have under any of their names.
 
-        Each place is listed once for all of them, so that what is nowhere costs next to nothing.
+        See `held_in`; what is nowhere costs next to nothing.
         """
-        owners: dict[str, str] = {}
-        names: list[Key] = []
-        for key in keys:
-            for name in published_keys(key):
-                names.append(name)
-                owners[name.folded] = key.folded
+        wanted = list(keys)
         held: set[str] = set()
         for store in dict.fromkeys(store for chain in self.chains for store in chain.stores):
             try:
-                held.update(owners[name.folded] for name in store.holding(names))
+                held |= held_in(store, wanted)
             except StoreError:
-                return set(owners.values())  # the search for each file passes the store over, and reports it
+                return {key.folded for key in wanted}  # the search for each file passes it over, and reports it
         return held
 
     def find_image(self, key: ImageKey) -> Image | None:
@@ -302,6 +297,21 @@ class PlainFolder(OnDisk):
             return {}
         self._listings[folder] = (changed_ns, listing)
         return listing
+
+
+def held_in(place: Searchable, keys: Sequence[Key]) -> set[str]:
+    """Return the folded indexes of those of *keys* that *place* has under any of their names.
+
+    It is listed once, and below it the folders of names alone that it and *keys* share: the disk is read as often as
+    there are such names and files, not as often as there are keys. `StoreError` if it cannot be read.
+    """
+    names: dict[str, Key] = {}
+    owners: dict[str, list[str]] = {}
+    for key in keys:
+        for name in published_keys(key):
+            names[name.folded] = name
+            owners.setdefault(name.folded, []).append(key.folded)
+    return {owner for held in place.holding(names.values()) for owner in owners[held.folded]}
 
 
 def local_path(path: str, shares: Mapping[str, Path]) -> Path | None:

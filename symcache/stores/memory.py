@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import diskcache
 
 from symcache.errors import StoreError
+from symcache.stores.local.atomic import store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,14 +158,12 @@ class Memory:
 
 
 def _make_private(folder: Path) -> None:
-    try:
+    with store_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "geteuid"):
             if folder.stat().st_uid != os.geteuid():
                 raise StoreError("belongs to another user, so it is not trusted", path=folder)
             folder.chmod(0o700)
-    except OSError as error:
-        raise StoreError(error.strerror or str(error), path=folder) from error
 
 
 def _open(folder: Path) -> Any:

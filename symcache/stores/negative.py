@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, StoreError
 from symcache.identity import ImageKey, fold, parse_index, published_keys
 from symcache.stores.base import FileRequest, LookUp
+from symcache.stores.disk import held_in
 from symcache.stores.links import ImageLinks, StoreLinks
 from symcache.stores.memory import Memory
 from symcache.stores.results import Attempt
@@ -226,24 +227,12 @@ class MissingFiles:
         return False
 
     def drop_held(self, keys: Sequence[Key]) -> list[Key]:
-        """Return those of *keys* that are not held, in one go.
-
-        Each store is listed once, and below it the folders of names alone that it and *keys* share: the disk is read
-        as often as there are such names and files, not as often as there are keys.
-        """
-        left = {key.folded: key for key in keys}
-        names: dict[str, Key] = {}
-        owners: dict[str, list[str]] = {}
-        for key in keys:
-            for name in published_keys(key):
-                names[name.folded] = name
-                owners.setdefault(name.folded, []).append(key.folded)
+        """Return those of *keys* that are not held, in one go."""
+        held: set[str] = set()
         for place in self._disk:
             with suppress(StoreError):
-                for held in place.holding(names.values()):
-                    for owner in owners[held.folded]:
-                        left.pop(owner, None)
-        return list(left.values())
+                held |= held_in(place, keys)
+        return [key for key in keys if key.folded not in held]
 
 
 def _is_read(key: Key, links: ImageLinks) -> bool:

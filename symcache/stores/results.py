@@ -132,5 +132,5 @@ _HINTS: dict[type[StoreError | UpstreamError], Hint] = {
 }
 
 
-def attempts_of(answers: Sequence[LookUp]) -> tuple[Attempt, ...]:
+def attempts_of(answers: Sequence[LookUp | Missing | Failed]) -> tuple[Attempt, ...]:
     return tuple(attempt for answer in answers for attempt in answer.attempts)

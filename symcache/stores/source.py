@@ -184,15 +184,13 @@ class SymbolSource(DiskSource):
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
         searched = await self._ask_chains(lambda chain: chain.fetch(key, checksums))
-        if isinstance(searched, Searched):
-            match searched.file:
-                case Present() as present:
-                    self._note_use(key, present.path)
-                    return present
-                case Fetched() as fetched:
-                    return replace(fetched, attempts=(*attempts_of(searched.answers), *fetched.attempts))
-            raise AssertionError
-        return searched
+        if isinstance(searched, Missing | Failed):
+            return searched
+        if isinstance(searched.file, Present):
+            self._note_use(key, searched.file.path)
+            return searched.file
+        assert searched.file is not None
+        return replace(searched.file, attempts=(*attempts_of(searched.answers), *searched.file.attempts))
 
     async def _ask_chains(self, ask: Callable[[Chain], Awaitable[Searched]]) -> Searched | Missing | Failed:
         """Ask one chain after the other until one has it; its `Searched` has the answers of those before it."""
@@ -217,16 +215,16 @@ class SymbolSource(DiskSource):
             present = await to_thread.run_sync(self.find, name)
             if present is not None:
                 return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
-        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        ends: list[Missing | Failed] = []
         for name in published_keys(key):
             if self.is_excluded(name):
                 continue
             found = await self._fetches.run(name.folded, partial(self._walk, name, ()))
             if isinstance(found, Present | Fetched):
-                attempts = _attempts_under_names(ends, key)
+                attempts = attempts_of(ends)
                 return found if name == key else await to_thread.run_sync(self._file_under, found, name, key, attempts)
-            ends.append((name, found))
-        return _sum_up_names(ends, key)
+            ends.append(_asked_as(found, name, key))
+        return _sum_up_names(ends)
 
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
@@ -251,15 +249,15 @@ class SymbolSource(DiskSource):
         return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
 
     async def _walk_names_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        ends: list[Missing | Failed] = []
         for name in published_keys(key):
             if not self.is_excluded(name):
                 searched = await self._ask_chains(partial(Chain.read_image, key=name))
                 if isinstance(searched, Missing | Failed):
-                    ends.append((name, searched))
+                    ends.append(_asked_as(searched, name, key))
                 elif searched.image is not None:
                     return searched.image
-        return _sum_up_names(ends, key)
+        return _sum_up_names(ends)
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
@@ -316,26 +314,24 @@ class SymbolSource(DiskSource):
             return None
 
 
-def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:
-    """Return what it means that *key*'s image could be had under none of its names; without *ends* all are excluded."""
+def _asked_as(end: Missing | Failed, name: ImageKey, key: ImageKey) -> Missing | Failed:
+    """Return *end* with the name in each attempt that was asked for where it is not that of *key*."""
+    if name == key:
+        return end
+    attempts = (each if each.asked is not None else replace(each, asked=name.name) for each in end.attempts)
+    return replace(end, attempts=tuple(attempts))
+
+
+def _sum_up_names(ends: Sequence[Missing | Failed]) -> Missing | Failed:
+    """Return what it means that an image could be had under none of its names; without *ends* all are excluded."""
     if not ends:
         return Missing(Cause.EXCLUDED)
-    attempts = _attempts_under_names(ends, key)
-    for _, end in ends:
+    attempts = attempts_of(ends)
+    for end in ends:
         if isinstance(end, Failed):
             return replace(end, attempts=attempts)
-    only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
-    hint = next((end.hint for _, end in ends if isinstance(end, Missing)), None)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=hint)
-
-
-def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:
-    """Return all attempts, each with the name that was asked for where it is not that of *key*."""
-    return tuple(
-        attempt if attempt.asked is not None or name == key else replace(attempt, asked=name.name)
-        for name, end in ends
-        for attempt in end.attempts
-    )
+    only_memory = all(end.cause is Cause.REMEMBERED_MISS for end in ends)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=ends[0].hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def export_bundle(
     keys: Iterable[Key] | None = None,
     *,
     links: Mapping[ImageKey, Sequence[Link]] | None = None,
-    on_file: Callable[[BundledFile], None] | None = None,
+    on_file: Callable[[BundledFile], object] = lambda _: None,
 ) -> Exported:
     """Write the files of *keys*, or of the whole store, into a new bundle at *path*, which appears when complete.
 
@@ -143,7 +143,7 @@ class _Writer:
     store: Store
     file: BinaryIO
     manifest: BinaryIO
-    on_file: Callable[[BundledFile], None] | None
+    on_file: Callable[[BundledFile], object]
     files: int = 0
     size_bytes: int = 0
     dropped_links: int = 0
@@ -185,8 +185,7 @@ class _Writer:
             raise UsageError(f"more than {self.files} files do not go into one bundle; write several")
         self.files += 1
         self.size_bytes += written
-        if self.on_file is not None:
-            self.on_file(bundled)
+        self.on_file(bundled)
 
     def _write_record(self, number: int, record: object) -> bool:
         """Append a record to the manifest; return whether there is room for it."""

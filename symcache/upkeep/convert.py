@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Converted:
     """What a conversion did; a second run counts what the first one left to do."""
 
     tier: Tier  # the layout of the store now
-    moved: int  # how many folders moved as a whole, those of names where possible, else those of keys
-    merged: int  # how many keys had a folder in both layouts
-    quarantined: int  # how many files went into quarantine because the new layout had the file of the key already
+    moved: int = 0  # how many folders moved as a whole, those of names where possible, else those of keys
+    merged: int = 0  # how many keys had a folder in both layouts
+    quarantined: int = 0  # how many files went into quarantine because the new layout had the file of the key already
 
     def as_json(self) -> dict[str, int]:
         return asdict(self)
 
 
-def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None = None) -> Converted:
+def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], object] = lambda _: None) -> Converted:
     """Give *store* the layout *tier*, or finish a conversion that was interrupted.
 
     A mark says that files may be in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
@@ -54,7 +54,7 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
     with Admin(store).locked(to_convert=True):
-        mover = _Mover(store, tier, on_moved)
+        done = Converted(tier)
         write_whole(store, store.converting, b"to tier %d\n" % tier)
         with store_errors(store.root):
             index2 = store.root / "index2.txt"
@@ -63,62 +63,47 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None
             else:
                 index2.unlink(missing_ok=True)
             # Until a pass moves nothing: another process may have published while the layout changed.
-            while mover.move_all():
+            while _move_all(store, done, on_moved):
                 pass
         take_away(store, store.converting)
     store.refresh()
-    return Converted(tier, mover.moved, mover.merged, mover.quarantined)
+    return done
 
 
-@dataclass(slots=True)
-class _Mover:
-    store: Store
-    tier: Tier
-    on_moved: Callable[[Path], None] | None
-    moved: int = 0
-    merged: int = 0
-    quarantined: int = 0
+def _move_all(store: Store, done: Converted, on_moved: Callable[[Path], object]) -> bool:
+    """Move what is in the old layout, and count it in *done*; return whether there was anything."""
+    found = False
+    for parent in _folders(store.root) if done.tier is Tier.ONE else [store.root]:
+        for named in _folders(parent):
+            found |= _move_name(store, named, done, on_moved)
+        remove_empty_folders(parent, store.root)
+    return found
 
-    def move_all(self) -> bool:
-        """Move what is in the old layout; return whether there was anything."""
-        root = self.store.root
-        found = False
-        for parent in _folders(root) if self.tier is Tier.ONE else [root]:
-            for named in _folders(parent):
-                found |= self._move_name(named)
-            remove_empty_folders(parent, root)
-        return found
 
-    def _move_name(self, named: Path) -> bool:
-        root = self.store.root
-        old_tier = Tier.ONE if self.tier is Tier.TWO else Tier.TWO
-        folders = _folders(named)
-        keys = [folder for folder in folders if is_key_folder(folder, named.name, old_tier)]
-        for folder in folders:
-            if folder not in keys:
-                remove_empty_folders(folder, root)  # left by a pruned key or a killed process
-        if keys:
-            parent = find_spelling(root, tier_folder(named.name)) if self.tier is Tier.TWO else root
-            target = find_spelling(parent, named.name)
-            if keys == folders and named not in target.parents and rename_folder(named, target):
-                self._count(target)
+def _move_name(store: Store, named: Path, done: Converted, on_moved: Callable[[Path], object]) -> bool:
+    root, is_two = store.root, done.tier is Tier.TWO
+    folders = _folders(named)
+    keys = [folder for folder in folders if is_key_folder(folder, named.name, Tier.ONE if is_two else Tier.TWO)]
+    for folder in folders:
+        if folder not in keys:
+            remove_empty_folders(folder, root)  # left by a pruned key or a killed process
+    found = bool(keys)
+    if found:
+        target = find_spelling(find_spelling(root, tier_folder(named.name)) if is_two else root, named.name)
+        if keys == folders and named not in target.parents and rename_folder(named, target):
+            done.moved += 1
+            on_moved(target)
+            keys = []
+        for folder in keys:
+            spelt = find_spelling(target, folder.name)
+            if rename_folder(folder, spelt):
+                done.moved += 1
+                on_moved(spelt)
             else:
-                for folder in keys:
-                    self._move_key(folder, find_spelling(target, folder.name))
-        remove_empty_folders(named, root)
-        return bool(keys)
-
-    def _move_key(self, folder: Path, target: Path) -> None:
-        if rename_folder(folder, target):
-            self._count(target)
-        else:
-            self.merged += 1
-            self.quarantined += merge_key_folder(self.store, folder, target)
-
-    def _count(self, target: Path) -> None:
-        self.moved += 1
-        if self.on_moved is not None:
-            self.on_moved(target)
+                done.merged += 1
+                done.quarantined += merge_key_folder(store, folder, spelt)
+    remove_empty_folders(named, root)
+    return found
 
 
 def _folders(parent: Path) -> list[Path]:

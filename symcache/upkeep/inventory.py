@@ -110,14 +110,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantinedFile:
-    """A file in quarantine."""
-
-    path: Path
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class LeftOut:
     """The index of a key with whose file something was not done, and why."""
 
@@ -181,16 +173,17 @@ def take_inventory(store: Store) -> Iterator[Candidate]:
             )
 
 
-def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[QuarantinedFile, ...]:
+def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[FileStatus, ...]:
     """Return the files that have been in quarantine for more than *older_than_s* seconds."""
-    found: list[QuarantinedFile] = []
+    found: list[FileStatus] = []
     for folder, _, names in os.walk(store.root / OWN_FOLDER / "quarantine"):
         for name in names:
             path = store.root / folder / name
             with suppress(FileNotFoundError):
                 # Moving a file changes the time of its folder, not its own.
                 if now_s - path.parent.stat().st_mtime > older_than_s:
-                    found.append(QuarantinedFile(path, path.lstat().st_size))
+                    status = path.lstat()
+                    found.append(FileStatus(path, status.st_size, status.st_mtime_ns))
     return tuple(sorted(found, key=lambda each: each.path))
 
 

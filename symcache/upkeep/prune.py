@@ -14,9 +14,9 @@ from symcache.upkeep.inventory import (
     MSFZ_FOLDER,
     Candidate,
     DiskUsage,
+    FileStatus,
     LeftOut,
     Pins,
-    QuarantinedFile,
     freed_bytes,
     list_files,
     match_pins,
@@ -65,7 +65,7 @@ class PrunePlan:
     kept_keys: int
     kept_bytes: int  # what they take on the disk
     protected_bytes: int  # how much of that is pinned or belongs to transactions
-    quarantined: tuple[QuarantinedFile, ...] = ()  # files in quarantine to remove too
+    quarantined: tuple[FileStatus, ...] = ()  # files in quarantine to remove too
 
     @property
     def freed_bytes(self) -> int:
@@ -102,7 +102,7 @@ class Pruned:
 
 
 def plan_prune(
-    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[QuarantinedFile, ...] = ()
+    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[FileStatus, ...] = ()
 ) -> PrunePlan:
     """Return what to remove for *limits*, from the arguments alone.
 
@@ -136,7 +136,7 @@ def plan_prune(
     return PrunePlan(tuple(evictions), limits, kept_keys, kept.size_bytes, protected.size_bytes, quarantined)
 
 
-def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], None] | None = None) -> Pruned:
+def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], object] = lambda _: None) -> Pruned:
     """Remove what *plan* lists, except keys that have been pinned, used, replaced or added by a transaction since.
 
     A key's lock is held while its files are removed, each in one step; a key that another process is writing stays.
@@ -168,8 +168,7 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
             freed += result
             parents = {file.path.parent for file in candidate.files}
             emptied += [threads.submit(remove_empty_folders, parent, store.root) for parent in sorted(parents)]
-            if on_removed is not None:
-                on_removed(eviction)
+            on_removed(eviction)
         folders = sum(each.result() for each in emptied)
     for file in plan.quarantined:
         if take_away(store, file.path):

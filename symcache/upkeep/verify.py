@@ -197,7 +197,7 @@ def verify(
     policy: Check | None = None,
     scope: str = "",
     resume: bool = True,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], object] = lambda _: None,
 ) -> Iterator[Problem]:
     """Yield every problem of *store*; changes nothing.
 
@@ -237,7 +237,7 @@ def verify(
 
 
 def _verify_keys(
-    store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], None] | None
+    store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], object]
 ) -> Iterator[Problem]:
     progress = recorded = checkpoint.progress
     spellings = _Spellings(store.root)
@@ -257,8 +257,7 @@ def _verify_keys(
         if is_due or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
             checkpoint.advance(progress)
             recorded = progress
-        if on_progress is not None:
-            on_progress(progress)
+        on_progress(progress)
         yield from problems
     checkpoint.advance(progress)
 

@@ -99,10 +99,6 @@ class AccessLog:
             if size > self._recent_bytes:
                 self.compact()
 
-    def last_used(self, key: Key) -> float | None:
-        """Return when *key* was last used; None if that is not known."""
-        return self.last_used_by_key().get(key.folded)
-
     def last_used_by_key(self) -> dict[str, float]:
         """Return when each key was last used, by the key's folded index.
 
