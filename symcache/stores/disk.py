@@ -13,7 +13,7 @@ from symcache.identity import ImageKey, Tier, fold, published_keys
 from symcache.stores.base import Form, OnDisk, Stored, size_if_right
 from symcache.stores.chain import ChainSettings, DiskChain
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
-from symcache.stores.local.tree import Store
+from symcache.stores.local.tree import Listings, Store
 from symcache.stores.results import Present
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 
@@ -246,7 +246,7 @@ class PlainFolder(OnDisk):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._listings: dict[Path, tuple[int, dict[str, list[Path]]]] = {}
+        self._listings = Listings(lambda folder: sorted(path.name for path in folder.iterdir()), 0)
 
     def find(self, key: Key) -> Stored | None:
         """Return the file that *key* names, if it lies here."""
@@ -254,7 +254,7 @@ class PlainFolder(OnDisk):
 
         with store_errors(self.root):
             for folder in self._folders(key):
-                for path in self._called(folder, key.name):
+                for path in self._listings.spellings(folder, key.name):
                     if path.is_file() and check_file(path, key).is_right:
                         return Stored(path, Form.PLAIN, path.stat().st_size)
         return None
@@ -265,7 +265,7 @@ class PlainFolder(OnDisk):
         for key in keys:
             extension = fold(key.name).rpartition(".")[2]
             if extension not in names:
-                names[extension] = {name for folder in self._folders(key) for name in self._listing(folder)}
+                names[extension] = {name for folder in self._folders(key) for name in self._listings.listing(folder)}
             if fold(key.name) in names[extension] and self.find(key) is not None:
                 yield key
 
@@ -273,30 +273,9 @@ class PlainFolder(OnDisk):
         own = fold(key.name).rpartition(".")[2]
         yield self.root
         for extension in dict.fromkeys((own, *_IMAGE_EXTENSIONS)):
-            yield from self._called(self.root, extension)
-            for symbols in self._called(self.root, "symbols"):
-                yield from self._called(symbols, extension)
-
-    def _called(self, folder: Path, name: str) -> Iterator[Path]:
-        exact = folder / name
-        if exact.exists():
-            yield exact
-        yield from (path for path in self._listing(folder).get(fold(name), ()) if path != exact)
-
-    def _listing(self, folder: Path) -> dict[str, list[Path]]:
-        """Return what lies in *folder* by folded name; read again only when it has changed."""
-        try:
-            changed_ns = folder.stat().st_mtime_ns
-            known = self._listings.get(folder)
-            if known is not None and known[0] == changed_ns:
-                return known[1]
-            listing: dict[str, list[Path]] = {}
-            for path in sorted(folder.iterdir()):
-                listing.setdefault(fold(path.name), []).append(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        self._listings[folder] = (changed_ns, listing)
-        return listing
+            yield from self._listings.spellings(self.root, extension)
+            for symbols in self._listings.spellings(self.root, "symbols"):
+                yield from self._listings.spellings(symbols, extension)
 
 
 def held_in(place: Searchable, keys: Sequence[Key]) -> set[str]:

@@ -162,11 +162,10 @@ class Admin:
 
     def recover(self) -> bool:
         """Undo or finish what a writer whose process ended was doing; return whether there was anything."""
-        had_any = read_journal(self._store) is not None
-        if had_any:
-            with self.locked():
-                pass
-        return had_any
+        if read_journal(self._store) is None:
+            return False
+        with self.locked():
+            return True
 
     def list_transactions(self) -> Iterator[Transaction]:
         """Yield the transactions in force, oldest first; invalid lines are left out, `verify` reports them."""
@@ -264,10 +263,10 @@ class Admin:
         keys = {file.key.folded: file.key for file in lines if file is not None}
         if not lines or None in lines:
             keys |= {key.folded: key for key, refs in walk_refs(self._store) if refs.of(id_).lines}
-            found = f"its files are those whose refs.ptr names it ({len(keys)})"
-            on_left(
-                f"the file list of {id_:010} is lost or damaged; {found if keys else 'no refs.ptr names it either'}"
+            found = (
+                f"its files are those whose refs.ptr names it ({len(keys)})" if keys else "no refs.ptr names it either"
             )
+            on_left(f"the file list of {id_:010} is lost or damaged; {found}")
         listed = self._listed_by_others(keys.keys(), id_)
         in_force = self._folder.ids_in_force() - {id_}
         for folded, key in keys.items():
@@ -370,8 +369,12 @@ def identify(path: Path) -> Addition:
     """
     with FileView(path) as view:
         start = view.read(0, min(view.size, _START_BYTES))
+        key: Key
         if is_image(start):
-            key, content = _identify_image(view, path.name)
+            is_dbg = start.startswith(b"DI")
+            file = parse_dbg(view) if is_dbg else parse_image(view, Layout.DISK)
+            key = (DbgKey if is_dbg else ImageKey)(path.name, file.timestamp, file.size_of_image)
+            content = _suggest_content(key)
         elif looks_like_pdb(start):
             key, content = _identify_pdb(view, path.name)
         else:
@@ -380,14 +383,6 @@ def identify(path: Path) -> Addition:
     if verdict.problem is not None:
         raise MalformedInput(verdict.problem)
     return Addition(key, path, content)
-
-
-def _identify_image(view: ByteView, name: str) -> tuple[Key, Content]:
-    if view.read(0, 2) == b"DI":
-        file = parse_dbg(view)
-        return DbgKey(name, file.timestamp, file.size_of_image), Content.PRIVATE
-    image = parse_image(view, Layout.DISK)
-    return ImageKey(name, image.timestamp, image.size_of_image), Content.BINARY
 
 
 def _identify_pdb(view: ByteView, name: str) -> tuple[Key, Content]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
+__all__ = ["Form", "Listings", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 
 _POINTER = "file.ptr"
@@ -50,7 +50,7 @@ class Store(OnDisk):
         self._staging = Staging(root)
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
-        self._listings = _Listings(clock_s)
+        self._listings = Listings(list_folders, 20, clock_s)
         # Looked for several times a file, as texts: joining and asking paths takes longer than the system call.
         self._two_tier_mark = str(root / "index2.txt")
         self._converting_mark = str(self.converting)
@@ -248,14 +248,19 @@ class Store(OnDisk):
         return path
 
 
-class _Listings:
-    """How folders below one folder are spelt, where letter case may differ from what is asked.
+class Listings:
+    """How what lies in a folder is spelt, where letter case may differ from what is asked.
 
-    A listing is kept while the folder is unchanged; a changed one is read again only after twenty times as long as
-    the reading took, so that filling a large store does not mean listing it for each file.
+    *names_in* returns the names in a folder, sorted. A listing is kept while the folder is unchanged; a changed one is
+    read again only after *trusted_times* as long as the reading took, so that filling a large store does not mean
+    listing it for each file.
     """
 
-    def __init__(self, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, names_in: Callable[[Path], list[str]], trusted_times: int, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._names_in = names_in
+        self._trusted_times = trusted_times
         self._clock_s = clock_s
         self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
 
@@ -273,30 +278,31 @@ class _Listings:
             folder = folder.parent
 
     def spellings(self, parent: Path, name: str) -> Iterator[Path]:
-        """Yield the folders in *parent* that are called *name*, exact spelling first."""
+        """Yield what is called *name* in *parent*, exact spelling first."""
         exact = parent / name
-        if exact.is_dir():
+        if exact.exists():
             yield exact
-        for other in self._listing(parent).get(fold(name), ()):
+        for other in self.listing(parent).get(fold(name), ()):
             if other != name:
                 yield parent / other
 
-    def _listing(self, parent: Path) -> dict[str, list[str]]:
+    def listing(self, parent: Path) -> dict[str, list[str]]:
+        """Return the names in *parent* by their folded form."""
+        listing: dict[str, list[str]] = {}
         try:
             changed_ns = parent.stat().st_mtime_ns
+            now_s = self._clock_s()
+            known = self._known.get(parent)
+            if known is not None and (known[0] == changed_ns or now_s < known[1]):
+                return known[2]
+            for name in self._names_in(parent):
+                listing.setdefault(fold(name), []).append(name)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        now_s = self._clock_s()
-        known = self._known.get(parent)
-        if known is not None and (known[0] == changed_ns or now_s < known[1]):
-            return known[2]
-        listing: dict[str, list[str]] = {}
-        for name in list_folders(parent):
-            listing.setdefault(fold(name), []).append(name)
         took_s = self._clock_s() - now_s
         if len(self._known) >= 256:
             self._known.clear()
-        self._known[parent] = (changed_ns, now_s + 20 * took_s, listing)
+        self._known[parent] = (changed_ns, now_s + self._trusted_times * took_s, listing)
         return listing
 
 
