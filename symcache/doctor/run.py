@@ -13,7 +13,7 @@ from symcache.doctor.debugger import examine_debugger
 from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.servers import examine_servers
 from symcache.doctor.stores import examine_store
-from symcache.stores.folder import local_path
+from symcache.stores.disk import local_path
 from symcache.sympath import LocalPlace, UncPlace, chains
 from symcache.warm.servers import choose_servers, list_servers, stored_files
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from symcache.doctor.finding import Finding, Rating
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, fold
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from symcache.server.request import (
 )
 from symcache.server.symbols import Symbols
 from symcache.server.uploads import PageWarmer, Publisher
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.source import SymbolSource
 
 if TYPE_CHECKING:

@@ -15,15 +15,14 @@ from anyio import to_thread
 from symcache.errors import SymcacheError
 from symcache.server.metrics import sum_up
 from symcache.stores.check import StoredCheck
+from symcache.stores.local.atomic import Staging
 from symcache.stores.local.locks import let_go, try_lock
 from symcache.stores.local.partial import sweep_partials
-from symcache.stores.local.staging import Staging
 from symcache.upkeep.inventory import take_inventory
-from symcache.upkeep.problems import RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import iter_names
-from symcache.upkeep.verify import verify
+from symcache.upkeep.verify import RepairAction, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

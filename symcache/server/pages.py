@@ -16,7 +16,7 @@ from symcache.errors import InputError
 from symcache.identity import fold, parse_index
 from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
-from symcache.stores.missing import MissingFiles
+from symcache.stores.negative import MissingFiles
 from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:

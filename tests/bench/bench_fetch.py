@@ -36,7 +36,7 @@ from support.nginx import Nginx
 from support.parts import need
 from support.relay import delayed
 
-from symcache.identity.keys import PdbKey
+from symcache.identity import PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb, write_pdb
 
 if TYPE_CHECKING:

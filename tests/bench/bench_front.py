@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from support.synth.pe import plan_image
 
-from symcache.identity.keys import ImageKey, PdbKey
+from symcache.identity import ImageKey, PdbKey
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes
 

@@ -1,12 +1,16 @@
-"""Atomic writes: put a file in its place or take it away in one step, with other processes at work in the store."""
+"""Atomic writes: files grow in scratch files out of every debugger's sight, and are put in their place in one step.
+
+Scratch files lie in the store's own folder, so that the last step is a rename within one disk.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +18,14 @@ from typing import TYPE_CHECKING
 from symcache.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from filelock import FileLock
 
     from symcache.stores.local.tree import Store
 
-__all__ = [
-    "Means",
-    "as_store_error",
-    "flush",
-    "put_in_place",
-    "remove_empty_folders",
-    "share_space",
-    "take_away",
-    "write_whole",
-]
 
-
+OWN_FOLDER = ".symcache"
 _TRIES = 8
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
@@ -42,14 +38,10 @@ class Means(StrEnum):
 
 
 def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
-    """Rename *scratch* to the path that *choose* returns, and make its folder where need be; return the path.
+    """Rename *scratch*, complete and on the same disk, to the path that *choose* returns; return that.
 
-    Args:
-        scratch: A complete file on the same disk; it is gone afterwards.
-        choose: Asked again for each try, since folders come and go.
-
-    Raises:
-        OSError: The disk does not take it.
+    The folder is made where need be. *choose* is asked again for each try, since folders come and go. An `OSError` says
+    that the disk does not take it.
     """
     for left in reversed(range(_TRIES)):
         target = choose()
@@ -86,28 +78,27 @@ def _make_folders(folder: str) -> None:
 
 
 def write_whole(store: Store, path: Path, content: bytes) -> None:
-    """Let *path*, a file within *store*, hold *content*; readers see the old content or the new, never a part.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Let *path*, in *store*, hold *content*; readers see the old or the new, never a part. Raises `StoreError`."""
     scratch = store.scratch()
-    try:
+    with store_errors(path):
         scratch.write_bytes(content)
         flush(scratch)
         put_in_place(scratch, lambda: path)
         store.note(path.parent)
-    except OSError as error:
-        raise as_store_error(error, path) from error
+
+
+def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
+    """Return a file's bytes, at most *limit_bytes*; None if there is none, `StoreError` if it cannot be read."""
+    with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        return file.read(limit_bytes)
+    return None
 
 
 def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
-    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open.
-
-    Raises:
-        StoreError: It is in use, where that matters (Windows), or the store cannot be written.
+    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open. A
+    `StoreError` says that it is in use, where that matters (Windows), or that the store cannot be written.
     """
     scratch = store.scratch()
     try:
@@ -141,10 +132,8 @@ def share_space(original: Path, scratch: Path) -> Means | None:
     """Let *scratch*, which does not exist yet, hold what *original* holds without a copy; return how.
 
     Files in a store are replaced, never written to, so that a hard link is as good as a copy. Where the system can
-    share blocks alone, that is done instead. None if the disk can do neither; *scratch* is not there then.
-
-    Raises:
-        OSError: *original* cannot be read, or *scratch* not be made.
+    share blocks alone, that is done instead. None if the disk can do neither, and *scratch* is not there then; an
+    `OSError` if *original* cannot be read, or *scratch* not be made.
     """
     if _reflink(original, scratch):
         return Means.REFLINK
@@ -170,11 +159,7 @@ def _reflink(original: Path, scratch: Path) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Bring the bytes of *path* to the disk.
-
-    Raises:
-        OSError: The disk does not take them.
-    """
+    """Bring the bytes of *path* to the disk; an `OSError` says that it does not take them."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(fd)
@@ -187,3 +172,91 @@ def as_store_error(error: OSError, root: Path) -> StoreError:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
     problem = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
     return StoreError(problem, path=path)
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as a `StoreError`, with its own path or else *path*."""
+    try:
+        yield
+    except OSError as error:
+        raise as_store_error(error, path) from error
+
+
+class Staging:
+    """This process's scratch files in one store; the folder is made at the first use.
+
+    Each process has a folder whose lock dies with it, so that what a killed one left can be told from what is being
+    written, and is swept then.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._parent = root / OWN_FOLDER / "staging"
+        self._folder: Path | None = None
+        self._lock: FileLock | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the folder for scratch files exists; it may have been removed with the store."""
+        return self._folder is not None and os.path.isdir(self._folder)  # noqa: PTH112 - for each file
+
+    def new_path(self) -> Path:
+        """Return the path of a new scratch file, which does not exist yet; `OSError` if the store cannot be written."""
+        with self._opening:
+            if not self.is_open:
+                self.close()
+                self._open()
+        assert self._folder is not None
+        from secrets import token_hex  # noqa: PLC0415 - with locks and all, for who writes
+
+        return self._folder / f"{token_hex(6)}.part"
+
+    def close(self) -> None:
+        """Remove the scratch files and let go of the lock; safe to call twice."""
+        if self._folder is not None and self._lock is not None:
+            _remove_staged(self._folder, self._lock)
+            self._folder = self._lock = None
+
+    def _open(self) -> None:
+        from secrets import token_hex  # noqa: PLC0415
+
+        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
+
+        self._parent.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+        folder = self._parent / token_hex(6)
+        # The lock comes first: a folder without one that is held belongs to the dead. A sweeper may look at the new
+        # file before it is ours; then the next try finds it free.
+        while (lock := try_lock(folder.with_suffix(".lock"))) is None:
+            pass
+        try:
+            folder.mkdir()
+        except OSError:
+            let_go(lock)
+            raise
+        self._folder, self._lock = folder, lock
+
+    def sweep(self) -> int:
+        """Remove what processes that are gone left behind; return how many files."""
+        from symcache.stores.local.locks import try_lock  # noqa: PLC0415
+
+        swept = 0
+        for path in sorted(self._parent.glob("*.lock")) if self._parent.is_dir() else []:
+            lock = None
+            with suppress(OSError):
+                lock = try_lock(path)
+            if lock is not None:
+                folder = path.with_suffix("")
+                swept += sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+                _remove_staged(folder, lock)
+        return swept
+
+
+def _remove_staged(folder: Path, lock: FileLock) -> None:
+    import shutil  # noqa: PLC0415 - with locks and all, for who writes
+
+    from symcache.stores.local.locks import let_go  # noqa: PLC0415
+
+    shutil.rmtree(folder, ignore_errors=True)
+    let_go(lock)

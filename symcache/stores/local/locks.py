@@ -1,9 +1,8 @@
-"""Locks that die with their process: on files of their own, and on single bytes of one file for the many keys."""
+"""Locks that die with their process: on single bytes of one file for all that a store has, and on files."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import sys
 import threading
@@ -22,10 +21,7 @@ from symcache.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from types import TracebackType
     from typing import Self
-
-__all__ = ["KeyLock", "NameLock", "let_go", "sweep_locks", "try_lock"]
 
 
 _FIRST_WAIT_S = 0.02
@@ -33,11 +29,7 @@ _LONGEST_WAIT_S = 0.5
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Return the lock on *path*, held; None if another process, or another task of this one, holds it.
-
-    Raises:
-        OSError: The lock file cannot be made.
-    """
+    """Return the lock on *path*, held; None if it is held already. An `OSError` says that its file cannot be made."""
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
@@ -63,70 +55,41 @@ def let_go(lock: FileLock) -> None:
         lock.release()
 
 
-def sweep_locks(folder: Path) -> int:
-    """Remove the lock files in *folder* that no process holds, as killed ones leave them; return how many."""
-    swept = 0
-    for path in folder.glob("*.lock"):
-        with suppress(OSError):
-            lock = try_lock(path)
-            if lock is not None:
-                let_go(lock)
-                swept += 1
-    return swept
+class KeyLock:
+    """A lock by name, which dies with its process; for tasks and for code on no event loop, without holding a thread.
 
+    It is one byte of the file that all locks of a store share, so it costs one system call. Two names may have the same
+    byte: between processes they exclude each other, then, which costs a wait; within one process they do not.
 
-class _Lock:
-    """A lock by name, for tasks and for code on no event loop; waits without holding a thread.
-
-    Attributes:
-        is_held: It is ours.
-        waited: Another process or task had it when it was first asked for.
+    What takes the lock raises `StoreError` if the file cannot be made.
     """
 
-    def __init__(self, path: Path, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        self._path = folder / "keys"
+        self._name = name
         self._sleep = sleep
         self.is_held = False
-        self.waited = False
 
     async def acquire(self) -> None:
-        """Wait until the lock is ours.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Wait until the lock is ours."""
         wait_s = _FIRST_WAIT_S
         while not self.try_acquire():
-            self.waited = True
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is ours now.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Take the lock if it is free; return whether it is ours now."""
         try:
-            self.is_held = self._try()
+            self.is_held = _LockedBytes.of(self._path).take(self._name)
         except OSError as error:
             raise StoreError(f"cannot be locked: {error.strerror or error}", path=self._path) from error
         return self.is_held
 
     @contextmanager
     def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-        """Hold the lock for a ``with`` block of code that runs on no event loop.
-
-        Args:
-            timeout_s: Seconds to wait at most, as far as *sleep* is exact.
-            sleep: Waits a number of seconds.
-
-        Raises:
-            StoreError: The lock file cannot be made, or another process still holds the lock at the end of the wait.
-        """
+        """Hold the lock for a ``with`` block; a `StoreError` if another process still has it after *timeout_s*."""
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while not self.try_acquire():
-            self.waited = True
             if waited_s >= timeout_s:
                 raise StoreError(f"another process has held this lock for {waited_s:.0f} s", path=self._path)
             sleep(wait_s)
@@ -141,69 +104,14 @@ class _Lock:
         """Give the lock back, if it is ours."""
         if self.is_held:
             self.is_held = False
-            self._let_go()
-
-    def _try(self) -> bool:
-        raise NotImplementedError
-
-    def _let_go(self) -> None:
-        raise NotImplementedError
+            _LockedBytes.of(self._path).give_back(self._name)
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
-
-
-class NameLock(_Lock):
-    """A lock on a file of its own, which is gone when the lock is free; for what is locked seldom.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
-    """
-
-    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        super().__init__(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock", sleep)
-        self._held: FileLock | None = None
-
-    def _try(self) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._held = try_lock(self._path)
-        return self._held is not None
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            let_go(self._held)
-            self._held = None
-
-
-class KeyLock(_Lock):
-    """A lock on one byte of a file that all keys of a store share: it costs one system call.
-
-    Two names may have the same byte. Between processes they exclude each other, then, which costs a wait; within one
-    process they do not.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
-    """
-
-    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        super().__init__(folder / "keys", sleep)
-        self._name = name
-
-    def _try(self) -> bool:
-        return _LockedBytes.of(self._path).take(self._name)
-
-    def _let_go(self) -> None:
-        _LockedBytes.of(self._path).give_back(self._name)
 
 
 # Windows answers EACCES or, under wine 8, no error number at all; POSIX leaves the choice of the first two.
@@ -213,8 +121,8 @@ _LOCKED_ELSEWHERE = frozenset([errno.EACCES, errno.EAGAIN, errno.EDEADLK, *([0] 
 class _LockedBytes:
     """The bytes of one file that this process has locked.
 
-    POSIX gives a record lock to the process, not to a thread, and drops all of them when any
-    descriptor of the file is closed; so a process has one descriptor, and this keeps its threads and tasks apart.
+    POSIX gives a record lock to the process, not to a thread, and drops all of them when any descriptor of the file is
+    closed; so a process has one descriptor, and this keeps its threads and tasks apart.
     Source: POSIX, fcntl, "Advisory Record Locking".
     """
 
@@ -249,9 +157,14 @@ class _LockedBytes:
         with self._one_at_a_time:
             if name in self._names:
                 return False
-            if not self._bytes[offset] and not self._lock(offset):
-                self._close_if_unused()
-                return False
+            if not self._bytes[offset]:
+                try:
+                    _lock_byte(self._open(), offset)
+                except OSError as error:
+                    self._close_if_unused()
+                    if error.errno in _LOCKED_ELSEWHERE:
+                        return False
+                    raise
             self._names.add(name)
             self._bytes[offset] += 1
             return True
@@ -266,15 +179,6 @@ class _LockedBytes:
                 with suppress(OSError):
                     _unlock_byte(self._open(), offset)
             self._close_if_unused()
-
-    def _lock(self, offset: int) -> bool:
-        try:
-            _lock_byte(self._open(), offset)
-        except OSError as error:
-            if error.errno in _LOCKED_ELSEWHERE:
-                return False
-            raise
-        return True
 
     def _open(self) -> int:
         if self._fd is None:

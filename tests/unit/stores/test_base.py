@@ -15,12 +15,11 @@ from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, scratch_files
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
 from symcache.stores.base import FileRequest, Form, LookUp
-from symcache.stores.chain import Chain
-from symcache.stores.disk import ChainSettings
+from symcache.stores.chain import Chain, ChainSettings
 from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
-from symcache.stores.threads import Batches
+from symcache.stores.sharing import Batches
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:

@@ -226,7 +226,7 @@ async def test_a_store_that_was_passed_over_is_looked_into_again_after_a_while(
             raise OSError(5, "Input/output error", str(path))
         return scan(path)
 
-    monkeypatch.setattr("symcache.stores.disk._PASSED_OVER_S", 0.0)
+    monkeypatch.setattr("symcache.stores.chain._PASSED_OVER_S", 0.0)
     async with rig.source(f"srv*{stores[0]}*{stores[1]}*{upstream.url}") as source:
         monkeypatch.setattr(os, "scandir", fail)
         assert not isinstance(await source.fetch(KEY), Fetched)

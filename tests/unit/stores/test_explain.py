@@ -8,9 +8,8 @@ from support.answers import page, status
 
 from symcache.config import load_config
 from symcache.identity import PdbKey, Tier, compressed_name, relative_parts
-from symcache.stores.explain import Step, explain
 from symcache.stores.local.tree import Form, Store
-from symcache.stores.source import SymbolSource
+from symcache.stores.source import Step, SymbolSource, explain
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:

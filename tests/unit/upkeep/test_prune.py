@@ -13,8 +13,7 @@ from symcache.identity import ImageKey, PdbKey, Tier
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.symstore.admin import Addition, Admin
-from symcache.upkeep.inventory import Candidate, FileStatus, find_quarantined, take_inventory
-from symcache.upkeep.pins import Pins, match_pins
+from symcache.upkeep.inventory import Candidate, FileStatus, Pins, find_quarantined, match_pins, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 
 if TYPE_CHECKING:
