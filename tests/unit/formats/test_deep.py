@@ -10,7 +10,8 @@ import pytest
 from support.mutation import mutants
 from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus
-from support.synth.pdb import make_pdb2
+from support.synth.msf import Filler, make_msf, write_msf
+from support.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_pdb2, make_streams
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
 from symcache.formats.pdb import deep
@@ -18,8 +19,6 @@ from symcache.formats.pdb.deep import DeepIdentity, DeepPdb, DeepSymbol, availab
 from symcache.formats.pdb.info import NativePdb, parse_pdb
 from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import FileView
-from symcache.synth.msf import Filler, make_msf, write_msf
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_streams
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
+from support.synth.msf import Filler, make_msf
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import BytesView
-from symcache.synth.msf import Filler, make_msf
 
 BLOCK_SIZES = st.sampled_from([512, 1024, 4096, 0x10000])
 STREAMS = st.lists(st.one_of(st.none(), st.binary(max_size=3000)), min_size=1, max_size=20)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 from support.views import CountingView, HoleyView, NotFetched, RangedView
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
@@ -21,7 +22,6 @@ from symcache.formats.pe.debug import Nb10, Rsds
 from symcache.formats.pe.header import machine_name, parse_image_header
 from symcache.formats.pe.image import Image, Layout, parse_image
 from symcache.formats.view import BytesView, FileView
-from symcache.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
