@@ -149,7 +149,7 @@ def _identify_image(read: Read, size_bytes: int) -> tuple[int, int] | None:
     Raises:
         struct.error: The file ends early.
 
-    Layout: see `symcache.formats.pe.header` and `symcache.formats.pe.image`.
+    Layout: see `symcache.formats.pe.image` and `symcache.formats.pe.image`.
     """
     head = read(_PAGE_BYTES, 0)
     at = int.from_bytes(head[0x3C:0x40], "little")

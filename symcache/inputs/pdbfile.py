@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from symcache.errors import MalformedInput
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, parse_pdb
-from symcache.formats.pe.header import machine_name
+from symcache.formats.pe.image import machine_name
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey, base_name
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
 

@@ -41,55 +41,33 @@ _OLD_COMPRESSION = {b"SZDD": "compress.exe (SZDD)", b"KWAJ": "compress.exe (KWAJ
 
 @dataclass(frozen=True, slots=True)
 class CabinetFolder:
-    """One compressed run of bytes.
+    """One compressed run of bytes."""
 
-    Attributes:
-        compression: The type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12.
-        blocks: How many blocks hold it.
-        data_offset: Offset of its first block in the cabinet, in bytes.
-        offset: Offset of its own record, in bytes.
-    """
-
-    compression: int
+    compression: int  # the type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12
     blocks: int
-    data_offset: int
-    offset: int
+    data_offset: int  # offset of its first block in the cabinet, in bytes
+    offset: int  # offset of its own record, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CabinetMember:
-    """One file of a cabinet.
+    """One file of a cabinet."""
 
-    Attributes:
-        name: As the cabinet spells it. Information for a reader, never a path.
-        size: Length expanded, in bytes.
-        folder: Index of the folder that holds it.
-        folder_offset: Where in the expanded folder it begins, in bytes.
-        offset: Offset of its own record, in bytes.
-    """
-
-    name: str
-    size: int
-    folder: int
-    folder_offset: int
-    offset: int
+    name: str  # as the cabinet spells it. Information for a reader, never a path
+    size: int  # length expanded, in bytes
+    folder: int  # index of the folder that holds it
+    folder_offset: int  # where in the expanded folder it begins, in bytes
+    offset: int  # offset of its own record, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Cabinet:
-    """A cabinet whose tables have been read.
+    """A cabinet whose tables have been read."""
 
-    Attributes:
-        view: Its bytes alone, without what follows it.
-        folders: At least one.
-        members: At least one, in the order of the table; a store's cabinet has exactly one.
-        block_reserve_bytes: Room that the maker reserved in each block.
-    """
-
-    view: ByteView
-    folders: tuple[CabinetFolder, ...]
-    members: tuple[CabinetMember, ...]
-    block_reserve_bytes: int
+    view: ByteView  # its bytes alone, without what follows it
+    folders: tuple[CabinetFolder, ...]  # at least one
+    members: tuple[CabinetMember, ...]  # at least one, in the order of the table; a store's cabinet has exactly one
+    block_reserve_bytes: int  # room that the maker reserved in each block
 
 
 def open_cabinet(view: ByteView) -> Cabinet:

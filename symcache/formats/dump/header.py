@@ -172,70 +172,39 @@ class DumpAttribute(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class PfnRange:
-    """Pages of physical memory that lie one after the other.
+    """Pages of physical memory that lie one after the other."""
 
-    Attributes:
-        first: Number of the first page; its address is 4096 times that.
-        count: How many pages.
-    """
-
-    first: int
+    first: int  # number of the first page; its address is 4096 times that
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class DumpHeader:
-    """What the first one or two pages of a kernel dump say; optional fields are None where they were never set.
+    """What the first one or two pages of a kernel dump say; optional fields are None where they were never set."""
 
-    Attributes:
-        is_64bit: ``PAGEDU64``, else ``PAGEDUMP``.
-        size: Length of the header in bytes; the type's own part begins there.
-        dump_type: Number of the type, see `DumpType`; may be unknown.
-        machine: IMAGE_FILE_MACHINE number, see `Machine`; may be unknown.
-        build: Windows build number.
-        checked_build: A debug build of Windows; None if the header does not say.
-        processors: How many the machine had.
-        directory_table_base: Register value that leads to the page tables, not masked.
-        loaded_modules_va: Address of the head of PsLoadedModuleList; 0 if unset.
-        active_processes_va: Address of the head of PsActiveProcessHead; 0 if unset.
-        debugger_data_va: Address of the kernel's debugger data block; 0 if unset.
-        pae_enabled: x86 with physical address extension; None on 64 bit and where unset.
-        bugcheck_code: Bug check code.
-        bugcheck_parameters: Its four parameters.
-        memory: Pages of the physical memory block, in file order; None if unset.
-        memory_problem: Why *memory* cannot be used though it is set.
-        system_time: When the dump was written, in 100 ns since 1601 UTC.
-        uptime: How long Windows had run, in 100 ns.
-        product_type: 1 workstation, 2 domain controller, 3 server.
-        attributes: Bits of `DumpAttribute`.
-        minidump_fields: Which parts a triage dump has.
-        required_space: Bytes the whole dump takes or would have taken.
-        comment: Free text of the tool that wrote the dump.
-    """
-
-    is_64bit: bool
-    size: int
-    dump_type: int
-    machine: int
+    is_64bit: bool  # `PAGEDU64`, else `PAGEDUMP`
+    size: int  # length of the header in bytes; the type's own part begins there
+    dump_type: int  # number of the type, see `DumpType`; may be unknown
+    machine: int  # IMAGE_FILE_MACHINE number, see `Machine`; may be unknown
     build: int
-    checked_build: bool | None
+    checked_build: bool | None  # a debug build of Windows; None if the header does not say
     processors: int
-    directory_table_base: int
-    loaded_modules_va: int
-    active_processes_va: int
-    debugger_data_va: int
-    pae_enabled: bool | None
+    directory_table_base: int  # register value that leads to the page tables, not masked
+    loaded_modules_va: int  # address of the head of PsLoadedModuleList; 0 if unset
+    active_processes_va: int  # address of the head of PsActiveProcessHead; 0 if unset
+    debugger_data_va: int  # address of the kernel's debugger data block; 0 if unset
+    pae_enabled: bool | None  # x86 with physical address extension; None on 64 bit and where unset
     bugcheck_code: int | None
     bugcheck_parameters: tuple[int, ...]
-    memory: tuple[PfnRange, ...] | None
-    memory_problem: str | None
-    system_time: int | None
-    uptime: int | None
-    product_type: int | None
+    memory: tuple[PfnRange, ...] | None  # pages of the physical memory block, in file order; None if unset
+    memory_problem: str | None  # why *memory* cannot be used though it is set
+    system_time: int | None  # when the dump was written, in 100 ns since 1601 UTC
+    uptime: int | None  # how long Windows had run, in 100 ns
+    product_type: int | None  # 1 workstation, 2 domain controller, 3 server
     attributes: DumpAttribute | None
-    minidump_fields: int | None
-    required_space: int | None
-    comment: str
+    minidump_fields: int | None  # which parts a triage dump has
+    required_space: int | None  # bytes the whole dump takes or would have taken
+    comment: str  # free text of the tool that wrote the dump
 
     @property
     def encrypted(self) -> bool:

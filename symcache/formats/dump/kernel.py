@@ -33,27 +33,16 @@ _TAG = b"KDBG"
 
 @dataclass(frozen=True, slots=True)
 class DebuggerData:
-    """Addresses of the kernel's variables and offsets within its structures; 0 where the block is too short.
+    """Addresses of the kernel's variables and offsets within its structures; 0 where the block is too short."""
 
-    Attributes:
-        kernel_base_va: Where the kernel's image is loaded.
-        loaded_modules_va: Head of PsLoadedModuleList.
-        active_processes_va: Head of PsActiveProcessHead.
-        unloaded_drivers_va: Address of the variable MmUnloadedDrivers.
-        last_unloaded_driver_va: Address of the variable MmLastUnloadedDriver.
-        build_lab_va: Address of the text NtBuildLab.
-        peb_offset: Of Peb in EPROCESS, in bytes.
-        directory_table_base_offset: Of DirectoryTableBase in EPROCESS, in bytes.
-    """
-
-    kernel_base_va: int
-    loaded_modules_va: int
-    active_processes_va: int
-    unloaded_drivers_va: int
-    last_unloaded_driver_va: int
-    build_lab_va: int
-    peb_offset: int
-    directory_table_base_offset: int
+    kernel_base_va: int  # where the kernel's image is loaded
+    loaded_modules_va: int  # head of PsLoadedModuleList
+    active_processes_va: int  # head of PsActiveProcessHead
+    unloaded_drivers_va: int  # address of the variable MmUnloadedDrivers
+    last_unloaded_driver_va: int  # address of the variable MmLastUnloadedDriver
+    build_lab_va: int  # address of the text NtBuildLab
+    peb_offset: int  # of Peb in EPROCESS, in bytes
+    directory_table_base_offset: int  # of DirectoryTableBase in EPROCESS, in bytes
 
 
 def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | None:
@@ -108,27 +97,16 @@ _UNREADABLE, _IMPLAUSIBLE, _POSSIBLE, _SOUND = range(4)
 
 @dataclass(frozen=True, slots=True)
 class KernelSpace:
-    """The kernel's part of a dump's virtual memory.
+    """The kernel's part of a dump's virtual memory."""
 
-    Attributes:
-        space: Its address space, in the mode that fits best.
-        spaces: The same in every mode that was tried; more than one only if none is sure.
-        pointer_size: Bytes of a pointer.
-        loaded_modules_va: Head of the list of loaded modules.
-        active_processes_va: Head of the list of processes; 0 if it is not known.
-        debugger_data: The kernel's debugger data; None if it is not there or encoded.
-        list_found: The head of the list can be read and looks like one.
-        list_problem: Why the list cannot be read; None if *list_found*.
-    """
-
-    space: AddressSpace
-    spaces: tuple[AddressSpace, ...]
+    space: AddressSpace  # its address space, in the mode that fits best
+    spaces: tuple[AddressSpace, ...]  # the same in every mode that was tried; more than one only if none is sure
     pointer_size: int
-    loaded_modules_va: int
-    active_processes_va: int
-    debugger_data: DebuggerData | None
-    list_found: bool
-    list_problem: str | None
+    loaded_modules_va: int  # head of the list of loaded modules
+    active_processes_va: int  # head of the list of processes; 0 if it is not known
+    debugger_data: DebuggerData | None  # the kernel's debugger data; None if it is not there or encoded
+    list_found: bool  # the head of the list can be read and looks like one
+    list_problem: str | None  # why the list cannot be read; None if *list_found*
 
     @property
     def layout(self) -> LoaderLayout:

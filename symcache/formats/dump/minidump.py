@@ -72,34 +72,21 @@ class StreamType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One entry of the directory.
+    """One entry of the directory."""
 
-    Attributes:
-        type: What the stream is; a `StreamType` or a number that is not read here.
-        size_bytes: Length as the directory states it.
-        offset: Where it begins, in bytes from the start of the file.
-    """
-
-    type: int
-    size_bytes: int
-    offset: int
+    type: int  # what the stream is; a `StreamType` or a number that is not read here
+    size_bytes: int  # length as the directory states it
+    offset: int  # where it begins, in bytes from the start of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Minidump:
-    """What header and directory say.
+    """What header and directory say."""
 
-    Attributes:
-        timestamp: When it was written, in seconds since 1970 (UTC); 0 if its writer did not say.
-        flags: MINIDUMP_TYPE bits.
-        streams: The directory, unused entries left out; several streams may be of one type.
-        truncated: The file ends before its directory or before a stream in it does.
-    """
-
-    timestamp: int
-    flags: int
-    streams: tuple[Stream, ...]
-    truncated: bool
+    timestamp: int  # when it was written, in seconds since 1970 (UTC); 0 if its writer did not say
+    flags: int  # MINIDUMP_TYPE bits
+    streams: tuple[Stream, ...]  # the directory, unused entries left out; several streams may be of one type
+    truncated: bool  # the file ends before its directory or before a stream in it does
 
     @property
     def full_memory(self) -> bool:
@@ -113,18 +100,10 @@ class Minidump:
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """The machine the process ran on.
+    """The machine the process ran on."""
 
-    Attributes:
-        processor: PROCESSOR_ARCHITECTURE number.
-        platform: VER_PLATFORM number, or one of Breakpad's above 0x8000.
-        major: Major version of the system.
-        minor: Minor version of the system.
-        build: Build number of the system.
-    """
-
-    processor: int
-    platform: int
+    processor: int  # PROCESSOR_ARCHITECTURE number
+    platform: int  # VER_PLATFORM number, or one of Breakpad's above 0x8000
     major: int
     minor: int
     build: int
@@ -132,49 +111,30 @@ class SystemInfo:
 
 @dataclass(frozen=True, slots=True)
 class ExceptionInfo:
-    """Why the dump was written.
+    """Why the dump was written."""
 
-    Attributes:
-        thread: Id of the thread that raised it.
-        code: Exception code, 32 bits unsigned.
-        address: Where it was raised.
-    """
-
-    thread: int
+    thread: int  # id of the thread that raised it
     code: int
-    address: int
+    address: int  # where it was raised
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """The process that was dumped.
+    """The process that was dumped."""
 
-    Attributes:
-        id: Process id; None if the dump does not say.
-        started: Seconds since 1970 (UTC); None if the dump does not say.
-    """
-
-    id: int | None
-    started: int | None
+    id: int | None  # process id; None if the dump does not say
+    started: int | None  # seconds since 1970 (UTC); None if the dump does not say
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleTable:
-    """A list of modules, bounded by its stream and its file.
+    """A list of modules, bounded by its stream and its file."""
 
-    Attributes:
-        unloaded: Its modules had been unloaded before the dump was written.
-        first: Offset of the first entry, in bytes.
-        entry_bytes: Distance from one entry to the next.
-        count: Entries that the stream can hold and the file does hold.
-        stated: Entries that the list claims.
-    """
-
-    unloaded: bool
-    first: int
-    entry_bytes: int
-    count: int
-    stated: int
+    unloaded: bool  # its modules had been unloaded before the dump was written
+    first: int  # offset of the first entry, in bytes
+    entry_bytes: int  # distance from one entry to the next
+    count: int  # entries that the stream can hold and the file does hold
+    stated: int  # entries that the list claims
 
     def offsets(self) -> range:
         """Offsets of the entries, for `parse_module_entry`."""
@@ -183,27 +143,16 @@ class ModuleTable:
 
 @dataclass(frozen=True, slots=True)
 class ModuleEntry:
-    """One module as a list states it.
+    """One module as a list states it."""
 
-    Attributes:
-        base_va: Address it was loaded at.
-        size_of_image: SizeOfImage, in bytes.
-        checksum: CheckSum of the optional header.
-        timestamp: TimeDateStamp of the file header.
-        path: Its path as the writer put it; None if the dump does not hold it.
-        code_view: Bytes of its code view record; None if there is none.
-        code_view_at: Offset of the record; only for errors.
-        problem: Why *path* or *code_view* is missing although the entry points to it; None if neither is.
-    """
-
-    base_va: int
+    base_va: int  # address it was loaded at
     size_of_image: int
-    checksum: int
-    timestamp: int
-    path: str | None
-    code_view: bytes | None
-    code_view_at: int
-    problem: str | None
+    checksum: int  # CheckSum of the optional header
+    timestamp: int  # TimeDateStamp of the file header
+    path: str | None  # its path as the writer put it; None if the dump does not hold it
+    code_view: bytes | None  # bytes of its code view record; None if there is none
+    code_view_at: int  # offset of the record; only for errors
+    problem: str | None  # why *path* or *code_view* is missing although the entry points to it; None if neither is
 
 
 def parse_minidump(view: ByteView) -> Minidump:

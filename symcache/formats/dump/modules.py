@@ -40,19 +40,14 @@ _LARGEST_IMAGE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class LoaderLayout:
-    """Offsets of a loader entry's fields, in bytes.
-
-    Attributes:
-        pointer_size: Bytes of a pointer.
-        stamp: TimeDateStamp; kernel entries have one since Windows 10 only.
-    """
+    """Offsets of a loader entry's fields, in bytes."""
 
     pointer_size: int
     base: int
     size_of_image: int
     full_name: int
     base_name: int
-    stamp: int
+    stamp: int  # TimeDateStamp; kernel entries have one since Windows 10 only
 
 
 # Source: public symbols of Windows 10 (15063 x86, 19041 x64) and XP to 10 for the user's; volatility's types.
@@ -64,40 +59,24 @@ LDR64 = LoaderLayout(pointer_size=8, base=0x30, size_of_image=0x40, full_name=0x
 
 @dataclass(frozen=True, slots=True)
 class LoaderEntry:
-    """One entry of a loader list.
-
-    Attributes:
-        va: Address of the entry.
-        base: Address the image is loaded at.
-        size_of_image: Bytes of address space it takes.
-        full_name: Path; None if its page is not there.
-        base_name: File name; None if its page is not there.
-        name_problem: Why a name is not known.
-        problem: Why this cannot be an image's entry; None for a sound one.
-    """
+    """One entry of a loader list."""
 
     va: int
     base: int
-    size_of_image: int
-    full_name: str | None
-    base_name: str | None
-    name_problem: str | None
-    problem: str | None
+    size_of_image: int  # bytes of address space it takes
+    full_name: str | None  # path; None if its page is not there
+    base_name: str | None  # file name; None if its page is not there
+    name_problem: str | None  # why a name is not known
+    problem: str | None  # why this cannot be an image's entry; None for a sound one
 
 
 @dataclass(frozen=True, slots=True)
 class ListWalk:
-    """Where the entries of a list lie, as far as they could be reached.
+    """Where the entries of a list lie, as far as they could be reached."""
 
-    Attributes:
-        entries: Addresses of the links, in list order without the head.
-        complete: Every link was followed from head to head.
-        problem: What broke the walk; None if it is *complete*.
-    """
-
-    entries: tuple[int, ...]
-    complete: bool
-    problem: str | None
+    entries: tuple[int, ...]  # addresses of the links, in list order without the head
+    complete: bool  # every link was followed from head to head
+    problem: str | None  # what broke the walk; None if it is *complete*
 
 
 def read_pointer(space: ByteView, address: int, pointer_size: int) -> int:
@@ -282,17 +261,11 @@ _NAME_UNITS = 12
 
 @dataclass(frozen=True, slots=True)
 class UnloadedDriver:
-    """A driver that is no longer there; nothing in it identifies a file.
+    """A driver that is no longer there; nothing in it identifies a file."""
 
-    Attributes:
-        name: File name, in triage dumps cut to 12 characters; None if its page is not there.
-        start: Address it was loaded at.
-        end: Address after its last byte.
-    """
-
-    name: str | None
-    start: int
-    end: int
+    name: str | None  # file name, in triage dumps cut to 12 characters; None if its page is not there
+    start: int  # address it was loaded at
+    end: int  # address after its last byte
 
 
 def parse_unloaded_drivers(view: ByteView, offset: int, pointer_size: int) -> Iterator[UnloadedDriver]:

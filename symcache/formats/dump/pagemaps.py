@@ -28,15 +28,10 @@ _MOST_BITS = 1 << 36  # 256 TiB of physical memory
 
 
 class Place(NamedTuple):
-    """Where a page of physical memory lies.
+    """Where a page of physical memory lies."""
 
-    Attributes:
-        offset: Offset of the page in the file, in bytes.
-        pages: How many pages follow one another from there, this one included; at least 1.
-    """
-
-    offset: int
-    pages: int
+    offset: int  # offset of the page in the file, in bytes
+    pages: int  # how many pages follow one another from there, this one included; at least 1
 
 
 class PageMap(ABC):

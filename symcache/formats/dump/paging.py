@@ -20,42 +20,25 @@ __all__ = ["ARM64", "PAE", "X64", "X64_LA57", "X86", "AddressSpace", "Level", "P
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One step down the page tables.
+    """One step down the page tables."""
 
-    Attributes:
-        shift: Lowest bit of the address that indexes the table.
-        bits: How many bits index it.
-        may_map: An entry may map a large page instead of leading to another table.
-    """
-
-    shift: int
-    bits: int
-    may_map: bool = False
+    shift: int  # lowest bit of the address that indexes the table
+    bits: int  # how many bits index it
+    may_map: bool = False  # an entry may map a large page instead of leading to another table
 
 
 @dataclass(frozen=True, slots=True)
 class PagingMode:
-    """How a processor's page tables are laid out.
-
-    Attributes:
-        name: For people.
-        address_bits: Width of a virtual address; above it, all bits are equal.
-        entry_size: Bytes an entry takes.
-        root_mask: What of the page table register is an address.
-        frame_mask: What of an entry is a physical address.
-        levels: Tables from the root down, the last one's entries map pages of 4 KiB.
-        invalid_mark: Bits that Windows sets in entries that are not valid, and that are no part of an address.
-        two_roots: The processor keeps one root for the kernel's addresses and one for the process's.
-    """
+    """How a processor's page tables are laid out."""
 
     name: str
-    address_bits: int
+    address_bits: int  # width of a virtual address; above it, all bits are equal
     entry_size: int
-    root_mask: int
-    frame_mask: int
-    levels: tuple[Level, ...]
-    invalid_mark: int = 0
-    two_roots: bool = False
+    root_mask: int  # what of the page table register is an address
+    frame_mask: int  # what of an entry is a physical address
+    levels: tuple[Level, ...]  # tables from the root down, the last one's entries map pages of 4 KiB
+    invalid_mark: int = 0  # bits that Windows sets in entries that are not valid, and that are no part of an address
+    two_roots: bool = False  # the processor keeps one root for the kernel's addresses and one for the process's
 
     @property
     def space_size(self) -> int:

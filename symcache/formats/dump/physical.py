@@ -42,17 +42,11 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DumpBody:
-    """What follows a dump's header.
-
-    Attributes:
-        storage: How pages are stored.
-        pages: The pages it promises; None for a triage dump and a bare header.
-        problems: What contradicts itself without keeping the pages from being read.
-    """
+    """What follows a dump's header."""
 
     storage: Storage
-    pages: PageMap | None = None
-    problems: tuple[str, ...] = ()
+    pages: PageMap | None = None  # the pages it promises; None for a triage dump and a bare header
+    problems: tuple[str, ...] = ()  # what contradicts itself without keeping the pages from being read
 
 
 class PhysicalMemory:

@@ -28,23 +28,14 @@ _PROCESS_ID_END = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class KernelLayout:
-    """Offsets of fields in EPROCESS, in bytes; they differ from build to build.
+    """Offsets of fields in EPROCESS, in bytes; they differ from build to build."""
 
-    Attributes:
-        links: ActiveProcessLinks; UniqueProcessId lies one pointer before it.
-        image_file_name: ImageFileName, 15 characters.
-        peb: Peb.
-        directory_table_base: DirectoryTableBase of the KPROCESS within.
-        wow64_process: Wow64Process; None where 32-bit processes cannot exist or it is not known.
-        guessed: Some of it was found by looking at memory and not by name.
-    """
-
-    links: int
+    links: int  # ActiveProcessLinks; UniqueProcessId lies one pointer before it
     image_file_name: int
     peb: int
-    directory_table_base: int
-    wow64_process: int | None = None
-    guessed: bool = False
+    directory_table_base: int  # DirectoryTableBase of the KPROCESS within
+    wow64_process: int | None = None  # Wow64Process; None where 32-bit processes cannot exist or it is not known
+    guessed: bool = False  # some of it was found by looking at memory and not by name
 
     @classmethod
     def from_structures(cls, structures: Mapping[str, Structure]) -> KernelLayout | None:
@@ -72,21 +63,13 @@ class KernelLayout:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process.
-
-    Attributes:
-        id: Process id.
-        name: File name, cut to 14 or 15 characters; empty if it cannot be read.
-        directory_table_base: Root of its page tables.
-        peb: Address of its environment block; 0 for processes without user memory.
-        wow64_process: Address of what leads to its 32-bit environment block; 0 if it is no 32-bit process.
-    """
+    """One process."""
 
     id: int
-    name: str
-    directory_table_base: int
-    peb: int
-    wow64_process: int
+    name: str  # file name, cut to 14 or 15 characters; empty if it cannot be read
+    directory_table_base: int  # root of its page tables
+    peb: int  # address of its environment block; 0 for processes without user memory
+    wow64_process: int  # address of what leads to its 32-bit environment block; 0 if it is no 32-bit process
 
     @property
     def label(self) -> str:

@@ -30,27 +30,16 @@ _STRIDES = {8: (0x90, 0x98, 0xA0, 0xA8, 0xB0), 4: (0x4C, 0x50, 0x54, 0x58, 0x5C,
 
 @dataclass(frozen=True, slots=True)
 class TriageDriver:
-    """One entry of the driver list.
+    """One entry of the driver list."""
 
-    Attributes:
-        at: Offset of the entry in the dump, in bytes.
-        path: Full path as the kernel knew it; None if it cannot be read.
-        path_problem: Why *path* is None.
-        base: Address the driver is loaded at.
-        size_of_image: Bytes of address space it takes.
-        checksum: CheckSum of its header; 0 if the header was not in memory.
-        timestamp: TimeDateStamp of its header; 0 if the header was not in memory.
-        problem: Why this cannot be a driver's entry; None for a sound one.
-    """
-
-    at: int
-    path: str | None
-    path_problem: str | None
+    at: int  # offset of the entry in the dump, in bytes
+    path: str | None  # full path as the kernel knew it; None if it cannot be read
+    path_problem: str | None  # why *path* is None
     base: int
-    size_of_image: int
-    checksum: int
-    timestamp: int
-    problem: str | None
+    size_of_image: int  # bytes of address space it takes
+    checksum: int  # CheckSum of its header; 0 if the header was not in memory
+    timestamp: int  # TimeDateStamp of its header; 0 if the header was not in memory
+    problem: str | None  # why this cannot be a driver's entry; None for a sound one
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +59,22 @@ _ENTRY32 = _Entry(base=0x1C, size_of_image=0x24, checksum=0x44, timestamp=0x48, 
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """The table of contents of a triage dump; offsets count from the start of the file, in bytes.
-
-    Attributes:
-        pointer_size: Bytes of a pointer.
-        size_of_dump: How long the dump is by its own account.
-        valid_offset: Where the mark of a complete dump lies.
-        driver_list_offset: First driver entry.
-        driver_count: Drivers listed, at most 10,000.
-        driver_stride: Bytes from one entry to the next.
-        unloaded_offset: List of unloaded drivers; 0 if there is none.
-        debugger_data_offset: Copy of the kernel's debugger data; 0 if there is none.
-        stack: Address, offset and size of the call stack.
-        data_page: Address, offset and size of the data page.
-        debugger_data_size: Bytes of that copy.
-        blocks_offset: Table of data blocks; 0 if there is none.
-        block_count: Data blocks.
-        problems: What contradicts itself or is cut off.
-    """
+    """The table of contents of a triage dump; offsets count from the start of the file, in bytes."""
 
     pointer_size: int
-    size_of_dump: int
-    valid_offset: int
-    driver_list_offset: int
-    driver_count: int
-    driver_stride: int
-    unloaded_offset: int
-    debugger_data_offset: int
-    debugger_data_size: int
-    stack: tuple[int, int, int]
-    data_page: tuple[int, int, int]
-    blocks_offset: int
+    size_of_dump: int  # how long the dump is by its own account
+    valid_offset: int  # where the mark of a complete dump lies
+    driver_list_offset: int  # first driver entry
+    driver_count: int  # drivers listed, at most 2,048
+    driver_stride: int  # bytes from one entry to the next
+    unloaded_offset: int  # list of unloaded drivers; 0 if there is none
+    debugger_data_offset: int  # copy of the kernel's debugger data; 0 if there is none
+    debugger_data_size: int  # bytes of that copy
+    stack: tuple[int, int, int]  # address, offset and size of the call stack
+    data_page: tuple[int, int, int]  # address, offset and size of the data page
+    blocks_offset: int  # table of data blocks; 0 if there is none
     block_count: int
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # what contradicts itself or is cut off
 
     def drivers(self, view: ByteView) -> Iterator[TriageDriver]:
         """Yield the drivers in file order; the kernel is the first.

@@ -48,36 +48,22 @@ _HEAD_BYTES = 28
 
 @dataclass(frozen=True, slots=True)
 class DeepIdentity:
-    """Identity of a PDB as pdbparse reads it.
-
-    Attributes:
-        guid: Signature.
-        info_age: Age in the information stream.
-        dbi_age: Age in the debug information stream; None without one.
-        machine: COFF machine number; None without debug information.
-        flags: Flags of the debug information; None without it.
-    """
+    """Identity of a PDB as pdbparse reads it."""
 
     guid: UUID
-    info_age: int
-    dbi_age: int | None
-    machine: int | None
-    flags: int | None
+    info_age: int  # age in the information stream
+    dbi_age: int | None  # age in the debug information stream; None without one
+    machine: int | None  # COFF machine number; None without debug information
+    flags: int | None  # flags of the debug information; None without it
 
 
 @dataclass(frozen=True, slots=True)
 class DeepSymbol:
-    """A public symbol.
+    """A public symbol."""
 
-    Attributes:
-        name: As the linker spells it.
-        segment: Number of its section, from 1.
-        offset: Offset in its section, in bytes.
-    """
-
-    name: str
-    segment: int
-    offset: int
+    name: str  # as the linker spells it
+    segment: int  # number of its section, from 1
+    offset: int  # offset in its section, in bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,20 +41,12 @@ _NUMBERS_AT = 0x3C
 
 @dataclass(frozen=True, slots=True)
 class Pdb2:
-    """Identity of a PDB 2.0.
+    """Identity of a PDB 2.0."""
 
-    Attributes:
-        signature: Time stamp, 32 bits; with *age* what an ``NB10`` record names.
-        age: Times the PDB was written.
-        version: Version of the information stream, a date in decimal digits (19970604).
-        block_size: Bytes in a page.
-        stream_count: Streams in the file.
-    """
-
-    signature: int
-    age: int
-    version: int
-    block_size: int
+    signature: int  # time stamp, 32 bits; with *age* what an `NB10` record names
+    age: int  # times the PDB was written
+    version: int  # version of the information stream, a date in decimal digits (19970604)
+    block_size: int  # bytes in a page
     stream_count: int
 
 
@@ -144,37 +136,23 @@ class SymbolKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NativePdb:
-    """Identity of a PDB 7.
-
-    Attributes:
-        guid: Signature.
-        info_age: Age in the information stream; source indexing and other edits raise it alone.
-        dbi_age: Age in the debug information stream, the one that an image's code view record holds; None without one.
-        signature: Time stamp of the information stream, 32 bits.
-        version: Version of the information stream, a date in decimal digits (20000404).
-        machine: COFF machine number; None without debug information. Managed compilers write 0xC0EE.
-        flags: Flags of the debug information: 1 linked incrementally, 2 private symbols stripped, 4 conflicting types.
-        mini: Made by ``/DEBUG:FASTLINK``: the symbols stay in the object files.
-        symbols: How much it holds; None where that could not be read.
-        container: Outer layer.
-        block_size: Bytes in a block; None for MSFZ.
-        stream_count: Streams, nil ones counted.
-        unread: Why the debug information could not be read though it is there; None otherwise.
-    """
+    """Identity of a PDB 7."""
 
     guid: UUID
-    info_age: int
+    info_age: int  # age in the information stream; source indexing and other edits raise it alone
+    # Age in the debug information stream, the one that an image's code view record holds; None without one.
     dbi_age: int | None
-    signature: int
-    version: int
-    machine: int | None
+    signature: int  # time stamp of the information stream, 32 bits
+    version: int  # version of the information stream, a date in decimal digits (20000404)
+    machine: int | None  # COFF machine number; None without debug information. Managed compilers write 0xC0EE
+    # Flags of the debug information: 1 linked incrementally, 2 private symbols stripped, 4 conflicting types.
     flags: int | None
-    mini: bool
-    symbols: SymbolKind | None
+    mini: bool  # made by `/DEBUG:FASTLINK`: the symbols stay in the object files
+    symbols: SymbolKind | None  # how much it holds; None where that could not be read
     container: Container
-    block_size: int | None
-    stream_count: int
-    unread: str | None = None
+    block_size: int | None  # bytes in a block; None for MSFZ
+    stream_count: int  # streams, nil ones counted
+    unread: str | None = None  # why the debug information could not be read though it is there; None otherwise
 
     @property
     def age(self) -> int:

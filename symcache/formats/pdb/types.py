@@ -50,17 +50,12 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Layout of a structure, class or union.
+    """Layout of a structure, class or union."""
 
-    Attributes:
-        name: As the PDB spells it: ``_EPROCESS``.
-        size: Length in bytes.
-        fields: Offset of each data member in bytes, in file order; those of anonymous unions are listed by compilers
-            as if they were the structure's own. A bit field has the offset of the integer that holds it.
-    """
-
-    name: str
-    size: int
+    name: str  # as the PDB spells it: `_EPROCESS`
+    size: int  # length in bytes
+    # Offset of each data member in bytes, in file order. Compilers list those of anonymous unions as if they were the
+    # structure's own; a bit field has the offset of the integer that holds it.
     fields: Mapping[str, int]
 
 
