@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError, UsageError
-from symcache.formats.cab.compress import write_cabinet
+from symcache.formats.cab.cabinet import write_cabinet
 from symcache.identity import DbgKey, ImageKey, fold
 from symcache.stores.local.atomic import as_store_error, remove_empty_folders, take_away
 from symcache.stores.local.locks import NameLock

@@ -33,11 +33,7 @@ _LONGEST_CODE = 16
 
 
 class BitStream:
-    """The bits of a frame: 16-bit little-endian words, each from its highest bit down.
-
-    Attributes:
-        at: Index of the next bit in *windows*.
-    """
+    """The bits of a frame: 16-bit little-endian words, each from its highest bit down; *at* is the next one's index."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -45,13 +41,12 @@ class BitStream:
         self._seek(0)
 
     @property
-    def size(self) -> int:
-        """Length of the data, in bytes."""
-        return len(self._data)
+    def lacks_pad(self) -> bool:
+        """The pad byte of stored bytes, which was skipped, is not there."""
+        return self._position > len(self._data)
 
     @property
-    def position(self) -> int:
-        """Offset of the next bit's byte; one behind the data if the pad byte of stored bytes is missing."""
+    def _position(self) -> int:
         return self._first + self.at // 8
 
     @property
@@ -87,7 +82,7 @@ class BitStream:
         Raises:
             MalformedInput: There are not as many.
         """
-        start = self.position
+        start = self._position
         piece = self._data[start : start + count]
         if len(piece) < count:
             raise MalformedInput("LZX block of stored bytes ends early")
@@ -193,14 +188,7 @@ _OPERAND = struct.Struct("<i")
 
 
 class LzxDecoder:
-    """Decodes the frames of one folder in their order.
-
-    Args:
-        window_bits: Base-2 logarithm of the window, 15 to 21.
-
-    Raises:
-        MalformedInput: No such window.
-    """
+    """Decodes the frames of a folder in their order; raises `MalformedInput` for a window not of 2^15 to 2^21 bytes."""
 
     def __init__(self, window_bits: int) -> None:
         if window_bits not in _SLOTS:
@@ -225,11 +213,7 @@ class LzxDecoder:
         self._frames = 0
 
     def decode(self, data: bytes, size_bytes: int) -> bytes:
-        """Return the next frame, *size_bytes* long, at most 32,768.
-
-        Args:
-            data: The whole of its compressed bytes.
-            size_bytes: Its length; only the last frame of a folder may be shorter than 32,768.
+        """Return the next frame, *size_bytes* long; only the last one of a folder may be shorter than 32,768.
 
         Raises:
             MalformedInput: *data* is not LZX, or gives another length. The decoder is of no further use.
@@ -264,7 +248,7 @@ class LzxDecoder:
         if self._block_kind == _STORED:
             ends_odd = self._stored_is_odd and stop - start == self._block_left
             self._output += bits.take_bytes(stop - start, skip=int(ends_odd))
-            self._pad_due = ends_odd and bits.position > bits.size
+            self._pad_due = ends_odd and bits.lacks_pad
         else:
             self._decode_symbols(bits, stop)
         self._block_left -= stop - start
@@ -357,11 +341,8 @@ def undo_e8(frame: bytearray, position: int, file_size: int) -> None:
     """Turn the absolute targets of x86 calls (byte 0xE8) back into relative ones, in place.
 
     The last ten bytes of a frame are never looked at, so that no operand is cut; an operand is never looked into.
-
-    Args:
-        frame: One whole frame.
-        position: Offset of *frame* in the folder, in bytes.
-        file_size: What the maker gave as the size of the file, in bytes; targets beyond it were left alone.
+    *position* is where the whole *frame* begins in its folder, *file_size* what the maker gave as the size of the file,
+    both in bytes; targets beyond that were left alone.
     """
     at = frame.find(0xE8, 0, max(0, len(frame) - 10))
     while at >= 0:
