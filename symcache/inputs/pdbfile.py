@@ -13,8 +13,7 @@ from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbRefe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.pdb.info import PdbIdentity
-    from symcache.formats.pdb.portable import PortablePdb
+    from symcache.formats.pdb.info import PdbIdentity, PortablePdb
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 

@@ -65,10 +65,6 @@ def read_structures(view: ByteView, names: Collection[str]) -> dict[str, Structu
     A name that is only declared (a forward reference) or not there at all is left out. Of several definitions with
     one name the first counts. Time is linear in the type stream, which is read once, 1 MiB at a time.
 
-    Args:
-        view: The PDB.
-        names: Names of structures, classes or unions.
-
     Raises:
         UnknownFormat: Not a native PDB.
         TruncatedInput: The file is shorter than it says.

@@ -53,7 +53,7 @@ def test_pdbparse_and_the_own_reader_agree_on_real_pdbs(name: str) -> None:
     with FileView(path) as view:
         own = parse_pdb(view)
         msf = Msf(view)
-        sizes = [size or 0 for size in msf.stream_sizes()]
+        sizes = [msf.stream_size(index) or 0 for index in range(msf.stream_count)]
         contents = [msf.stream(index).read(0, size) for index, size in enumerate(sizes)]
     assert isinstance(own, NativePdb)
     with DeepPdb(path) as pdb:

@@ -12,9 +12,9 @@ from support.mutation import mutants
 from support.synth.pdb import NativePdbSpec, Packing, make_compressed_pdb, make_msfz, make_streams
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb import msfz as msfz_module
+from symcache.formats.pdb import msf as msfz_module
 from symcache.formats.pdb.info import Container, NativePdb, parse_pdb
-from symcache.formats.pdb.msfz import Msfz
+from symcache.formats.pdb.msf import Msfz
 from symcache.formats.view import BytesView
 
 ZSTD = importlib.util.find_spec("compression") is not None

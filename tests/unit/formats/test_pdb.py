@@ -25,8 +25,7 @@ from support.synth.pdb import (
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, looks_like_pdb, parse_pdb
-from symcache.formats.pdb.portable import PortablePdb
+from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import BytesView, FileView
 
 GUID = UUID("3249d99d-0c40-4931-8610-f4e4fb0b6936")
