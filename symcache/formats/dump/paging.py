@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import Absence, NotInDump
-from symcache.formats.dump.pagemaps import PAGE_SIZE
+from symcache.formats.dump.physical import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
