@@ -24,10 +24,7 @@ __all__ = ["glance_at_image", "glance_at_pdb"]
 def glance_at_pdb(path: str, guid: bytes, age: int) -> int | None:
     """Return the length in bytes of the PDB 7 at *path*, whole, if it has *guid* and its debug information has *age*.
 
-    Args:
-        path: The file.
-        guid: Its 16 bytes as they lie in a file.
-        age: As a code view record has it.
+    *guid* is 16 bytes as they lie in a file.
     """
     return _size_if(path, lambda read, size_bytes: _identify_pdb(read, size_bytes) == (guid, age))
 

@@ -156,12 +156,8 @@ class DumpHeader:
     @property
     def encrypted(self) -> bool:
         """All that follows the header is ciphertext."""
-        bits = self.attributes
-        return (
-            bits is not None
-            and bool(bits & DumpAttribute.ENCRYPTED_DUMP_DATA)
-            and not bits & DumpAttribute.DECRYPTED_DUMP
-        )
+        marks = DumpAttribute.ENCRYPTED_DUMP_DATA | DumpAttribute.DECRYPTED_DUMP
+        return (self.attributes or 0) & marks == DumpAttribute.ENCRYPTED_DUMP_DATA
 
 
 # Offsets in the 32-bit and in the 64-bit header; both begin with signature, ValidDump and two version numbers.
@@ -232,6 +228,7 @@ def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
     at = {name: offsets[is_64bit] for name, offsets in _OFFSETS.items()}
     word = 8 if is_64bit else 4
     major = raw.find(0x08, 4)
+    bits = raw.find(at["attributes"], 4)  # far above those that are known, it was never set
     memory, memory_problem = _parse_memory(raw, at["memory"], word, _MOST_RUNS[is_64bit])
     return DumpHeader(
         is_64bit=is_64bit,
@@ -253,18 +250,11 @@ def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
         system_time=raw.find(at["system_time"], 8),
         uptime=raw.find(at["uptime"], 8),
         product_type=raw.find(at["product_type"], 4),
-        attributes=_parse_attributes(raw.find(at["attributes"], 4)),
+        attributes=None if bits is None or bits > 0xFFFF else DumpAttribute(bits & _KNOWN_ATTRIBUTES),
         minidump_fields=raw.find(at["minidump_fields"], 4),
         required_space=raw.find(at["required_space"], 8),
         comment=raw.text(at["comment"], 128),
     )
-
-
-def _parse_attributes(value: int | None) -> DumpAttribute | None:
-    """Return the known bits; None for a value with bits far above them, which was never an attribute."""
-    if value is None or value > 0xFFFF:
-        return None
-    return DumpAttribute(value & _KNOWN_ATTRIBUTES)
 
 
 def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[PfnRange, ...] | None, str | None]:

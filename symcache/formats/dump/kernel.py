@@ -23,7 +23,6 @@ __all__ = [
     "KernelSpace",
     "open_kernel_space",
     "parse_debugger_data",
-    "read_debugger_data",
 ]
 
 
@@ -46,11 +45,10 @@ class DebuggerData:
 
 
 def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | None:
-    """Return the block; None if it does not have its tag, as where Windows keeps it encoded.
+    """Return the block from its first `DEBUGGER_DATA_SIZE` bytes, or fewer if there are not as many.
 
-    Args:
-        data: Its first bytes, `DEBUGGER_DATA_SIZE` if there are as many.
-        pointer_size: Bytes of a pointer of the machine; the block's own are 8, sign-extended where it is 4.
+    None if it does not have its tag, as where Windows keeps it encoded. Its pointers have 8 bytes, sign-extended where
+    those of the machine have 4.
 
     Layout: LIST_ENTRY64, ``KDBG`` at 0x10, size u32 at 0x14, then u64 pointers and u16 offsets.
     Source: rekall and kdmp-parser-rs; the tag and the offsets below were seen in dumps of builds 19041 and 22000.
@@ -78,18 +76,16 @@ def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | Non
     )
 
 
-def read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
+def _read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
     """Return the block at *address*; None if it is not there or has no tag."""
     if not address:
         return None
-    data = b""
     for length in (DEBUGGER_DATA_SIZE, 0x238, 0x58):
         try:
-            data = space.read(address, length)
+            return parse_debugger_data(space.read(address, length), pointer_size=pointer_size)
         except InputError:
             continue
-        break
-    return parse_debugger_data(data, pointer_size=pointer_size)
+    return None
 
 
 _UNREADABLE, _IMPLAUSIBLE, _POSSIBLE, _SOUND = range(4)
@@ -115,17 +111,10 @@ class KernelSpace:
 
 
 def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
-    """Return the kernel's address space.
+    """Return the kernel's address space in physical *memory*; raise `UnknownFormat` for a machine of another kind.
 
     No header says everything: PAE may be marked wrongly and 5-level tables are not marked at all. Each mode the
     machine can have is tried, and the one that leads to a sound list of modules is taken.
-
-    Args:
-        memory: Physical memory.
-        header: The dump's header.
-
-    Raises:
-        UnknownFormat: The machine's page tables are not read here.
     """
     pointer_size = 8 if header.is_64bit else 4
     tables = PageTables(memory)
@@ -134,7 +123,7 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
     for mode in _possible_modes(header):
         space = AddressSpace(tables, mode, header.directory_table_base)
         spaces.append(space)
-        block = read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
+        block = _read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
         heads = [header.loaded_modules_va]
         if block is not None and block.loaded_modules_va not in {0, *heads}:
             heads.append(block.loaded_modules_va)

@@ -80,11 +80,7 @@ class ListWalk:
 
 
 def read_pointer(space: ByteView, address: int, pointer_size: int) -> int:
-    """Return the pointer at *address*.
-
-    Raises:
-        NotInDump: Its bytes are not there.
-    """
+    """Return the pointer at *address*; raise `NotInDump` if its bytes are not there."""
     return int.from_bytes(space.read(address, pointer_size), "little")
 
 
@@ -106,7 +102,7 @@ def walk_list(
     Args:
         space: The address space the list lies in.
         head: Address of the list's head.
-        pointer_size: Bytes of a pointer.
+        pointer_size: In bytes.
         accepts: Says whether an address can be that of an entry.
         recognises: Says whether what lies there is an entry, for one that does not point back; None to go by links.
         most: How many entries are read at most.
@@ -117,30 +113,22 @@ def walk_list(
     forward, problem = links.follow(head, 0, most)
     if problem is None:
         return ListWalk(tuple(forward), complete=True, problem=None)
-    backward, back_problem = links.follow(head, 1, most)
-    del back_problem
-    entries = _join(forward, backward[::-1])[:most]
-    return ListWalk(tuple(entries), complete=False, problem=problem)
+    backward, _ = links.follow(head, 1, most)
+    return ListWalk(tuple(_join(forward, backward[::-1])[:most]), complete=False, problem=problem)
 
 
+@dataclass(frozen=True, slots=True)
 class _Links:
-    def __init__(
-        self,
-        space: ByteView,
-        pointer_size: int,
-        accepts: Callable[[int], bool],
-        recognises: Callable[[int], bool] | None,
-    ) -> None:
-        self._space = space
-        self._width = pointer_size
-        self._accepts = accepts
-        self._recognises = recognises
+    space: ByteView
+    width: int
+    accepts: Callable[[int], bool]
+    recognises: Callable[[int], bool] | None
 
     def read(self, address: int, which: int) -> int:
-        return read_pointer(self._space, address + which * self._width, self._width)
+        return read_pointer(self.space, address + which * self.width, self.width)
 
     def follow(self, head: int, which: int, most: int) -> tuple[list[int], str | None]:
-        """Return the entries from *head* on, and what ended the walk before it came back there."""
+        """Return the entries from *head* on, forward (0) or backward (1), and what ended the walk too early."""
         found: list[int] = []
         seen = {head}
         at = head
@@ -154,7 +142,7 @@ class _Links:
                 return found, mismatch
             if following in seen:
                 return found, f"the link at {at:#x} leads back to {following:#x}"
-            if following % self._width or not self._accepts(following):
+            if following % self.width or not self.accepts(following):
                 return found, f"the link at {at:#x} leads to {following:#x}, which cannot be an entry"
             if len(found) >= most:
                 return found, f"it has more than {most} entries"
@@ -174,9 +162,9 @@ class _Links:
         """Return whether *entry* is one: the entry after it points back to it, or it is recognised."""
         try:
             following = self.read(entry, which)
-            if self._accepts(following) and self.read(following, 1 - which) == entry:
+            if self.accepts(following) and self.read(following, 1 - which) == entry:
                 return True
-            return self._recognises is not None and self._recognises(entry)
+            return self.recognises is not None and self.recognises(entry)
         except InputError:
             return False
 
@@ -212,22 +200,16 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
     base = parse_uint(raw, layout.base, layout.pointer_size)
     size = parse_uint(raw, layout.size_of_image, 4)
     names: list[str | None] = []
-    problems: list[str] = []
+    name_problem = None
     for offset in (layout.full_name, layout.base_name):
         try:
-            names.append(read_unicode_string(space, va + offset, layout.pointer_size))
+            names.append(read_unicode_string(space, va + offset, layout.pointer_size) or None)
         except InputError as error:
             names.append(None)
-            problems.append(error.problem)
-    return LoaderEntry(
-        va=va,
-        base=base,
-        size_of_image=size,
-        full_name=names[0] or None,
-        base_name=names[1] or None,
-        name_problem=problems[0] if problems else None,
-        problem=find_place_problem(base, size, kernel_start),
-    )
+            name_problem = name_problem or error.problem
+    full_name, base_name = names
+    problem = find_place_problem(base, size, kernel_start)
+    return LoaderEntry(va, base, size, full_name, base_name, name_problem, problem)
 
 
 def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
@@ -240,10 +222,7 @@ def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
 
 
 def read_unicode_string(space: ByteView, address: int, pointer_size: int) -> str:
-    """Return the text of the UNICODE_STRING at *address*.
-
-    Raises:
-        NotInDump: Its header or its text is not there.
+    """Return the text of the UNICODE_STRING at *address*; raise `NotInDump` if a part of it is not there.
 
     Layout: length in bytes u16, room in bytes u16, pointer (aligned).
     """
@@ -269,10 +248,7 @@ class UnloadedDriver:
 
 
 def parse_unloaded_drivers(view: ByteView, offset: int, pointer_size: int) -> Iterator[UnloadedDriver]:
-    """Yield the unloaded drivers of a triage dump, in file order.
-
-    Raises:
-        TruncatedInput: The dump ends within their list.
+    """Yield the unloaded drivers of a triage dump, in file order; raise `TruncatedInput` if it ends within their list.
 
     Layout: count u32 in a slot of a pointer's size; entries {UNICODE_STRING, WCHAR[12], start, end}, 0x38 bytes in 64
     bit dumps and 0x28 in others. The name's length counts bytes; its pointer means nothing here.
@@ -306,7 +282,10 @@ def read_unloaded_drivers(space: ByteView, block: DebuggerData, pointer_size: in
         return
     if array is None:
         return
-    first = _next_slot(space, block.last_unloaded_driver_va)
+    try:
+        first = read_pointer(space, block.last_unloaded_driver_va, 4) % _SLOTS
+    except InputError:
+        first = 0
     for slot in range(_SLOTS):
         at = array + (first + slot) % _SLOTS * size
         try:
@@ -331,13 +310,6 @@ def _find_array(space: ByteView, address: int, pointer_size: int) -> int | None:
     length, room = parse_uint(first, 0, 2), parse_uint(first, 2, 2)
     buffer = parse_uint(first, pointer_size, pointer_size)
     return address if 0 < length <= room and buffer >= kernel_half else None
-
-
-def _next_slot(space: ByteView, address: int) -> int:
-    try:
-        return parse_uint(space.read(address, 4), 0, 4) % _SLOTS
-    except InputError:
-        return 0
 
 
 def _name(space: ByteView, address: int, pointer_size: int) -> str | None:

@@ -52,18 +52,10 @@ class Place(NamedTuple):
 
 
 class PageMap(ABC):
-    """The pages that a dump promises to hold, packed one after the other.
+    """The pages that a dump promises to hold, packed one after the other from the byte *first_offset* on."""
 
-    Args:
-        first_offset: Offset of the first page in the file, in bytes; not aligned.
-
-    Attributes:
-        run_count: How many stretches of successive pages there are.
-        end_pfn: Number after that of the last page.
-    """
-
-    run_count = 0
-    end_pfn = 0
+    run_count = 0  # stretches of successive pages
+    end_pfn = 0  # number after that of the last page
 
     def __init__(self, first_offset: int) -> None:
         self._first_offset = first_offset
@@ -71,7 +63,6 @@ class PageMap(ABC):
 
     @property
     def page_count(self) -> int:
-        """How many pages there are."""
         return self._ranks[-1]
 
     @property
@@ -92,12 +83,7 @@ class PageMap(ABC):
 
 
 class RangePageMap(PageMap):
-    """Ranges of pages, packed one after the other.
-
-    Args:
-        starts: First page of each range, in file order. Of two that overlap the one that begins later is taken.
-        counts: Pages of each range.
-        first_offset: Offset of the first page in the file, in bytes.
+    """Ranges of pages, by first page and length, in file order. Of two that overlap the one that begins later is taken.
 
     Two arrays of 8 bytes a range are kept, so a million ranges take 16 MiB.
     """
@@ -106,7 +92,9 @@ class RangePageMap(PageMap):
         super().__init__(first_offset)
         self._starts = starts
         self._ranks.extend(accumulate(counts))
-        self._order = _sorted_order(self._starts)
+        self._order: array[int] | None = None  # indexes of the ranges by their starts, where these do not ascend
+        if any(one > other for one, other in pairwise(starts)):
+            self._order = array("Q", sorted(range(len(starts)), key=starts.__getitem__))
         self.run_count = len(starts)
         self.end_pfn = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
 
@@ -130,24 +118,11 @@ class RangePageMap(PageMap):
             yield start, self._ranks[index + 1] - self._ranks[index]
 
 
-def _sorted_order(starts: array[int]) -> array[int] | None:
-    """Return the indexes of *starts* in ascending order; None if they ascend as they are."""
-    if all(one <= other for one, other in pairwise(starts)):
-        return None
-    return array("Q", sorted(range(len(starts)), key=starts.__getitem__))
-
-
 class BitmapPageMap(PageMap):
     """One bit for each page of physical memory, least significant first; pages are packed in the order of their bits.
 
     Only a count for every 32,768 bits is kept (2 KiB for 64 GiB of memory); the bits stay in the file, where *find*
     reads the 4 KiB around a page's bit.
-
-    Args:
-        view: The dump.
-        offset: Offset of the bitmap, in bytes.
-        bits: How many bits it has; the last byte may be part used.
-        first_offset: Offset of the first page in the file, in bytes; not aligned.
 
     Raises:
         MalformedInput: More bits than any machine has pages.
@@ -262,11 +237,7 @@ class PhysicalMemory:
         return self._pages.end_pfn * PAGE_SIZE
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes from physical address *offset*.
-
-        Raises:
-            NotInDump: A page is not in the dump, or the file ends before it.
-        """
+        """Return *length* bytes from physical address *offset*; raise `NotInDump` where the dump lacks a page."""
         return read_in_parts(self._read_run, offset, length)
 
     def _read_run(self, address: int, length: int) -> bytes:
@@ -443,12 +414,7 @@ def _read_ranges(view: ByteView, header: DumpHeader) -> DumpBody:
 
 
 def _read_numbers(view: ByteView, start: int, end: int) -> array[int]:
-    """Return the u64 pairs between two offsets.
-
-    Raises:
-        TruncatedInput: The dump ends first.
-        MalformedInput: More pairs than any dump has.
-    """
+    """Return the u64 pairs between two offsets, unless they are more than any dump has."""
     pairs = (end - start) // 16
     if pairs > _MOST_RANGES:
         raise MalformedInput(f"{pairs} ranges of pages are more than any dump has", offset=start)
@@ -456,8 +422,7 @@ def _read_numbers(view: ByteView, start: int, end: int) -> array[int]:
         raise TruncatedInput("the dump ends within the ranges of its pages", offset=start)
     numbers = array("Q")
     for first in range(0, pairs, _RANGES_PER_READ):
-        data = view.read(start + 16 * first, 16 * min(_RANGES_PER_READ, pairs - first))
-        numbers.frombytes(data)
+        numbers.frombytes(view.read(start + 16 * first, 16 * min(_RANGES_PER_READ, pairs - first)))
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers

@@ -77,34 +77,19 @@ class Triage:
     problems: tuple[str, ...]  # what contradicts itself or is cut off
 
     def drivers(self, view: ByteView) -> Iterator[TriageDriver]:
-        """Yield the drivers in file order; the kernel is the first.
-
-        Raises:
-            TruncatedInput: The dump ends within the list.
-        """
+        """Yield the drivers in file order, the kernel first; raise `TruncatedInput` if the dump ends in the list."""
         layout = _ENTRY64 if self.pointer_size == 8 else _ENTRY32
         for index in range(self.driver_count):
             at = self.driver_list_offset + index * self.driver_stride
             raw = view.read(at, layout.end)
             base, size = _parse_place(raw, layout, self.pointer_size)
             path, problem = _read_name(view, parse_uint(raw, 0, 4))
-            yield TriageDriver(
-                at=at,
-                path=path,
-                path_problem=problem,
-                base=base,
-                size_of_image=size,
-                checksum=parse_uint(raw, layout.checksum, 4),
-                timestamp=parse_uint(raw, layout.timestamp, 4),
-                problem=find_place_problem(base, size, 1 << (8 * self.pointer_size - 1)),
-            )
+            checksum, timestamp = parse_uint(raw, layout.checksum, 4), parse_uint(raw, layout.timestamp, 4)
+            misplaced = find_place_problem(base, size, 1 << (8 * self.pointer_size - 1))
+            yield TriageDriver(at, path, problem, base, size, checksum, timestamp, misplaced)
 
     def unloaded_drivers(self, view: ByteView) -> Iterator[UnloadedDriver]:
-        """Yield the drivers that had been unloaded, in file order.
-
-        Raises:
-            TruncatedInput: The dump ends within their list.
-        """
+        """Yield the drivers that had been unloaded, in file order; raise `TruncatedInput` as `drivers` does."""
         if self.unloaded_offset:
             yield from parse_unloaded_drivers(view, self.unloaded_offset, self.pointer_size)
 
@@ -128,16 +113,13 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
     Source: rizin dmp_specs.h and Ghidra pagedump; real dumps of builds 19041 and 22000.
     """
     at = header.size
-    wide = header.is_64bit
-    size = 0x80 if wide else 0x68
+    size, pointer_size = (0x80, 8) if header.is_64bit else (0x68, 4)
     available = max(0, view.size - at)
     if available < 0x48:
         raise TruncatedInput("the triage dump ends before its table of contents", offset=view.size)
     raw = view.read(at, min(size, available)).ljust(size, b"\0")
     words = struct.unpack_from("<18I", raw)
-    top_of_stack = parse_uint(raw, 0x48, 8 if wide else 4)
-    tail = struct.unpack_from("<Q6I", raw, 0x60) if wide else struct.unpack_from("<7I", raw, 0x4C)
-    pointer_size = 8 if wide else 4
+    tail = struct.unpack_from("<Q6I", raw, 0x60) if header.is_64bit else struct.unpack_from("<7I", raw, 0x4C)
     list_offset, count, pool_offset = words[12], words[13], words[14]
     problems = []
     if count > _MOST_DRIVERS:
@@ -158,7 +140,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         unloaded_offset=words[6],
         debugger_data_offset=tail[3],
         debugger_data_size=tail[4],
-        stack=(top_of_stack, words[10], words[11]),
+        stack=(parse_uint(raw, 0x48, pointer_size), words[10], words[11]),
         data_page=(tail[0], tail[1], tail[2]),
         blocks_offset=tail[5],
         block_count=tail[6],
@@ -234,11 +216,7 @@ class TriageMemory:
         self.size = 1 << 8 * triage.pointer_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes from virtual address *offset*.
-
-        Raises:
-            NotInDump: No piece holds them.
-        """
+        """Return *length* bytes from virtual address *offset*; raise `NotInDump` where no piece holds them."""
         return read_in_parts(self._read_block, offset, length)
 
     def _read_block(self, address: int, length: int) -> bytes:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from struct import unpack, unpack_from
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.pdb.msf import MSF_MAGIC, MSFZ_MAGIC, Msf, Msfz, StreamView
-from symcache.formats.view import BytesView, PartView
+from symcache.formats.view import BytesView, PartView, parse_uint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from symcache.formats.pdb.msf import StreamContainer
     from symcache.formats.view import ByteView
 
@@ -327,7 +326,7 @@ def _parse_native(container: StreamContainer) -> NativePdb:
         version=version,
         machine=machine,
         flags=flags,
-        mini=_MINI in _read_features(info),
+        mini=_is_mini(info),
         symbols=symbols,
         container=Container.MSF if isinstance(container, Msf) else Container.MSFZ,
         block_size=container.block_size if isinstance(container, Msf) else None,
@@ -351,9 +350,7 @@ def _read_dbi(
         return None, None, None, None, error.problem
     if head[:4] != b"\xff\xff\xff\xff":
         raise MalformedInput("the debug information stream has a header of an unknown version")
-    (age,) = unpack_from("<I", head, 8)
-    (modules_bytes,) = unpack_from("<I", head, 24)
-    flags, machine = unpack_from("<HH", head, 56)
+    age, modules_bytes, flags, machine = unpack_from("<8xI12xI28xHH", head)
     stripped = bool(flags & _STRIPPED) or not _has_module_stream(dbi, modules_bytes)
     return age, machine, flags, SymbolKind.PUBLIC if stripped else SymbolKind.PRIVATE, None
 
@@ -387,40 +384,31 @@ def _lists_stream(modules: bytes) -> bool:
     return False
 
 
-def _read_features(info: ByteView) -> frozenset[int]:
-    """Return the feature codes behind the map of named streams; none where that map is damaged.
+def _is_mini(info: ByteView) -> bool:
+    """Return whether the feature codes say so; not where they cannot be read, as identity does not hang on them.
 
-    Identity does not hang on them, so damage there refuses no file.
-    """
-    try:
-        return frozenset(_find_features(info))
-    except InputError:
-        return frozenset()
-
-
-def _find_features(info: ByteView) -> Iterator[int]:
-    """Yield the feature codes.
-
-    Map: length of the names u32, the names, entry count u32, capacity u32, two bit sets {word count u32, words},
-    entries of 8 bytes; then feature codes u32 until the end, or until the one for Visual C++ 2012, which stands alone.
+    Behind the GUID: length of the names of streams u32, the names, entry count u32, capacity u32, two bit sets {word
+    count u32, words}, entries of 8 bytes; then feature codes u32 until the end, or until the one for Visual C++ 2012,
+    which stands alone.
     Source: LLVM's "The PDB Info Stream", "The PDB Serialized Hash Table Format".
     """
 
     def number(at: int) -> int:
-        return int.from_bytes(info.read(at, 4), "little")
+        return parse_uint(info.read(at, 4), 0, 4)
 
-    at = _INFO_BYTES
-    at += 4 + number(at)
-    entries = number(at)
-    at += 8
-    for _ in range(2):
-        at += 4 + 4 * number(at)
-    at += 8 * entries
-    count = max(0, min(info.size - at, _FEATURES_LIMIT_BYTES)) // 4
-    for code in unpack(f"<{count}I", info.read(at, 4 * count)):
-        yield code
-        if code == _VC110:
-            return
+    try:
+        at = _INFO_BYTES
+        at += 4 + number(at)
+        entries = number(at)
+        at += 8
+        for _ in range(2):
+            at += 4 + 4 * number(at)
+        at += 8 * entries
+        count = max(0, min(info.size - at, _FEATURES_LIMIT_BYTES)) // 4
+        codes = unpack(f"<{count}I", info.read(at, 4 * count))
+    except InputError:
+        return False
+    return _MINI in takewhile(lambda code: code != _VC110, codes)
 
 
 def _refuse(head: bytes) -> InputError:

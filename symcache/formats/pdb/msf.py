@@ -34,15 +34,8 @@ _NUMBERS_AT_A_TIME = 4096
 class StreamView:
     """The bytes of a stream, whose blocks are scattered over a file.
 
-    Args:
-        whole: The file.
-        size: Length in bytes.
-        numbers: The little-endian numbers of the blocks, one for each block that *size* needs.
-        block_size: Bytes in a block, a power of two from 512.
-        block_count: Blocks in the file; a number must be below it.
-        width: Bytes of one number, 4 or 2.
-        name: What this is, for errors.
-
+    *numbers* are those of its blocks, little-endian in *width* bytes (4 or 2) and below *block_count*, as many as
+    *size* needs; *name* is for errors.
     Memory does not grow with *size*: one piece of at most 4 KiB is kept, so that small neighbouring reads cost one.
     """
 
@@ -188,15 +181,8 @@ class Msf:
         return -(-size // self.block_size)
 
     def _view_blocks(self, size: int, numbers: ByteView, name: str) -> StreamView:
-        return StreamView(
-            self._view,
-            size,
-            numbers,
-            block_size=self.block_size,
-            block_count=self.block_count,
-            width=4,
-            name=name,
-        )
+        block_size, block_count = self.block_size, self.block_count
+        return StreamView(self._view, size, numbers, block_size=block_size, block_count=block_count, width=4, name=name)
 
 
 def _parse_superblock(head: bytes, size_bytes: int) -> tuple[int, int, int]:
