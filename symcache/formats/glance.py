@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     # Takes a number of bytes and an offset, and returns fewer only at the end of the file.
     Read: TypeAlias = Callable[[int, int], bytes]
 
-__all__ = ["glance_at_image", "glance_at_pdb"]
-
 
 def glance_at_pdb(path: str, guid: bytes, age: int) -> int | None:
     """Return the length in bytes of the PDB 7 at *path*, whole, if it has *guid* and its debug information has *age*.

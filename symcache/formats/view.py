@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-__all__ = ["ByteView", "BytesView", "FileView", "PartView", "parse_uint", "read_in_parts"]
-
 
 class ByteView(Protocol):
     """Random access to the bytes of an input."""

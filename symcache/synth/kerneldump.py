@@ -15,8 +15,6 @@ from symcache.synth.pe import PAGE_BYTES, round_up
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Crash", "Driver", "make_kernel_dump"]
-
 _FIRST_PFN = 0x100
 _KERNEL, _DRIVERS, _POOL = 0x81800000, 0x82000000, 0x85000000
 _VARIABLES = _KERNEL + 0x20000

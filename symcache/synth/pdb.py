@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from symcache.identity import PdbKey
 
-__all__ = ["make_pdb"]
-
 _MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
 _BLOCK_BYTES = 4096
 _NONE = 0xFFFF

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from symcache.identity import PdbKey
 
-__all__ = ["PAGE_BYTES", "make_image", "round_up"]
-
 PAGE_BYTES = 0x1000
 _PE_OFFSET = 0x80
 _BASE = 0x10000

@@ -20,8 +20,6 @@ from symcache.synth.pe import make_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SESSION", "SessionModule", "make_published", "write_inputs"]
-
 _LINKED = 0x47918A00  # January 2008
 _CRASH = Crash(
     build=6001,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-__all__ = ["LoopbackUpstream"]
-
 _SYMBOLS = "/download/symbols/"
 _BLOBS = "/blobs/"
 _SIGNED_FOR_S = 60

@@ -1,7 +1,6 @@
-"""Cabinets as symbol stores keep them: one file, compressed. They are read and written block by block.
+"""Cabinets as symbol stores keep them: one file, compressed, read and written block by block.
 
-A cabinet is a table of members over folders; a folder is one run of bytes, compressed as a whole and cut into blocks of
-at most 32 KiB. Nothing larger than a block and the window of its compression is ever in memory.
+Nothing larger than a block, of at most 32 KiB, and the window of its compression is ever in memory.
 """
 
 from __future__ import annotations
@@ -25,20 +24,6 @@ if TYPE_CHECKING:
 
     _Decode = Callable[[bytes, int], bytes]
 
-__all__ = [
-    "MAX_CABINET_INPUT_BYTES",
-    "Cabinet",
-    "CabinetFolder",
-    "CabinetMember",
-    "block_checksum",
-    "expand",
-    "expand_lzx_fast",
-    "has_libarchive",
-    "open_cabinet",
-    "write_cabinet",
-]
-
-
 _BLOCK_BYTES = FRAME_BYTES
 _MAX_COMPRESSED_BYTES = _BLOCK_BYTES + 6144
 _MAX_NAME_BYTES = 256
@@ -56,7 +41,7 @@ _OLD_COMPRESSION = {b"SZDD": "compress.exe (SZDD)", b"KWAJ": "compress.exe (KWAJ
 
 @dataclass(frozen=True, slots=True)
 class CabinetFolder:
-    """One compressed run of bytes."""
+    """One run of bytes, compressed as a whole and cut into blocks."""
 
     compression: int  # the type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12
     blocks: int

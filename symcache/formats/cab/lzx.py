@@ -1,11 +1,6 @@
 """LZX as cabinets hold it: one frame of at most 32 KiB at a time, in pure Python.
 
-The cost of a frame is the loop in `LzxDecoder._decode_symbols`; everything around it is written to be read. There a
-symbol is two look-ups, the next 16 bits in `BitStream.windows` and their meaning in a `CodeTable`, and a match is one
-slice.
-
-Source: Microsoft's LZX data compression format paper of the Cabinet SDK, and [MS-PATCH] section 2, which corrects it;
-where they are silent, what libmspack and 7-Zip agree on.
+Source: Microsoft's paper on LZX in the Cabinet SDK; [MS-PATCH] 2, which corrects it; what libmspack and 7-Zip agree on.
 """
 
 from __future__ import annotations
@@ -22,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     _Matches = list[tuple[int, int, int, int, int]]
-
-__all__ = ["FRAME_BYTES", "BitStream", "CodeTable", "LzxDecoder", "make_code_table", "undo_e8"]
-
 
 # (bits of the code, symbol), indexed by as many of the next bits as the longest code has.
 CodeTable = list[tuple[int, int]]
@@ -123,7 +115,7 @@ def _make_windows(data: bytes) -> array[int]:
     return windows
 
 
-def read_code_lengths(bits: BitStream, lengths: list[int], start: int, end: int) -> None:
+def _read_code_lengths(bits: BitStream, lengths: list[int], start: int, end: int) -> None:
     """Read code lengths *start* to *end*, each written as a difference to the one before it in time, modulo 17.
 
     Twenty lengths of 4 bits make a tree of their own, whose symbols are: 0 to 16 a difference; 17 and 18 a run of
@@ -263,10 +255,10 @@ class LzxDecoder:
             if kind == _ALIGNED:
                 self._aligned = make_code_table([bits.take(3) for _ in range(8)], "aligned offset")
             self._matches = self._aligned_matches if kind == _ALIGNED else self._plain_matches
-            read_code_lengths(bits, self._main_lengths, 0, _LITERALS)
-            read_code_lengths(bits, self._main_lengths, _LITERALS, len(self._main_lengths))
+            _read_code_lengths(bits, self._main_lengths, 0, _LITERALS)
+            _read_code_lengths(bits, self._main_lengths, _LITERALS, len(self._main_lengths))
             self._main = make_code_table(self._main_lengths, "main")
-            read_code_lengths(bits, self._length_lengths, 0, _LENGTH_SYMBOLS)
+            _read_code_lengths(bits, self._length_lengths, 0, _LENGTH_SYMBOLS)
             self._lengths = make_code_table(self._length_lengths, "length") if any(self._length_lengths) else []
         elif kind == _STORED:
             bits.align_after()
@@ -277,6 +269,9 @@ class LzxDecoder:
 
     def _decode_symbols(self, bits: BitStream, stop: int) -> None:
         """Decode literals and matches until the output is *stop* bytes long.
+
+        This loop is the cost of a frame. A symbol is two look-ups, the next 16 bits in *windows* and their meaning in a
+        table; a match is one slice.
 
         A match is a main symbol (length up to 8 and position slot), then a length symbol, verbatim bits and an aligned
         symbol where these are called for. Slots 0 to 2 repeat one of the last three offsets.

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.paging import PagingMode
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "DEBUGGER_DATA_SIZE",
-    "DebuggerData",
-    "KernelSpace",
-    "open_kernel_space",
-    "parse_debugger_data",
-]
-
-
 DEBUGGER_DATA_SIZE = 0x2B0
 _TAG = b"KDBG"
 

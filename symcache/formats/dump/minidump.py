@@ -18,26 +18,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "CapturedMemory",
-    "ExceptionInfo",
-    "Minidump",
-    "ModuleEntry",
-    "ModuleTable",
-    "ProcessInfo",
-    "Stream",
-    "StreamType",
-    "SystemInfo",
-    "find_module_tables",
-    "parse_exception",
-    "parse_minidump",
-    "parse_module_entry",
-    "parse_process",
-    "parse_system_info",
-    "read_memory_ranges",
-]
-
-
 _SIGNATURE = b"MDMP"
 _SWAPPED_SIGNATURE = b"PMDM"
 _VERSION = 0xA793

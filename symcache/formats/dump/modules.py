@@ -14,25 +14,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "KLDR32",
-    "KLDR64",
-    "LDR32",
-    "LDR64",
-    "ListWalk",
-    "LoaderEntry",
-    "LoaderLayout",
-    "UnloadedDriver",
-    "find_place_problem",
-    "parse_unloaded_drivers",
-    "read_entry",
-    "read_pointer",
-    "read_unicode_string",
-    "read_unloaded_drivers",
-    "walk_list",
-]
-
-
 _MOST_ENTRIES = 10_000
 _LONGEST_NAME_BYTES = 0x2000
 _LARGEST_IMAGE_BYTES = 1 << 30

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["ARM64", "PAE", "X64", "X64_LA57", "X86", "AddressSpace", "Level", "PageTables", "PagingMode"]
-
 
 @dataclass(frozen=True, slots=True)
 class Level:

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.header import DumpHeader
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "PAGE_SIZE",
-    "BitmapPageMap",
-    "DumpBody",
-    "PageMap",
-    "PhysicalMemory",
-    "Place",
-    "RangePageMap",
-    "Storage",
-    "read_dump_body",
-]
-
-
 PAGE_SIZE = 0x1000
 
 _SPAN_BYTES = 0x1000

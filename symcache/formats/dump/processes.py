@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pdb.types import Structure
 
-__all__ = ["KERNEL_STRUCTURES", "KernelLayout", "Process", "find_kernel_layout", "read_process", "walk_processes"]
-
-
 KERNEL_STRUCTURES = ("_EPROCESS", "_KPROCESS")
 """What `KernelLayout.from_structures` wants from the kernel's PDB."""
 

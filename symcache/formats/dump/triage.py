@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.modules import UnloadedDriver
     from symcache.formats.view import ByteView
 
-__all__ = ["Triage", "TriageDriver", "TriageMemory", "read_triage"]
-
-
 _MOST_DRIVERS = 2048
 _LONGEST_NAME_UNITS = 0x1000
 _STRIDES = {8: (0x90, 0x98, 0xA0, 0xA8, 0xB0), 4: (0x4C, 0x50, 0x54, 0x58, 0x5C, 0x60)}

@@ -1,9 +1,6 @@
 """Streams, symbols and types of a PDB, read with pdbparse, and checks of its block lists.
 
-The one module that knows pdbparse, which is optional: it has no wheels and cannot be installed from Python 3.12 on.
-Of it only what was found to work on real files is called, each call behind checks of our own, because it trusts the
-sizes that a file states: never a stream's ``load()`` for types or debug information, never ``tpi.Type.parse``, which
-opens a debugger on damaged records.
+The one module that knows pdbparse, which is optional: no wheels, not for Python 3.12 and later.
 """
 
 from __future__ import annotations
@@ -27,9 +24,6 @@ from symcache.formats.view import FileView
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
-
-__all__ = ["DeepIdentity", "DeepPdb", "DeepSymbol", "available", "check_available", "check_blocks", "check_identity"]
-
 
 _HOW_TO_INSTALL = (
     "pdbparse is not installed; deep checks need it: pip install 'symcache[pdbparse]' (Python 3.11 and a C compiler)"
@@ -93,6 +87,10 @@ def _load() -> Any:
 
 class DeepPdb:
     """A native PDB opened with pdbparse; use it in a ``with`` statement.
+
+    Only what was found to work on real files is called, behind checks of our own, because pdbparse trusts the sizes
+    that a file states: never a stream's ``load()`` for types or debug information, never ``tpi.Type.parse``, which
+    opens a debugger on damaged records.
 
     Raises:
         UsageError: pdbparse is not installed; the text says how to get it.

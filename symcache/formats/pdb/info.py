@@ -18,23 +18,7 @@ if TYPE_CHECKING:
     from symcache.formats.pdb.msf import StreamContainer
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "Container",
-    "NativePdb",
-    "Pdb2",
-    "PdbIdentity",
-    "PortablePdb",
-    "SymbolKind",
-    "compute_portable_checksum",
-    "looks_like_pdb",
-    "open_container",
-    "parse_pdb",
-    "parse_pdb2",
-    "parse_portable",
-]
-
-
-PDB2_MAGIC = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
+_PDB2_MAGIC = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
 
 _NUMBERS_AT = 0x3C
 
@@ -92,7 +76,7 @@ def parse_pdb2(view: ByteView) -> Pdb2:
     return Pdb2(signature, age, version, page_size, stream_count)
 
 
-PORTABLE_MAGIC = b"BSJB"
+_PORTABLE_MAGIC = b"BSJB"
 
 _ID_BYTES = 20
 _ROOT_LIMIT_BYTES = 4096
@@ -124,7 +108,7 @@ def parse_portable(view: ByteView) -> PortablePdb:
     Source: ECMA-335 II.24.2.1; dotnet/runtime, PortablePdb-Metadata.md.
     """
     root = view.read(0, min(view.size, _ROOT_LIMIT_BYTES))
-    if root[:4] != PORTABLE_MAGIC:
+    if root[:4] != _PORTABLE_MAGIC:
         raise UnknownFormat("not a portable PDB", offset=0)
     (text_bytes,) = unpack_from("<I", _need(root, 0, 16), 12)
     if text_bytes > 256:
@@ -266,7 +250,7 @@ PdbIdentity: TypeAlias = NativePdb | Pdb2 | PortablePdb
 
 def looks_like_pdb(head: bytes) -> bool:
     """Return whether a file that begins with *head* is a PDB of any format; 44 bytes are enough."""
-    return head.startswith((MSF_MAGIC, MSFZ_MAGIC, PDB2_MAGIC, PORTABLE_MAGIC))
+    return head.startswith((MSF_MAGIC, MSFZ_MAGIC, _PDB2_MAGIC, _PORTABLE_MAGIC))
 
 
 def parse_pdb(view: ByteView) -> PdbIdentity:
@@ -280,9 +264,9 @@ def parse_pdb(view: ByteView) -> PdbIdentity:
         MalformedInput: The file contradicts itself.
     """
     head = view.read(0, min(view.size, 512))
-    if head.startswith(PORTABLE_MAGIC):
+    if head.startswith(_PORTABLE_MAGIC):
         return parse_portable(view)
-    if head.startswith(PDB2_MAGIC):
+    if head.startswith(_PDB2_MAGIC):
         return parse_pdb2(view)
     return _parse_native(open_container(view, head))
 
@@ -415,7 +399,7 @@ def _refuse(head: bytes) -> InputError:
     """Return why a file that begins with *head* is not a PDB."""
     if not head:
         return TruncatedInput("the file is empty", offset=0)
-    if any(magic.startswith(head) for magic in (MSF_MAGIC, MSFZ_MAGIC, PDB2_MAGIC, PORTABLE_MAGIC)):
+    if any(magic.startswith(head) for magic in (MSF_MAGIC, MSFZ_MAGIC, _PDB2_MAGIC, _PORTABLE_MAGIC)):
         return TruncatedInput("the file ends within the magic of a PDB", offset=len(head))
     return UnknownFormat(f"not a PDB: it looks like {_guess(head)}", offset=0)
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["MSFZ_MAGIC", "MSF_MAGIC", "Msf", "Msfz", "StreamContainer", "StreamView"]
-
-
 MSF_MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
 
 _ARRAY_AT = 0x34
@@ -230,7 +227,7 @@ else:
         return found
 
 
-class MsfzStream:
+class _MsfzStream:
     """The bytes of one stream, gathered from its fragments; see `Msfz`."""
 
     def __init__(self, container: Msfz, fragments: tuple[tuple[int, int], ...], name: str) -> None:
@@ -307,19 +304,19 @@ class Msfz:
         fragments = self._find_fragments(index)
         return None if fragments is None else sum(size for size, _ in fragments)
 
-    def stream(self, index: int) -> MsfzStream:
+    def stream(self, index: int) -> _MsfzStream:
         """Return the bytes of a stream; a nil stream, or one past the last, is empty.
 
         Raises:
             MalformedInput: The directory ends before the fragments of the stream.
         """
-        return MsfzStream(self, self._find_fragments(index) or (), f"stream {index}")
+        return _MsfzStream(self, self._find_fragments(index) or (), f"stream {index}")
 
     def read_fragment(self, location: int, skip: int, length: int) -> bytes:
         """Return *length* bytes that begin *skip* bytes after *location*; see the class for what that is.
 
         Raises:
-            TruncatedInput, MalformedInput, UnknownFormat: As `MsfzStream.read`.
+            TruncatedInput, MalformedInput, UnknownFormat: As `_MsfzStream.read`.
         """
         if not location & _IN_CHUNK:
             return self._view.read((location & 0xFFFF_FFFF_FFFF) + skip, length)

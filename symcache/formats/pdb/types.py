@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["Structure", "read_structures"]
-
-
 _TPI = 2
 _CHUNK_BYTES = 1 << 20
 _LONGEST_RECORD_BYTES = 2 + 0xFFFF

@@ -15,21 +15,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "CodeView",
-    "CodeViewEntry",
-    "DebugData",
-    "DebugEntry",
-    "DebugType",
-    "EmbeddedPdb",
-    "ImageProblem",
-    "Nb10",
-    "PdbChecksum",
-    "Rsds",
-    "parse_code_view",
-    "parse_debug_directory",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Rsds:

@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from symcache.formats.pe.debug import CodeViewEntry, DebugEntry, EmbeddedPdb, PdbChecksum
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "DbgFile",
-    "Image",
-    "ImageHeader",
-    "Layout",
-    "machine_name",
-    "parse_dbg",
-    "parse_image",
-    "parse_image_header",
-]
-
-
 _DOS_BYTES = 0x40
 _FILE_HEADER = struct.Struct("<4xHHI8xHH")
 _FILE_HEADER_BYTES = _FILE_HEADER.size
