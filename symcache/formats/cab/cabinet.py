@@ -388,9 +388,8 @@ cabinet must stay under 2 GiB, because Microsoft's readers keep its size in a si
 def write_cabinet(source: BinaryIO, target: BinaryIO, *, name: str, level: int = 6) -> int:
     """Compress *source*, to its end, into a cabinet at the current position of *target*; return its size in bytes.
 
-    Memory does not grow with *source*. The cabinet depends on its arguments alone, not on the clock.
-
-    *target* is seekable: the header is written again once the sizes are known. *level* is zlib's, 1 to 9.
+    Memory does not grow with *source*. The cabinet depends on its arguments alone, not on the clock. *target* is
+    seekable: the header is written once the sizes are known. *level* is zlib's, 1 to 9.
 
     Raises:
         ValueError: *name* does not have 1 to 255 bytes of UTF-8 without NUL.
@@ -401,7 +400,8 @@ def write_cabinet(source: BinaryIO, target: BinaryIO, *, name: str, level: int =
     if not 0 < len(encoded) < 256 or b"\0" in encoded:
         raise ValueError(f"{name!r} cannot be the name of a file in a cabinet")
     start = target.tell()
-    blocks_at = target.write(_tables(0, 0, _MSZIP, 0, encoded))
+    blocks_at = len(_tables(0, 0, _MSZIP, 0, encoded))
+    target.write(bytes(blocks_at))
     size, blocks, compressed = _write_blocks(source, target, level)
     cabinet_bytes = blocks_at + compressed
     attributes = _ARCHIVE if name.isascii() else _ARCHIVE | _UTF8_NAME
