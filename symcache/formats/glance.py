@@ -18,16 +18,11 @@ if TYPE_CHECKING:
     # Takes a number of bytes and an offset, and returns fewer only at the end of the file.
     Read: TypeAlias = Callable[[int, int], bytes]
 
-__all__ = ["glance_at_image", "glance_at_pdb"]
-
 
 def glance_at_pdb(path: str, guid: bytes, age: int) -> int | None:
     """Return the length in bytes of the PDB 7 at *path*, whole, if it has *guid* and its debug information has *age*.
 
-    Args:
-        path: The file.
-        guid: Its 16 bytes as they lie in a file.
-        age: As a code view record has it.
+    *guid* is 16 bytes as they lie in a file.
     """
     return _size_if(path, lambda read, size_bytes: _identify_pdb(read, size_bytes) == (guid, age))
 
@@ -149,7 +144,7 @@ def _identify_image(read: Read, size_bytes: int) -> tuple[int, int] | None:
     Raises:
         struct.error: The file ends early.
 
-    Layout: see `symcache.formats.pe.header` and `symcache.formats.pe.image`.
+    Layout: see `symcache.formats.pe.image` and `symcache.formats.pe.image`.
     """
     head = read(_PAGE_BYTES, 0)
     at = int.from_bytes(head[0x3C:0x40], "little")

@@ -283,7 +283,7 @@ def _pdb_test() -> Callable[[bytes], bool]:
 
 
 def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.dump.unsupported import find_other_dump  # noqa: PLC0415
+    from symcache.formats.dump.header import find_other_dump  # noqa: PLC0415
     from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
 
     if other := find_other_dump(head):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.formats.dump.header import DumpAttribute, DumpType, bugcheck_name
-from symcache.formats.dump.pagemaps import PAGE_SIZE
-from symcache.formats.pe.header import machine_name
+from symcache.formats.dump.physical import PAGE_SIZE
+from symcache.formats.pe.image import machine_name
 
 if TYPE_CHECKING:
     from symcache.formats.dump.header import DumpHeader

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError, MalformedInput
-from symcache.formats.pe.dbg import parse_dbg
 from symcache.formats.pe.debug import Rsds
-from symcache.formats.pe.header import machine_name
-from symcache.formats.pe.image import Layout, parse_image
+from symcache.formats.pe.image import Layout, machine_name, parse_dbg, parse_image
 from symcache.formats.view import PartView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
 from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
@@ -17,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from symcache.formats.dump.modules import LoaderEntry
-    from symcache.formats.pe.dbg import DbgFile
     from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
-    from symcache.formats.pe.image import Image
+    from symcache.formats.pe.image import DbgFile, Image
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 

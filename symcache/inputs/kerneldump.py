@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from symcache.formats.dump.header import DumpHeader
     from symcache.formats.dump.kernel import KernelSpace
-    from symcache.formats.dump.pagemaps import PageMap
     from symcache.formats.dump.paging import AddressSpace
-    from symcache.formats.dump.physical import DumpBody
+    from symcache.formats.dump.physical import DumpBody, PageMap
     from symcache.formats.dump.processes import KernelLayout
     from symcache.formats.view import ByteView
     from symcache.inputs.records import ProcessSelection, Record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import Absence, InputError, NotInDump
 from symcache.formats.dump.modules import read_entry, read_unloaded_drivers, walk_list
-from symcache.formats.dump.pagemaps import PAGE_SIZE
+from symcache.formats.dump.physical import PAGE_SIZE
 from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import PartView
 from symcache.identity import PdbKey, source_name
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from symcache.formats.dump.kernel import KernelSpace
     from symcache.formats.dump.modules import ListWalk, LoaderEntry, UnloadedDriver
-    from symcache.formats.dump.pagemaps import PageMap
     from symcache.formats.dump.paging import AddressSpace
+    from symcache.formats.dump.physical import PageMap
     from symcache.formats.pe.image import Image
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record

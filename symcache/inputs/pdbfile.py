@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from symcache.errors import MalformedInput
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, parse_pdb
-from symcache.formats.pe.header import machine_name
+from symcache.formats.pe.image import machine_name
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey, base_name
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.pdb.info import PdbIdentity
-    from symcache.formats.pdb.portable import PortablePdb
+    from symcache.formats.pdb.info import PdbIdentity, PortablePdb
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, MalformedInput, PointerNotAllowed, UpstreamRefused, WrongContent
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
-from symcache.formats.pdb.info import Container, NativePdb, Pdb2, parse_pdb
-from symcache.formats.pdb.portable import PortablePdb, compute_portable_checksum
-from symcache.formats.pe.dbg import parse_dbg
-from symcache.formats.pe.image import Image, Layout, parse_image
+from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, compute_portable_checksum, parse_pdb
+from symcache.formats.pe.image import Image, Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, compressed_name
 from symcache.stores.base import Arrival, Form, size_if_right

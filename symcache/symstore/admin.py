@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
-from symcache.formats.cab.compress import write_cabinet
+from symcache.formats.cab.cabinet import write_cabinet
 from symcache.formats.pdb.info import Container, NativePdb, SymbolKind, looks_like_pdb, parse_pdb
-from symcache.formats.pe.dbg import parse_dbg
-from symcache.formats.pe.image import Layout, parse_image
+from symcache.formats.pe.image import Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, fold
 from symcache.inputs.image import is_image

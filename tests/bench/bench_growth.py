@@ -25,8 +25,7 @@ if __name__ == "__main__":
 from bench.bench_dumps import write as write_dump
 from bench.bench_fetch import COMMANDS, Load, check_complete, make_load, measure
 from support.nginx import Nginx
-
-from symcache.synth.kerneldump import DumpKind
+from support.synth.kerneldump import DumpKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

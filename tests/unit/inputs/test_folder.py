@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from support.synth.pe import ImagePlan, dbg_bytes, disk_bytes
 
 from symcache.formats.view import FileView
 from symcache.inputs import folder
 from symcache.inputs.folder import read_folder
 from symcache.inputs.image import is_image, read_image
 from symcache.inputs.records import Input, InputKind, Module, Unreadable
-from symcache.synth.pe import ImagePlan, dbg_bytes, disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 
 from symcache.errors import InputError, UnknownFormat
 from symcache.formats.pe.image import Layout, parse_image
@@ -14,7 +15,6 @@ from symcache.formats.view import BytesView, FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.inputs.image import image_module, is_image, read_image
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
-from symcache.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from symcache.formats.view import ByteView

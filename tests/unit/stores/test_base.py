@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from anyio import to_thread
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, scratch_files, visible
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
@@ -20,7 +21,6 @@ from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
 from symcache.stores.sharing import Batches
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,14 +10,13 @@ from uuid import UUID
 import pytest
 from support.answers import page, status
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
-from support.synth.pdb import make_portable_pdb
+from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 
 from symcache.config import ServerEntry
 from symcache.errors import ConfigError
 from symcache.events import Noted
 from symcache.identity import PdbKey, PortablePdbKey
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,15 +7,13 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.synth.pdb import make_compressed_pdb, make_pdb2, make_portable_pdb
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.symstore.admin import Addition, Unidentified, identify, identify_all
 from symcache.symstore.transactions import Content
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 from symcache.upkeep.verify import why_private
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import StoreError, UsageError
 from symcache.identity import Key, OtherKey, PdbKey, Tier, parse_index
@@ -19,7 +20,6 @@ from symcache.stores.check import StoredCheck
 from symcache.stores.local.tree import Form, Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.upkeep.convert import convert
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
