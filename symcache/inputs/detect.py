@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import base_name, check_path_part
-from symcache.inputs.records import OF_COMPLETE_DUMPS, InputKind, Unreadable
+from symcache.inputs.records import OF_COMPLETE_DUMPS, STANDARD_INPUT, InputKind, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +30,7 @@ Content: TypeAlias = bytes | BinaryIO
 InputSource: TypeAlias = str | Path | Content | tuple[str, Content]
 """A path, or what a file holds, alone or behind the name of the file, without which an image has no key."""
 
-_STANDARD_INPUT = "-"
+
 _HEAD_BYTES = 64
 _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
@@ -135,7 +135,7 @@ def read_input(
     try:
         if content is not None:
             yield from _read_content(path, content, options)
-        elif path == _STANDARD_INPUT:
+        elif path == STANDARD_INPUT:
             yield from _read_stream(path, stdin or sys.stdin.buffer, options)
         else:
             yield from _read(path, options)
@@ -172,9 +172,9 @@ def _name(source: InputSource) -> tuple[str, Content | None]:
     if isinstance(source, str | Path):
         return str(source), None
     if isinstance(source, bytes):
-        return _STANDARD_INPUT, source
+        return STANDARD_INPUT, source
     name = getattr(source, "name", None)
-    return name if isinstance(name, str) else _STANDARD_INPUT, source
+    return name if isinstance(name, str) else STANDARD_INPUT, source
 
 
 def _read(path: str, options: InputOptions) -> Iterator[Record]:

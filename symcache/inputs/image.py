@@ -11,7 +11,7 @@ from symcache.formats.pe.header import machine_name
 from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import PartView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
-from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,9 +33,6 @@ __all__ = [
     "read_image",
     "read_loaded_image",
 ]
-
-
-_STANDARD_INPUT = "-"
 
 
 def is_image(start: bytes) -> bool:
@@ -138,7 +135,7 @@ def _references(
 
 
 def _image_key(name: str, timestamp: int, size_of_image: int, problems: list[str]) -> ImageKey | None:
-    if name == _STANDARD_INPUT:
+    if name == STANDARD_INPUT:
         problems.append("an image's key needs its file name, which standard input does not tell")
         return None
     try:
@@ -173,7 +170,7 @@ def _dbg_module(file: DbgFile, name: str, path: str) -> Module:
     problems: list[str] = []
     dbg: DbgKey | None = None
     try:
-        if name == _STANDARD_INPUT:
+        if name == STANDARD_INPUT:
             raise MalformedInput("a .dbg file's key needs its name, which standard input does not tell")
         dbg = DbgKey(name, file.timestamp, file.size_of_image)
     except InputError as error:

@@ -8,7 +8,7 @@ from symcache.errors import MalformedInput
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, parse_pdb
 from symcache.formats.pe.header import machine_name
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey, base_name
-from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.inputs.records import STANDARD_INPUT, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["pdb_details", "pdb_reference_of", "read_pdb"]
 
 
-_STANDARD_INPUT = "-"
 _INCREMENTAL, _CONFLICTING = 0x1, 0x4
 
 _Details: TypeAlias = dict[str, Any]
@@ -54,7 +53,7 @@ def pdb_reference_of(identity: PdbIdentity, name: str) -> PdbReference:
     Raises:
         MalformedInput: The GUID is nil, or *name* cannot be that of a file in a store.
     """
-    if name == _STANDARD_INPUT:
+    if name == STANDARD_INPUT:
         raise MalformedInput("a PDB on standard input has no name to be filed under")
     if isinstance(identity, Pdb2):
         return PdbReference(Pdb2Key(name, identity.signature, identity.age), PdbFormat.PDB2)
