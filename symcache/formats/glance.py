@@ -1,6 +1,6 @@
-"""Whether a file is a certain PDB or image, told from a few small reads, for files by the thousand.
+"""What a PDB or an image is, told from a few small reads, for files by the thousand.
 
-A yes agrees with `parse_pdb` and `parse_image`; a no says nothing, as a file that is odd in any way is left to those.
+What is told agrees with `parse_pdb` and `parse_image`; a file that is odd in any way is left to those.
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import struct
 from struct import Struct
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from symcache.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["glance_at_image", "glance_at_pdb"]
+    from symcache.formats.view import ByteView
+
+__all__ = ["PlainImage", "glance_at_image", "glance_at_keys", "glance_at_pdb"]
 
 T = TypeVar("T")
 
@@ -171,3 +175,77 @@ def _identify_image(fd: int, size_bytes: int) -> tuple[int, int] | None:
         if raw_bytes and raw_offset & mask:
             extent_bytes = max(extent_bytes, (raw_offset & mask) + raw_bytes)
     return (timestamp, size_of_image) if size_bytes >= extent_bytes else None
+
+
+_DIRECTORIES_AT = {0x10B: 92, 0x20B: 108}
+_DEBUG_DIRECTORY = Struct("<I48xII")
+_MAPPED_SECTION = Struct("<8xIIII16x")
+_DEBUG_ENTRY = Struct("<10xHII4xI")
+_CODE_VIEW = Struct("<4s16sI")
+_MOST_ENTRIES = 32
+_LONGEST_RECORD = 0x1000
+_CODEVIEW = 2
+_TELLING_MORE = frozenset({4, 17, 19})  # names a .dbg file, holds a PDB, has its checksum
+_PORTABLE_MINOR = 0x504D
+
+
+class PlainImage(NamedTuple):
+    """An image that names one PDB 7 and nothing else; *guid* as its 16 bytes lie in the file, *path* as written."""
+
+    timestamp: int
+    size_of_image: int
+    guid: bytes
+    age: int
+    path: str
+
+
+def glance_at_keys(view: ByteView) -> PlainImage | None:
+    """Return what identifies the image in the file *view* and its PDB, in three reads; None for one that is odd.
+
+    Layout: see `symcache.formats.pe.header`, `symcache.formats.pe.image` and `symcache.formats.pe.debug`.
+    """
+    try:
+        return _find_keys(view)
+    except (InputError, struct.error, UnicodeDecodeError):
+        return None
+
+
+def _find_keys(view: ByteView) -> PlainImage | None:
+    head = view.read(0, min(view.size, _PAGE_BYTES))
+    at = int.from_bytes(head[0x3C:0x40], "little")
+    if not head.startswith(b"MZ") or not 0x40 <= at < len(head):
+        return None
+    signature, sections, timestamp, optional_bytes = _FILE_HEADER.unpack_from(head, at)
+    optional = at + _FILE_HEADER.size
+    magic, alignment, size_of_image = _OPTIONAL_HEADER.unpack_from(head, optional)
+    table = optional + optional_bytes
+    table_end = table + _SECTION.size * sections
+    if signature != b"PE\0\0" or magic not in _DIRECTORIES_AT or sections > _MOST_SECTIONS or table_end > len(head):
+        return None
+    count, rva, size_bytes = _DEBUG_DIRECTORY.unpack_from(head, optional + _DIRECTORIES_AT[magic])
+    entries = size_bytes // _DEBUG_ENTRY.size
+    if count <= 6 or not rva or not 0 < entries <= _MOST_ENTRIES:
+        return None
+    for virtual_bytes, section, raw_bytes, raw_offset in _MAPPED_SECTION.iter_unpack(head[table:table_end]):
+        if section <= rva < section + max(virtual_bytes, raw_bytes):
+            if rva - section >= raw_bytes:
+                return None
+            offset = (raw_offset & ~(_SECTOR_BYTES - 1) if alignment >= _PAGE_BYTES else raw_offset) + rva - section
+            break
+    else:
+        return None
+    record = b""
+    for minor, type_, record_bytes, file_offset in _DEBUG_ENTRY.iter_unpack(
+        view.read(offset, entries * _DEBUG_ENTRY.size)
+    ):
+        if type_ == _CODEVIEW:
+            if record or minor == _PORTABLE_MINOR or not file_offset or not 24 < record_bytes <= _LONGEST_RECORD:
+                return None
+            record = view.read(file_offset, record_bytes)
+        elif type_ in _TELLING_MORE:
+            return None
+    signature, guid, age = _CODE_VIEW.unpack_from(record)
+    path, nul, _ = record[_CODE_VIEW.size :].partition(b"\0")
+    if signature != b"RSDS" or not nul:
+        return None
+    return PlainImage(timestamp, size_of_image, guid, age, path.decode())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import ProcessSelection, Record
 
-    Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
+    Reader: TypeAlias = Callable[[ByteView, str], Iterable[Record]]
 
 __all__ = ["InputOptions", "InputSource", "copy_input", "detect", "open_inputs", "read_input"]
 
@@ -234,9 +234,9 @@ class _SeekView:
 
 def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | None:
     if kind is InputKind.IMAGE:
-        from symcache.inputs.image import read_image  # noqa: PLC0415
+        from symcache.inputs.image import read_module  # noqa: PLC0415
 
-        return partial(read_image, with_details=False)
+        return read_module
     return None if kind is None else options.reader(kind)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    _Found: TypeAlias = "Module | Unreadable | _Questioner"
+    _Found: TypeAlias = Module | Unreadable | str
 
 __all__ = ["Choose", "Reader", "read_folder"]
 
 
-Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
+Reader: TypeAlias = Callable[[ByteView, str], Iterable[Record]]
 Choose: TypeAlias = Callable[[bytes], Reader | None]
 
 _START_BYTES = 64
@@ -54,19 +54,12 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Rec
     try:
         for records in _read_batches(files, choose, threads):
             for record in records:
-                if isinstance(record, Module | Unreadable):
-                    yield record
+                if isinstance(record, str):  # its reader asks something, so that it is read where the answer comes from
+                    yield from _read_here(record, choose)
                 else:
-                    yield from _read_here(record.path, choose)
+                    yield record
     finally:
         files.close()
-
-
-class _Questioner:
-    """A file whose reader asks something, so that it is read where the answer comes from."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
 
 
 def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: int) -> Iterator[list[_Found]]:
@@ -150,10 +143,10 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
 def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[_Found]:
     found: list[_Found] = []
     for file in batch:
-        if isinstance(file, Unreadable):
-            found.append(file)
+        if isinstance(file, str):
+            found += _read_file(file, choose)
         else:
-            found.extend(_read_file(file, choose))
+            found.append(file)
     return found
 
 
@@ -161,11 +154,14 @@ def _read_file(path: str, choose: Choose) -> list[_Found]:
     """Return the modules of one file; one that cannot be read is one record, whatever it gave before."""
     found: list[_Found] = []
     try:
-        for record in _read_records(path, choose):
-            if isinstance(record, KernelPdbWanted):
-                return [_Questioner(path)]
-            if isinstance(record, Module | Unreadable):
-                found.append(record)
+        with FileView(path) as file:
+            view = _Begun(file)
+            read = choose(view.start[:_START_BYTES])
+            for record in () if read is None else read(view, path):
+                if isinstance(record, Module | Unreadable):
+                    found.append(record)
+                elif isinstance(record, KernelPdbWanted):
+                    return [path]
     except InputError as error:
         return [Unreadable(path, error.problem, error.offset)]
     except OSError as error:
@@ -176,21 +172,16 @@ def _read_file(path: str, choose: Choose) -> list[_Found]:
 def _read_here(path: str, choose: Choose) -> Iterator[Record]:
     """Yield the modules of one file and what its reader asks."""
     try:
-        for record in _read_records(path, choose):
-            if isinstance(record, Module | Unreadable | KernelPdbWanted):
-                yield record
+        with FileView(path) as file:
+            view = _Begun(file)
+            read = choose(view.start[:_START_BYTES])
+            for record in () if read is None else read(view, path):
+                if isinstance(record, Module | Unreadable | KernelPdbWanted):
+                    yield record
     except InputError as error:
         yield Unreadable(path, error.problem, error.offset)
     except OSError as error:
         yield _unreadable(path, error)
-
-
-def _read_records(path: str, choose: Choose) -> Iterator[Record]:
-    with FileView(path) as file:
-        view = _Begun(file)
-        read = choose(view.start[:_START_BYTES])
-        if read is not None:
-            yield from read(view, path)
 
 
 class _Begun:

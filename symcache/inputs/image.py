@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput
+from symcache.formats.glance import glance_at_keys
 from symcache.formats.pe.dbg import parse_dbg
 from symcache.formats.pe.debug import Rsds
 from symcache.formats.pe.header import machine_name
@@ -14,7 +17,7 @@ from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey,
 from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from symcache.formats.dump.modules import LoaderEntry
     from symcache.formats.pe.dbg import DbgFile
@@ -32,6 +35,7 @@ __all__ = [
     "pdb_reference",
     "read_image",
     "read_loaded_image",
+    "read_module",
 ]
 
 
@@ -44,26 +48,39 @@ def is_image(start: bytes) -> bool:
     return start[:2] == b"MZ" or start[:4] in {b"DI\x00\x00", b"DI\x00\x80"}
 
 
-def read_image(view: ByteView, path: str, *, with_details: bool = True) -> Iterator[Record]:
+def read_image(view: ByteView, path: str) -> Iterator[Record]:
     """Yield the image or ``.dbg`` file and, as its one module, what it is and what it names.
-
-    Args:
-        view: The file.
-        path: As the user named it.
-        with_details: Say all about it in its `Input`, as ``inspect`` shows; else no more than its kind.
 
     Raises:
         InputError: It is neither, or its headers are damaged.
     """
+    module, details = _read(view, path)
+    yield Input(path, InputKind.IMAGE, details())
+    yield module
+
+
+def read_module(view: ByteView, path: str) -> tuple[Module]:
+    """Return the module alone that `read_image` yields; files by the thousand are read so."""
+    plain = glance_at_keys(view)
     name = base_name(path)
+    if plain is not None and any(plain.guid) and name != STANDARD_INPUT:
+        try:
+            key = PdbKey(base_name(plain.path), UUID(bytes_le=plain.guid), plain.age)
+            image = ImageKey(name, plain.timestamp, plain.size_of_image)
+        except MalformedInput:  # what follows says why
+            pass
+        else:
+            return (Module(name, path, image=image, pdbs=(PdbReference(key, PdbFormat.NATIVE),)),)
+    return (_read(view, path)[0],)
+
+
+def _read(view: ByteView, path: str) -> tuple[Module, Callable[[], dict[str, Any]]]:
+    """Return an image's or ``.dbg`` file's module and what returns all there is to say of it."""
     if view.read(0, min(2, view.size)) == b"DI":
         file = parse_dbg(view)
-        yield Input(path, InputKind.IMAGE, _dbg_details(file) if with_details else {})
-        yield _dbg_module(file, name, path)
-        return
+        return _dbg_module(file, base_name(path), path), partial(_dbg_details, file)
     image = parse_image(view, Layout.DISK)
-    yield Input(path, InputKind.IMAGE, _image_details(image, view.size) if with_details else {})
-    yield image_module(image, name, path)
+    return image_module(image, base_name(path), path), partial(_image_details, image, view.size)
 
 
 def image_module(image: Image, name: str, path: str | None = None, base: int | None = None) -> Module:
