@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -17,14 +17,7 @@ from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
 from symcache.inputs.detect import InputOptions, InputSource, copy_input, open_inputs
-from symcache.inputs.records import (
-    OF_COMPLETE_DUMPS,
-    Input,
-    Module,
-    ProcessSelection,
-    ProcessSummary,
-    Unreadable,
-)
+from symcache.inputs.records import OF_COMPLETE_DUMPS, Input, Module, ProcessSelection, ProcessSummary, Unreadable
 from symcache.stores.source import SymbolSource
 from symcache.warm.inspect import DeepWish, Inspection, inspect_file
 from symcache.warm.plan import ImageChoice, Plan
@@ -32,7 +25,7 @@ from symcache.warm.run import Warmer
 from symcache.warm.servers import ListedServer, list_servers, probe_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
     from typing import Concatenate, Self
 
@@ -113,14 +106,11 @@ class SymbolCache:
         all_pdbs: bool = False,
         processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
     ) -> Report:
-        """Fetch what *inputs* need: dumps, images, folders, PDBs, manifests, debugger logs.
+        """Fetch what *inputs*, one or several, need: dumps, images, folders, PDBs, manifests, debugger logs.
 
-        Args:
-            inputs: One or several; what each is, its content says.
-            images: Which images are wanted, too: ``auto``, those that a debugger asks for because the inputs do not
-                hold them; ``all``; ``none``.
-            all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
-            processes: Processes of kernel dumps whose modules count; None for none.
+        Images are wanted, too: those that a debugger asks for because the inputs do not hold them (``auto``), ``all``
+        or ``none``. *all_pdbs* wants every PDB an image names, not only the one that debuggers ask for; of kernel dumps
+        the modules of *processes* count, too.
         """
         with self._warmer(images, all_pdbs=all_pdbs) as warmer:
             return await warmer.warm(warmer.open_inputs(_each(inputs), processes))
@@ -289,16 +279,8 @@ def _scan(inputs: Iterable[InputSource], processes: ProcessSelection | None) -> 
 
 
 def _inspect(source: InputSource, wish: DeepWish) -> Inspection:
-    with _on_disk(source) as (name, path):
-        return replace(inspect_file(path, wish), path=name)
-
-
-@contextmanager
-def _on_disk(source: InputSource) -> Iterator[tuple[str, str]]:
-    """Lend the name of *source* and where it lies: itself, or a copy of what it holds."""
     if isinstance(source, str | Path):
-        yield str(source), str(source)
-        return
+        return inspect_file(str(source), wish)
     with TemporaryDirectory(prefix="symcache-") as folder:
         name, copy = copy_input(source, Path(folder))
-        yield name, str(copy)
+        return replace(inspect_file(str(copy), wish), path=name)
