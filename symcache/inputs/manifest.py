@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from symcache.errors import MalformedInput
 from symcache.formats.view import PartView
 from symcache.identity import ImageKey, OtherKey, fold, parse_id, parse_index, printable
-from symcache.inputs.log.text import text_encoding
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, Unreadable, reference_to
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import PdbReference, Record
 
-__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest"]
+__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest", "text_encoding"]
 
 
 _CHUNK_BYTES = 1 << 16
@@ -190,6 +189,19 @@ def _find_encoding(head: bytes) -> tuple[str | None, int]:
         if head.startswith(mark):
             return encoding, len(mark)
     return text_encoding(head), 0
+
+
+def text_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 flavour that *head* is written in; None for an encoding that keeps ASCII bytes.
+
+    ``.logopen /u`` writes UTF-16 with a byte order mark; without one, NUL in every second byte gives it away.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    pairs = len(head) // 2
+    if pairs >= 8 and head[1::2].count(0) > pairs * 3 // 4:
+        return "utf-16-le"
+    return None
 
 
 def _clean(text: str, encoding: str | None) -> str:
