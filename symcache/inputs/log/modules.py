@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import MalformedInput
 from symcache.identity import DbgKey, ImageKey, OtherKey, PdbKey, PortablePdbKey, base_name, fold, parse_id
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import PdbReference
 
-__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of"]
+__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of", "sighting_of"]
 
 
 UNREADABLE_STAMP = 0xFFFFFFFE
@@ -308,6 +308,15 @@ class LogModules:
         held = sum(map(len, (self._sightings, self._loose, self._mentions, self._found, self._asked)))
         self.overflowed |= held >= _MOST_FACTS
         return not self.overflowed
+
+
+def sighting_of(name: str, *keys: Key | None, **facts: Any) -> Sighting:
+    """Return what *keys* and *facts*, fields of `Sighting`, say of the module whose image is the file *name*."""
+    found = Sighting(name.rpartition(".")[0] or name, image_name=name, **facts)
+    for key in keys:
+        if key is not None:
+            found.add_key(key)
+    return found
 
 
 def key_of(name: str, id_: str) -> Key | None:
