@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -31,6 +32,8 @@ __all__ = [
     "image_module",
     "is_image",
     "loader_key",
+    "module_without_header",
+    "nameless_problem",
     "paged_out_use",
     "pdb_reference",
     "read_image",
@@ -286,6 +289,22 @@ def entry_names(entry: LoaderEntry) -> tuple[str, str | None]:
     """Return a loader entry's base name, made up if it has none, and its path."""
     name = base_name(entry.full_name or "") or base_name(entry.base_name or "") or f"unknown_{entry.base:x}"
     return name, entry.full_name or None
+
+
+def nameless_problem(entry: LoaderEntry) -> str | None:
+    """Return why a loader entry has no name; None if it has one."""
+    if entry.full_name is not None or entry.base_name is not None:
+        return None
+    return f"its name cannot be read ({entry.name_problem or 'it has none'})"
+
+
+def module_without_header(module: Module, error: InputError, key: ImageKey | None, no_stamp: str) -> Module:
+    """Return *module*, whose headers are not there, with the *key* that the loader's stamp makes, if there is one."""
+    reason = f"its image header cannot be read ({error.problem})"
+    if key is None:
+        return replace(module, problem=f"{reason}, and {no_stamp}")
+    problem = f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched"
+    return replace(module, image=key, problem=problem, needs_image=ImageUse.BY_HAND)
 
 
 def loader_key(name: str, stamp: int, size_of_image: int) -> ImageKey | None:
