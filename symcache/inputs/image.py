@@ -1,10 +1,10 @@
-"""Images in the memory of a dump."""
+"""Images and ``.dbg`` files as inputs, and images in the memory of a dump."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput
@@ -18,7 +18,7 @@ from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey,
 from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from symcache.formats.dump.modules import LoaderEntry
     from symcache.formats.pe.dbg import DbgFile
@@ -40,6 +40,10 @@ __all__ = [
     "read_loaded_image",
     "read_module",
 ]
+
+
+T = TypeVar("T")
+KeyT = TypeVar("KeyT", bound=ImageKey)
 
 
 def is_image(start: bytes) -> bool:
@@ -87,20 +91,15 @@ def _read(view: ByteView, path: str) -> tuple[Module, Callable[[], dict[str, Any
 
 
 def image_module(image: Image, name: str, path: str | None = None, base: int | None = None) -> Module:
-    """Return what *image* is called and what it names.
-
-    Args:
-        image: As parsed from a file, from memory or from the part of a file that was fetched.
-        name: Base name to file the image under.
-        path: Where it lies, if that is known.
-        base: Address it is loaded at, in a dump.
-    """
+    """Return what *image* names, filed under the base name *name*; it lies at *path*, or in a dump at *base*."""
     problems: list[str] = []
-    key = _image_key(name, image.timestamp, image.size_of_image, problems)
+    key = _tried(lambda: _file_key(ImageKey, image, name, "an image's key needs its file name"), problems)
     checksums = tuple(f"{checksum.algorithm}:{checksum.digest.hex()}" for checksum in image.checksums)
-    pdbs = _references(image.code_views, problems, embedded=image.embedded is not None, checksums=checksums)
-    dbg = _dbg_key(image, problems)
-    problems.extend(_sentence(problem) for problem in image.problems)
+    pdbs = _references(image.debug, problems, checksums)
+    dbg = None
+    if (dbg_name := image.dbg_name) is not None:
+        dbg = _tried(lambda: DbgKey(base_name(dbg_name), image.timestamp, image.size_of_image), problems)
+    problems.extend(map(_sentence, image.problems))
     named = bool(image.code_views or image.embedded or image.dbg_name)
     if not pdbs and not problems:
         problems.append(_why_no_pdb(image))
@@ -118,12 +117,7 @@ def image_module(image: Image, name: str, path: str | None = None, base: int | N
 
 
 def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tuple[str, ...] = ()) -> PdbReference:
-    """Return the PDB that a code view record names.
-
-    Args:
-        entry: The record and what its debug directory entry adds.
-        embedded: The image holds a portable PDB inside.
-        checksums: Those of the image; they speak of a portable PDB only.
+    """Return the PDB that a code view record names; what else the image has speaks of a portable PDB only.
 
     Raises:
         MalformedInput: It has a nil GUID, or its name cannot be that of a file in a store.
@@ -142,37 +136,25 @@ def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tu
     return PdbReference(PdbKey(name, record.guid, record.age), PdbFormat.NATIVE)
 
 
-def _references(
-    code_views: Iterable[CodeViewEntry], problems: list[str], *, embedded: bool = False, checksums: tuple[str, ...] = ()
-) -> tuple[PdbReference, ...]:
-    found: list[PdbReference] = []
-    for entry in code_views:
-        try:
-            found.append(pdb_reference(entry, embedded=embedded, checksums=checksums))
-        except MalformedInput as error:
-            problems.append(error.problem)
-    return tuple(found)
+def _references(debug: DebugData, problems: list[str], checksums: tuple[str, ...] = ()) -> tuple[PdbReference, ...]:
+    make = partial(pdb_reference, embedded=debug.embedded is not None, checksums=checksums)
+    found = (_tried(partial(make, entry), problems) for entry in debug.code_views)
+    return tuple(reference for reference in found if reference is not None)
 
 
-def _image_key(name: str, timestamp: int, size_of_image: int, problems: list[str]) -> ImageKey | None:
+def _tried(make: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what *make* makes; None, and one of *problems* more, if that cannot be."""
+    try:
+        return make()
+    except MalformedInput as error:
+        problems.append(error.problem)
+        return None
+
+
+def _file_key(kind: type[KeyT], file: Image | DbgFile, name: str, need: str) -> KeyT:
     if name == STANDARD_INPUT:
-        problems.append("an image's key needs its file name, which standard input does not tell")
-        return None
-    try:
-        return ImageKey(name, timestamp, size_of_image)
-    except MalformedInput as error:
-        problems.append(error.problem)
-        return None
-
-
-def _dbg_key(image: Image, problems: list[str]) -> DbgKey | None:
-    if image.dbg_name is None:
-        return None
-    try:
-        return DbgKey(base_name(image.dbg_name), image.timestamp, image.size_of_image)
-    except MalformedInput as error:
-        problems.append(error.problem)
-        return None
+        raise MalformedInput(f"{need}, which standard input does not tell")
+    return kind(name, file.timestamp, file.size_of_image)
 
 
 def _why_no_pdb(image: Image) -> str:
@@ -188,33 +170,21 @@ def _why_no_pdb(image: Image) -> str:
 
 def _dbg_module(file: DbgFile, name: str, path: str) -> Module:
     problems: list[str] = []
-    dbg: DbgKey | None = None
-    try:
-        if name == STANDARD_INPUT:
-            raise MalformedInput("a .dbg file's key needs its name, which standard input does not tell")
-        dbg = DbgKey(name, file.timestamp, file.size_of_image)
-    except InputError as error:
-        problems.append(error.problem)
-    pdbs = _references(file.debug.code_views, problems)
-    problems.extend(_sentence(problem) for problem in file.debug.problems)
+    dbg = _tried(lambda: _file_key(DbgKey, file, name, "a .dbg file's key needs its name"), problems)
+    pdbs = _references(file.debug, problems)
+    problems.extend(map(_sentence, file.debug.problems))
     return Module(name=name, path=path, pdbs=pdbs, dbg=dbg, problem="; ".join(problems) or None)
 
 
 def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
-    problems = [_sentence(problem) for problem in image.problems]
+    problems = [*map(_sentence, image.problems)]
     if size_bytes < image.extent_bytes:
         problems.append(f"the file is cut short: it has {size_bytes} of at least {image.extent_bytes} bytes")
     return {
         "type": f"PE32{'+' if image.bits == 64 else ''}",
-        "machine": machine_name(image.machine),
-        "timestamp": f"{image.timestamp:08X}",
+        **_common_details(image),
         "reproducible": image.reproducible,
-        "size_of_image": image.size_of_image,
         "size_bytes": size_bytes,
-        "checksum": f"{image.checksum:08X}",
-        "characteristics": f"{image.characteristics:04X}",
-        "debug": [entry.type_name for entry in image.debug_entries],
-        "code_views": _code_view_details(image.debug),
         "embedded_pdb_bytes": image.embedded.size_bytes if image.embedded else None,
         "dbg_name": image.dbg_name,
         "problems": problems,
@@ -222,8 +192,11 @@ def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
 
 
 def _dbg_details(file: DbgFile) -> dict[str, Any]:
+    return {"type": "DBG", **_common_details(file), "problems": [*map(_sentence, file.debug.problems)]}
+
+
+def _common_details(file: Image | DbgFile) -> dict[str, Any]:
     return {
-        "type": "DBG",
         "machine": machine_name(file.machine),
         "timestamp": f"{file.timestamp:08X}",
         "size_of_image": file.size_of_image,
@@ -231,7 +204,6 @@ def _dbg_details(file: DbgFile) -> dict[str, Any]:
         "characteristics": f"{file.characteristics:04X}",
         "debug": [entry.type_name for entry in file.debug.entries],
         "code_views": _code_view_details(file.debug),
-        "problems": [_sentence(problem) for problem in file.debug.problems],
     }
 
 
@@ -256,12 +228,7 @@ _PAGE_BYTES = 0x1000
 
 
 def read_loaded_image(memory: ByteView, base: int, size_of_image: int) -> Image:
-    """Return what the image loaded at *base* says of itself.
-
-    Args:
-        memory: The address space it is loaded in.
-        base: Where, as the loader says.
-        size_of_image: Bytes it takes, as the loader says.
+    """Return what the image says of itself that the loader has at *base* of *memory*, with *size_of_image* bytes.
 
     Raises:
         NotInDump: Its headers are not there.
@@ -270,13 +237,9 @@ def read_loaded_image(memory: ByteView, base: int, size_of_image: int) -> Image:
     view = PartView(memory, base, min(size_of_image, memory.size - base))
     image = parse_image(view, Layout.MEMORY)
     # The loader counts whole pages, except for drivers of Windows XP and before.
-    if _whole_pages(image.size_of_image) != _whole_pages(size_of_image):
+    if -(-image.size_of_image // _PAGE_BYTES) != -(-size_of_image // _PAGE_BYTES):
         raise MalformedInput(f"its header claims {image.size_of_image:#x} bytes, the loader {size_of_image:#x}")
     return image
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // _PAGE_BYTES)
 
 
 def paged_out_use(module: Module) -> ImageUse | None:
