@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import stat
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
@@ -37,46 +37,28 @@ _COPIED_BYTES = 1 << 20
 _TRIAGE = 4
 
 
+_READERS = {
+    InputKind.KERNEL_DUMP: ("kerneldump", "read_kernel_dump"),
+    InputKind.TRIAGE_DUMP: ("kerneldump", "read_kernel_dump"),
+    InputKind.MINIDUMP: ("minidump", "read_minidump"),
+    InputKind.IMAGE: ("image", "read_image"),
+    InputKind.PDB: ("pdbfile", "read_pdb"),
+    InputKind.MANIFEST: ("manifest", "read_manifest"),
+    InputKind.DEBUGGER_LOG: ("log.reader", "read_debugger_log"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """How inputs are read, the same for all of them.
-
-    Attributes:
-        processes: Processes of kernel dumps whose modules are wanted; None for none.
-    """
+    """How inputs are read, the same for all: *processes* are those of kernel dumps whose modules are wanted."""
 
     processes: ProcessSelection | None = OF_COMPLETE_DUMPS
 
     def reader(self, kind: InputKind) -> Reader:
-        """Return what reads inputs of *kind*."""
-        # Each kind's reader is imported for the first input of that kind: most runs meet one or two.
-        match kind:
-            case InputKind.KERNEL_DUMP | InputKind.TRIAGE_DUMP:
-                from symcache.inputs.kerneldump import read_kernel_dump  # noqa: PLC0415
-
-                return partial(read_kernel_dump, user=self.processes)
-            case InputKind.MINIDUMP:
-                from symcache.inputs.minidump import read_minidump  # noqa: PLC0415
-
-                return read_minidump
-            case InputKind.IMAGE:
-                from symcache.inputs.image import read_image  # noqa: PLC0415
-
-                return read_image
-            case InputKind.PDB:
-                from symcache.inputs.pdbfile import read_pdb  # noqa: PLC0415
-
-                return read_pdb
-            case InputKind.MANIFEST:
-                from symcache.inputs.manifest import read_manifest  # noqa: PLC0415
-
-                return read_manifest
-            case InputKind.DEBUGGER_LOG:
-                from symcache.inputs.log.reader import read_debugger_log  # noqa: PLC0415
-
-                return read_debugger_log
-            case InputKind.FOLDER:
-                raise ValueError("a folder is walked")
+        """Return what reads inputs of *kind*; a folder is walked."""
+        module, name = _READERS[kind]
+        reader = _imported(f"inputs.{module}", name)
+        return partial(reader, user=self.processes) if module == "kerneldump" else reader
 
 
 _DEFAULT = InputOptions()
@@ -122,14 +104,9 @@ def read_input(
 ) -> Iterator[Record]:
     """Yield what one input holds; whatever is wrong with it becomes a record too.
 
-    Images, PDBs and dumps of a folder are read, texts in it are passed over.
-
-    Args:
-        source: The path of a file, a folder or a pipe, ``-`` for standard input, or what a file holds: bytes or a
-            binary file object, read from its beginning, alone or as a pair behind its name. What cannot be read twice
-            is copied first.
-        options: How it is read.
-        stdin: What stands behind ``-``; None for the process's own.
+    Images, PDBs and dumps of a folder are read, texts in it are passed over. *source* is the path of a file, a folder
+    or a pipe, ``-`` for standard input, or what a file holds: bytes or a binary file object, read from its beginning,
+    alone or as a pair behind its name. What cannot be read twice is copied first.
     """
     path, content = _name(source)
     try:
@@ -197,19 +174,26 @@ def _read(path: str, options: InputOptions) -> Iterator[Record]:
 
 
 def _read_content(path: str, content: Content, options: InputOptions) -> Iterator[Record]:
-    if isinstance(content, bytes):
-        view: ByteView = BytesView(content)
-        yield from options.reader(detect(view))(view, path)
-    elif content.seekable():
-        view = _SeekView(content)
-        yield from options.reader(detect(view))(view, path)
-    else:
+    if not isinstance(content, bytes) and not content.seekable():
         yield from _read_stream(path, content, options)
+        return
+    view = BytesView(content) if isinstance(content, bytes) else _SeekView(content)
+    yield from options.reader(detect(view))(view, path)
 
 
 def _read_stream(path: str, stream: BinaryIO, options: InputOptions) -> Iterator[Record]:
-    with _copied(stream) as view:
-        yield from options.reader(detect(view))(view, path)
+    """Yield what *stream* holds, from a copy of the whole of it."""
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
+    with TemporaryDirectory(prefix="symcache-") as folder:
+        copy = Path(folder, "input")
+        # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
+        read = getattr(stream, "read1", stream.read)
+        with copy.open("xb") as file:
+            while piece := read(_COPIED_BYTES):
+                file.write(piece)
+        with FileView(copy) as view:
+            yield from options.reader(detect(view))(view, path)
 
 
 class _SeekView:
@@ -234,26 +218,8 @@ class _SeekView:
 
 def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | None:
     if kind is InputKind.IMAGE:
-        from symcache.inputs.image import read_module  # noqa: PLC0415
-
-        return read_module
+        return _imported("inputs.image", "read_module")
     return None if kind is None else options.reader(kind)
-
-
-@contextmanager
-def _copied(stream: BinaryIO) -> Iterator[FileView]:
-    """Lend the whole of *stream* as a file of its own."""
-    from tempfile import TemporaryDirectory  # noqa: PLC0415
-
-    with TemporaryDirectory(prefix="symcache-") as folder:
-        copy = Path(folder, "input")
-        # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
-        read = getattr(stream, "read1", stream.read)
-        with copy.open("xb") as file:
-            while piece := read(_COPIED_BYTES):
-                file.write(piece)
-        with FileView(copy) as view:
-            yield view
 
 
 def _kind_of(head: bytes) -> InputKind | None:
@@ -261,25 +227,18 @@ def _kind_of(head: bytes) -> InputKind | None:
         return InputKind.KERNEL_DUMP
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
-    if head[:2] in {b"MZ", b"DI"}:
-        return InputKind.IMAGE if _image_test()(head) else None
-    if head[:1] in {b"M", b"B"}:
-        return InputKind.PDB if _pdb_test()(head) else None
+    if head.startswith((b"MZ", b"DI")):
+        return InputKind.IMAGE if _imported("inputs.image", "is_image")(head) else None
+    if head.startswith((b"M", b"B")) and _imported("formats.pdb.info", "looks_like_pdb")(head):
+        return InputKind.PDB
     return None
 
 
 @cache
-def _image_test() -> Callable[[bytes], bool]:
-    from symcache.inputs.image import is_image  # noqa: PLC0415
-
-    return is_image
-
-
-@cache
-def _pdb_test() -> Callable[[bytes], bool]:
-    from symcache.formats.pdb.info import looks_like_pdb  # noqa: PLC0415
-
-    return looks_like_pdb
+def _imported(module: str, name: str) -> Callable[..., Any]:
+    """Return a function, whose module is imported for the first input that needs it: most runs meet one kind or two."""
+    function: Callable[..., Any] = getattr(import_module(f"symcache.{module}"), name)
+    return function
 
 
 def _refuse(head: bytes) -> UnknownFormat:

@@ -182,8 +182,7 @@ def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
         problems.append(f"the file is cut short: it has {size_bytes} of at least {image.extent_bytes} bytes")
     return {
         "type": f"PE32{'+' if image.bits == 64 else ''}",
-        **_common_details(image),
-        "reproducible": image.reproducible,
+        **_common_details(image, reproducible=image.reproducible),
         "size_bytes": size_bytes,
         "embedded_pdb_bytes": image.embedded.size_bytes if image.embedded else None,
         "dbg_name": image.dbg_name,
@@ -195,10 +194,11 @@ def _dbg_details(file: DbgFile) -> dict[str, Any]:
     return {"type": "DBG", **_common_details(file), "problems": [*map(_sentence, file.debug.problems)]}
 
 
-def _common_details(file: Image | DbgFile) -> dict[str, Any]:
+def _common_details(file: Image | DbgFile, **more: Any) -> dict[str, Any]:
     return {
         "machine": machine_name(file.machine),
         "timestamp": f"{file.timestamp:08X}",
+        **more,
         "size_of_image": file.size_of_image,
         "checksum": f"{file.checksum:08X}",
         "characteristics": f"{file.characteristics:04X}",
