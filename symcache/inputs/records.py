@@ -103,38 +103,22 @@ def reference_to(key: Key) -> PdbReference | None:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    r"""One module of an input and what names its files.
+    """One module of an input and what names its files."""
 
-    Attributes:
-        name: Base name, in the letter case of the input.
-        path: Where the input says it lies (``\SystemRoot\…``, a file's path).
-        base: Address it is loaded at; None outside dumps and logs.
-        unloaded: It had been unloaded when the dump was written.
-        pdbs: PDBs it names, in file order; the last native one is what Microsoft's debuggers ask for.
-        dbg: Identity of a separate ``.dbg`` or any other file that is wanted as such (a line of a manifest).
-        problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
-        process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
-        no_debug_record: The image was read to its end and names no PDB at all.
-        unusable_pdb: The image names a PDB by a name or GUID that no file in a store can have.
-        is_foreign: It belongs to a system that has no PDBs.
-        is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
-        needs_image: What a debugger needs the image itself for; None if it does not ask for it.
-    """
-
-    name: str
-    path: str | None = None
-    base: int | None = None
-    unloaded: bool = False
+    name: str  # without a path, in the letter case of the input
+    path: str | None = None  # where the input says it lies: below ``\SystemRoot``, or a file's path
+    base: int | None = None  # address it is loaded at; None outside dumps and logs
+    unloaded: bool = False  # it had been when the dump was written
     image: ImageKey | None = None
-    pdbs: tuple[PdbReference, ...] = ()
-    dbg: Key | None = None
-    problem: str | None = None
-    process: str | None = None
-    no_debug_record: bool = False
-    unusable_pdb: bool = False
-    is_foreign: bool = False
-    is_presumed: bool = False
-    needs_image: ImageUse | None = None
+    pdbs: tuple[PdbReference, ...] = ()  # in file order; Microsoft's debuggers ask for the last native one
+    dbg: Key | None = None  # of a separate ``.dbg``, or any other file that is wanted as such (a line of a manifest)
+    problem: str | None = None  # why *image* or *pdbs* is not known, in one line
+    process: str | None = None  # name and id of its process (``lsass.exe (664)``); None for the kernel's and elsewhere
+    no_debug_record: bool = False  # the image was read to its end and names no PDB at all
+    unusable_pdb: bool = False  # the image names a PDB by a name or GUID that no file in a store can have
+    is_foreign: bool = False  # it belongs to a system that has no PDBs
+    is_presumed: bool = False  # that *pdbs* belong to *image* is only guessed from where they stand
+    needs_image: ImageUse | None = None  # what a debugger asks for the image itself for
 
     @property
     def listed_image(self) -> ImageKey | None:
@@ -150,18 +134,12 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSummary:
-    """A process of a dump; its modules come before it.
-
-    Attributes:
-        name: File name, cut to 14 or 15 characters by the kernel.
-        image: Path of its executable; None if its loader's list is not there.
-        modules: How many modules its loaders list, 32-bit ones too.
-    """
+    """A process of a dump; its modules come before it."""
 
     id: int
-    name: str
-    image: str | None
-    modules: int
+    name: str  # of the file, cut to 14 or 15 characters by the kernel
+    image: str | None  # path of its executable; None if its loader's list is not there
+    modules: int  # how many its loaders list, 32-bit ones too
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields of one JSON object."""

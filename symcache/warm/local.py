@@ -74,15 +74,7 @@ class Pause:
 class LocalRun:
     """Takes records in, settles what the places on disk settle, and reports.
 
-    Args:
-        source: The places on disk; it can be changed for one that has a network.
-        plan: What is wanted already, and how modules are understood.
-        observer: Told how it goes.
-        may_fetch: Something is fetched afterwards; else the stores are left as they are.
-
-    Attributes:
-        links: What images name, of those whose PDB was known by the image alone.
-        unnamed: Images of which it is not known what they name.
+    *source* can be changed for one that has a network. Unless it *may_fetch* afterwards, stores are left as they are.
     """
 
     def __init__(
@@ -91,8 +83,8 @@ class LocalRun:
         self.source = source
         self.may_fetch = may_fetch
         self.plan = Plan() if plan is None else plan
-        self.links: dict[ImageKey, tuple[Link, ...]] = {}
-        self.unnamed: list[ImageKey] = []
+        self.links: dict[ImageKey, tuple[Link, ...]] = {}  # of images that alone name their PDB
+        self.unnamed: list[ImageKey] = []  # of which it is not known what they name
         self._observer = observer
         self._ends: dict[Want, Symbol] = {}
         self._named: dict[Want, Sequence[Want]] = {}

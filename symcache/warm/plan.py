@@ -117,9 +117,7 @@ _USES = (None, ImageUse.CODE, ImageUse.SYMBOLS, ImageUse.BY_HAND)
 class Plan:
     """The unique wants of any number of modules, in the order they came up.
 
-    Args:
-        images: Which images are wanted, too.
-        all_pdbs: Want every PDB that an image names, not only the one that debuggers ask for.
+    *images* are wanted, too; *all_pdbs* wants every PDB of an image, not only the one that debuggers ask for.
     """
 
     def __init__(self, *, images: ImageChoice = ImageChoice.AUTO, all_pdbs: bool = False) -> None:

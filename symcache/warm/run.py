@@ -34,13 +34,7 @@ __all__ = ["Warmer"]
 
 
 class Warmer:
-    """Carries out the job on one symbol source.
-
-    Args:
-        source: Where symbols come from and go to.
-        plan: What is wanted already, and how modules are understood.
-        observer: Told how it goes.
-    """
+    """Carries out the job on one symbol source."""
 
     def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
         self._source = source
