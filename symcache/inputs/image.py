@@ -13,14 +13,14 @@ from symcache.formats.pe.dbg import parse_dbg
 from symcache.formats.pe.debug import Rsds
 from symcache.formats.pe.header import machine_name
 from symcache.formats.pe.image import Layout, parse_image
-from symcache.formats.view import PartView
+from symcache.formats.view import PartView, parse_uint
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
 from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.modules import LoaderEntry
+    from symcache.formats.dump.modules import LoaderEntry, LoaderLayout
     from symcache.formats.pe.dbg import DbgFile
     from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
     from symcache.formats.pe.image import Image
@@ -39,6 +39,7 @@ __all__ = [
     "read_image",
     "read_loaded_image",
     "read_module",
+    "read_stamp",
 ]
 
 
@@ -268,6 +269,14 @@ def module_without_header(module: Module, error: InputError, key: ImageKey | Non
         return replace(module, problem=f"{reason}, and {no_stamp}")
     problem = f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched"
     return replace(module, image=key, problem=problem, needs_image=ImageUse.BY_HAND)
+
+
+def read_stamp(memory: ByteView, entry_va: int, layout: LoaderLayout) -> int:
+    """Return the time stamp in the loader's entry at *entry_va*; 0 if it is not there."""
+    try:
+        return parse_uint(memory.read(entry_va + layout.stamp, 4), 0, 4)
+    except InputError:
+        return 0
 
 
 def loader_key(name: str, stamp: int, size_of_image: int) -> ImageKey | None:

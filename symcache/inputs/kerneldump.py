@@ -27,6 +27,7 @@ from symcache.inputs.image import (
     nameless_problem,
     paged_out_use,
     read_loaded_image,
+    read_stamp,
 )
 from symcache.inputs.records import ImageUse, Input, InputKind, KernelPdbWanted, Module, Unreadable
 from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout
@@ -226,7 +227,7 @@ class _Lister:
             return 0
         if self._stamps_hold is None:
             self._stamps_hold = self._compare_stamps()
-        return self._read_stamp(va) if self._stamps_hold else 0
+        return read_stamp(self._kernel.space, va, self._kernel.layout) if self._stamps_hold else 0
 
     def _compare_stamps(self) -> bool:
         """Say whether the stamps of entries are those of images whose headers are there."""
@@ -237,18 +238,12 @@ class _Lister:
                 image = read_loaded_image(self._kernel.space, entry.base, entry.size_of_image)
             except InputError:
                 continue
-            if self._read_stamp(va) != image.timestamp:
+            if read_stamp(self._kernel.space, va, self._kernel.layout) != image.timestamp:
                 return False
             compared += 1
             if compared == _STAMPS_COMPARED:
                 break
         return compared > 0
-
-    def _read_stamp(self, va: int) -> int:
-        try:
-            return int.from_bytes(self._kernel.space.read(va + self._kernel.layout.stamp, 4), "little")
-        except InputError:
-            return 0
 
 
 _KERNEL_NAME = "ntoskrnl.exe"

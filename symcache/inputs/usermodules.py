@@ -25,6 +25,7 @@ from symcache.inputs.image import (
     nameless_problem,
     paged_out_use,
     read_loaded_image,
+    read_stamp,
 )
 from symcache.inputs.records import Module, ProcessSummary, Unreadable
 
@@ -230,7 +231,7 @@ class _Lister:
 
     def _module(self, space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> Module:
         name, path = entry_names(entry)
-        stamp = self._stamp(space, entry, layout)
+        stamp = read_stamp(space, entry.va, layout)
         mark = ((path or name).lower(), entry.base, entry.size_of_image, stamp)
         known = self._known.get(mark)
         if known is not None and stamp:
@@ -251,10 +252,3 @@ class _Lister:
             return module_without_header(module, error, key, "neither can the loader's time stamp")
         module = image_module(image, name, path, entry.base)
         return replace(module, needs_image=paged_out_use(module))
-
-    @staticmethod
-    def _stamp(space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> int:
-        try:
-            return int.from_bytes(space.read(entry.va + layout.stamp, 4), "little")
-        except InputError:
-            return 0
