@@ -240,7 +240,7 @@ class LocalRun:
 
     def _with_kept(self, want: Want, symbol: Symbol) -> Symbol:
         """Return *symbol* with the PDBs that are at hand and of no use to a debugger without it."""
-        if symbol.is_at_hand or not isinstance(want, WantedFile) or want.use in {None, ImageUse.CODE}:
+        if not isinstance(want, WantedFile) or want.use is None or want.use is ImageUse.CODE or symbol.is_at_hand:
             return symbol
         ends = (self._ends.get(pdb) for pdb in self._pdbs_of.get(want.key.folded, ()))
         kept = (end.index for end in ends if end is not None and end.is_at_hand)

@@ -126,7 +126,8 @@ class Report:
 
     def count(self) -> Counter[State]:
         """Return how many files ended in each state."""
-        return Counter(symbol.state for symbol in self.symbols)
+        counts = Counter(type(symbol.outcome) for symbol in self.symbols)
+        return Counter({_STATES[kind]: count for kind, count in counts.items()})
 
     @property
     def fetched_bytes(self) -> int:
