@@ -43,7 +43,7 @@ def command(
     if hash_password is not None or new_token:
         _print_secret(hash_password)
         return
-    from symcache.server.run import listen, serve  # noqa: PLC0415 - not needed for --help
+    from symcache.server import listen, serve  # noqa: PLC0415 - not needed for --help
 
     said: dict[str, Any] = {"host": host, "port": port, "workers": workers, "access_log": access_log}
     config = settings.load()
@@ -61,7 +61,7 @@ def command(
 
 
 def _print_secret(user: str | None) -> None:
-    from symcache.server.auth import hash_password, hash_token  # noqa: PLC0415
+    from symcache.server import hash_password, hash_token  # noqa: PLC0415
 
     if user is not None:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

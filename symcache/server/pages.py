@@ -1,41 +1,60 @@
-"""The status page, the data that it loads, and the metrics for Prometheus."""
+"""The status page, the data that it loads, metrics; and requests with a body: inputs to warm from, files to publish."""
 
 from __future__ import annotations
 
 import json
+import logging
+import queue
 import re
+import tempfile
 import time
+from contextlib import suppress
 from importlib import resources
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from anyio import to_thread
 
 from symcache._version import __version__
-from symcache.errors import InputError
+from symcache.errors import InputError, SymcacheError
+from symcache.events import Planned, Settled
 from symcache.identity import fold, parse_index
-from symcache.server.files import header_list
 from symcache.server.metrics import format_metrics, sum_up
+from symcache.server.request import ClientDisconnected
+from symcache.server.symbols import FileAsked
+from symcache.stores.check import check_file
+from symcache.stores.local.tree import Form
 from symcache.stores.missing import MissingFiles
+from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.inventory import list_files
+from symcache.warm.plan import ImageChoice, Plan
+from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from symcache.config import Config
+    from symcache.events import Event
+    from symcache.identity import Key
+    from symcache.server.app import Gate
     from symcache.server.downloads import Downloads
     from symcache.server.maintenance import Maintenance
-    from symcache.server.metrics import Metrics, Sharing, Totals
+    from symcache.server.metrics import Metrics, Sharing
     from symcache.server.request import Request
-    from symcache.server.uploads import PageWarmer
+    from symcache.server.symbols import Asked
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Pages", "Status", "search"]
+__all__ = ["PageWarmer", "Pages", "Publisher", "Status", "search"]
 
 _MOST = 100
 _MOST_LOOKED_FOR = 1000
 _LONGEST_S = 5.0
 _GUID = re.compile(r"\{?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}?")
+
+_log = logging.getLogger("symcache.serve")
 
 
 def search(
@@ -52,38 +71,33 @@ def search(
     Raises:
         StoreError: The store cannot be read.
     """
-    words = [
-        word for part in fold(text).replace("\\", "/").split() for word in _without_hyphens(part).split("/") if word
-    ]
+    given = (
+        word.strip("{}").replace("-", "") if _GUID.fullmatch(word) else word
+        for word in fold(text).replace("\\", "/").split()
+    )
+    words = [word for part in given for word in part.split("/") if word]
     if not words:
         return {"files": [], "missing": [], "is_complete": True}
+
+    def has_all(index: str) -> bool:
+        folded = fold(index)
+        return all(word in folded for word in words)
+
     end_s = time.monotonic() + _LONGEST_S
     files: list[dict[str, Any]] = []
     is_complete = True
     for name, id_, folder in store.key_folders() if store is not None else ():
         index = f"{name}/{id_}/{name}"
-        if _has(index, words):
+        if has_all(index):
             size_bytes = max((file.size_bytes for file in list_files(folder, name)), default=None)
             if size_bytes is not None:
                 files.append({"index": index, "bytes": size_bytes})
         if len(files) >= _MOST or time.monotonic() > end_s:
             is_complete = False
             break
-    fitting = islice((row for row in missed if _has(row["index"], words)), _MOST_LOOKED_FOR)
-    return {
-        "files": files,
-        "missing": list(islice(filter(is_missing, fitting), _MOST)),
-        "is_complete": is_complete,
-    }
-
-
-def _without_hyphens(word: str) -> str:
-    return word.strip("{}").replace("-", "") if _GUID.fullmatch(word) else word
-
-
-def _has(index: str, words: Sequence[str]) -> bool:
-    folded = fold(index)
-    return all(word in folded for word in words)
+    fitting = islice((row for row in missed if has_all(row["index"])), _MOST_LOOKED_FOR)
+    missing = list(islice(filter(is_missing, fitting), _MOST))
+    return {"files": files, "missing": missing, "is_complete": is_complete}
 
 
 _SHOWN_MISSING = 50
@@ -92,26 +106,10 @@ _MISSES_FRESH_S = 60.0
 
 
 class Status:
-    """Collects the document of ``/-/status``.
-
-    Args:
-        source: Knows stores and misses.
-        downloads: Of this worker.
-        metrics: Of this worker.
-        sharing: Those of the others.
-        maintenance: Knows the store's size and the past.
-        can_warm: Whether the page may take inputs.
-    """
+    """Collects what ``/-/status`` tells: counts of this worker and the others, the store, the past."""
 
     def __init__(
-        self,
-        source: SymbolSource,
-        downloads: Downloads,
-        metrics: Metrics,
-        sharing: Sharing,
-        maintenance: Maintenance,
-        *,
-        can_warm: bool,
+        self, source: SymbolSource, downloads: Downloads, metrics: Metrics, sharing: Sharing, maintenance: Maintenance
     ) -> None:
         self._source = source
         self._lacking = MissingFiles(source)
@@ -119,15 +117,13 @@ class Status:
         self._metrics = metrics
         self._sharing = sharing
         self._maintenance = maintenance
-        self._can_warm = can_warm
-        self._began_s = time.time()
         self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
 
     def own(self) -> dict[str, Any]:
         """Return what this worker shares with the others."""
-        return self._metrics.as_json(self._downloads.as_json(), began_s=self._began_s)
+        return self._metrics.as_json(self._downloads.as_json())
 
-    def totals(self) -> Totals:
+    def totals(self) -> Metrics:
         """Return what all workers counted."""
         return sum_up(self._sharing.read_all(self.own()), now_s=time.time())
 
@@ -154,20 +150,18 @@ class Status:
         except InputError:
             return False
 
-    async def document(self, *, brief: bool = False) -> dict[str, Any]:
+    async def document(self, *, brief: bool) -> dict[str, Any]:
         """Return everything; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""
         totals = self.totals()
-        now_s = time.time()
         past: dict[str, Any] = {}
         if not brief:
-            missed = await self.missed()
-            likely = missed[:_MOST_LOOKED_FOR]
+            likely = (await self.missed())[:_MOST_LOOKED_FOR]
             shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
             past = {"samples": self._maintenance.samples(totals), "missing": shown}
         return {
             **past,
             "version": __version__,
-            "up_s": now_s - min(totals.began_s, self._began_s),
+            "up_s": time.time() - totals.began_s,
             "workers": totals.workers,
             "requests": totals.requests,
             "transfers": totals.transfers,
@@ -176,7 +170,6 @@ class Status:
             "fetched_bytes": totals.fetched_bytes,
             "store": self.store(),
             "downloads": totals.downloads,
-            "can_warm": self._can_warm,
         }
 
     def _remember(self) -> dict[str, dict[str, Any]]:
@@ -185,9 +178,8 @@ class Status:
         They are read once a minute, or less often if that takes long: 100,000 misses take a few seconds.
         """
         fresh_until_s, rows = self._remembered
-        misses = self._source.misses
         began_s = time.monotonic()
-        if misses is None or (rows and began_s < fresh_until_s):
+        if self._source.misses is None or (rows and began_s < fresh_until_s):
             return rows
         rows = {}
         for group in islice(self._lacking.denied(), _READ_MISSES):
@@ -229,24 +221,19 @@ _STATIC = {
 
 
 class Pages:
-    """Answers requests for everything but files of the store.
+    """Answers requests for everything but files of the store."""
 
-    Args:
-        source: Whose files are searched.
-        status: What the server does.
-        warmer: Fetches what an input needs.
-    """
-
-    def __init__(self, source: SymbolSource, status: Status, warmer: PageWarmer) -> None:
-        self._source = source
+    def __init__(self, source: SymbolSource, config: Config, status: Status) -> None:
+        self._store = source.store
         self._status = status
-        self._warmer = warmer
+        self._can_warm = config.serve.warm_from_page
+        self._warmer = PageWarmer(source, config)
         folder = resources.files("symcache.server") / "static"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
     async def answer(self, request: Request) -> bool:
         """Answer *request* if it asks for one of these; return whether it was answered."""
-        path = request.raw_path
+        path, status = request.raw_path, self._status
         if path == b"/-/warm" and request.method == "POST":
             request.kind = "page"
             await self._warmer.answer(request)
@@ -254,30 +241,189 @@ class Pages:
         if request.method not in {"GET", "HEAD"}:
             return False
         if path in self._static:
-            await self._send(request, *self._static[path])
+            body, kind = self._static[path]
         elif path == b"/metrics":
-            totals, store = self._status.totals(), self._status.store()
-            text = format_metrics(totals, store)
-            await self._send(request, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
-        elif path == b"/-/status":
-            brief = request.scope.get("query_string") == b"brief"
-            await self._send_json(request, await self._status.document(brief=brief))
-        elif path == b"/-/search":
-            await self._search(request)
+            body = format_metrics(status.totals(), status.store()).encode()
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
+        elif path in {b"/-/status", b"/-/search"}:
+            if path == b"/-/status":
+                told = await status.document(brief=request.scope.get("query_string") == b"brief")
+                told["can_warm"] = self._can_warm
+            else:
+                missed, text = await status.missed(), request.query("q")[:300]
+                told = await to_thread.run_sync(search, self._store, text, missed, status.is_missing)
+            body, kind = json.dumps(told).encode(), b"application/json"
         else:
             return False
+        request.kind = "page"
+        await request.send_whole(200, kind, body, _SAFE)
         return True
 
-    async def _search(self, request: Request) -> None:
-        text = request.query("q")[:300]
-        missed = await self._status.missed()
-        found = await to_thread.run_sync(search, self._source.store, text, missed, self._status.is_missing)
-        await self._send_json(request, found)
 
-    async def _send_json(self, request: Request, document: dict[str, Any]) -> None:
-        await self._send(request, json.dumps(document).encode(), b"application/json")
+_BLOCK_BYTES = 1 << 20
+_CLOSE = (b"connection", b"close")
 
-    async def _send(self, request: Request, body: bytes, kind: bytes) -> None:
-        request.kind = "page"
-        await request.start(200, header_list(kind, len(body), _SAFE))
-        await request.send(b"" if request.method == "HEAD" else body)
+
+async def _receive_body(request: Request, path: Path, largest_bytes: int, too_long: str) -> bool:
+    """Write the request's body to *path*; return whether it is complete. One that is too long is answered with 413."""
+    announced = request.headers.get(b"content-length", b"0")
+    received = int(announced) if announced.isdigit() else 0
+    if received <= largest_bytes:
+        received = 0
+        with path.open("xb", buffering=_BLOCK_BYTES) as file, suppress(ClientDisconnected):
+            async for piece in request.body():
+                received += file.write(piece)
+                if received > largest_bytes:
+                    break
+            else:
+                return True
+    if received > largest_bytes:
+        await request.send_text(413, too_long, _CLOSE)
+    return False
+
+
+class Publisher:
+    """Publishes files that builds send, into *source*'s first store: verified and filed as a transaction."""
+
+    def __init__(self, source: SymbolSource, config: Config, gate: Gate) -> None:
+        self._store = source.store
+        self._config = config
+        self._gate = gate
+
+    async def answer(self, request: Request, asked: Asked) -> None:
+        """Publish the body of *request* under the key of its path.
+
+        The query may name ``product``, ``version`` and ``comment`` of the transaction.
+        """
+        if not self._config.serve.upload_tokens:
+            await request.send_text(405, "publishing is off", (b"allow", b"GET, HEAD"), _CLOSE)
+        elif not self._gate.may_upload(request.headers):
+            await request.send_text(401, "a token for publishing is needed", (b"www-authenticate", b"Bearer"), _CLOSE)
+        elif not isinstance(asked, FileAsked) or asked.form is not Form.PLAIN:
+            await request.send_text(400, "PUT /name/id/name with the plain file", _CLOSE)
+        elif self._store is None:
+            await request.send_text(503, "there is no store that can be written", _CLOSE)
+        else:
+            await self._take(request, asked.key, self._store)
+
+    async def _take(self, request: Request, key: Key, store: Store) -> None:
+        scratch: Path | None = None
+        largest = self._config.network.largest_file_bytes
+        try:
+            scratch = await to_thread.run_sync(store.scratch)
+            if not await _receive_body(request, scratch, largest, "longer than network.largest_file_bytes"):
+                return
+            verdict = await to_thread.run_sync(check_file, scratch, key)
+            if verdict.problem is not None:
+                await request.send_text(422, f"not what the path names: {verdict.problem}")
+                return
+            body = await to_thread.run_sync(self._publish, request, key, scratch, store)
+            await request.send_whole(201, b"application/json", body, [])
+        except (SymcacheError, OSError) as error:
+            _log.warning("publishing %s: %s", key.index, error)
+            await request.send_text(503, f"cannot be published: {error}", _CLOSE)
+        finally:
+            if scratch is not None:
+                scratch.unlink(missing_ok=True)
+
+    def _publish(self, request: Request, key: Key, scratch: Path, store: Store) -> bytes:
+        product, version, comment = (request.query(name)[:200] for name in ("product", "version", "comment"))
+        transaction = Admin(store).add(
+            [Addition(key, scratch)], product=product or "upload", version=version, comment=comment
+        )
+        _log.info("%s: published by upload, transaction %010d", key.index, transaction.id)
+        return json.dumps({"index": key.index, "transaction": transaction.id}).encode() + b"\n"
+
+
+_WARM_AT_ONCE = 2
+_LOOK_EVERY_S = 0.1
+_LINES = [
+    (b"content-type", b"application/x-ndjson"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class PageWarmer:
+    """Fetches what an input needs that is sent to the page."""
+
+    def __init__(self, source: SymbolSource, config: Config) -> None:
+        self._source = source
+        self._settings = config.serve
+        self._running = 0
+
+    async def answer(self, request: Request) -> None:
+        """Take the body of *request* as an input and answer with JSON lines: progress, then the report.
+
+        The header ``X-Symcache`` is required: a page of another site cannot send it without a preflight request, which
+        is never allowed.
+        """
+        largest = self._settings.largest_input_bytes
+        too_long = f"longer than {largest} bytes; run symcache warm where the file is"
+        if not self._settings.warm_from_page:
+            await request.send_text(404, "not found", _CLOSE)
+        elif b"x-symcache" not in request.headers:
+            await request.send_text(400, "send the header X-Symcache", _CLOSE)
+        elif self._running >= _WARM_AT_ONCE:
+            busy = "others are warming now; try again soon"
+            await request.send_text(503, busy, (b"retry-after", b"10"), _CLOSE)
+        else:
+            self._running += 1
+            try:
+                with tempfile.TemporaryDirectory(prefix="symcache-") as folder:
+                    path = Path(folder) / "input"
+                    if await _receive_body(request, path, largest, too_long):
+                        await self._warm(request, path)
+            finally:
+                self._running -= 1
+
+    async def _warm(self, request: Request, path: Path) -> None:
+        wanted = request.query("images", "auto")
+        images = ImageChoice(wanted) if wanted in set(ImageChoice) else ImageChoice.AUTO
+        events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+        def observe(event: Event) -> None:
+            match event:
+                case Planned(wanted):
+                    events.put({"event": "planned", "wanted": wanted})
+                case Settled(index, state):
+                    events.put({"event": "settled", "index": index, "state": state})
+                case _:
+                    pass
+
+        async def work() -> None:
+            try:
+                with Warmer(self._source, Plan(images=images), observer=observe) as warmer:
+                    report = await warmer.warm(warmer.open_inputs([path]))
+                    events.put({"event": "report", "report": _without_paths(report.as_json())})
+            except (SymcacheError, OSError) as error:
+                _log.warning("warming from the page: %s", error)
+                events.put({"event": "failed", "text": str(error).replace(str(path), "input")})
+            finally:
+                events.put(None)
+
+        await request.start(200, _LINES)
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            while not request.is_gone:
+                told = [events.get_nowait() for _ in range(events.qsize())]
+                lines = [json.dumps(event) + "\n" for event in told if event is not None]
+                if lines:
+                    await request.send("".join(lines).encode(), more=True)
+                if None in told:
+                    break
+                await anyio.sleep(_LOOK_EVERY_S)
+            await request.send()
+            group.cancel_scope.cancel()
+
+
+def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out paths of this machine, which clients must not learn."""
+    report["store"] = report["symbol_path"] = None
+    for symbol in report["symbols"]:
+        symbol["path"] = None
+        symbol["attempts"] = [each for each in symbol["attempts"] if "://" in each["upstream"]]
+    for item in report["unreadable"]:
+        item["path"] = "input"
+    return report

@@ -11,23 +11,18 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from symcache.server.files import read_at
-from symcache.server.known import Head
-from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted
+from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted, read_at
+from symcache.server.symbols import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from symcache.server.known import KnownAnswer, KnownAnswers
     from symcache.server.metrics import RequestLog
-    from symcache.server.request import Receive, Scope, Send
-
-    Record = Callable[[int, str], None]
+    from symcache.server.symbols import KnownAnswer, KnownAnswers
 
 __all__ = ["ServeProtocol"]
 
@@ -40,22 +35,13 @@ _TOO_LARGE = (
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
 # What one client is sent before others have their turn; as much as nginx sends.
 _TURN_BYTES = 2 << 20
-_PIECE_BYTES = 256 * 1024
-_SMALL_PIECE_BYTES = 64 * 1024
-_MANY_TRANSFERS = 64
+_SHORT_BYTES = 256 * 1024
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)
 
 
 @dataclass(slots=True)
 class _Rest:
-    """What is still to be sent of a file.
-
-    Attributes:
-        file: Its descriptor.
-        at: Offset of the next byte.
-        stop: Offset behind the last.
-        sent: Done when all is sent.
-    """
+    """What is still to be sent of a file, from offset *at* to before *stop*; *sent* is done when all is."""
 
     file: int
     at: int
@@ -68,12 +54,7 @@ class ServeProtocol(HttpToolsProtocol):
 
     A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Known answers are written
     from the parser's callback, without a task, a scope or a call of the application. When the socket does not take a
-    whole file at once, the rest is sent from the transport's callbacks, and a task of uvicorn's waits for its end.
-
-    Args:
-        known: Finds answers that are known.
-        log: Counts and logs them.
-        arguments: uvicorn's own.
+    whole file at once, the rest is sent as it becomes writable, and a task of uvicorn's waits for its end.
     """
 
     def __init__(self, known: KnownAnswers, log: RequestLog, **arguments: Any) -> None:
@@ -199,21 +180,23 @@ class ServeProtocol(HttpToolsProtocol):
         answer = self._known.find(head)
         if answer is None:
             return False
+        file, sent_bytes = answer.file, len(answer.body)
+        if file is not None and not (self._has_sendfile and not self.transport.get_write_buffer_size()):
+            body = _read_short(file, answer.start, answer.stop)
+            if not body:
+                return False
+            file, sent_bytes, answer.body = None, len(body), body
         lines = self._head_lines(answer, keeps_alive=head.keeps_alive)
-        sent_bytes = len(answer.body)
-        if answer.file is None:
+        if file is None:
             self.transport.write(lines + answer.body)
         else:
-            at = self._begin_file(lines, answer.file, answer.start, answer.stop)
+            at = self._begin_file(lines, file, answer.start, answer.stop)
             sent_bytes = at - answer.start
             if at < answer.stop:
-                rest = _Rest(answer.file, at, answer.stop, self.loop.create_future())
-                self._send_rest_in_task(rest, answer, head, began_s)
+                self._send_rest(_Rest(file, at, answer.stop, self.loop.create_future()), answer, head, began_s)
                 return True
-            os.close(answer.file)
-        self._log.record(
-            began_s, self.client, head.method, head.raw_path, head.headers, answer.status, sent_bytes, answer.kind
-        )
+            os.close(file)
+        self._log.record(began_s, self.client, head, answer.status, sent_bytes, answer.kind)
         if head.keeps_alive:
             self._due_s = self.loop.time() + self.timeout_keep_alive
         else:
@@ -227,24 +210,19 @@ class ServeProtocol(HttpToolsProtocol):
         end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
         return STATUS_LINE[answer.status] + self._default_lines + answer.head + end
 
-    def _begin_file(self, head: bytes, file: int, start: int, stop: int) -> int:
-        """Send *head* and as much of the file as the socket takes; return up to where."""
-        if not self._has_sendfile or self.transport.get_write_buffer_size():
-            data = _read(file, min(self._piece_bytes(), stop - start), start)
-            self.transport.write(head + data)
-            return start + len(data)
-        sent = self._send_to_socket(head)
-        if sent < len(head):
-            self.transport.write(head[sent:])
+    def _begin_file(self, lines: bytes, file: int, start: int, stop: int) -> int:
+        """Send the head and as much of the file as the socket takes; return up to where.
+
+        Without the transport, to put the head in one packet with the beginning of the file.
+        """
+        try:
+            sent = self._second_socket().send(lines, _MSG_MORE)
+        except OSError:
+            sent = 0  # full; or broken, which the transport finds out when it writes the head
+        if sent < len(lines):
+            self.transport.write(lines[sent:])
             return start
         return start + (self._sendfile(file, start, stop) or 0)
-
-    def _send_to_socket(self, head: bytes) -> int:
-        """Send the head without the transport, to put it in one packet with the beginning of the file."""
-        try:
-            return self._second_socket().send(head, _MSG_MORE)
-        except OSError:
-            return 0  # full; or broken, which the transport finds out when it writes the head
 
     def _sendfile(self, file: int, start: int, stop: int) -> int | None:
         """Send from the file to the socket; return how much, 0 at the file's end, None if the socket takes nothing."""
@@ -255,13 +233,13 @@ class ServeProtocol(HttpToolsProtocol):
         except OSError:
             return 0  # the disk fails, or the client has left
 
-    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
+    def _send_rest(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
         """Send the rest of a file as the socket takes it.
 
         It gets a cycle and a task of uvicorn's, so that later requests are queued and a stop waits for it.
         """
         scope: Any = {"method": "GET"}
-        self.cycle = RequestResponseCycle(
+        self.cycle = cycle = RequestResponseCycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
@@ -274,61 +252,42 @@ class ServeProtocol(HttpToolsProtocol):
             keep_alive=head.keeps_alive,
             on_response=self.on_response_complete,
         )
-        self.cycle.response_started = True
-        self.cycle.chunked_encoding = False
+        cycle.response_started = True
+        cycle.chunked_encoding = False
+        metrics = self._log.metrics
+
+        async def wait(_scope: Any, _receive: Any, send: Any) -> None:
+            kind = answer.kind
+            metrics.requests += 1
+            try:
+                with metrics.transferring():
+                    await rest.sent
+                await send({"type": "http.response.body"})
+                is_idle = self.cycle is cycle  # otherwise the next request is being answered
+                self._due_s = self.loop.time() + self.timeout_keep_alive if is_idle else math.inf
+            except BaseException:  # also when the server stops and cancels the task
+                if not self.is_gone:
+                    kind = "cut"
+                    self.abort()
+                raise
+            finally:
+                self._watch_socket(None)
+                self._rest = None
+                os.close(rest.file)
+                metrics.requests -= 1
+                self._log.record(began_s, self.client, head, answer.status, rest.at - answer.start, kind)
+
         self._rest = rest
         self._due_s = self.loop.time() + PATIENCE_S
-        if self._has_sendfile:
-            self._watch_socket(self._send_more)
-        else:
-            self._send_more()
-        record = partial(
-            self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
-        )
-        wait: Any = partial(self._wait_for_rest, rest, answer, self.cycle, record)
-        self._start_asgi_task(self.cycle, wait)
-
-    async def _wait_for_rest(
-        self,
-        rest: _Rest,
-        answer: KnownAnswer,
-        cycle: RequestResponseCycle,
-        record: Record,
-        _scope: Scope,
-        _receive: Receive,
-        send: Send,
-    ) -> None:
-        metrics, kind = self._log.metrics, answer.kind
-        metrics.requests += 1
-        try:
-            with metrics.transferring():
-                await rest.sent
-            await send({"type": "http.response.body"})
-            is_idle = self.cycle is cycle  # otherwise the next request is being answered
-            self._due_s = self.loop.time() + self.timeout_keep_alive if is_idle else math.inf
-        except BaseException:  # also when the server stops and cancels the task
-            if not self.is_gone:
-                kind = "cut"
-                self.abort()
-            raise
-        finally:
-            self._watch_socket(None)
-            self._rest = None
-            os.close(rest.file)
-            metrics.requests -= 1
-            record(rest.at - answer.start, kind)
+        self._watch_socket(self._send_more)
+        self._start_asgi_task(cycle, wait)
 
     def _send_more(self) -> None:
-        """Send more of a file, until the socket takes no more or other connections have their turn."""
+        """Send more of a file, as much as the socket takes before other connections have their turn."""
         rest = self._rest
-        if rest is None or rest.sent.done() or self.flow.write_paused:
+        if rest is None or rest.sent.done() or self.transport.get_write_buffer_size():
             return
-        if self._has_sendfile:
-            sent = None if self.transport.get_write_buffer_size() else self._sendfile(rest.file, rest.at, rest.stop)
-        else:
-            data = _read(rest.file, min(self._piece_bytes(), rest.stop - rest.at), rest.at)
-            self.transport.write(data)
-            sent = len(data)
+        sent = self._sendfile(rest.file, rest.at, rest.stop)
         if sent is None:
             return
         rest.at += sent
@@ -337,8 +296,6 @@ class ServeProtocol(HttpToolsProtocol):
             rest.sent.set_exception(ResponseAborted())
         elif rest.at == rest.stop:
             rest.sent.set_result(None)
-        elif not (self._has_sendfile or self.flow.write_paused):
-            self.loop.call_soon(self._send_more)
         if rest.sent.done():
             self._watch_socket(None)
 
@@ -358,14 +315,6 @@ class ServeProtocol(HttpToolsProtocol):
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         return self._socket
-
-    def resume_writing(self) -> None:
-        """Continue: the client has taken what was sent."""
-        super().resume_writing()
-        self._send_more()
-
-    def _piece_bytes(self) -> int:
-        return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
 
     def _make_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -393,8 +342,10 @@ class ServeProtocol(HttpToolsProtocol):
             )
 
 
-def _read(file: int, size_bytes: int, offset: int) -> bytes:
-    """Return what is there; nothing if it cannot be read."""
+def _read_short(file: int, start: int, stop: int) -> bytes:
+    """Return these bytes of *file* and close it; nothing if they are many or missing: then the application answers."""
+    data = b""
     with suppress(OSError):
-        return read_at(file, size_bytes, offset)
-    return b""
+        data = read_at(file, stop - start, start) if stop - start <= _SHORT_BYTES else b""
+    os.close(file)
+    return data if len(data) == stop - start else b""
