@@ -20,7 +20,7 @@ from symcache.events import Noted
 from symcache.server.downloads import Downloads, Rechecks
 from symcache.server.maintenance import Maintenance
 from symcache.server.metrics import Metrics, RequestLog, Sharing
-from symcache.server.pages import Pages, Publisher, Status
+from symcache.server.pages import Pages, publish
 from symcache.server.request import Loops, Proxies, Request, ResponseAborted
 from symcache.server.symbols import FileAsked, KnownAnswers, MalformedPath, Mark, Symbols, parse_path
 from symcache.stores.local.staging import OWN_FOLDER
@@ -81,12 +81,10 @@ class Gate:
         return _is_one_of(token, self._tokens) if token is not None else self._mark(shown) in self._right
 
     async def check(self, headers: RequestHeaders) -> bool:
-        """Return whether a request may be answered."""
         shown = headers.get(b"authorization", b"")
         return self.lets_in(headers) or (bool(shown) and await self._has_right_password(shown))
 
     def may_upload(self, headers: RequestHeaders) -> bool:
-        """Whether a request shows a token for publishing."""
         token = _bearer(headers.get(b"authorization", b""))
         return token is not None and _is_one_of(token, self._upload_tokens)
 
@@ -178,7 +176,6 @@ class App:
         self.log = RequestLog(self._metrics, Proxies(settings.trusted_proxies), settings.access_log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or run from the server's startup to its shutdown."""
         if scope["type"] == "http":
             await self._answer(Request(scope, receive, send))
         elif scope["type"] == "lifespan":
@@ -216,9 +213,8 @@ class App:
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
         self._sharing = Sharing(own, self._run)
         maintenance = Maintenance(source, settings, self._sharing, own)
-        self._publisher = Publisher(source, config, self._gate)
-        self._status = Status(source, self._downloads, metrics, self._sharing, maintenance)
-        self._pages = Pages(source, config, self._status)
+        self._store = source.store
+        self._pages = Pages(source, settings, self._downloads, metrics, self._sharing, maintenance)
         stack.callback(self.log.flush)
         for task in (self._share_counts, self.log.run, maintenance.run):
             self._group.start_soon(_keep_running, task)
@@ -232,7 +228,7 @@ class App:
     async def _share_counts(self) -> None:
         """Let the other workers know what this one has counted."""
         while True:
-            self._sharing.write(self._status.own())
+            self._sharing.write(self._pages.own_counts())
             await anyio.sleep(_SHARE_EVERY_S)
 
     async def _answer(self, request: Request) -> None:
@@ -271,7 +267,7 @@ class App:
             return
         if request.method == "PUT":
             request.kind = "upload"
-            await self._publisher.answer(request, asked)
+            await publish(request, asked, self._store, self._gate, self._config)
         elif not await self._gate.check(request.headers):
             request.kind = "unauthorized"
             await request.send_text(401, "credentials are needed", _CHALLENGE)

@@ -153,7 +153,6 @@ class Download:
         self._wake()
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended."""
         self.outcome = outcome
         self.file = None
         self._wake()
@@ -244,7 +243,6 @@ class Downloads:
         return [*downloads, *(dict(row) for row in self._others.values() if fold(row["index"]) not in self._downloads)]
 
     def join(self, key: Key) -> Download:
-        """Return the download of *key*, which begins if there is none."""
         download = self._downloads.get(key.folded)
         if download is None:
             download = self._downloads[key.folded] = Download(key)

@@ -130,7 +130,6 @@ class Maintenance:
                 group.start_soon(repeat, "maintaining", lambda: self._verify(store), settings.verify_every_s)
 
     async def _record(self, folder: Path) -> None:
-        """Keep the history on disk, and which counts it covers."""
         self._sharing.sweep(older_than_s=_SWEPT_AFTER_S)
         while True:
             totals = sum_up(self._sharing.read_all(), now_s=time.time())

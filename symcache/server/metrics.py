@@ -11,8 +11,9 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from symcache.server.request import Proxies, RequestHeaders
+    from symcache.server.request import Proxies, Request
+    from symcache.server.symbols import Head
     from symcache.stores.results import Outcome
 
 __all__ = ["Metrics", "RequestLog", "Sharing", "format_metrics", "sum_up", "write_json"]
@@ -93,7 +95,6 @@ class Metrics:
                 self.fetches["present"] += 1
 
     def note_miss(self, index: str) -> None:
-        """Count a request for a file that no upstream has."""
         if len(self.missed) >= _MOST_MISSED:
             self.missed = Counter(dict(self.missed.most_common(_MOST_MISSED // 2)))
         self.missed[index] += 1
@@ -155,7 +156,6 @@ class Sharing:
         return counted
 
     def sweep(self, *, older_than_s: float) -> None:
-        """Remove files of earlier servers."""
         for path in self._folder.glob("*-*.*") if self._folder is not None else []:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > older_than_s:
@@ -173,17 +173,6 @@ _FLUSH_EVERY_S = 0.5
 _FLUSH_AT_LINES = 500
 
 
-class _Asked(Protocol):
-    """A request: its path without the query, and its headers by lower-case name."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def raw_path(self) -> bytes: ...
-    @property
-    def headers(self) -> RequestHeaders: ...
-
-
 class RequestLog:
     """Counts each request that was answered, and writes the access log.
 
@@ -198,16 +187,16 @@ class RequestLog:
         self._lines: list[str] = []
 
     def record(
-        self, began_s: float, client: tuple[str, int] | None, asked: _Asked, status: int, sent_bytes: int, kind: str
+        self, began_s: float, client: tuple[str, int] | None, asked: Head | Request, status: int, sent: int, kind: str
     ) -> None:
-        """Count and log one request, which arrived at that monotonic time.
+        """Count and log one request, which arrived at that monotonic time and whose body had *sent* bytes.
 
         Neither its query nor its headers but the user agent are logged, as they may hold secrets.
         """
         metrics = self.metrics
         metrics.answers[kind] += 1
         metrics.statuses[status] += 1
-        metrics.sent_bytes += sent_bytes
+        metrics.sent_bytes += sent
         if not self._path:
             return
         entry = {
@@ -216,7 +205,7 @@ class RequestLog:
             "method": asked.method,
             "path": asked.raw_path.decode("ascii", "replace")[:2048],
             "status": status,
-            "bytes": sent_bytes,
+            "bytes": sent,
             "seconds": round(time.monotonic() - began_s, 6),
             "answer": kind,
             "agent": asked.headers.get(b"user-agent", b"").decode("latin-1")[:200],
@@ -226,7 +215,6 @@ class RequestLog:
             self.flush()
 
     async def run(self) -> None:
-        """Write collected lines twice a second, until cancelled."""
         while self._path:
             await anyio.sleep(_FLUSH_EVERY_S)
             self.flush()
@@ -242,11 +230,8 @@ class RequestLog:
                 sys.stderr.buffer.write(data)
                 sys.stderr.buffer.flush()
                 return
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
+            with open(self._path, "ab", buffering=0, opener=partial(os.open, mode=0o640)) as file:
+                file.write(data)
 
 
 def format_metrics(totals: Metrics, store: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import re
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,7 @@ from symcache.warm.run import Warmer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from symcache.config import Config
+    from symcache.config import Config, Serve
     from symcache.events import Event
     from symcache.identity import Key
     from symcache.server.app import Gate
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
-__all__ = ["PageWarmer", "Pages", "Publisher", "Status", "search"]
+__all__ = ["Pages", "publish", "search"]
 
 _MOST = 100
 _MOST_LOOKED_FOR = 1000
@@ -103,60 +104,88 @@ def search(
 _SHOWN_MISSING = 50
 _READ_MISSES = 100_000
 _MISSES_FRESH_S = 60.0
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SAFE = (
+    (b"content-security-policy", _POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-cache"),
+)
+_STATIC = {
+    b"/": ("page.html", b"text/html; charset=utf-8"),
+    b"/-/page.css": ("page.css", b"text/css; charset=utf-8"),
+    b"/-/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+}
 
 
-class Status:
-    """Collects what ``/-/status`` tells: counts of this worker and the others, the store, the past."""
+class Pages:
+    """Answers requests for everything but files of the store."""
 
     def __init__(
-        self, source: SymbolSource, downloads: Downloads, metrics: Metrics, sharing: Sharing, maintenance: Maintenance
+        self,
+        source: SymbolSource,
+        settings: Serve,
+        downloads: Downloads,
+        metrics: Metrics,
+        sharing: Sharing,
+        maintenance: Maintenance,
     ) -> None:
         self._source = source
+        self._settings = settings
         self._lacking = MissingFiles(source)
         self._downloads = downloads
         self._metrics = metrics
         self._sharing = sharing
         self._maintenance = maintenance
         self._remembered: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
+        self._warming = 0
+        folder = resources.files("symcache.server") / "static"
+        self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
 
-    def own(self) -> dict[str, Any]:
-        """Return what this worker shares with the others."""
+    async def answer(self, request: Request) -> bool:
+        """Answer *request* if it asks for one of these; return whether it was answered."""
+        path = request.raw_path
+        if path == b"/-/warm" and request.method == "POST":
+            request.kind = "page"
+            await self._warm(request)
+            return True
+        if request.method not in {"GET", "HEAD"}:
+            return False
+        if path in self._static:
+            body, kind = self._static[path]
+        elif path == b"/metrics":
+            body = format_metrics(self._totals(), self._maintenance.store).encode()
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
+        elif path == b"/-/status":
+            told = await self._tell(brief=request.scope.get("query_string") == b"brief")
+            body, kind = json.dumps(told).encode(), b"application/json"
+        elif path == b"/-/search":
+            text, missed = request.query("q")[:300], await self._missed()
+            found = await to_thread.run_sync(search, self._source.store, text, missed, self._is_missing)
+            body, kind = json.dumps(found).encode(), b"application/json"
+        else:
+            return False
+        request.kind = "page"
+        await request.send_whole(200, kind, body, _SAFE)
+        return True
+
+    def own_counts(self) -> dict[str, Any]:
         return self._metrics.as_json(self._downloads.as_json())
 
-    def totals(self) -> Metrics:
-        """Return what all workers counted."""
-        return sum_up(self._sharing.read_all(self.own()), now_s=time.time())
+    def _totals(self) -> Metrics:
+        return sum_up(self._sharing.read_all(self.own_counts()), now_s=time.time())
 
-    def store(self) -> Mapping[str, Any]:
-        """Return ``bytes``, ``files`` and ``keys`` of the store, as last measured."""
-        return self._maintenance.store
-
-    async def missed(self) -> list[dict[str, Any]]:
-        """Return what was asked for and no server has, most requested first: ``index``, ``times``, ``since_s``.
-
-        A store may have some of them by now; see `is_missing`.
-        """
-        remembered = await to_thread.run_sync(self._remember)
-        rows = {folded: dict(row) for folded, row in remembered.items()}
-        for index, times in self.totals().missed.items():
-            row = rows.setdefault(fold(index), {"index": index, "times": 0, "since_s": self._since(index)})
-            row["times"] = max(times, row["times"])
-        return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
-
-    def is_missing(self, row: Mapping[str, Any]) -> bool:
-        """Return whether no place on disk has a row of `missed`; it blocks, so ask it only of rows to be shown."""
-        try:
-            return not self._lacking.is_held(parse_index(row["index"]))
-        except InputError:
-            return False
-
-    async def document(self, *, brief: bool) -> dict[str, Any]:
-        """Return everything; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""
-        totals = self.totals()
+    async def _tell(self, *, brief: bool) -> dict[str, Any]:
+        """Return the status; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""
+        totals = self._totals()
         past: dict[str, Any] = {}
         if not brief:
-            likely = (await self.missed())[:_MOST_LOOKED_FOR]
-            shown = await to_thread.run_sync(lambda: list(islice(filter(self.is_missing, likely), _SHOWN_MISSING)))
+            likely = (await self._missed())[:_MOST_LOOKED_FOR]
+            shown = await to_thread.run_sync(lambda: list(islice(filter(self._is_missing, likely), _SHOWN_MISSING)))
             past = {"samples": self._maintenance.samples(totals), "missing": shown}
         return {
             **past,
@@ -165,12 +194,32 @@ class Status:
             "workers": totals.workers,
             "requests": totals.requests,
             "transfers": totals.transfers,
-            "answers": dict(totals.answers),
+            "answers": totals.answers,
             "sent_bytes": totals.sent_bytes,
             "fetched_bytes": totals.fetched_bytes,
-            "store": self.store(),
+            "store": self._maintenance.store,
             "downloads": totals.downloads,
+            "can_warm": self._settings.warm_from_page,
         }
+
+    async def _missed(self) -> list[dict[str, Any]]:
+        """Return what was asked for and no server has, most requested first: ``index``, ``times``, ``since_s``.
+
+        A store may have some of them by now; see `_is_missing`.
+        """
+        remembered = await to_thread.run_sync(self._remember)
+        rows = {folded: dict(row) for folded, row in remembered.items()}
+        for index, times in self._totals().missed.items():
+            row = rows.setdefault(fold(index), {"index": index, "times": 0, "since_s": self._since(index)})
+            row["times"] = max(times, row["times"])
+        return sorted(rows.values(), key=lambda row: (-row["times"], row["index"]))
+
+    def _is_missing(self, row: Mapping[str, Any]) -> bool:
+        """Return whether no place on disk has a row of `_missed`; it blocks, so ask it only of rows to be shown."""
+        try:
+            return not self._lacking.is_held(parse_index(row["index"]))
+        except InputError:
+            return False
 
     def _remember(self) -> dict[str, dict[str, Any]]:
         """Return remembered misses, those of earlier servers too.
@@ -201,63 +250,30 @@ class Status:
         known = [misses.recall(server.name, key) for server in self._source.servers] if misses is not None else []
         return min((miss.first_asked_s for miss in known if miss is not None), default=None)
 
+    async def _warm(self, request: Request) -> None:
+        """Take the body of *request* as an input and answer with JSON lines: progress, then the report.
 
-_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_SAFE = (
-    (b"content-security-policy", _POLICY),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cache-control", b"no-cache"),
-)
-_STATIC = {
-    b"/": ("page.html", b"text/html; charset=utf-8"),
-    b"/-/page.css": ("page.css", b"text/css; charset=utf-8"),
-    b"/-/page.js": ("page.js", b"text/javascript; charset=utf-8"),
-}
-
-
-class Pages:
-    """Answers requests for everything but files of the store."""
-
-    def __init__(self, source: SymbolSource, config: Config, status: Status) -> None:
-        self._store = source.store
-        self._status = status
-        self._can_warm = config.serve.warm_from_page
-        self._warmer = PageWarmer(source, config)
-        folder = resources.files("symcache.server") / "static"
-        self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
-
-    async def answer(self, request: Request) -> bool:
-        """Answer *request* if it asks for one of these; return whether it was answered."""
-        path, status = request.raw_path, self._status
-        if path == b"/-/warm" and request.method == "POST":
-            request.kind = "page"
-            await self._warmer.answer(request)
-            return True
-        if request.method not in {"GET", "HEAD"}:
-            return False
-        if path in self._static:
-            body, kind = self._static[path]
-        elif path == b"/metrics":
-            body = format_metrics(status.totals(), status.store()).encode()
-            kind = b"text/plain; version=0.0.4; charset=utf-8"
-        elif path in {b"/-/status", b"/-/search"}:
-            if path == b"/-/status":
-                told = await status.document(brief=request.scope.get("query_string") == b"brief")
-                told["can_warm"] = self._can_warm
-            else:
-                missed, text = await status.missed(), request.query("q")[:300]
-                told = await to_thread.run_sync(search, self._store, text, missed, status.is_missing)
-            body, kind = json.dumps(told).encode(), b"application/json"
+        The header ``X-Symcache`` is required: a page of another site cannot send it without a preflight request, which
+        is never allowed.
+        """
+        largest = self._settings.largest_input_bytes
+        too_long = f"longer than {largest} bytes; run symcache warm where the file is"
+        if not self._settings.warm_from_page:
+            await request.send_text(404, "not found", _CLOSE)
+        elif b"x-symcache" not in request.headers:
+            await request.send_text(400, "send the header X-Symcache", _CLOSE)
+        elif self._warming >= _WARM_AT_ONCE:
+            busy = "others are warming now; try again soon"
+            await request.send_text(503, busy, (b"retry-after", b"10"), _CLOSE)
         else:
-            return False
-        request.kind = "page"
-        await request.send_whole(200, kind, body, _SAFE)
-        return True
+            self._warming += 1
+            try:
+                with tempfile.TemporaryDirectory(prefix="symcache-") as folder:
+                    path = Path(folder) / "input"
+                    if await _receive_body(request, path, largest, too_long):
+                        await _warm_from(request, path, self._source)
+            finally:
+                self._warming -= 1
 
 
 _BLOCK_BYTES = 1 << 20
@@ -282,57 +298,45 @@ async def _receive_body(request: Request, path: Path, largest_bytes: int, too_lo
     return False
 
 
-class Publisher:
-    """Publishes files that builds send, into *source*'s first store: verified and filed as a transaction."""
+async def publish(request: Request, asked: Asked, store: Store | None, gate: Gate, config: Config) -> None:
+    """Publish the body of *request* under the key of its path: verified, and filed as a transaction of *store*.
 
-    def __init__(self, source: SymbolSource, config: Config, gate: Gate) -> None:
-        self._store = source.store
-        self._config = config
-        self._gate = gate
+    The query may name ``product``, ``version`` and ``comment`` of the transaction.
+    """
+    if not config.serve.upload_tokens:
+        await request.send_text(405, "publishing is off", (b"allow", b"GET, HEAD"), _CLOSE)
+    elif not gate.may_upload(request.headers):
+        await request.send_text(401, "a token for publishing is needed", (b"www-authenticate", b"Bearer"), _CLOSE)
+    elif not isinstance(asked, FileAsked) or asked.form is not Form.PLAIN:
+        await request.send_text(400, "PUT /name/id/name with the plain file", _CLOSE)
+    elif store is None:
+        await request.send_text(503, "there is no store that can be written", _CLOSE)
+    else:
+        await _take(request, asked.key, store, config.network.largest_file_bytes)
 
-    async def answer(self, request: Request, asked: Asked) -> None:
-        """Publish the body of *request* under the key of its path.
 
-        The query may name ``product``, ``version`` and ``comment`` of the transaction.
-        """
-        if not self._config.serve.upload_tokens:
-            await request.send_text(405, "publishing is off", (b"allow", b"GET, HEAD"), _CLOSE)
-        elif not self._gate.may_upload(request.headers):
-            await request.send_text(401, "a token for publishing is needed", (b"www-authenticate", b"Bearer"), _CLOSE)
-        elif not isinstance(asked, FileAsked) or asked.form is not Form.PLAIN:
-            await request.send_text(400, "PUT /name/id/name with the plain file", _CLOSE)
-        elif self._store is None:
-            await request.send_text(503, "there is no store that can be written", _CLOSE)
-        else:
-            await self._take(request, asked.key, self._store)
-
-    async def _take(self, request: Request, key: Key, store: Store) -> None:
-        scratch: Path | None = None
-        largest = self._config.network.largest_file_bytes
-        try:
-            scratch = await to_thread.run_sync(store.scratch)
-            if not await _receive_body(request, scratch, largest, "longer than network.largest_file_bytes"):
-                return
-            verdict = await to_thread.run_sync(check_file, scratch, key)
-            if verdict.problem is not None:
-                await request.send_text(422, f"not what the path names: {verdict.problem}")
-                return
-            body = await to_thread.run_sync(self._publish, request, key, scratch, store)
-            await request.send_whole(201, b"application/json", body, [])
-        except (SymcacheError, OSError) as error:
-            _log.warning("publishing %s: %s", key.index, error)
-            await request.send_text(503, f"cannot be published: {error}", _CLOSE)
-        finally:
-            if scratch is not None:
-                scratch.unlink(missing_ok=True)
-
-    def _publish(self, request: Request, key: Key, scratch: Path, store: Store) -> bytes:
+async def _take(request: Request, key: Key, store: Store, largest_bytes: int) -> None:
+    scratch: Path | None = None
+    try:
+        scratch = await to_thread.run_sync(store.scratch)
+        if not await _receive_body(request, scratch, largest_bytes, "longer than network.largest_file_bytes"):
+            return
+        verdict = await to_thread.run_sync(check_file, scratch, key)
+        if verdict.problem is not None:
+            await request.send_text(422, f"not what the path names: {verdict.problem}")
+            return
         product, version, comment = (request.query(name)[:200] for name in ("product", "version", "comment"))
-        transaction = Admin(store).add(
-            [Addition(key, scratch)], product=product or "upload", version=version, comment=comment
-        )
+        add = partial(Admin(store).add, product=product or "upload", version=version, comment=comment)
+        transaction = await to_thread.run_sync(add, [Addition(key, scratch)])
         _log.info("%s: published by upload, transaction %010d", key.index, transaction.id)
-        return json.dumps({"index": key.index, "transaction": transaction.id}).encode() + b"\n"
+        body = json.dumps({"index": key.index, "transaction": transaction.id}).encode() + b"\n"
+        await request.send_whole(201, b"application/json", body)
+    except (SymcacheError, OSError) as error:
+        _log.warning("publishing %s: %s", key.index, error)
+        await request.send_text(503, f"cannot be published: {error}", _CLOSE)
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
 
 
 _WARM_AT_ONCE = 2
@@ -345,77 +349,44 @@ _LINES = [
 ]
 
 
-class PageWarmer:
-    """Fetches what an input needs that is sent to the page."""
+async def _warm_from(request: Request, path: Path, source: SymbolSource) -> None:
+    wanted = request.query("images", "auto")
+    images = ImageChoice(wanted) if wanted in set(ImageChoice) else ImageChoice.AUTO
+    events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
-    def __init__(self, source: SymbolSource, config: Config) -> None:
-        self._source = source
-        self._settings = config.serve
-        self._running = 0
+    def observe(event: Event) -> None:
+        match event:
+            case Planned(wanted):
+                events.put({"event": "planned", "wanted": wanted})
+            case Settled(index, state):
+                events.put({"event": "settled", "index": index, "state": state})
+            case _:
+                pass
 
-    async def answer(self, request: Request) -> None:
-        """Take the body of *request* as an input and answer with JSON lines: progress, then the report.
+    async def work() -> None:
+        try:
+            with Warmer(source, Plan(images=images), observer=observe) as warmer:
+                report = await warmer.warm(warmer.open_inputs([path]))
+                events.put({"event": "report", "report": _without_paths(report.as_json())})
+        except (SymcacheError, OSError) as error:
+            _log.warning("warming from the page: %s", error)
+            events.put({"event": "failed", "text": str(error).replace(str(path), "input")})
+        finally:
+            events.put(None)
 
-        The header ``X-Symcache`` is required: a page of another site cannot send it without a preflight request, which
-        is never allowed.
-        """
-        largest = self._settings.largest_input_bytes
-        too_long = f"longer than {largest} bytes; run symcache warm where the file is"
-        if not self._settings.warm_from_page:
-            await request.send_text(404, "not found", _CLOSE)
-        elif b"x-symcache" not in request.headers:
-            await request.send_text(400, "send the header X-Symcache", _CLOSE)
-        elif self._running >= _WARM_AT_ONCE:
-            busy = "others are warming now; try again soon"
-            await request.send_text(503, busy, (b"retry-after", b"10"), _CLOSE)
-        else:
-            self._running += 1
-            try:
-                with tempfile.TemporaryDirectory(prefix="symcache-") as folder:
-                    path = Path(folder) / "input"
-                    if await _receive_body(request, path, largest, too_long):
-                        await self._warm(request, path)
-            finally:
-                self._running -= 1
-
-    async def _warm(self, request: Request, path: Path) -> None:
-        wanted = request.query("images", "auto")
-        images = ImageChoice(wanted) if wanted in set(ImageChoice) else ImageChoice.AUTO
-        events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-        def observe(event: Event) -> None:
-            match event:
-                case Planned(wanted):
-                    events.put({"event": "planned", "wanted": wanted})
-                case Settled(index, state):
-                    events.put({"event": "settled", "index": index, "state": state})
-                case _:
-                    pass
-
-        async def work() -> None:
-            try:
-                with Warmer(self._source, Plan(images=images), observer=observe) as warmer:
-                    report = await warmer.warm(warmer.open_inputs([path]))
-                    events.put({"event": "report", "report": _without_paths(report.as_json())})
-            except (SymcacheError, OSError) as error:
-                _log.warning("warming from the page: %s", error)
-                events.put({"event": "failed", "text": str(error).replace(str(path), "input")})
-            finally:
-                events.put(None)
-
-        await request.start(200, _LINES)
-        async with anyio.create_task_group() as group:
-            group.start_soon(work)
-            while not request.is_gone:
-                told = [events.get_nowait() for _ in range(events.qsize())]
-                lines = [json.dumps(event) + "\n" for event in told if event is not None]
-                if lines:
-                    await request.send("".join(lines).encode(), more=True)
-                if None in told:
-                    break
-                await anyio.sleep(_LOOK_EVERY_S)
-            await request.send()
-            group.cancel_scope.cancel()
+    await request.start(200, _LINES)
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        while not request.is_gone:
+            told = [events.get_nowait() for _ in range(events.qsize())]
+            lines = [json.dumps(event) + "\n" for event in told if event is not None]
+            if lines:
+                await request.send("".join(lines).encode(), more=True)
+            if None in told:
+                break
+            await anyio.sleep(_LOOK_EVERY_S)
+        await request.send()
+        group.cancel_scope.cancel()
 
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:

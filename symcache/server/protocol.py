@@ -76,7 +76,6 @@ class ServeProtocol(HttpToolsProtocol):
 
     # asyncio declares a BaseTransport; a stream protocol is given one that writes, and uvicorn declares it so, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
         super().connection_made(transport)
         # Data that the socket does not take pauses writing at once, so that responses do not fill memory. Not 0, as
         # asyncio's TLS transport then stays paused.
@@ -87,7 +86,6 @@ class ServeProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(_HEAD_WITHIN_S, self._look_at_clock)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
         self._timer.cancel()
         if self._rest is not None and not self._rest.sent.done():
             self._rest.sent.set_exception(ResponseAborted())
@@ -98,7 +96,6 @@ class ServeProtocol(HttpToolsProtocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
         return self.transport.is_closing()
 
     def abort(self) -> None:
@@ -110,7 +107,6 @@ class ServeProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the client sent."""
         # Clients of one kind ask for a file with the same bytes, and parsing them is half the work of a known answer.
         head = self._known.heads.get(data)
         if head is not None and self._is_between_requests and self._answer(head):
@@ -123,7 +119,6 @@ class ServeProtocol(HttpToolsProtocol):
             self._known.remember_head(data, self._head)
 
     def on_message_begin(self) -> None:
-        """Begin with a request."""
         # uvicorn makes the scope here; `_make_scope` does, for requests that the application answers.
         self.url = b""
         self.headers = []
@@ -133,21 +128,18 @@ class ServeProtocol(HttpToolsProtocol):
         self._due_s = self.loop.time() + _HEAD_WITHIN_S
 
     def on_url(self, url: bytes) -> None:
-        """Take in a piece of the request's target."""
         self.url += url
         self._head_bytes += len(url)
         if self._head_bytes > _LONGEST_HEAD_BYTES:
             self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a header."""
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > _LONGEST_HEAD_BYTES:
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
-        """Answer the request."""
         if self.transport.is_closing():
             return
         self._due_s = math.inf
@@ -165,13 +157,11 @@ class ServeProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take in the end of the request."""
         self._is_between_requests = True
         if self.cycle is not None:
             super().on_message_complete()
 
     def _answer(self, head: Head) -> bool:
-        """Answer a request if its answer is known; return whether it is."""
         before: RequestResponseCycle | None = self.cycle
         is_free = (before is None or before.response_complete) and not self.flow.write_paused
         if not is_free or self.transport.is_closing() or len(self.connections) >= self._most_connections:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
 import anyio
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
     from pathlib import Path
 
+    from symcache.server.protocol import ServeProtocol
+
     Scope: TypeAlias = MutableMapping[str, Any]
     Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-    Headers: TypeAlias = list[tuple[bytes, bytes]]
+    Header: TypeAlias = tuple[bytes, bytes]
+    Headers: TypeAlias = list[Header]
     RequestHeaders: TypeAlias = Mapping[bytes, bytes]  # by lower-case name
 
 __all__ = [
@@ -45,24 +48,13 @@ __all__ = [
 ]
 
 CONNECTION = "symcache.connection"
-"""Key in the scope's ``extensions`` under which `symcache.server.protocol` puts a `Connection`."""
+"""Key in the scope's ``extensions`` under which `symcache.server.protocol` puts itself."""
 
 PATIENCE_S = 120.0
 """How long a client may send or take nothing before it is disconnected."""
 
 _PIECE_BYTES = 64 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
-
-
-class Connection(Protocol):
-    """What an ASGI server does not offer by itself."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
-
-    def abort(self) -> None:
-        """End the connection with a reset, so that the client does not take a partial body for a complete one."""
 
 
 class ClientDisconnected(Exception):
@@ -92,7 +84,7 @@ class Request:
         self.headers: RequestHeaders = dict(scope["headers"])
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
-        self.connection: Connection | None = (scope.get("extensions") or {}).get(CONNECTION)
+        self.connection: ServeProtocol | None = (scope.get("extensions") or {}).get(CONNECTION)
         self.status = 0
         self.sent_bytes = 0
         self.kind = "other"
@@ -100,16 +92,13 @@ class Request:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
         return self.connection is not None and self.connection.is_gone
 
     def query(self, name: str, default: str = "") -> str:
-        """Return the first value of a query parameter."""
         text: str = self.scope.get("query_string", b"").decode("latin-1")
         return parse_qs(text).get(name, [default])[0]
 
     async def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers."""
         self.status = status
         await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -121,12 +110,11 @@ class Request:
         self.sent_bytes += len(data)
         await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def send_whole(self, status: int, kind: bytes, body: bytes, extra: Sequence[tuple[bytes, bytes]]) -> None:
-        """Answer with *body*, which is of the content type *kind*."""
+    async def send_whole(self, status: int, kind: bytes, body: bytes, extra: Sequence[Header] = ()) -> None:
         await self.start(status, header_list(kind, len(body), extra))
         await self.send(b"" if self.method == "HEAD" else body)
 
-    async def send_text(self, status: int, text: str = "", *extra: tuple[bytes, bytes]) -> None:
+    async def send_text(self, status: int, text: str = "", *extra: Header) -> None:
         """Answer with a short plain text. ``no-store``, as some clients cache a body whatever its status is."""
         body = f"{text}\n".encode() if text else b""
         await self.send_whole(status, b"text/plain; charset=utf-8", body, [_NO_STORE, *extra])
@@ -232,7 +220,7 @@ class Selection:
     stop: int = 0
 
 
-def header_list(content_type: bytes, size_bytes: int, extra: Sequence[tuple[bytes, bytes]] = ()) -> Headers:
+def header_list(content_type: bytes, size_bytes: int, extra: Sequence[Header] = ()) -> Headers:
     """Return the headers of a response with a body of that type and length."""
     return [
         (b"content-type", content_type),
@@ -326,7 +314,6 @@ if sys.platform == "win32":
         return msvcrt.open_osfhandle(file, os.O_RDONLY | os.O_BINARY)
 
     def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
-        """Return up to *size_bytes* at *offset*."""
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, size_bytes)
 
@@ -341,7 +328,6 @@ else:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
-        """Return up to *size_bytes* at *offset*."""
         return os.pread(fd, size_bytes, offset)
 
 

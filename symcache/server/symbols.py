@@ -40,7 +40,6 @@ __all__ = [
     "KnownAnswers",
     "MalformedPath",
     "Mark",
-    "NotAFile",
     "Symbols",
     "parse_path",
     "read_in_decimal",
@@ -54,12 +53,6 @@ _T = TypeVar("_T")
 
 class MalformedPath(Exception):
     """A path that cannot name a file."""
-
-
-class NotAFile(Enum):
-    """A path of another shape than a symbol file's."""
-
-    OTHER = "other"
 
 
 class Mark(Enum):
@@ -78,12 +71,12 @@ class FileAsked:
     id_text: str
 
 
-Asked: TypeAlias = FileAsked | Mark | NotAFile
+Asked: TypeAlias = FileAsked | Mark | None
 
 
 @lru_cache(maxsize=4096)
 def parse_path(raw_path: bytes) -> Asked:
-    """Return what *raw_path*, percent-encoded as it was sent, asks for.
+    """Return what *raw_path*, percent-encoded as it was sent, asks for; None if it has another shape.
 
     Only the last three parts count: parts before them may be a proxy's prefix, or the first tier of a two-tier store.
     Letter case does not count.
@@ -105,14 +98,14 @@ def parse_path(raw_path: bytes) -> Asked:
         if last == mark.value:
             return mark
     if len(parts) < 3:
-        return NotAFile.OTHER
+        return None
     name, id_text, file = parts[-3:]
     forms = {"file.ptr": Form.POINTER, fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN}
     form = forms.get(last)
     try:
         if form is None:
             check_path_part(file)
-            return NotAFile.OTHER
+            return None
         return FileAsked(parse_id(name, id_text), form, id_text)
     except MalformedInput as error:
         raise MalformedPath(str(error)) from error
@@ -365,51 +358,37 @@ class Symbols:
 
     @property
     def is_two_tier(self) -> bool:
-        """Whether the store that files are served from has two tiers."""
         return any(store.tier is Tier.TWO for store in self._stores[:1])
 
     async def answer(self, request: Request, asked: FileAsked) -> None:
-        """Answer a request for a file."""
-        key, known_as = asked.key, request.raw_path
         if asked.form is not Form.PLAIN:
             await self._answer_probe(request, asked)
-            return
-        if await self._answer_stored(request, key, known_as):
             return
         other = read_in_decimal(asked)
         # Who is known to write ages in hex would be given another file if they were read as decimal.
         writes_hex = request.headers.get(b"user-agent", b"").lower().startswith(b"microsoft-symbol-server/")
-        if other is None or writes_hex:
-            await self._answer_cold(request, key, known_as)
-            # What holds for one reading of the id is not remembered for clients that mean the other.
-            if other is None and request.kind == "miss":
-                self._known.remember_miss(known_as, key, self._stores, partial(self._is_still_missing, key))
-        elif not (
-            await self._answer_cold(request, key, known_as, is_last=False) or await self._answer_stored(request, other)
-        ):
-            await self._answer_cold(request, other)
+        for key in [asked.key] if other is None or writes_hex else [asked.key, other]:
+            known_as = None if key is other else request.raw_path
+            if await self._answer_stored(request, key, known_as) or await self._answer_cold(request, key, known_as):
+                return
+        request.kind = "miss"
+        await self._send_not_found(request)
+        # What holds for one reading of the id is not remembered for clients that mean the other.
+        if other is None:
+            is_still_missing = partial(self._is_still_missing, asked.key)
+            self._known.remember_miss(request.raw_path, asked.key, self._stores, is_still_missing)
 
-    async def _answer_stored(self, request: Request, key: Key, known_as: bytes | None = None) -> bool:
+    async def _answer_stored(self, request: Request, key: Key, known_as: bytes | None) -> bool:
         present = await to_thread.run_sync(self._source.find, key)
         if present is None:
             return False
         request.kind = "hit"
-        return await self._answer_present(request, key, present.path, known_as)
+        return await self._send_stored(request, present.path, key, known_as)
 
-    async def _answer_present(self, request: Request, key: Key, path: Path, known_as: bytes | None) -> bool:
-        """Answer with the verified file at *path*, known from now on as *known_as*; False if it has been removed."""
-        touch = partial(self._touch, key, path)
-
-        def remember(status: os.stat_result, info: FileInfo) -> None:
-            touch()
-            if known_as is not None:
-                self._known.remember_file(known_as, path, status, info, touch)
-
-        return await self._send_from_disk(request, path, remember)
-
-    async def _send_from_disk(
-        self, request: Request, path: Path, note: Callable[[os.stat_result, FileInfo], None] = lambda *_: None
+    async def _send_stored(
+        self, request: Request, path: Path, key: Key | None = None, known_as: bytes | None = None
     ) -> bool:
+        """Answer with a file that is right, and remember it as *key*'s under *known_as*; False if it is removed."""
         try:
             fd = open_shared(path)
         except OSError:
@@ -417,7 +396,11 @@ class Symbols:
         try:
             status = os.fstat(fd)
             info = FileInfo.of(status.st_size, status.st_mtime_ns)
-            note(status, info)
+            if key is not None:
+                touch = partial(self._touch, key, path)
+                touch()
+                if known_as is not None:
+                    self._known.remember_file(known_as, path, status, info, touch)
             with self._metrics.transferring():
                 await request.send_file(fd, info)
         finally:
@@ -429,16 +412,13 @@ class Symbols:
         request.kind = "probe"
         for store in self._stores if asked.form is Form.COMPRESSED else ():
             stored = await to_thread.run_sync(store.find, asked.key)
-            if stored is None or stored.form is not Form.COMPRESSED:
-                continue
-            if await self._send_from_disk(request, stored.path):
+            is_there = stored is not None and stored.form is Form.COMPRESSED
+            if stored and is_there and await self._send_stored(request, stored.path):
                 return
         await self._send_not_found(request)
 
-    async def _answer_cold(
-        self, request: Request, key: Key, known_as: bytes | None = None, *, is_last: bool = True
-    ) -> bool:
-        """Answer with what upstream has; return False for a definite miss if another key is still to be tried."""
+    async def _answer_cold(self, request: Request, key: Key, known_as: bytes | None) -> bool:
+        """Answer with what upstream has; return False for a definite miss."""
         if len(self._downloads) >= self._settings.downloads and key not in self._downloads:
             request.kind = "refused"
             await request.send_text(503, "too many downloads at once", _RETRY_SOON)
@@ -465,10 +445,7 @@ class Symbols:
             case Missing():
                 self._rechecks.consider(key, outcome)
                 self._metrics.note_miss(key.index)
-                if not is_last:
-                    return False
-                request.kind = "miss"
-                await self._send_not_found(request)
+                return False
             case Failed(hint=Hint.LOOP):
                 request.kind = "loop"
                 await request.send_text(508, "servers ask each other in a circle")
@@ -478,7 +455,7 @@ class Symbols:
                 await request.send_text(status, f"not available now: {outcome.cause.value}", *extra)
             case _:
                 request.kind = "hit" if isinstance(outcome, Present) else "cold"
-                if not await self._answer_present(request, key, outcome.path, known_as):
+                if not await self._send_stored(request, outcome.path, key, known_as):
                     request.kind = "failed"
                     await request.send_text(503, "removed again", _RETRY_SOON)
         return True

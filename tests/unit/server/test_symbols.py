@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.identity import ImageKey, PdbKey
-from symcache.server.symbols import FileAsked, MalformedPath, Mark, NotAFile, parse_path, read_in_decimal
+from symcache.server.symbols import FileAsked, MalformedPath, Mark, parse_path, read_in_decimal
 from symcache.stores.local.tree import Form
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
@@ -50,7 +50,7 @@ def test_marks_of_a_store_are_known_below_any_prefix(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/x", "/x.pdb/AB", f"/x.pdb/{HEX}1/y.pdb", f"/x.pdb/{HEX}1/msfz0/x.pdb"])
 def test_other_paths_are_no_files(path: str) -> None:
-    assert parse_path(path.encode()) is NotAFile.OTHER
+    assert parse_path(path.encode()) is None
 
 
 @pytest.mark.parametrize(
