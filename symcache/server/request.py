@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONNECTION",
     "PATIENCE_S",
+    "SEND_FILE",
     "ClientDisconnected",
     "FileInfo",
     "Loops",
@@ -49,6 +50,9 @@ __all__ = [
 
 CONNECTION = "symcache.connection"
 """Key in the scope's ``extensions`` under which `symcache.server.protocol` puts itself."""
+
+SEND_FILE = "symcache.send_file"
+"""Likewise, for `ServeProtocol.send_file` as it is called with a descriptor and from and up to where to send."""
 
 PATIENCE_S = 120.0
 """How long a client may send or take nothing before it is disconnected."""
@@ -84,7 +88,9 @@ class Request:
         self.headers: RequestHeaders = dict(scope["headers"])
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
-        self.connection: ServeProtocol | None = (scope.get("extensions") or {}).get(CONNECTION)
+        extensions = scope.get("extensions") or {}
+        self.connection: ServeProtocol | None = extensions.get(CONNECTION)
+        self._send_file: Callable[[int, int, int], Awaitable[int]] | None = extensions.get(SEND_FILE)
         self.status = 0
         self.sent_bytes = 0
         self.kind = "other"
@@ -131,8 +137,16 @@ class Request:
     async def send_range(self, fd: int, start: int, stop: int) -> None:
         """Send these bytes of an open file; the last ones end the response.
 
-        Read on the event loop's thread: from the page cache that is faster than a worker thread.
+        What cannot be sent by the system is read on the event loop's thread: from the page cache that is faster than a
+        worker thread.
         """
+        if self._send_file is not None and stop - start > _PIECE_BYTES:
+            begun_at, start = start, await self._send_file(fd, start, stop)
+            self.sent_bytes += start - begun_at
+            if start == stop:
+                await self.send()
+            elif start > begun_at and not self.is_gone:
+                await self.abort()
         while start < stop and not self.is_gone:
             data = read_at(fd, min(_PIECE_BYTES, stop - start), start)
             if not data:  # shorter on disk than announced
