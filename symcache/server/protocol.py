@@ -56,7 +56,7 @@ class ServeProtocol(HttpToolsProtocol):
         self._is_between_requests = True
         self._due_s = math.inf
         self._socket: socket.socket | None = None
-        self._writable = asyncio.Event()
+        self._sent: asyncio.Future[None] | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -73,9 +73,9 @@ class ServeProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
-        self._writable.set()
+        if self._sent is not None and not self._sent.done():
+            self._sent.set_result(None)
         if self._socket is not None:
-            self.loop.remove_writer(self._socket)
             self._socket.close()
         super().connection_lost(exc)
 
@@ -212,27 +212,35 @@ class ServeProtocol(HttpToolsProtocol):
         be given data to say when the socket takes more, and event loops let nothing else watch its descriptor, so a
         second one is watched.
         """
-        if not self._has_sendfile:
+        if not self._has_sendfile or self.is_gone:
             return start
-        watched = self._second_socket()
-        self.loop.add_writer(watched, self._writable.set)
-        try:
-            while not self.is_gone:
-                self._writable.clear()
-                with suppress(BlockingIOError):
-                    if not self.transport.get_write_buffer_size():
-                        sent = os.sendfile(self._fd, file, start, min(stop - start, _TURN_BYTES))
-                        start += sent
-                        if not sent or start == stop:
-                            break
-                async with asyncio.timeout(PATIENCE_S):
-                    await self._writable.wait()
-        except OSError:
-            pass  # the disk fails, the client has left, or its time is over
-        finally:
-            self.loop.remove_writer(watched)
-        cycle.expected_content_length = stop - start
-        return start
+        seen_at, at = -1, start
+        self._sent = sent = self.loop.create_future()
+
+        def send_more() -> None:
+            nonlocal at
+            if sent.done() or self.transport.get_write_buffer_size():
+                return
+            try:
+                length = os.sendfile(self._fd, file, at, min(stop - at, _TURN_BYTES))
+            except BlockingIOError:
+                return
+            except OSError:
+                length = 0  # the disk fails, or the client has left
+            at += length
+            if not length or at == stop:
+                sent.set_result(None)
+
+        with socket.socket(fileno=os.dup(self._fd)) as watched:
+            self.loop.add_writer(watched, send_more)
+            try:
+                while not sent.done() and seen_at < at:
+                    seen_at = at
+                    await asyncio.wait([sent], timeout=PATIENCE_S)
+            finally:
+                self.loop.remove_writer(watched)
+        cycle.expected_content_length = stop - at
+        return at
 
     def resume_writing(self) -> None:
         super().resume_writing()
