@@ -6,7 +6,9 @@ dumps and ranged downloads.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Protocol
 
 from symcache.errors import TruncatedInput
@@ -50,12 +52,20 @@ class BytesView:
         return self._data[offset : offset + length]
 
 
+_FLAGS = ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK")
+
+
 class FileView:
     """A file on disk, read piece by piece; nothing is kept. Raises `OSError` if it cannot be opened."""
 
     def __init__(self, path: Path | str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        self._size = os.fstat(self._fd).st_size
+        # A pipe, which anybody can make in a shared folder, is not waited for; for plain files O_NONBLOCK says nothing.
+        self._fd = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in _FLAGS))
+        status = os.fstat(self._fd)
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or stat.S_ISCHR(status.st_mode):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        self._size = status.st_size
 
     @property
     def size(self) -> int:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import to_thread
 
-from symcache.errors import SymcacheError
+from symcache.errors import StoreError, SymcacheError
 from symcache.server.metrics import sum_up, write_json
 from symcache.stores.check import StoredCheck
 from symcache.stores.local.atomic import Staging
-from symcache.stores.local.locks import let_go, try_lock
 from symcache.stores.local.partial import sweep_partials
+from symcache.stores.local.rights import make_folders
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
@@ -92,18 +92,18 @@ class Maintenance:
         if store is None or folder is None:
             return
         while True:
-            lock = None
-            with suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                lock = try_lock(folder / "leader.lock")
-            if lock is None:
+            lock = store.lock("leading the maintenance")
+            with suppress(OSError, StoreError):
+                make_folders(folder)
+                lock.try_acquire()
+            if not lock.is_held:
                 await anyio.sleep(_LEAD_AGAIN_S)
                 continue
             try:
                 await self._lead(store, folder)
             finally:
                 self._stopping.set()  # ends what runs in worker threads
-                let_go(lock)
+                lock.release()
 
     async def _lead(self, store: Store, folder: Path) -> None:
         settings = self._settings

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from symcache.stores.local.rights import make_folders, take_over_file
 from symcache.stores.results import Failed, Fetched, Missing
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Sharing:
         """Replace what this worker wrote before; a folder that cannot be written is no error."""
         if self._own is not None:
             with suppress(OSError):
-                self._own.parent.mkdir(parents=True, exist_ok=True)
+                make_folders(self._own.parent)
                 write_json(self._own, document)
 
     def read_all(self, own: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -166,6 +167,7 @@ def write_json(path: Path, document: object) -> None:
     """Replace the file at *path*, so that a reader finds the old document or the new one."""
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(document), encoding="utf-8")
+    take_over_file(scratch, path.parent)
     scratch.replace(path)
 
 

@@ -24,7 +24,7 @@ from symcache.stores.base import (
     read_image_file,
     size_if_right,
 )
-from symcache.stores.local.atomic import flush, store_errors
+from symcache.stores.local.atomic import drop, flush, store_errors
 from symcache.stores.results import Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class Chain(DiskChain):
                     return None, finish(arrival, durable)
                 finally:
                     if arrival.cabinet is not None:
-                        arrival.plain.unlink(missing_ok=True)
+                        drop(arrival.plain)
 
             try:
                 message, finished = await self._publishing.run(settle)
@@ -342,7 +342,7 @@ class Chain(DiskChain):
                 looked_up = looked_up.turned_out(message)
             return looked_up, finished
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
 
     def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str, *, durable: bool) -> Fetched:
         """Publish into every store before store number *at*, right to left.
@@ -360,7 +360,7 @@ class Chain(DiskChain):
                     copy_file(source, scratch)
                     store.publish(scratch, key, form=form, durable=durable)
                 finally:
-                    scratch.unlink(missing_ok=True)
+                    drop(scratch)
             except StoreError as error:
                 self._unwritable.add(store, error)
         path = target.publish(arrival.plain, key, durable=durable)

@@ -14,7 +14,8 @@ from symcache.formats.pe.image import Image, Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, compressed_name
 from symcache.stores.base import Arrival, Form, size_if_right
-from symcache.stores.local.atomic import store_errors
+from symcache.stores.local.atomic import drop, store_errors
+from symcache.stores.local.rights import open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ class StoredCheck:
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
         """Return what the look brought; `OSError` if the file cannot be read, `StoreError` if the store not written."""
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             is_cabinet = file.read(len(_CABINET)) == _CABINET
         if not is_cabinet:
             return self._look(path, key)
@@ -161,7 +162,7 @@ class StoredCheck:
         except InputError as error:
             return f"a damaged cabinet: {error}"
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
 
 
 def _expand(cabinet: Path, plain: Path, largest_bytes: int) -> int:
@@ -269,7 +270,7 @@ def examine(
                 verdict = check_file(plain, request.key, checksums=request.checksums)
         finally:
             if cabinet is not None and not verdict.is_right:
-                plain.unlink(missing_ok=True)
+                drop(plain)
     if verdict.problem is not None:
         raise WrongContent(verdict.problem, url=origin)
     return Arrival(plain, cabinet, size_bytes, verdict.note)
@@ -277,7 +278,7 @@ def examine(
 
 def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> str | None:
     """Put the file that *pointer* names in its place; return its message if it names none."""
-    with pointer.open("rb") as file:
+    with open_stored(pointer) as file:
         data = file.read(LONGEST_POINTER_BYTES + 1)
     try:
         said = parse_pointer(data)
@@ -294,7 +295,7 @@ def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) ->
     if not path.is_file():
         raise UpstreamRefused("a pointer to a file that is not there", url=origin)
     try:
-        source = path.open("rb")
+        source = open_stored(path)
     except OSError as error:
         raise UpstreamRefused(f"a pointer to a file that cannot be read: {error.strerror}", url=origin) from error
     with source, pointer.open("wb") as target:

@@ -148,6 +148,8 @@ class DiskSource:
         for access in self._access.values():
             access.flush()
         for store in self._stores.values():
+            for text in store.notes():
+                self._observer(Noted(text))
             store.close()
 
     def _note_use(self, key: Key, path: Path) -> None:

@@ -6,11 +6,9 @@ filled, so that it goes where the store goes; a user's own memory keeps what no 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import InputError
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
 from symcache.stores.local.atomic import OWN_FOLDER
+from symcache.stores.local.rights import make_file, make_folders, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +65,7 @@ class StoreLinks:
             return False
         shard = self._shard(image)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self._folder)
             with _open(shard, "ab") as file:
                 before = os.fstat(file.fileno())
                 # What lies beyond the bound is never read.
@@ -189,17 +188,7 @@ def _state(status: os.stat_result) -> tuple[int, int]:
 
 
 def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
-    """Open *shard*, unbuffered for appending; an `OSError` unless it is a plain file.
-
-    Others can write to a shared store: a link would lead out of it, and a pipe would be waited for.
-    """
-    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
-
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags | guard, 0o666)
-
-    file = open(shard, mode, 0 if mode == "ab" else -1, opener=opener)  # noqa: SIM115 - the caller closes it
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "no plain file", str(shard))
-    return file
+    """Open *shard*, unbuffered for appending; an `OSError` unless it is a plain file of the store itself."""
+    if mode == "ab":
+        return open(make_file(shard, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)  # noqa: PTH123 - a descriptor
+    return open(open_plain(shard), "rb")  # noqa: PTH123 - a descriptor

@@ -24,7 +24,7 @@ from symcache.identity import DbgKey, ImageKey, fold
 from symcache.inputs.image import is_image
 from symcache.inputs.pdbfile import pdb_reference_of
 from symcache.stores.check import check_view
-from symcache.stores.local.atomic import remove_empty_folders, store_errors, take_away
+from symcache.stores.local.atomic import drop, remove_empty_folders, store_errors, take_away
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (
@@ -140,7 +140,7 @@ class Admin:
         finally:
             for scratch in scratches:
                 with suppress(OSError):
-                    scratch.unlink(missing_ok=True)
+                    drop(scratch)
         return added
 
     def delete(self, id_: int, *, on_left: Callable[[str], None] = lambda _: None) -> Transaction:
@@ -239,7 +239,7 @@ class Admin:
         with store_errors(self._store.root):
             # Not replaced by itself: Windows would refuse that while a debugger has it open.
             if found is not None and found.form is form and cmp(found.path, scratch, shallow=False):
-                scratch.unlink()
+                drop(scratch)
                 return
         self._store.publish(scratch, key, form=form)
 

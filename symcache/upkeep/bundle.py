@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
 from symcache.identity import ImageKey, compressed_name, fold, parse_id, parse_index, printable
 from symcache.stores.links import StoreLinks, links_json, parse_named
-from symcache.stores.local.atomic import store_errors
+from symcache.stores.local.atomic import drop, store_errors
 from symcache.stores.local.tree import Form
 from symcache.upkeep.inventory import LeftOut
 
@@ -399,5 +399,5 @@ def _import_file(
                 return Imported(bundled, Outcome.REFUSED, problem)
             store.publish(scratch, bundled.key, form=bundled.form)
     finally:
-        scratch.unlink(missing_ok=True)
+        drop(scratch)
     return Imported(bundled, Outcome.IMPORTED)

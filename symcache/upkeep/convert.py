@@ -17,6 +17,7 @@ from symcache.stores.local.atomic import (
     take_away,
     write_whole,
 )
+from symcache.stores.local.rights import make_folders
 from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import find_spelling
@@ -117,7 +118,7 @@ def rename_folder(folder: Path, target: Path) -> bool:
     """
     while True:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(target.parent)
             folder.rename(target)
         except FileNotFoundError:
             if not folder.exists():  # pruned, or moved by a process that published there
@@ -174,4 +175,4 @@ def move_to_quarantine(store: Store, path: Path, why: str) -> Path:
     was = path.relative_to(store.root).as_posix()
     write_whole(store, folder / "why.json", json.dumps({"path": was, "why": why}).encode())
     with store_errors(path):
-        return put_in_place(path, lambda: folder / path.name)
+        return put_in_place(path, lambda: folder / path.name, store.root)

@@ -242,7 +242,7 @@ def _share(store: Store, path: Path, original: Path, name: str, id_: str) -> Sha
             return Shared(path, original, None, "the disk has neither reflinks nor hard links")
         if means is Means.REFLINK:
             os.utime(scratch, ns=(status.st_atime_ns, status.st_mtime_ns))
-        put_in_place(scratch, lambda: path)
+        put_in_place(scratch, lambda: path, store.root)
     except OSError as error:
         return Shared(path, original, None, as_store_error(error, path).problem)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from symcache.formats.view import FileView
 from symcache.identity import OtherKey, Pdb2Key, PdbKey, compressed_name, fold, parse_id
 from symcache.stores.check import check_file
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
+from symcache.stores.local.rights import make_file, make_folders, open_stored
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from symcache.identity import Key
+    from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
 
 
@@ -132,18 +135,22 @@ class Progress:
 class Checkpoint:
     """The checkpoint file of one store, one JSON object a line; what follows the last complete progress is dropped.
 
-    It starts over unless it is to *resume* and was written for the same *scope*, which names what is checked.
+    It starts over unless it is to *resume* and was written for the same *scope*, which names what is checked. One that
+    does not *keep* anything is for a store that is only read.
     """
 
-    def __init__(self, store: Store, *, resume: bool, scope: str = "") -> None:
+    def __init__(self, store: Store, *, resume: bool, scope: str = "", keeps: bool = True) -> None:
         self._head = {"schema": _SCHEMA, "scope": scope}
         self._path = store.root / OWN_FOLDER / "verify.jsonl"
         self.progress = Progress()
         self.problems: tuple[Problem, ...] = ()
+        self._file: BinaryIO | None = None
+        if not keeps:
+            return
         with store_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self._path.parent)
             end = self._read() if resume else 0
-            self._file: BinaryIO = self._path.open("r+b" if end else "wb")
+            self._file = open(make_file(self._path, os.O_RDWR), "r+b")  # noqa: PTH123, SIM115 - a descriptor, kept
             self._file.truncate(end)
             self._file.seek(end)
             if not end:
@@ -156,15 +163,20 @@ class Checkpoint:
         """Record that a later run may continue after *progress*."""
         numbers = {"keys": progress.keys, "bytes": progress.size_bytes, "findings": progress.problems}
         self._write({"progress": {"at": progress.at, **numbers}})
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self, *, finished: bool) -> None:
         """Close the file; remove it if the verification is *finished*."""
+        if self._file is None:
+            return
         self._file.close()
         if finished:
             self._path.unlink(missing_ok=True)
 
     def _write(self, line: Mapping[str, object]) -> None:
+        if self._file is None:
+            return
         with store_errors(self._path):
             self._file.write(json.dumps(line).encode() + b"\n")
 
@@ -173,7 +185,7 @@ class Checkpoint:
         end = 0
         problems: list[Problem] = []
         try:
-            with self._path.open("rb") as file:
+            with open_stored(self._path) as file:
                 if json.loads(file.readline(_LONGEST_LINE)) != self._head:
                     return 0
                 while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
@@ -212,13 +224,14 @@ def verify(
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
     lock = store.lock("verify")
-    if not lock.try_acquire():
+    if not _take(lock):
         raise StoreError("another verification is under way", path=store.root)
     checkpoint: Checkpoint | None = None
     finished = False
     try:
         # The walk over two layouts at once has another order.
-        checkpoint = Checkpoint(store, resume=resume and not store.converting.exists(), scope=scope)
+        can_resume = resume and not store.converting.exists()
+        checkpoint = Checkpoint(store, resume=can_resume, scope=scope, keeps=lock.is_held)
         yield from checkpoint.problems
         resumed = bool(checkpoint.progress.at)
         transactions = _Transactions(store)
@@ -234,6 +247,14 @@ def verify(
         if checkpoint is not None:
             checkpoint.close(finished=finished)
         lock.release()
+
+
+def _take(lock: KeyLock) -> bool:
+    """Take *lock* if it is free; return whether to go on, as one may in a store that is only read and has no locks."""
+    try:
+        return lock.try_acquire()
+    except StoreError:
+        return True
 
 
 def _verify_keys(
@@ -297,6 +318,10 @@ class _KeyFolders:
                     yield from self._verify_file(inner, key, _check_msfz)
             else:
                 yield Problem(_below(self.root, path), ProblemKind.STRAY, "debuggers do not look into this folder")
+        elif not path.is_file():
+            yield Problem(_below(self.root, path), ProblemKind.STRAY, "not a regular file: nothing opens it")
+        elif path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
+            yield Problem(_below(self.root, path), ProblemKind.STRAY, "a link that leads out of the store")
         elif folded in {fold(key.name), fold(compressed_name(key.name))}:
             yield from self._verify_file(path, key, self.check)
         elif folded == POINTER:
@@ -309,7 +334,7 @@ class _KeyFolders:
                 yield self._problem(path, ProblemKind.STRAY, "debuggers do not look for this file", action)
 
     def _verify_file(self, path: Path, key: Key, check: Check) -> Iterator[Problem]:
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             head = file.read(HEAD_BYTES)
         if not head:
             yield self._problem(path, ProblemKind.EMPTY, "no bytes", RepairAction.QUARANTINE, key)
@@ -367,7 +392,7 @@ def _below(root: Path, path: Path) -> str:
 
 def _check_msfz(path: Path, key: Key) -> str | None:
     del key  # only debuggers read what is inside the container
-    with path.open("rb") as file:
+    with open_stored(path) as file:
         return None if file.read(len(_MSFZ_MAGIC)) == _MSFZ_MAGIC else "not an MSFZ container"
 
 
@@ -477,7 +502,7 @@ def _find_interrupted(store: Store) -> Iterator[Problem]:
         store.converting: "a conversion was interrupted",
     }
     lock = store.lock("000admin")
-    if not lock.try_acquire():
+    if not _take(lock):
         return  # the process that made them is at work
     try:
         found = [(path, detail) for path, detail in marks.items() if path.exists()]

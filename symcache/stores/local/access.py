@@ -7,6 +7,7 @@ nothing but a file pruned earlier than it might have been.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from symcache.errors import StoreError
 from symcache.identity import fold
 from symcache.stores.local.atomic import OWN_FOLDER, put_in_place, store_errors
+from symcache.stores.local.rights import make_file, make_folders, open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +96,7 @@ class AccessLog:
             try:
                 size = _append(recent, lines)
             except FileNotFoundError:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self._folder)
                 size = _append(recent, lines)
             if size > self._recent_bytes:
                 self.compact()
@@ -120,7 +122,7 @@ class AccessLog:
             return
         try:
             with store_errors(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self._folder)
                 with suppress(FileNotFoundError):
                     (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
                 folding = sorted(self._folder.glob("*.folding"))
@@ -131,7 +133,7 @@ class AccessLog:
                 scratch = self._store.scratch()
                 with scratch.open("wb") as file:
                     file.writelines(_lines(used))
-                put_in_place(scratch, lambda: self._folder / "summary")
+                put_in_place(scratch, lambda: self._folder / "summary", self._store.root)
                 for path in folding:
                     path.unlink(missing_ok=True)
         finally:
@@ -149,14 +151,14 @@ def _lines(used: dict[str, float]) -> Iterator[bytes]:
 
 
 def _append(path: Path, lines: bytes) -> int:
-    with path.open("ab", buffering=0) as file:
+    with open(make_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor
         file.write(lines)
         return file.tell()
 
 
 def _read(path: Path) -> Iterator[tuple[str, float]]:
     try:
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             while line := file.readline(4096):
                 match = _LINE.fullmatch(line.rstrip(b"\n"))
                 if match is not None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
+from symcache.stores.local.rights import make_folders, open_stored, take_over_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from filelock import FileLock
-
+    from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
 
 
@@ -37,16 +37,18 @@ class Means(StrEnum):
     HARD_LINK = "hard link"  # all of the file, its times too
 
 
-def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
-    """Rename *scratch*, complete and on the same disk, to the path that *choose* returns; return that.
+def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
+    """Rename *scratch*, complete and on the same disk, to the path below *root* that *choose* returns; return that.
 
     The folder is made where need be. *choose* is asked again for each try, since folders come and go. An `OSError` says
-    that the disk does not take it.
+    that the disk does not take it, or that a link leads out of the store.
     """
     for left in reversed(range(_TRIES)):
         target = choose()
         try:
-            _make_folders(str(target.parent))
+            make_folders(target.parent)
+            _check_inside(target.parent, root)
+            take_over_file(scratch, target.parent)
             os.replace(scratch, target)  # noqa: PTH105 - for each file
         except FileNotFoundError:
             # Another process pruned the empty folder between the two calls.
@@ -62,19 +64,13 @@ def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
     raise AssertionError
 
 
-def _make_folders(folder: str) -> None:
-    """Make *folder* and those above it, unless they exist; as `Path.mkdir` does, in half the time."""
-    try:
-        os.mkdir(folder)  # noqa: PTH102
-    except FileNotFoundError:
-        parent = os.path.dirname(folder)  # noqa: PTH120
-        if parent == folder:
-            raise
-        _make_folders(parent)
-        _make_folders(folder)
-    except OSError:
-        if not os.path.isdir(folder):  # noqa: PTH112
-            raise
+def _check_inside(folder: Path, root: Path) -> None:
+    """Raise an `OSError` if a link leads from *folder*, below the store *root*, out of it."""
+    at, end = os.fspath(folder), os.fspath(root)
+    while len(at) > len(end):
+        if os.path.islink(at) and not folder.resolve().is_relative_to(root.resolve()):  # noqa: PTH114 - for each file
+            raise OSError(errno.ELOOP, "a link that leads out of the store", at)
+        at = os.path.dirname(at)  # noqa: PTH120
 
 
 def write_whole(store: Store, path: Path, content: bytes) -> None:
@@ -83,15 +79,21 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
     with store_errors(path):
         scratch.write_bytes(content)
         flush(scratch)
-        put_in_place(scratch, lambda: path)
+        put_in_place(scratch, lambda: path, store.root)
         store.note(path.parent)
 
 
 def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
     """Return a file's bytes, at most *limit_bytes*; None if there is none, `StoreError` if it cannot be read."""
-    with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+    with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), open_stored(path) as file:
         return file.read(limit_bytes)
     return None
+
+
+def drop(scratch: Path) -> None:
+    """Remove *scratch* if it is there; one that is open on another machine goes when the staging folder is swept."""
+    with suppress(OSError):
+        scratch.unlink()
 
 
 def take_away(store: Store, path: Path) -> bool:
@@ -103,8 +105,7 @@ def take_away(store: Store, path: Path) -> bool:
     scratch = store.scratch()
     try:
         path.replace(scratch)
-        with suppress(OSError):  # a scratch file that is still open goes when the staging folder is swept
-            scratch.unlink()
+        drop(scratch)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -158,11 +159,21 @@ def _reflink(original: Path, scratch: Path) -> bool:
     return False
 
 
+# What file systems answer that have nothing to flush.
+_NO_FLUSH = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EROFS})
+unflushed: set[int] = set()
+"""Devices that refused to flush: a power cut can damage what was just written to them."""
+
+
 def flush(path: Path) -> None:
-    """Bring the bytes of *path* to the disk; an `OSError` says that it does not take them."""
+    """Bring the bytes of *path* to the disk, if its file system does that; an `OSError` if it does not take them."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+        unflushed.add(os.fstat(fd).st_dev)
     finally:
         os.close(fd)
 
@@ -186,14 +197,14 @@ def store_errors(path: Path) -> Iterator[None]:
 class Staging:
     """This process's scratch files in one store; the folder is made at the first use.
 
-    Each process has a folder whose lock dies with it, so that what a killed one left can be told from what is being
-    written, and is swept then.
+    Each process has a folder with a lock that dies with it, so that what a killed one left can be told from what is
+    being written, and is swept then.
     """
 
     def __init__(self, root: Path) -> None:
         self._parent = root / OWN_FOLDER / "staging"
         self._folder: Path | None = None
-        self._lock: FileLock | None = None
+        self._lock: KeyLock | None = None
         self._opening = threading.Lock()
 
     @property
@@ -221,42 +232,54 @@ class Staging:
     def _open(self) -> None:
         from secrets import token_hex  # noqa: PLC0415
 
-        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
-
-        self._parent.mkdir(parents=True, exist_ok=True)
+        make_folders(self._parent)
         self.sweep()
-        folder = self._parent / token_hex(6)
-        # The lock comes first: a folder without one that is held belongs to the dead. A sweeper may look at the new
-        # file before it is ours; then the next try finds it free.
-        while (lock := try_lock(folder.with_suffix(".lock"))) is None:
-            pass
+        folder = self._parent / f"{_STAGED}{token_hex(6)}"
+        # The lock comes first: a folder without one that is held belongs to the dead. Another name may have its byte.
+        while not (lock := self._lock_of(folder)).try_acquire():
+            folder = self._parent / f"{_STAGED}{token_hex(6)}"
         try:
-            folder.mkdir()
+            make_folders(folder)
         except OSError:
-            let_go(lock)
+            lock.release()
             raise
         self._folder, self._lock = folder, lock
 
+    def _lock_of(self, folder: Path) -> KeyLock:
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415
+
+        return KeyLock(self._parent.parent.resolve() / "locks", f"staging {folder.name}")
+
     def sweep(self) -> int:
         """Remove what processes that are gone left behind; return how many files."""
-        from symcache.stores.local.locks import try_lock  # noqa: PLC0415
-
         swept = 0
-        for path in sorted(self._parent.glob("*.lock")) if self._parent.is_dir() else []:
-            lock = None
-            with suppress(OSError):
-                lock = try_lock(path)
-            if lock is not None:
-                folder = path.with_suffix("")
-                swept += sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-                _remove_staged(folder, lock)
+        folders = sorted(self._parent.iterdir()) if self._parent.is_dir() else []
+        for folder in folders:
+            lock = self._lock_of(folder)
+            if not folder.name.startswith(_STAGED):
+                # Of symcache 0.1, which locks otherwise and may be at work: a day old, it is not.
+                with suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > _OLD_S:
+                        swept += _remove_staged(folder, lock)
+                continue
+            with suppress(OSError, StoreError):
+                if lock.try_acquire():
+                    swept += _remove_staged(folder, lock)
         return swept
 
 
-def _remove_staged(folder: Path, lock: FileLock) -> None:
+_STAGED = "p-"
+_OLD_S = 24 * 3600
+
+
+def _remove_staged(folder: Path, lock: KeyLock) -> int:
     import shutil  # noqa: PLC0415 - with locks and all, for who writes
 
-    from symcache.stores.local.locks import let_go  # noqa: PLC0415
-
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        lock.release()
+        return 0
+    files = sum(1 for _ in folder.iterdir())
     shutil.rmtree(folder, ignore_errors=True)
-    let_go(lock)
+    lock.release()
+    return files

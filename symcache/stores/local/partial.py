@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import fold
 from symcache.stores.local.atomic import OWN_FOLDER
+from symcache.stores.local.rights import make_file, make_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 # Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
 _HEAD = Struct("<8sQQQ")
 _MAGIC = b"symgrow1"
-_PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
+_PLACE = re.compile(rb"(p-[0-9a-f]{12})/([0-9a-f]{12}\.part)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class PartialNote:
         self._fd: int | None = None
         place = f"{scratch.parent.name}/{scratch.name}".encode()
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+            make_folders(self._path.parent)
+            self._fd = make_file(self._path, os.O_RDWR | os.O_TRUNC)
             os.write(self._fd, self._head() + place)
 
     def advance(self, whole_bytes: int) -> None:

@@ -14,12 +14,15 @@ from symcache.stores.local.atomic import (
     Means,
     Staging,
     as_store_error,
+    drop,
     flush,
     put_in_place,
     remove_empty_folders,
     share_space,
     store_errors,
+    unflushed,
 )
+from symcache.stores.local.rights import make_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -76,9 +79,8 @@ class Store(OnDisk):
                 if any(entry.name != OWN_FOLDER for entry in entries):
                     return
             self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / "pingme.txt").touch()
-            if tier is Tier.TWO:
-                (self.root / "index2.txt").touch()
+            for mark in ["pingme.txt", *(["index2.txt"] if tier is Tier.TWO else [])]:
+                os.close(make_file(self.root / mark, os.O_WRONLY))
 
     def find(self, key: Key) -> Stored | None:
         """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
@@ -169,7 +171,7 @@ class Store(OnDisk):
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
 
     def folder_for(self, key: Key) -> Path:
         """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
@@ -197,6 +199,16 @@ class Store(OnDisk):
     def refresh(self) -> None:
         """Forget what was seen of the store's folders; call it after moving them."""
         self._listings.forget()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what this disk cannot do, and what is done instead."""
+        from symcache.stores.local.locks import note_of  # noqa: PLC0415 - for who has locked something
+
+        if (text := note_of(self._locks)) is not None:
+            yield text
+        with suppress(OSError):
+            if self.root.stat().st_dev in unflushed:
+                yield f"{self.root}: this disk refuses to flush files; a power cut can damage what was just published"
 
     def close(self) -> None:
         """Drop this process's scratch files; safe to call twice."""
@@ -237,12 +249,12 @@ class Store(OnDisk):
             name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
             return folder / (compressed_name(name) if form is Form.COMPRESSED else name)
 
-        path = put_in_place(scratch, target)
+        path = put_in_place(scratch, target, self.root)
         while tier is not self.tier:
             # A conversion began after the path was chosen, and may have passed there already.
             before, path = path, target()
             with suppress(FileNotFoundError):
-                path = put_in_place(before, target)
+                path = put_in_place(before, target, self.root)
                 remove_empty_folders(before.parent, self.root)
         self.note(path.parent)
         return path

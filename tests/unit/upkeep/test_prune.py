@@ -184,9 +184,8 @@ def test_old_quarantine_and_scratch_of_the_dead_go_too(store: Store) -> None:
     own = store.root / ".symcache"
     (own / "quarantine" / "q").mkdir(parents=True)
     (own / "quarantine" / "q" / "bad.pdb").write_bytes(b"bad")
-    (own / "staging" / "dead").mkdir(parents=True)
-    (own / "staging" / "dead" / "x.part").write_bytes(b"half")
-    (own / "staging" / "dead.lock").touch()
+    (own / "staging" / "p-dead").mkdir(parents=True)
+    (own / "staging" / "p-dead" / "x.part").write_bytes(b"half")
     later_s = (own / "quarantine" / "q" / "bad.pdb").stat().st_ctime + 2 * DAY
     assert find_quarantined(store, older_than_s=3 * DAY, now_s=later_s) == ()
     quarantined = find_quarantined(store, older_than_s=DAY, now_s=later_s)
