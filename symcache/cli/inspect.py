@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import F, color_option, json_option
-from symcache.cli.output import size_text, write_json, write_line, write_processes, write_table
+from symcache.cli.output import blot, size_text, write_json, write_line, write_processes, write_table
 from symcache.errors import UsageError
 from symcache.warm.inspect import DeepWish, inspect_file
 
@@ -109,7 +109,7 @@ def _write(found: Inspection) -> None:
 
 
 def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
-    yield "file", found.path
+    yield "file", blot(found.path)
     yield "kind", found.kind or "unknown"
     if found.size_bytes is not None:
         yield "size", f"{found.size_bytes} bytes ({size_text(found.size_bytes)})"

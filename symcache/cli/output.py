@@ -106,13 +106,22 @@ def write_processes(processes: Sequence[ProcessSummary]) -> None:
 
 
 def say(text: str) -> None:
-    """Write a note to stderr."""
-    click.echo(plain(text), err=True)
+    """Write a note to stderr; what looks like a user and password in it is not shown."""
+    click.echo(plain(blot(text)), err=True)
 
 
 def say_error(text: str) -> None:
     """Write one line about what went wrong to stderr."""
     say(f"symcache: {text}")
+
+
+def blot(text: str) -> str:
+    """Return *text* without what looks like a user and password in it, be it a URL or not."""
+    if "@" not in text:
+        return text
+    from symcache.sympath import redact_words  # noqa: PLC0415 - not needed for --help
+
+    return redact_words(text)
 
 
 def plain(text: str) -> str:
@@ -137,8 +146,8 @@ def size_text(size_bytes: float) -> str:
 
 
 def unreadable_text(item: Unreadable) -> str:
-    """Return a line about an input that could not be read."""
-    return f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
+    """Return a line about an input that could not be read, which may be a URL that was meant for an option."""
+    return f"{blot(item.path)}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
 
 
 def unreadable_json(items: Iterable[Unreadable]) -> list[dict[str, object]]:

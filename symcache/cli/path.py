@@ -22,6 +22,7 @@ from symcache.sympath import (
     LocalPlace,
     SymbolPath,
     UncPlace,
+    redact_path,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
     one_tier: list[str] = []
     two_tier: list[str] = []
     for folder in dict.fromkeys(place.path for place in stores):
-        (two_tier if Path(folder, "index2.txt").exists() else one_tier).append(folder)
+        (two_tier if Path(folder, "index2.txt").exists() else one_tier).append(redact_path(folder))
     return one_tier, two_tier
 
 

@@ -88,8 +88,8 @@ def store_command() -> None:
 @settings_options(json=False)
 def init_command(settings: Settings, folder: Path | None, two_tier: bool) -> None:
     """Make an empty store in DIR, or where the symbol path has its bottom-most one."""
-    config = settings.load()
-    store = find_store(config) if folder is None else Store(folder.absolute())
+    config = (settings if folder is None else settings._replace(store=folder)).load()
+    store = find_store(config)
     tier = Tier.TWO if two_tier or config.store.two_tier else Tier.ONE
     names = {fold(path.name) for path in store.root.iterdir()} if store.root.is_dir() else set()
     if names & _MARKS:

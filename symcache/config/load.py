@@ -29,7 +29,7 @@ from symcache.sympath import (
     HttpPlace,
     LocalPlace,
     SymbolPath,
-    redact_folder,
+    redact_path,
     redact_text,
     with_store,
     with_upstreams,
@@ -196,7 +196,7 @@ def _environment_path(around: Environment) -> SymbolPath | None:
 
 def _expand_folder(folder: Path, around: Environment) -> Path:
     text = str(folder)
-    if re.match(r"(?i)https?:[\\/]", text) or redact_folder(text) != text:
+    if re.match(r"(?i)https?:[\\/]", text) or redact_path(text) != text:
         problem = "a store is a folder; servers are named by the symbol path and by upstreams"
         raise ConfigError(problem, where=f"store {redact_text(text)}")
     if not re.search("[~$%]", text):

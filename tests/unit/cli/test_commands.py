@@ -240,3 +240,38 @@ def test_a_password_in_a_wrong_symbol_path_is_not_shown() -> None:
     done = python(f"from symcache.cli import main; main(['warm', 'x', '-y', {path!r}])")
     assert done.returncode == 2
     assert "hunter2" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "place", ["u:hunter2@host/s", "http://u:hun/ter2@host/s", "https//u:hunter2@h/s", "./u:hunter2@h"]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "warm -y srv*{sym}*{place} none.exe",
+        "warm -y srv*{sym}*{place} none.exe --json",
+        "warm --store {sym} --upstream {place} none.exe",
+        "warm --store {place} none.exe",
+        "warm --config {place} none.exe",
+        "check --store {sym} {place}",
+        "path -y srv*{place}",
+        "path -y srv*{sym}*{place} --offline",
+        "path --explain {place}",
+        "inspect {place}",
+        "store add {place} --product x --store {sym}",
+        "store init {place}",
+    ],
+)
+def test_a_password_is_not_shown_wherever_it_was_typed(arguments: str, place: str, tmp_path: Path) -> None:
+    words = [word.format(place=place, sym=tmp_path / "sym") for word in arguments.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "symcache", *words],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout + done.stderr
+    assert "ter2" not in done.stdout + done.stderr
