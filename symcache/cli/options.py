@@ -37,12 +37,7 @@ class Settings(NamedTuple):
     as_json: bool = False
 
     def load(self, *, upstreams: Sequence[str] = ()) -> Config:
-        """Read the config file and the environment; the options win, and *upstreams* are asked first.
-
-        Raises:
-            ConfigError: A setting that cannot be used.
-            SymbolPathError: ``-y`` is not a symbol path.
-        """
+        """Read the config file and the environment; the options win, and *upstreams* are asked first."""
         from symcache.config import load_config  # noqa: PLC0415 - not needed for --help
 
         return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store, upstreams=upstreams)
@@ -192,11 +187,7 @@ class WishCommand(click.Command):
 
 
 def parse_key(index: str) -> Key:
-    """Return the key that *index* writes out.
-
-    Raises:
-        UsageError: It is no index; what may be a password in it is not shown.
-    """
+    """Return the key that *index* writes out; else `UsageError`, which shows nothing that may be a password."""
     from symcache.identity import parse_index  # noqa: PLC0415 - not needed for --help
 
     try:

@@ -26,20 +26,12 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 8
 
 
 def parse_size(text: str) -> int:
-    """Return bytes: ``KB``, ``MB``, ``GB``, ``TB`` are powers of 1000, ``KiB`` and so on of 1024.
-
-    Raises:
-        BadParameter: Something else.
-    """
+    """Return bytes: ``KB``, ``MB``, ``GB``, ``TB`` count by 1000, ``KiB`` and so on by 1024; else `BadParameter`."""
     return int(_parse(text, _BYTES, "a size such as 20GB, 500MB or 1.5TiB"))
 
 
 def parse_age(text: str) -> float:
-    """Return seconds: ``s``, ``m`` minutes, ``h``, ``d``, ``w``, ``y`` of 365 days.
-
-    Raises:
-        BadParameter: Something else.
-    """
+    """Return seconds: ``s``, ``m`` minutes, ``h``, ``d``, ``w``, ``y`` of 365 days; else `BadParameter`."""
     return _parse(text, _SECONDS, "a time such as 90d, 12h or 2w")
 
 

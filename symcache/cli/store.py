@@ -37,11 +37,7 @@ _MARKS = {"pingme.txt", "index2.txt", "000admin"}
 
 
 def find_store(config: Config) -> Store:
-    """Return the bottom-most store of the symbol path, which ``--store`` names; it need not exist.
-
-    Raises:
-        UsageError: The symbol path names none that this system can reach.
-    """
+    """Return the bottom-most store of the symbol path that this system can reach, there or not; else `UsageError`."""
     path = _first_folder(config)
     if path is None:
         raise UsageError("the symbol path names no store on this machine; name one with --store DIR")
@@ -49,11 +45,7 @@ def find_store(config: Config) -> Store:
 
 
 def open_store(config: Config) -> Store:
-    """Return the same store, which must exist.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the same store, which must exist; else `UsageError`."""
     store = find_store(config)
     if not store.root.is_dir():
         raise UsageError(f"{store.root}: there is no store here; `symcache store init` makes one")

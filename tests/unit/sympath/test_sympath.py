@@ -179,11 +179,14 @@ def test_an_error_points_at_the_first_character_that_does_not_fit(text: str, pos
         "srv*c*//me:hush@h/s",
         "set _NT_SYMBOL_PATH=srv*C:\\c*https://me:hush@h",
         "srv*c*h.example/s?sig=hush",
+        "srv*c*${u:hush@h}",
+        "srv*c\nx/u:hush@h",
+        "srv*c*C:hu\\hush@h",
     ],
 )
 def test_an_error_shows_no_credentials(text: str) -> None:
     with pytest.raises(SymbolPathError) as caught:
-        parse_symbol_path(text)
+        parse_symbol_path(text, Environment({}))
     assert "hush" not in str(caught.value) + repr(caught.value)
     assert len(caught.value.text) == len(text)
     assert caught.value.__cause__ is None
