@@ -13,6 +13,7 @@ from click.exceptions import Exit
 from symcache.cli.options import Settings, Wish, WishCommand, settings_options, wish_options
 from symcache.cli.output import (
     EMPTY,
+    blot,
     count_text,
     say_error,
     size_text,
@@ -170,7 +171,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
     Exit code 1: the disk did not take a file; 4: a bundle cannot be read, or a file in it is not what it says.
     """
     results: list[Imported] = []
-    unreadable: list[tuple[Path, str]] = []
+    unreadable: list[tuple[str, str]] = []
     with find_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:
         for bundle in bundles:
             imported = import_bundle(store, bundle, StoredCheck(store))
@@ -179,7 +180,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
                     imported, results, show, lambda each: f"{count_text(len(results), 'file')}  {each.file.key.name}"
                 )
             except InputError as error:
-                unreadable.append((bundle, str(error)))
+                unreadable.append((blot(str(bundle)), str(error)))
     counts = Counter(each.outcome for each in results)
     if settings.as_json:
         write_store_json(
@@ -187,7 +188,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
             store,
             summary={outcome.value: counts[outcome] for outcome in Outcome},
             files=[each.as_json() for each in results],
-            unreadable=[{"path": str(path), "problem": problem} for path, problem in unreadable],
+            unreadable=[{"path": path, "problem": problem} for path, problem in unreadable],
         )
     else:
         _write_imported(store, results, counts, settings)

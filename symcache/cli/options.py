@@ -11,7 +11,6 @@ import click
 from symcache._version import __version__
 from symcache.cli.output import say
 from symcache.errors import InputError, UsageError
-from symcache.sympath import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -189,6 +188,7 @@ class WishCommand(click.Command):
 def parse_key(index: str) -> Key:
     """Return the key that *index* writes out; else `UsageError`, which shows nothing that may be a password."""
     from symcache.identity import parse_index  # noqa: PLC0415 - not needed for --help
+    from symcache.sympath import redact_text  # noqa: PLC0415
 
     try:
         return parse_index(index)

@@ -138,8 +138,8 @@ def size_text(size_bytes: float) -> str:
 
 
 def unreadable_text(item: Unreadable) -> str:
-    """Return a line about an input that could not be read, which may be a URL that was meant for an option."""
-    return f"{blot(item.path)}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
+    """Return a line about an input that could not be read."""
+    return f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
 
 
 def unreadable_json(items: Iterable[Unreadable]) -> list[dict[str, object]]:

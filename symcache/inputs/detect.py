@@ -14,6 +14,7 @@ from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import base_name, check_path_part
 from symcache.inputs.records import OF_COMPLETE_DUMPS, InputKind, Unreadable
+from symcache.sympath import redact_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -142,7 +143,7 @@ def read_input(
     except InputError as error:
         yield Unreadable(path, error.problem, error.offset)
     except OSError as error:
-        yield Unreadable(path, error.strerror or str(error))
+        yield Unreadable(redact_words(path), error.strerror or str(error))  # a URL, perhaps, meant for an option
 
 
 def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str, Path]:
