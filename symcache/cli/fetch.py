@@ -139,7 +139,7 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
     if retry:
         plan = Plan()
         plan.add(map(_want_of, files))
-        finish(run_warm(settings, plan, believe_misses=False), settings, allow_missing=False)
+        finish(run_warm(settings, plan, believe_misses=False), settings)
     elif settings.as_json:
         _write_missing_json(files)
     else:

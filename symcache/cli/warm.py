@@ -43,7 +43,7 @@ def warm_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, upstre
     debugger log; its content decides which. - is standard input.
     """
     report = run_warm(settings, wish.plan, lambda run: run.open_inputs(inputs, wish.processes), upstreams=upstreams)
-    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, wish)
 
 
 @click.command(cls=WishCommand)
@@ -62,7 +62,7 @@ def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish) -> No
         LocalRun(source, wish.plan, observer=observer) as run,
     ):
         report = run.check(run.open_inputs(inputs, wish.processes))
-    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, wish)
 
 
 def run_warm(
@@ -158,8 +158,9 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def finish(report: Report, settings: Settings, *, allow_missing: bool = False, allow_empty: bool = False) -> None:
+def finish(report: Report, settings: Settings, wish: Wish | None = None) -> None:
     """Write *report* and end with its exit code."""
+    allow_missing, allow_empty = (False, False) if wish is None else (wish.allow_missing, wish.allow_empty)
     if settings.as_json:
         write_json(report.as_json())
     else:

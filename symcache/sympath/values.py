@@ -67,11 +67,11 @@ def _mask_credentials(line: str) -> str:
 
 def redact_words(text: str) -> str:
     """Return *text*, a message, without a user and password in any of its words, be they names or URLs."""
-    return re.sub(r"[^\s'\"*;]+", lambda match: _redact_word(match[0]), text) if "@" in text else text
 
+    def redact(match: re.Match[str]) -> str:
+        return redact_url(match[0]) if re.match(r"(?i)https?://", match[0]) else redact_path(match[0])
 
-def _redact_word(word: str) -> str:
-    return redact_url(word) if re.match(r"(?i)https?://", word) else redact_path(word)
+    return re.sub(r"[^\s'\"*;]+", redact, text) if "@" in text else text
 
 
 def redact_path(path: str) -> str:
