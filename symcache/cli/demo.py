@@ -10,7 +10,7 @@ import anyio
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import color_option, folder_option, json_option
+from symcache.cli.options import color_option, folder_option, json_option, quiet_option
 from symcache.cli.output import say, say_error, write_json, write_line, write_table
 from symcache.cli.progress import show_progress
 from symcache.cli.report import write_report
@@ -44,7 +44,7 @@ _NEXT = (
     "--keep", "Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger."
 )
 @json_option
-@click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
 @color_option
 def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:

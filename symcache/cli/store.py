@@ -39,11 +39,7 @@ _MARKS = {"pingme.txt", "index2.txt", "000admin"}
 
 
 def find_store(config: Config) -> Store:
-    """Return the bottom-most store of the symbol path, which ``--store`` names; it need not exist.
-
-    Raises:
-        UsageError: The symbol path names none that this system can reach.
-    """
+    """Return the bottom-most store of the symbol path that this system can reach, there or not; else `UsageError`."""
     path = _first_folder(config)
     if path is None:
         raise UsageError("the symbol path names no store on this machine; name one with --store DIR")
@@ -51,11 +47,7 @@ def find_store(config: Config) -> Store:
 
 
 def open_store(config: Config) -> Store:
-    """Return the same store, which must exist.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the same store, which must exist; else `UsageError`."""
     store = find_store(config)
     if not store.root.is_dir():
         raise UsageError(f"{store.root}: there is no store here; `symcache store init` makes one")
@@ -99,8 +91,8 @@ def init_command(settings: Settings, folder: Path | None, two_tier: bool, group:
 
     What is made in a store takes over rights and group of its folder, whatever the umask of who makes it.
     """
-    config = settings.load()
-    store = find_store(config) if folder is None else Store(folder.absolute())
+    config = (settings if folder is None else settings._replace(store=folder)).load()
+    store = find_store(config)
     gid = None if group is None else find_group(group)
     tier = Tier.TWO if two_tier or config.store.two_tier else Tier.ONE
     names = {fold(path.name) for path in store.root.iterdir()} if store.root.is_dir() else set()

@@ -441,4 +441,4 @@ class _Begun:
 def _unreadable(path: str, error: InputError | OSError) -> Unreadable:
     if isinstance(error, InputError):
         return Unreadable(path, error.problem, error.offset)
-    return Unreadable(path, error.strerror or str(error))
+    return Unreadable(redact_words(path), error.strerror or str(error))  # a URL, perhaps, meant for an option
