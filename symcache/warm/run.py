@@ -123,7 +123,8 @@ class Warmer:
         """Put what the published image names in the place of *want*; settle it if the image is not published."""
         run, image = self._run, await self._read_image(want.image)
         if isinstance(image, Missing | Failed):
-            run.settle(want, _end_of_hop(image))
+            # For the PDB it means that nothing says which one it is.
+            run.settle(want, image if isinstance(image, Failed) else replace(image, cause=Cause.IMAGE_NOT_PUBLISHED))
             return ()
         module, links = read_links(want, image)
         await to_thread.run_sync(run.remember, want, module, links)  # the store may be a slow share
@@ -139,8 +140,3 @@ class Warmer:
                     if image is not None:
                         return image
         return await self._source.read_image(key)
-
-
-def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
-    """Return what it means for a PDB that its image's headers could not be had."""
-    return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)
