@@ -121,7 +121,7 @@ async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], 
 
     async with SymbolSource(config, observer=observer, looks_inline=True) as source:
         with anyio.CancelScope() as scope, _cancelled_by_interrupt(scope):
-            return await Warmer.carrying_on(run, source).warm(records)
+            return await Warmer(source, run).warm(records)
         return run.report(is_interrupted=True)
 
 

@@ -19,6 +19,7 @@ from symcache.server.request import ClientDisconnected, FileAsked
 from symcache.stores.check import check_file
 from symcache.stores.local.tree import Form
 from symcache.symstore.admin import Addition, Admin
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
@@ -185,8 +186,8 @@ class PageWarmer:
 
         async def work() -> None:
             try:
-                with Warmer(self._source, Plan(images=images), observer=observe) as warmer:
-                    report = await warmer.warm(warmer.open_inputs([path]))
+                with LocalRun(self._source, Plan(images=images), observer=observe) as run:
+                    report = await Warmer(self._source, run).warm(run.open_inputs([path]))
                     events.put({"event": "report", "report": _without_paths(report.as_json())})
             except (SymcacheError, OSError) as error:
                 _log.warning("warming from the page: %s", error)

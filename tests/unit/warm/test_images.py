@@ -20,6 +20,7 @@ from symcache.stores.results import Present
 from symcache.stores.source import SymbolSource
 from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.synth.pe import disk_bytes
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
@@ -57,14 +58,14 @@ def config(upstream: Upstream, tmp_path: Path) -> Config:
 
 async def warm(config: Config, records: Iterable[Module], images: ImageChoice = ImageChoice.AUTO) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(images=images)) as warmer:
-            return await warmer.warm(records)
+        with LocalRun(source, Plan(images=images)) as run:
+            return await Warmer(source, run).warm(records)
 
 
 async def check(config: Config, records: Iterable[Module], images: ImageChoice = ImageChoice.AUTO) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(images=images)) as warmer:
-            return await warmer.check(records)
+        with LocalRun(source, Plan(images=images)) as run:
+            return await Warmer(source, run).check(records)
 
 
 def ends(report: Report) -> dict[str | None, str]:
