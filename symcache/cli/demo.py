@@ -22,6 +22,7 @@ from symcache.stores.source import SymbolSource
 from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
 from symcache.synth.session import SESSION, make_published, write_inputs
 from symcache.synth.upstream import LoopbackUpstream
+from symcache.warm.local import LocalRun
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class Rehearsal(NamedTuple):
 async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Observer) -> Report:
     """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
     async with SymbolSource(rehearsal.config, observer=observer) as source:
-        with Warmer(source, observer=observer) as warmer:
-            return await warmer.warm(warmer.open_inputs(inputs))
+        with LocalRun(source, observer=observer) as run:
+            return await Warmer(source, run).warm(run.open_inputs(inputs))
 
 
 def find_deviations(report: Report, modules: Sequence[SessionModule], published: Mapping[str, bytes]) -> Iterator[str]:

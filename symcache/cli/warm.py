@@ -112,7 +112,7 @@ async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], 
             anyio.CancelScope() as scope,
             _on_first([signal.SIGINT, signal.SIGTERM], partial(loop.call_soon_threadsafe, scope.cancel)),
         ):
-            return await Warmer.carrying_on(run, source).warm(records)
+            return await Warmer(source, run).warm(records)
         return run.report(is_interrupted=True)
 
 

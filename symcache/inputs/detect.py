@@ -27,6 +27,7 @@ from symcache.inputs.records import (
     Module,
     Unreadable,
 )
+from symcache.sympath import redact_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
