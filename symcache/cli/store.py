@@ -43,7 +43,7 @@ def find_store(config: Config) -> Store:
     path = _first_folder(config)
     if path is None:
         raise UsageError("the symbol path names no store on this machine; name one with --store DIR")
-    return Store(path, new_tier=Tier.TWO if config.store.two_tier else Tier.ONE)
+    return Store(path, new_tier=Tier.TWO if config.store.two_tier else Tier.ONE, locking=config.store.locks)
 
 
 def open_store(config: Config) -> Store:

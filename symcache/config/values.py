@@ -290,11 +290,15 @@ def _default_misses() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published."""
+    """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published.
+
+    *locks* is ``auto``, or ``lease`` for lock files that exclude other machines where the file system's own do not.
+    """
 
     folder: Path = field(default_factory=_default_store, metadata=_key(read_path))
     two_tier: bool = field(default=False, metadata=_FLAG)
     durable: bool = field(default=True, metadata=_FLAG)
+    locks: str = field(default="auto", metadata=_one_of("auto", "lease"))
 
 
 @dataclass(frozen=True, slots=True)
