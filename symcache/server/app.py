@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from symcache.errors import SymcacheError
 from symcache.events import Noted
-from symcache.server.downloads import Downloads, Rechecks
+from symcache.server.downloads import Downloads
 from symcache.server.maintenance import Maintenance
 from symcache.server.metrics import Metrics, RequestLog, Sharing
 from symcache.server.pages import Pages, publish
@@ -207,9 +207,8 @@ class App:
             )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())
-        self._downloads = Downloads(source, self._group)
-        rechecks = Rechecks(source, self._downloads, self._group, after_s=settings.recheck_misses_s)
-        self._symbols = Symbols(source, self._downloads, rechecks, self.known, settings, metrics)
+        self._downloads = Downloads(source, self._group, recheck_after_s=settings.recheck_misses_s)
+        self._symbols = Symbols(source, self._downloads, self.known, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
         self._sharing = Sharing(own, self._run)
         maintenance = Maintenance(source, settings, self._sharing, own)
@@ -236,8 +235,7 @@ class App:
         metrics.requests += 1
         try:
             if metrics.requests > self._settings.connections:
-                request.kind = "refused"
-                await request.send_text(503, "too many requests at once", _BUSY)
+                await request.send_text(503, "too many requests at once", _BUSY, kind="refused")
             else:
                 await self._route(request)
         except ResponseAborted:
@@ -256,21 +254,18 @@ class App:
 
     async def _route(self, request: Request) -> None:
         if request.raw_path == b"/healthz":
-            request.kind = "page"
-            await request.send_text(200, "ok")
+            await request.send_text(200, "ok", kind="page")
             return
         try:
             asked = parse_path(request.raw_path)
         except MalformedPath:
-            request.kind = "malformed"
-            await request.send_text(400, "not a path of a file")
+            await request.send_text(400, "not a path of a file", kind="malformed")
             return
         if request.method == "PUT":
             request.kind = "upload"
             await publish(request, asked, self._store, self._gate, self._config)
         elif not await self._gate.check(request.headers):
-            request.kind = "unauthorized"
-            await request.send_text(401, "credentials are needed", _CHALLENGE)
+            await request.send_text(401, "credentials are needed", _CHALLENGE, kind="unauthorized")
         elif self._loops.is_in_one(request.headers):
             request.kind = "loop"
             _log.warning("a loop: this server asks another one that asks this one; correct one symbol path")

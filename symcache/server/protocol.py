@@ -114,15 +114,17 @@ class ServeProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._head_bytes += len(url)
-        if self._head_bytes > _LONGEST_HEAD_BYTES:
-            self._refuse_head()
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _LONGEST_HEAD_BYTES:
-            self._refuse_head()
+        self._count_head(len(name) + len(value))
+
+    def _count_head(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        if self._head_bytes > _LONGEST_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
@@ -251,11 +253,6 @@ class ServeProtocol(HttpToolsProtocol):
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         return self._socket
-
-    def _refuse_head(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
 
     def _look_at_clock(self) -> None:
         """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
