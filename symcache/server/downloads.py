@@ -59,10 +59,7 @@ _log = logging.getLogger("symcache.serve")
 class PartialFile:
     """A scratch file that a download writes, from its first byte to its last; it is open while anybody reads it.
 
-    Attributes:
-        size_bytes: How long it will be.
-        whole_bytes: How much of it has arrived.
-        is_broken: Whether what has arrived is not the beginning of the file any more.
+    Of its *size_bytes* the first *whole_bytes* have arrived; *is_broken* if they are not the file's beginning any more.
 
     Raises:
         OSError: It cannot be opened.
@@ -111,9 +108,8 @@ class Download:
 
     Attributes:
         outcome: How it ended; None while it has not.
-        file: What is arriving, where that can be read; None otherwise.
+        file: What is arriving, where that can be read.
         readers: How many requests wait for it.
-        upstream: Where it comes from; None before that is known.
     """
 
     def __init__(self, key: Key) -> None:
@@ -263,14 +259,8 @@ class Downloads:
                     if size_bytes and path is not None:
                         download.begin(path, size_bytes)
                 elif path is not None:
-                    row = {
-                        "index": index,
-                        "upstream": upstream,
-                        "size_bytes": size_bytes,
-                        "whole_bytes": 0,
-                        "readers": 0,
-                    }
-                    self._others[path] = row
+                    row = {"index": index, "upstream": upstream, "size_bytes": size_bytes}
+                    self._others[path] = {**row, "whole_bytes": 0, "readers": 0}
             case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._others:
                 self._others[path]["whole_bytes"] = whole_bytes
             case TransferEnded(path=path) if path in self._others:

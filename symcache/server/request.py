@@ -76,7 +76,6 @@ class Request:
         headers: By lower-case name; the last one where a name is repeated.
         raw_path: Percent-encoded path, without the query.
         status: Of the response; 0 before it starts.
-        sent_bytes: Length of the body sent so far.
         kind: What kind of answer it was, for metrics and access log.
         began_s: Monotonic time at which it arrived.
     """

@@ -147,12 +147,9 @@ class Head:
 
 @dataclass(slots=True)
 class KnownAnswer:
-    """One answer, ready to be sent.
+    """One answer, ready to be sent: *head* has the header lines, without those that every response has.
 
-    Attributes:
-        kind: For metrics and access log.
-        head: Headers as they are sent, each line with its end, without those that every response has.
-        file: Descriptor of an open file, which the receiver closes and sends from *start* to before *stop*.
+    *file* is an open descriptor, which the receiver sends from *start* to before *stop*, and closes.
     """
 
     kind: str
@@ -236,10 +233,8 @@ class KnownAnswers:
     """Answers to requests, by path, that are known already: a file served before, a miss of a moment ago.
 
     They are most of what a server is asked, so `symcache.server.protocol` answers them before a task, a thread or a
-    look-up of the key is spent on them. What was remembered is compared with the disk each time.
-
-    Attributes:
-        heads: Requests that had known answers, by their bytes.
+    look-up of the key is spent on them. What was remembered is compared with the disk each time. *heads* has requests
+    that had known answers, by their bytes.
     """
 
     def __init__(self, settings: Serve, gate: Gate, loops: Loops, metrics: Metrics) -> None:
