@@ -196,6 +196,7 @@ class Serve:
         tokens: Hashes of bearer tokens that may ask.
         upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for none.
         trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` is believed.
+        private_redirects: Whether an upstream outside may redirect into a private network.
         warm_from_page: Whether the page takes inputs to warm from.
         largest_input_bytes: Longest such input.
         largest_store_bytes: Above it the least recently used files go; 0 for no limit.
@@ -221,6 +222,7 @@ class Serve:
     tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
     upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
     trusted_proxies: tuple[str, ...] = field(default=(), metadata=key(read_networks))
+    private_redirects: bool = field(default=False, metadata=key(read_flag))
     warm_from_page: bool = field(default=True, metadata=key(read_flag))
     largest_input_bytes: int = field(default=256 * _MIB, metadata=whole(0, 1 << 50))
     largest_store_bytes: int = field(default=0, metadata=whole(0, 1 << 60))

@@ -57,11 +57,7 @@ def hash_token(token: str) -> str:
 
 
 class Gate:
-    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``.
-
-    Attributes:
-        is_open: Whether every client may ask.
-    """
+    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``; *is_open* if every client may ask."""
 
     def __init__(self, settings: Serve) -> None:
         self._users = dict(user.split(":", 1) for user in settings.users)
@@ -152,14 +148,8 @@ async def _keep_running(task: Callable[[], Awaitable[None]]) -> None:
 class App:
     """The shared cache as an ASGI application; it opens stores and network when the server starts up.
 
-    Args:
-        config: Every setting.
-        run: Identifies this server among those of the store; its workers share it.
-        transport: Replaces the network, in tests.
-
-    Attributes:
-        known: Answers that need none of the application's own work; see `symcache.server.protocol`.
-        log: Counts and logs every request.
+    All workers of a server have the same *run*, a random text. *known* and *log* are for `symcache.server.protocol`,
+    which answers some requests itself. A *transport* replaces the network, in tests.
     """
 
     def __init__(
@@ -204,6 +194,7 @@ class App:
                 observer=self._observe,
                 transport=self._transport,
                 tell_end=metrics.fetch_ended,
+                keeps_outside=not settings.private_redirects,
             )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())

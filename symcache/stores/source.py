@@ -60,6 +60,7 @@ class SymbolSource(DiskSource):
         observer: Told what happens, from any thread.
         transport: Stands in for the network, in tests.
         tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
+        keeps_outside: Refuse redirects of servers outside into private networks.
         looks_inline: Look for files and rename them on the event loop itself while the disk is quick, as a program with
             one user may; a slow store then holds up other work for a moment.
         clock_s: Monotonic seconds, for the pauses that upstreams get.
@@ -78,6 +79,7 @@ class SymbolSource(DiskSource):
         observer: Observer = ignore,
         transport: httpx.AsyncBaseTransport | None = None,
         tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
+        keeps_outside: bool = False,
         looks_inline: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -85,6 +87,7 @@ class SymbolSource(DiskSource):
         self.config = config
         self._observer = TransferBoard(observer).observe
         self._tell_end = tell_end
+        self._keeps_outside = keeps_outside
         self._servers: dict[str, HttpStore] = {}
         self._searching = Batches(threads=2, inline=looks_inline)
         self._publishing = Batches(threads=4)
@@ -299,6 +302,7 @@ class SymbolSource(DiskSource):
             authorize=Credentials(self.config.server, netrc_file).authorize,
             agent_extra=network.user_agent_extra,
             notify=lambda text: self._observer(Noted(text)),
+            keeps_outside=self._keeps_outside,
         )
         return Downloader(
             client=client,

@@ -21,7 +21,9 @@ from symcache.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
+from symcache.stores.http.inward import admit_redirect
 from symcache.stores.http.reply import check_status, drain, read_reply, translate
+from symcache.stores.http.transport import STAYS_OUTSIDE
 from symcache.stores.http.urls import origin_of, redact, redirect_target
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Client:
         authorize: Returns the ``Authorization`` field for a URL without credentials of its own; None for none.
         agent_extra: Added to the user agent.
         notify: Told once when a host begins to be left alone.
+        keeps_outside: Whether redirects from outside into private networks are refused.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class Client:
         authorize: Callable[[httpx.URL], str | None] = lambda _: None,
         agent_extra: str = "",
         notify: Callable[[str], None] = lambda _: None,
+        keeps_outside: bool = False,
     ) -> None:
         self.pool = pool
         self._breaker = breaker
         self._authorize = authorize
         self._notify = notify
+        self._keeps_outside = keeps_outside
         self._agent = f"{USER_AGENT} {agent_extra}".strip()
 
     @asynccontextmanager
@@ -130,10 +135,12 @@ class Client:
     ) -> httpx.Response:
         first = target = url
         for _ in range(_MOST_REDIRECTS + 1):
-            own = fields
+            own, stays_outside = fields, False
             if origin_of(target) == origin_of(first):
                 own = fields | extra | self._authorization(target)
-            response = await self._send(transport, target, own, shown=shown)
+            elif self._keeps_outside:
+                stays_outside = not await admit_redirect(first, target, shown=shown)
+            response = await self._send(transport, target, own, shown=shown, stays_outside=stays_outside)
             if not response.has_redirect_location:
                 return response
             await drain(response)
@@ -142,13 +149,20 @@ class Client:
         raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
 
     async def _send(
-        self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
+        self,
+        transport: httpx.AsyncBaseTransport,
+        url: httpx.URL,
+        fields: dict[str, str],
+        *,
+        shown: str,
+        stays_outside: bool,
     ) -> httpx.Response:
         origin = origin_of(url)
         asked_s = await self._breaker.wait_turn(origin, url=shown)
         if url.userinfo or url.fragment:
             url = url.copy_with(userinfo=b"", fragment=None)
-        request = httpx.Request("GET", url, headers=fields, extensions={"timeout": self.pool.timeouts})
+        extensions = {"timeout": self.pool.timeouts, STAYS_OUTSIDE: stays_outside}
+        request = httpx.Request("GET", url, headers=fields, extensions=extensions)
         began_s = time.monotonic()
         try:
             response = await transport.handle_async_request(request)

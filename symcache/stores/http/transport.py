@@ -17,6 +17,8 @@ import httpx
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
+from symcache.stores.http.inward import is_inside
+
 if TYPE_CHECKING:
     import socket
     import ssl
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["DirectTransport"]
+__all__ = ["STAYS_OUTSIDE", "DirectTransport"]
 
+STAYS_OUTSIDE = "symcache.stays_outside"
+"""Among the extensions of a request: whether nothing is sent to an address of a private network."""
 
 _READ_BYTES = 256 * 1024  # what asyncio reads at once
 _MAX_FIELD_BYTES = 100 * 1024
@@ -108,6 +112,7 @@ class _Connection:
     def __init__(self, stream: ByteStream, request: httpx.Request) -> None:
         self._stream = stream
         self._socket: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not of Django
+        self._address = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610
         self._begin(request)
 
     def _begin(self, request: httpx.Request) -> None:
@@ -134,6 +139,8 @@ class _Connection:
     async def exchange(self, request: httpx.Request) -> int:
         """Send *request* and read up to the end of the fields; return the status. Interim responses are passed over."""
         self._begin(request)
+        if request.extensions.get(STAYS_OUTSIDE) and is_inside(self._address):
+            raise httpx.ConnectError("a redirect into a private network", request=request)
         head = _write_head(request)
         # One deadline for both: sending a request this short does not block.
         with self._in_time():
