@@ -199,13 +199,15 @@ class ServeProtocol(HttpToolsProtocol):
                 at += os.sendfile(self._fd, file, at, stop - at) if sent == len(lines) else 0
         except OSError:
             pass  # full; or broken, which the transport finds out when it writes what is left
-        left = b""
-        with suppress(OSError):
-            left = read_at(file, stop - at, at) if at < stop else b""
+        if at < stop:
+            left = lines[sent:]
+            with suppress(OSError):
+                data = read_at(file, stop - at, at)
+                left += data
+                at += len(data)
+            self.transport.write(left)
         os.close(file)
-        if sent < len(lines) or left:
-            self.transport.write(lines[sent:] + left)
-        return at + len(left) - start
+        return at - start
 
     async def send_file(self, cycle: RequestResponseCycle, file: int, start: int, stop: int) -> int:
         """Send these bytes of *file* in a response whose head is sent; return up to where.
