@@ -402,6 +402,7 @@ class Serve:
     tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
     upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
     trusted_proxies: tuple[str, ...] = field(default=(), metadata=_NETWORKS)
+    private_redirects: bool = field(default=False, metadata=_FLAG)
     warm_from_page: bool = field(default=True, metadata=_FLAG)
     largest_input_bytes: int = field(default=256 * _MIB, metadata=_whole(0, 1 << 50))
     largest_store_bytes: int = field(default=0, metadata=_whole(0, 1 << 60))

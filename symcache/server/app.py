@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from symcache.errors import SymcacheError
 from symcache.events import Noted
-from symcache.server.downloads import Downloads, Rechecks
+from symcache.server.downloads import Downloads
 from symcache.server.maintenance import Maintenance
 from symcache.server.metrics import Metrics, RequestLog, Sharing
 from symcache.server.pages import Pages, publish
@@ -57,11 +57,7 @@ def hash_token(token: str) -> str:
 
 
 class Gate:
-    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``.
-
-    Attributes:
-        is_open: Whether every client may ask.
-    """
+    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``; *is_open* if every client may ask."""
 
     def __init__(self, settings: Serve) -> None:
         self._users = dict(user.split(":", 1) for user in settings.users)
@@ -152,14 +148,8 @@ async def _keep_running(task: Callable[[], Awaitable[None]]) -> None:
 class App:
     """The shared cache as an ASGI application; it opens stores and network when the server starts up.
 
-    Args:
-        config: Every setting.
-        run: Identifies this server among those of the store; its workers share it.
-        transport: Replaces the network, in tests.
-
-    Attributes:
-        known: Answers that need none of the application's own work; see `symcache.server.protocol`.
-        log: Counts and logs every request.
+    All workers of a server have the same *run*, a random text. *known* and *log* are for `symcache.server.protocol`,
+    which answers some requests itself. A *transport* replaces the network, in tests.
     """
 
     def __init__(
@@ -204,12 +194,12 @@ class App:
                 observer=self._observe,
                 transport=self._transport,
                 tell_end=metrics.fetch_ended,
+                keeps_outside=not settings.private_redirects,
             )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())
-        self._downloads = Downloads(source, self._group)
-        rechecks = Rechecks(source, self._downloads, self._group, after_s=settings.recheck_misses_s)
-        self._symbols = Symbols(source, self._downloads, rechecks, self.known, settings, metrics)
+        self._downloads = Downloads(source, self._group, recheck_after_s=settings.recheck_misses_s)
+        self._symbols = Symbols(source, self._downloads, self.known, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
         self._sharing = Sharing(own, self._run)
         maintenance = Maintenance(source, settings, self._sharing, own)
@@ -236,8 +226,7 @@ class App:
         metrics.requests += 1
         try:
             if metrics.requests > self._settings.connections:
-                request.kind = "refused"
-                await request.send_text(503, "too many requests at once", _BUSY)
+                await request.send_text(503, "too many requests at once", _BUSY, kind="refused")
             else:
                 await self._route(request)
         except ResponseAborted:
@@ -256,21 +245,18 @@ class App:
 
     async def _route(self, request: Request) -> None:
         if request.raw_path == b"/healthz":
-            request.kind = "page"
-            await request.send_text(200, "ok")
+            await request.send_text(200, "ok", kind="page")
             return
         try:
             asked = parse_path(request.raw_path)
         except MalformedPath:
-            request.kind = "malformed"
-            await request.send_text(400, "not a path of a file")
+            await request.send_text(400, "not a path of a file", kind="malformed")
             return
         if request.method == "PUT":
             request.kind = "upload"
             await publish(request, asked, self._store, self._gate, self._config)
         elif not await self._gate.check(request.headers):
-            request.kind = "unauthorized"
-            await request.send_text(401, "credentials are needed", _CHALLENGE)
+            await request.send_text(401, "credentials are needed", _CHALLENGE, kind="unauthorized")
         elif self._loops.is_in_one(request.headers):
             request.kind = "loop"
             _log.warning("a loop: this server asks another one that asks this one; correct one symbol path")

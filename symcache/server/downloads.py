@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from symcache.stores.results import Missing, Outcome
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Download", "Downloads", "PartialFile", "Rechecks", "send_download"]
+__all__ = ["Download", "Downloads", "PartialFile", "send_download"]
 
 _KEPT_PIECES = 8
 _COMPARED_BYTES = 1 << 20
@@ -59,10 +59,7 @@ _log = logging.getLogger("symcache.serve")
 class PartialFile:
     """A scratch file that a download writes, from its first byte to its last; it is open while anybody reads it.
 
-    Attributes:
-        size_bytes: How long it will be.
-        whole_bytes: How much of it has arrived.
-        is_broken: Whether what has arrived is not the beginning of the file any more.
+    Of its *size_bytes* the first *whole_bytes* have arrived; *is_broken* if they are not the file's beginning any more.
 
     Raises:
         OSError: It cannot be opened.
@@ -76,7 +73,6 @@ class PartialFile:
         self._fd = open_shared(path)
         weakref.finalize(self, os.close, self._fd)
         self._magics = _MAGICS.get(type(key), ())
-        self._looks_right: bool | None = None
         # Readers of the same piece at about the same time share it.
         self.read = lru_cache(_KEPT_PIECES)(partial(_read, self._fd))
 
@@ -88,9 +84,8 @@ class PartialFile:
     @property
     def looks_right(self) -> bool:
         """Whether enough has arrived to tell that it is a plain file of the right kind, and it is."""
-        if self._looks_right is None and self.whole_bytes >= min(_LONGEST_MAGIC, self.size_bytes):
-            self._looks_right = self.read(0, _LONGEST_MAGIC).startswith(self._magics)
-        return bool(self._looks_right)
+        has_begun = self.whole_bytes >= min(_LONGEST_MAGIC, self.size_bytes)
+        return has_begun and self.read(0, _LONGEST_MAGIC).startswith(self._magics)
 
     def is_beginning_of(self, fd: int) -> bool:
         """Return whether what has arrived is the beginning of the published file *fd*, byte for byte."""
@@ -113,9 +108,8 @@ class Download:
 
     Attributes:
         outcome: How it ended; None while it has not.
-        file: What is arriving, where that can be read; None otherwise.
+        file: What is arriving, where that can be read.
         readers: How many requests wait for it.
-        upstream: Where it comes from; None before that is known.
     """
 
     def __init__(self, key: Key) -> None:
@@ -208,17 +202,23 @@ async def _send_end(
 
 _FIRST_LOOK_S = 0.1
 _LOOK_EVERY_S = 0.05
+_RECHECKS_AT_ONCE = 4
+_MOST_RECHECKED = 1000
 
 
 class Downloads:
     """Every download of this process; requests for one key share one.
 
-    They run in *group*, so that a client that disconnects does not end one.
+    They run in *group*, so that a client that disconnects does not end one. Misses remembered more than
+    *recheck_after_s* seconds ago are asked for again.
     """
 
-    def __init__(self, source: SymbolSource, group: TaskGroup) -> None:
+    def __init__(self, source: SymbolSource, group: TaskGroup, *, recheck_after_s: float) -> None:
         self._source = source
         self._group = group
+        self._recheck_after_s = recheck_after_s
+        self._rechecked: set[str] = set()
+        self._recheck_limiter = anyio.CapacityLimiter(_RECHECKS_AT_ONCE)
         self._downloads: dict[str, Download] = {}
         self._others: dict[Path, dict[str, Any]] = {}  # transfers that no client's request started, by scratch file
 
@@ -259,14 +259,8 @@ class Downloads:
                     if size_bytes and path is not None:
                         download.begin(path, size_bytes)
                 elif path is not None:
-                    row = {
-                        "index": index,
-                        "upstream": upstream,
-                        "size_bytes": size_bytes,
-                        "whole_bytes": 0,
-                        "readers": 0,
-                    }
-                    self._others[path] = row
+                    row = {"index": index, "upstream": upstream, "size_bytes": size_bytes}
+                    self._others[path] = {**row, "whole_bytes": 0, "readers": 0}
             case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._others:
                 self._others[path]["whole_bytes"] = whole_bytes
             case TransferEnded(path=path) if path in self._others:
@@ -316,34 +310,18 @@ class Downloads:
                 seen = note
             await anyio.sleep(_LOOK_EVERY_S)
 
-
-_RECHECKS_AT_ONCE = 4
-_MOST_WAITING = 1000
-
-
-class Rechecks:
-    """Asks upstreams again for misses remembered more than *after_s* seconds ago, behind the answer to a client."""
-
-    def __init__(self, source: SymbolSource, downloads: Downloads, group: TaskGroup, *, after_s: float) -> None:
-        self._source = source
-        self._downloads = downloads
-        self._group = group
-        self._after_s = after_s
-        self._waiting: set[str] = set()
-        self._limiter = anyio.CapacityLimiter(_RECHECKS_AT_ONCE)
-
-    def is_recent(self, key: Key) -> bool:
+    def is_recent_miss(self, key: Key) -> bool:
         """Whether every upstream said that it does not have *key*, too recently to be asked again."""
         misses = self._recall(key)
         recent = [miss for miss in misses if not miss.in_passing and not self._is_old(miss)]
         return len(recent) == len(self._source.servers)
 
-    def consider(self, key: Key, outcome: Missing) -> None:
-        """Check *key* again if a miss of it is old."""
-        if outcome.cause is not Cause.REMEMBERED_MISS or key.folded in self._waiting:
+    def recheck(self, key: Key, outcome: Missing) -> None:
+        """Ask upstreams again, behind the answer to a client, if a miss of *key* is old."""
+        if outcome.cause is not Cause.REMEMBERED_MISS or key.folded in self._rechecked:
             return
-        if len(self._waiting) < _MOST_WAITING and any(self._is_old(miss) for miss in self._recall(key)):
-            self._waiting.add(key.folded)
+        if len(self._rechecked) < _MOST_RECHECKED and any(self._is_old(miss) for miss in self._recall(key)):
+            self._rechecked.add(key.folded)
             self._group.start_soon(self._check, key)
 
     def _recall(self, key: Key) -> list[Miss]:
@@ -353,21 +331,21 @@ class Rechecks:
         return [miss for miss in found if miss is not None]
 
     def _is_old(self, miss: Miss) -> bool:
-        return time.time() - miss.last_asked_s >= self._after_s
+        return time.time() - miss.last_asked_s >= self._recheck_after_s
 
     async def _check(self, key: Key) -> None:
         try:
-            async with self._limiter:
+            async with self._recheck_limiter:
                 old = await to_thread.run_sync(self._expire_old_misses, key)
                 if not old:
                     return
-                download = self._downloads.join(key)
+                download = self.join(key)
                 while download.outcome is None:
                     await download.wait()
                 if isinstance(download.outcome, Failed):
                     await to_thread.run_sync(self._restore, key, old)
         finally:
-            self._waiting.discard(key.folded)
+            self._rechecked.discard(key.folded)
 
     def _expire_old_misses(self, key: Key) -> list[Miss]:
         misses = self._source.misses

@@ -131,7 +131,7 @@ class Maintenance:
     async def _record(self, folder: Path) -> None:
         self._sharing.sweep(older_than_s=_SWEPT_AFTER_S)
         while True:
-            totals = sum_up(self._sharing.read_all(), now_s=time.time())
+            totals = sum_up(self._sharing.read_all())
             with suppress(OSError):
                 write_json(folder / "samples", self.samples(totals))
                 counts = {kind: totals.answers[kind] for kind in _KINDS}

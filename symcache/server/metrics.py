@@ -44,8 +44,6 @@ class Metrics:
 
     Attributes:
         answers: Requests by kind of answer.
-        statuses: Requests by status.
-        sent_bytes: Lengths of bodies sent.
         fetched_bytes: Lengths of files that came from upstreams.
         fetches: Fetches from upstreams by result.
         fetch_classes: The same by duration, under the upper bound of the class in seconds.
@@ -86,14 +84,10 @@ class Metrics:
         """Count a fetch from upstreams, whether a client or the page asked for it."""
         self.fetch_classes[_BUCKETS_S[bisect_left(_BOUNDS_S, took_s)]] += 1
         self.fetch_s += took_s
-        match outcome:
-            case Fetched():
-                self.fetches["fetched"] += 1
-                self.fetched_bytes += outcome.size_bytes
-            case Missing() | Failed():
-                self.fetches[outcome.cause.value] += 1
-            case _:
-                self.fetches["present"] += 1
+        if isinstance(outcome, Fetched):
+            self.fetched_bytes += outcome.size_bytes
+        end = outcome.cause.value if isinstance(outcome, Missing | Failed) else type(outcome).__name__.lower()
+        self.fetches[end] += 1
 
     def note_miss(self, index: str) -> None:
         if len(self.missed) >= _MOST_MISSED:
@@ -111,8 +105,9 @@ class Metrics:
         }
 
 
-def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Metrics:
+def sum_up(documents: Iterable[dict[str, Any]]) -> Metrics:
     """Return what all workers counted; those that have ended count with what they did, not with what they do."""
+    now_s = time.time()
     totals = Metrics(workers=0, began_s=now_s)
     for counted in documents:
         with suppress(KeyError, TypeError, ValueError, AttributeError):

@@ -178,7 +178,7 @@ class Pages:
         return self._metrics.as_json(self._downloads.as_json())
 
     def _totals(self) -> Metrics:
-        return sum_up(self._sharing.read_all(self.own_counts()), now_s=time.time())
+        return sum_up(self._sharing.read_all(self.own_counts()))
 
     async def _tell(self, *, brief: bool) -> dict[str, Any]:
         """Return the status; *brief* leaves out ``samples`` and ``missing``, which are long and change slowly."""

@@ -114,15 +114,17 @@ class ServeProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._head_bytes += len(url)
-        if self._head_bytes > _LONGEST_HEAD_BYTES:
-            self._refuse_head()
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _LONGEST_HEAD_BYTES:
-            self._refuse_head()
+        self._count_head(len(name) + len(value))
+
+    def _count_head(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        if self._head_bytes > _LONGEST_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
@@ -197,13 +199,15 @@ class ServeProtocol(HttpToolsProtocol):
                 at += os.sendfile(self._fd, file, at, stop - at) if sent == len(lines) else 0
         except OSError:
             pass  # full; or broken, which the transport finds out when it writes what is left
-        left = b""
-        with suppress(OSError):
-            left = read_at(file, stop - at, at) if at < stop else b""
+        if at < stop:
+            left = lines[sent:]
+            with suppress(OSError):
+                data = read_at(file, stop - at, at)
+                left += data
+                at += len(data)
+            self.transport.write(left)
         os.close(file)
-        if sent < len(lines) or left:
-            self.transport.write(lines[sent:] + left)
-        return at + len(left) - start
+        return at - start
 
     async def send_file(self, cycle: RequestResponseCycle, file: int, start: int, stop: int) -> int:
         """Send these bytes of *file* in a response whose head is sent; return up to where.
@@ -251,11 +255,6 @@ class ServeProtocol(HttpToolsProtocol):
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         return self._socket
-
-    def _refuse_head(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
 
     def _look_at_clock(self) -> None:
         """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""

@@ -76,7 +76,6 @@ class Request:
         headers: By lower-case name; the last one where a name is repeated.
         raw_path: Percent-encoded path, without the query.
         status: Of the response; 0 before it starts.
-        sent_bytes: Length of the body sent so far.
         kind: What kind of answer it was, for metrics and access log.
         began_s: Monotonic time at which it arrived.
     """
@@ -120,8 +119,9 @@ class Request:
         await self.start(status, header_list(kind, len(body), extra))
         await self.send(b"" if self.method == "HEAD" else body)
 
-    async def send_text(self, status: int, text: str = "", *extra: Header) -> None:
+    async def send_text(self, status: int, text: str = "", *extra: Header, kind: str = "") -> None:
         """Answer with a short plain text. ``no-store``, as some clients cache a body whatever its status is."""
+        self.kind = kind or self.kind
         body = f"{text}\n".encode() if text else b""
         await self.send_whole(status, b"text/plain; charset=utf-8", body, [_NO_STORE, *extra])
 
@@ -334,11 +334,6 @@ if sys.platform == "win32":
 else:
 
     def open_shared(path: str | Path) -> int:
-        """Return a descriptor for reading *path*; others may rename and remove the file while it is open.
-
-        Raises:
-            OSError: It cannot be opened.
-        """
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read_at(fd: int, size_bytes: int, offset: int) -> bytes:

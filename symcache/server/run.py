@@ -17,6 +17,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import ConfigError, UsageError
+from symcache.server.app import App
+from symcache.server.request import ResponseAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,12 +65,17 @@ def listen(config: Config) -> Listening:
 
     Raises:
         UsageError: What serving needs is not installed.
-        ConfigError: The address cannot be used.
+        ConfigError: The address or the certificate cannot be used.
     """
     if any(importlib.util.find_spec(name) is None for name in ("uvicorn", "httptools")):
         raise UsageError("serving needs uvicorn; install it with: pip install 'symcache[serve]'")
     settings = config.serve
-    _check_certificate(config)
+    if settings.certificate is not None:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: b"")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"cannot be used with its key: {error}", where="serve.certificate") from error
     try:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -93,7 +100,7 @@ def serve(config: Config, listening: Listening) -> None:
     """
     run = token_hex(6)
     if config.serve.workers > 1:
-        _Supervisor(config, run, listening.socket).run()
+        _supervise(config, run, listening.socket)
         return
     try:
         _run(make_server(config, run), listening.socket)
@@ -101,55 +108,42 @@ def serve(config: Config, listening: Listening) -> None:
         raise UsageError(_NOT_STARTED) from error
 
 
-class _Supervisor:
-    """Starts workers, replaces those that die, and stops all of them."""
+def _supervise(config: Config, run: str, listening: socket.socket) -> None:
+    """Start workers, replace those that die, and stop all of them."""
+    context = multiprocessing.get_context("spawn")
+    stopping = threading.Event()
+    level = logging.getLogger().getEffectiveLevel()
 
-    def __init__(self, config: Config, run: str, listening: socket.socket) -> None:
-        self._config = config
-        self._run = run
-        self._socket = listening
-        self._context = multiprocessing.get_context("spawn")
-        self._stopping = threading.Event()
-        self._workers: list[tuple[BaseProcess, Connection]] = []
-
-    def run(self) -> None:
-        with _quiet_signals(self._stopping.set):
-            self._workers = [self._start() for _ in range(self._config.serve.workers)]
-            while not self._stopping.wait(0.2):
-                for at, (process, lifeline) in enumerate(self._workers):
-                    if process.exitcode == _START_FAILED:
-                        self._stop()
-                        raise UsageError(_NOT_STARTED)
-                    if not process.is_alive():
-                        _log.error(
-                            "worker %s ended with %s; another one takes its place", process.pid, process.exitcode
-                        )
-                        lifeline.close()
-                        self._stopping.wait(_RESTART_PAUSE_S)
-                        if not self._stopping.is_set():
-                            self._workers[at] = self._start()
-            self._stop()
-
-    def _start(self) -> tuple[BaseProcess, Connection]:
+    def start() -> tuple[BaseProcess, Connection]:
         # The worker sees this end closed when this process ends, for whatever reason.
-        ours, theirs = self._context.Pipe()
-        level = logging.getLogger().getEffectiveLevel()
-        process = self._context.Process(
-            target=_work_in_process, args=(self._config, self._run, self._socket, theirs, level), name="symcache serve"
-        )
+        ours, theirs = context.Pipe()
+        arguments = (config, run, listening, theirs, level)
+        process = context.Process(target=_work_in_process, args=arguments, name="symcache serve")
         process.start()
         theirs.close()
         return process, ours
 
-    def _stop(self) -> None:
-        for _, lifeline in self._workers:
-            lifeline.close()
-        deadline_s = time.monotonic() + self._config.serve.stop_s + 5
-        for process, _ in self._workers:
-            process.join(max(0.0, deadline_s - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+    with _quiet_signals(stopping.set):
+        workers = [start() for _ in range(config.serve.workers)]
+        try:
+            while not stopping.wait(0.2):
+                for at, (process, lifeline) in enumerate(workers):
+                    if process.exitcode == _START_FAILED:
+                        raise UsageError(_NOT_STARTED)
+                    if process.exitcode is not None:
+                        _log.error("worker %s ended with %s; another takes its place", process.pid, process.exitcode)
+                        lifeline.close()
+                        if not stopping.wait(_RESTART_PAUSE_S):
+                            workers[at] = start()
+        finally:
+            for _, lifeline in workers:
+                lifeline.close()
+            deadline_s = time.monotonic() + config.serve.stop_s + 5
+            for process, _ in workers:
+                process.join(max(0.0, deadline_s - time.monotonic()))
+                if process.exitcode is None:
+                    process.kill()
+                    process.join()
 
 
 def _work_in_process(config: Config, run: str, listening: socket.socket, lifeline: Connection, log_level: int) -> None:
@@ -169,10 +163,8 @@ def _work_in_process(config: Config, run: str, listening: socket.socket, lifelin
 
 
 def _run(server: Server, listening: socket.socket) -> None:
-    def stop() -> None:
-        server.should_exit = True  # also before uvicorn has installed its own handlers
-
-    with _quiet_signals(stop):
+    # Also before uvicorn has installed its own handlers.
+    with _quiet_signals(lambda: setattr(server, "should_exit", True)):
         server.run(sockets=[listening])
 
 
@@ -180,7 +172,6 @@ def make_server(config: Config, run: str) -> Server:
     """Return one worker, which `uvicorn.Server.run` starts; *run* is the name that all workers of a server share."""
     import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
 
-    from symcache.server.app import App  # noqa: PLC0415
     from symcache.server.protocol import ServeProtocol  # noqa: PLC0415
 
     settings = config.serve
@@ -209,19 +200,6 @@ def make_server(config: Config, run: str) -> Server:
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Leave out what uvicorn logs of responses aborted on purpose, and of every malformed request."""
-    from symcache.server.request import ResponseAborted  # noqa: PLC0415
-
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     expected = isinstance(error, ResponseAborted) or type(error).__name__ == "CancelledError"
     return not expected and record.levelno >= logging.ERROR
-
-
-def _check_certificate(config: Config) -> None:
-    settings = config.serve
-    if settings.certificate is None:
-        return
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: b"")
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot be used with its key: {error}", where="serve.certificate") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from symcache.config import Serve
     from symcache.identity import Key
     from symcache.server.app import Gate
-    from symcache.server.downloads import Download, Downloads, PartialFile, Rechecks
+    from symcache.server.downloads import Download, Downloads, PartialFile
     from symcache.server.metrics import Metrics
     from symcache.server.request import Headers, Loops, Request, RequestHeaders
     from symcache.stores.source import SymbolSource
@@ -123,8 +124,6 @@ def read_in_decimal(asked: FileAsked) -> PdbKey | None:
     return PdbKey(asked.key.name, asked.key.guid, age) if age < 1 << 32 else None
 
 
-NOT_FOUND_BODY = b"not found\n"
-NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", len(NOT_FOUND_BODY), [(b"cache-control", b"no-store")])
 _CONDITIONS = frozenset(
     [b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"]
 )
@@ -148,15 +147,9 @@ class Head:
 
 @dataclass(slots=True)
 class KnownAnswer:
-    """One answer, ready to be sent.
+    """One answer, ready to be sent: *head* has the header lines, without those that every response has.
 
-    Attributes:
-        kind: For metrics and access log.
-        head: Headers as they are sent, each line with its end, without those that every response has.
-        body: What follows them, unless it is a file.
-        file: Descriptor of an open file, which the receiver closes; None if there is no file to send.
-        start: Offset of the first byte of the file to send.
-        stop: Offset behind the last.
+    *file* is an open descriptor, which the receiver sends from *start* to before *stop*, and closes.
     """
 
     kind: str
@@ -230,18 +223,18 @@ def _lines(headers: Headers) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-_MISS = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS), NOT_FOUND_BODY)
-_MISS_HEAD = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS))
+_NOT_FOUND = b"not found\n"
+_MISS_LINES = _lines(header_list(b"text/plain; charset=utf-8", len(_NOT_FOUND), [(b"cache-control", b"no-store")]))
+_MISS = KnownAnswer("miss", 404, _MISS_LINES, _NOT_FOUND)
+_MISS_HEAD = KnownAnswer("miss", 404, _MISS_LINES)
 
 
 class KnownAnswers:
     """Answers to requests, by path, that are known already: a file served before, a miss of a moment ago.
 
     They are most of what a server is asked, so `symcache.server.protocol` answers them before a task, a thread or a
-    look-up of the key is spent on them. What was remembered is compared with the disk each time.
-
-    Attributes:
-        heads: Requests that had known answers, by their bytes.
+    look-up of the key is spent on them. What was remembered is compared with the disk each time. *heads* has requests
+    that had known answers, by their bytes.
     """
 
     def __init__(self, settings: Serve, gate: Gate, loops: Loops, metrics: Metrics) -> None:
@@ -336,17 +329,10 @@ class Symbols:
     """Answers requests for symbol files, and remembers answers in *known* for the next request."""
 
     def __init__(
-        self,
-        source: SymbolSource,
-        downloads: Downloads,
-        rechecks: Rechecks,
-        known: KnownAnswers,
-        settings: Serve,
-        metrics: Metrics,
+        self, source: SymbolSource, downloads: Downloads, known: KnownAnswers, settings: Serve, metrics: Metrics
     ) -> None:
         self._source = source
         self._downloads = downloads
-        self._rechecks = rechecks
         self._known = known
         self._settings = settings
         self._metrics = metrics
@@ -371,8 +357,7 @@ class Symbols:
             known_as = None if key is other else request.raw_path
             if await self._answer_stored(request, key, known_as) or await self._answer_cold(request, key, known_as):
                 return
-        request.kind = "miss"
-        await self._send_not_found(request)
+        await request.send_text(404, "not found", kind="miss")
         # What holds for one reading of the id is not remembered for clients that mean the other.
         if other is None:
             is_still_missing = partial(self._is_still_missing, asked.key)
@@ -412,16 +397,15 @@ class Symbols:
         request.kind = "probe"
         for store in self._stores if asked.form is Form.COMPRESSED else ():
             stored = await to_thread.run_sync(store.find, asked.key)
-            is_there = stored is not None and stored.form is Form.COMPRESSED
-            if stored and is_there and await self._send_stored(request, stored.path):
+            cabinet = stored.path if stored is not None and stored.form is Form.COMPRESSED else None
+            if cabinet is not None and await self._send_stored(request, cabinet):
                 return
-        await self._send_not_found(request)
+        await request.send_text(404, "not found")
 
     async def _answer_cold(self, request: Request, key: Key, known_as: bytes | None) -> bool:
         """Answer with what upstream has; return False for a definite miss."""
         if len(self._downloads) >= self._settings.downloads and key not in self._downloads:
-            request.kind = "refused"
-            await request.send_text(503, "too many downloads at once", _RETRY_SOON)
+            await request.send_text(503, "too many downloads at once", _RETRY_SOON, kind="refused")
             return True
         download = self._downloads.join(key)
         download.readers += 1
@@ -439,30 +423,29 @@ class Symbols:
         outcome = download.outcome
         match outcome:
             case None:
-                request.kind = "late"
                 late = _of_this_file(b"http_response_timeout")
-                await request.send_text(504, "still being fetched", *late, _STILL_FETCHING)
+                await request.send_text(504, "still being fetched", *late, _STILL_FETCHING, kind="late")
             case Missing():
-                self._rechecks.consider(key, outcome)
+                self._downloads.recheck(key, outcome)
                 self._metrics.note_miss(key.index)
                 return False
             case Failed(hint=Hint.LOOP):
-                request.kind = "loop"
-                await request.send_text(508, "servers ask each other in a circle")
+                await request.send_text(508, "servers ask each other in a circle", kind="loop")
             case Failed():
-                request.kind = "failed"
                 status, extra = _ERRORS.get(outcome.cause, _ERRORS[Cause.REFUSED])
-                await request.send_text(status, f"not available now: {outcome.cause.value}", *extra)
+                await request.send_text(status, f"not available now: {outcome.cause.value}", *extra, kind="failed")
             case _:
                 request.kind = "hit" if isinstance(outcome, Present) else "cold"
                 if not await self._send_stored(request, outcome.path, key, known_as):
-                    request.kind = "failed"
-                    await request.send_text(503, "removed again", _RETRY_SOON)
+                    await request.send_text(503, "removed again", _RETRY_SOON, kind="failed")
         return True
 
     async def _await_answer(self, request: Request, download: Download) -> PartialFile | None:
         """Wait until there is something to answer; return the file if it is to be sent while it arrives."""
-        deadline_s = request.began_s + self._patience_s(request)
+        # Source: symsrv may tell its own patience in milliseconds (windows-driver-docs, configuring-the-registry).
+        announced = request.headers.get(b"symbol-agent-receive-timeout", b"")
+        theirs_s = int(announced[:9]) / 1000 * _OF_THEIR_PATIENCE if announced.isdigit() else math.inf
+        deadline_s = request.began_s + min(self._settings.patience_s, theirs_s)
         while download.outcome is None and not request.is_gone:
             now_s = time.monotonic()
             arriving = download.file
@@ -475,25 +458,12 @@ class Symbols:
             await download.wait(min(1.0, deadline_s - now_s))
         return None
 
-    def _patience_s(self, request: Request) -> float:
-        """Return how long the client may be kept waiting.
-
-        Source: symsrv may announce its own patience, in milliseconds (windows-driver-docs, configuring-the-registry).
-        """
-        announced = request.headers.get(b"symbol-agent-receive-timeout", b"")
-        own_s = self._settings.patience_s
-        return min(own_s, int(announced[:9]) / 1000 * _OF_THEIR_PATIENCE) if announced.isdigit() else own_s
-
-    async def _send_not_found(self, request: Request) -> None:
-        await request.start(404, NOT_FOUND_HEADERS)
-        await request.send(b"" if request.method == "HEAD" else NOT_FOUND_BODY)
-
     def _is_still_missing(self, key: Key) -> bool:
         try:
             is_stored = any(store.find(key) is not None for store in self._stores)
         except StoreError:
             return False
-        return not is_stored and self._has_no_other_store and self._rechecks.is_recent(key)
+        return not is_stored and self._has_no_other_store and self._downloads.is_recent_miss(key)
 
     def _touch(self, key: Key, path: Path) -> None:
         for store, access in self._access.items():

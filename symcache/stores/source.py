@@ -54,9 +54,10 @@ class SymbolSource(DiskSource):
     does not end one that others wait for.
 
     *observer* is told what happens, from any thread; *tell_end* how each walk of the symbol path ended, and after how
-    many seconds, once for all who asked. With *looks_inline*, files are looked for and renamed on the event loop itself
-    while the disk is quick, as a program with one user may; a slow store then holds up other work for a moment.
-    *clock_s*, monotonic, and *sleep* time the pauses that upstreams get.
+    many seconds, once for all who asked. With *keeps_outside*, redirects of servers outside into private networks are
+    refused. With *looks_inline*, files are looked for and renamed on the event loop itself while the disk is quick, as
+    a program with one user may; a slow store then holds up other work for a moment. *clock_s*, monotonic, and *sleep*
+    time the pauses that upstreams get.
 
     Raises:
         ConfigError: A place that cannot be reached from this system.
@@ -71,6 +72,7 @@ class SymbolSource(DiskSource):
         observer: Observer = ignore,
         transport: httpx.AsyncBaseTransport | None = None,
         tell_end: Callable[[Outcome, float], None] = lambda _outcome, _seconds: None,
+        keeps_outside: bool = False,
         looks_inline: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -78,6 +80,7 @@ class SymbolSource(DiskSource):
         self.config = config
         self._observer = TransferBoard(observer).observe
         self._tell_end = tell_end
+        self._keeps_outside = keeps_outside
         self._servers: dict[str, HttpStore] = {}
         self._searching = Batches(threads=2, inline=looks_inline)
         self._publishing = Batches(threads=4)
@@ -268,6 +271,7 @@ class SymbolSource(DiskSource):
             credentials=Credentials(self.config.server, netrc_file),
             agent_extra=network.user_agent_extra,
             notify=lambda text: self._observer(Noted(text)),
+            keeps_outside=self._keeps_outside,
         )
         return Downloader(
             client=client,

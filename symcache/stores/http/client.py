@@ -20,6 +20,8 @@ from symcache.errors import (
     UpstreamUnavailable,
 )
 from symcache.stores.http.auth import Credentials, describe_401
+from symcache.stores.http.connect import STAYS_OUTSIDE
+from symcache.stores.http.inward import admit_redirect
 from symcache.stores.http.reply import check_status, drain, read_reply, translate
 from symcache.stores.http.urls import origin_of, redact, redirect_target
 
@@ -52,6 +54,7 @@ class Client:
         credentials: What is told of who one is, where a URL has no credentials of its own.
         agent_extra: Added to the user agent.
         notify: Told once when a host begins to be left alone.
+        keeps_outside: Whether redirects from outside into private networks are refused.
     """
 
     def __init__(
@@ -62,11 +65,13 @@ class Client:
         credentials: Credentials | None = None,
         agent_extra: str = "",
         notify: Callable[[str], None] = lambda _: None,
+        keeps_outside: bool = False,
     ) -> None:
         self.pool = pool
         self._breaker = breaker
         self._credentials = credentials or Credentials()
         self._notify = notify
+        self._keeps_outside = keeps_outside
         self._agent = f"{USER_AGENT} {agent_extra}".strip()
 
     @asynccontextmanager
@@ -132,18 +137,31 @@ class Client:
             if origin_of(target) == origin_of(first):
                 response = await self._send_signed(transport, target, fields | extra, shown=shown)
             else:
-                try:
-                    response = await self._send(transport, target, fields, shown=shown)
-                except UpstreamError as error:
-                    # The host is no secret, and a firewall may keep one from it alone; only the rest may be signed.
-                    error.problem += f" (at {target.host}, where it redirects to)"
-                    raise
+                response = await self._send_elsewhere(transport, target, fields, first, shown=shown)
             if not response.has_redirect_location:
                 return response
             await drain(response)
             # Where a redirect leads may be signed: it is followed, and never shown.
             target = redirect_target(target, response.headers["location"], shown=shown)
         raise UpstreamRefused(f"more than {_MOST_REDIRECTS} redirects", url=shown)
+
+    async def _send_elsewhere(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        url: httpx.URL,
+        fields: dict[str, str],
+        first: httpx.URL,
+        *,
+        shown: str,
+    ) -> httpx.Response:
+        """Send a request to where *first* redirects."""
+        stays_outside = self._keeps_outside and not await admit_redirect(first, url, shown=shown)
+        try:
+            return await self._send(transport, url, fields, shown=shown, stays_outside=stays_outside)
+        except UpstreamError as error:
+            # The host is no secret, and a firewall may keep one from it alone; only the rest may be signed.
+            error.problem += f" (at {url.host}, where it redirects to)"
+            raise
 
     async def _send_signed(
         self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
@@ -161,13 +179,20 @@ class Client:
             await drain(response)
 
     async def _send(
-        self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
+        self,
+        transport: httpx.AsyncBaseTransport,
+        url: httpx.URL,
+        fields: dict[str, str],
+        *,
+        shown: str,
+        stays_outside: bool = False,
     ) -> httpx.Response:
         origin = origin_of(url)
         asked_s = await self._breaker.wait_turn(origin, url=shown)
         if url.userinfo or url.fragment:
             url = url.copy_with(userinfo=b"", fragment=None)
-        request = httpx.Request("GET", url, headers=fields, extensions={"timeout": self.pool.timeouts})
+        extensions = {"timeout": self.pool.timeouts, STAYS_OUTSIDE: stays_outside}
+        request = httpx.Request("GET", url, headers=fields, extensions=extensions)
         began_s = time.monotonic()
         try:
             response = await transport.handle_async_request(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -15,6 +16,7 @@ import anyio
 import h11
 import httpx
 from anyio import from_thread, lowlevel
+from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from socksio import ProtocolError, SOCKSError, socks4, socks5
@@ -22,17 +24,29 @@ from socksio import ProtocolError, SOCKSError, socks4, socks5
 from symcache.errors import UpstreamRefused
 from symcache.stores.http.auth import Handshake, wanted_schemes
 from symcache.stores.http.certificates import Certificate, explain_distrust, parse_certificate
+from symcache.stores.http.inward import is_inside
 from symcache.stores.http.urls import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anyio.abc import ByteStream
 
     from symcache.stores.http.certificates import Trust
     from symcache.stores.http.proxies import Proxy, ProxyRules, Route
 
-__all__ = ["Connector", "DistrustError", "Opened", "ProxyRefusedError", "describe_os_error", "describe_refusal"]
+STAYS_OUTSIDE = "symcache.stays_outside"
+"""Among the extensions of a request: whether nothing is sent to an address of a private network."""
+
+__all__ = [
+    "STAYS_OUTSIDE",
+    "Connector",
+    "DistrustError",
+    "Opened",
+    "ProxyRefusedError",
+    "describe_os_error",
+    "describe_refusal",
+]
 
 
 Origin: TypeAlias = tuple[str, str, int]
@@ -69,28 +83,26 @@ class Opened:
         stream: What is sent and received.
         relay: The proxy that forwards each request on it, which names its whole URL; None if it leads to the server.
         handshake: What the relay is told of who one is.
+        address: Of the server; None behind a proxy.
     """
 
     stream: ByteStream
     relay: Proxy | None = None
     handshake: Handshake | None = None
+    address: str | None = None
+
+    @property
+    def is_inside(self) -> bool:
+        """It leads straight to a private network."""
+        return self.address is not None and is_inside(self.address)
 
 
 class Connector:
-    """Opens connections.
+    """Opens connections, the way that *proxies* name, to whom *trust* trusts."""
 
-    Args:
-        proxies: Which way.
-        trust: Who is trusted.
-        permit: Called with host and address before a server is connected to without a proxy; raises `UpstreamRefused`.
-    """
-
-    def __init__(
-        self, proxies: ProxyRules, trust: Trust, *, permit: Callable[[str, str], None] = lambda _host, _address: None
-    ) -> None:
+    def __init__(self, proxies: ProxyRules, trust: Trust) -> None:
         self._proxies = proxies
         self._trust = trust
-        self._permit = permit
         self._shown: dict[Origin, Certificate | None] = {}
 
     async def open(self, request: httpx.Request, origin: Origin) -> Opened:
@@ -131,7 +143,8 @@ class Connector:
         """Return a connection to *origin*, or one to a proxy that forwards; without TLS to *origin* as yet."""
         scheme, host, port = origin
         if proxy is None:
-            return Opened(await _connect(host, port, self._permit))
+            stream = await _connect(host, port, stays_outside=bool(request.extensions.get(STAYS_OUTSIDE)))
+            return Opened(stream, address=str(stream.extra(SocketAttribute.remote_address)[0]))  # noqa: S610
         if proxy.is_socks:
             stream = await self._connect_proxy(proxy, request)
             try:
@@ -207,16 +220,15 @@ async def _start_tls(stream: ByteStream, host: str, context: ssl.SSLContext) -> 
         raise
 
 
-async def _connect(host: str, port: int, permit: Callable[[str, str], None] | None = None) -> ByteStream:
+async def _connect(host: str, port: int, *, stays_outside: bool = False) -> ByteStream:
     """Connect to *host* at the first of its addresses that answers; the next is tried after 250 ms (RFC 8305).
 
     Raises:
-        OSError: None does.
+        OSError: None does, or one is inside and the connection has to stay outside.
     """
     addresses = await _resolve(host, port)
-    if permit is not None:
-        for address in addresses:
-            permit(host, address)
+    if stays_outside and any(map(is_inside, addresses)):
+        raise OSError(errno.EACCES, "a redirect into a private network")
     if len(addresses) == 1:
         return await anyio.connect_tcp(addresses[0], port)
     winner: ByteStream | None = None

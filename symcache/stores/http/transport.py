@@ -16,7 +16,7 @@ import httptools
 import httpx
 from anyio.abc import SocketAttribute
 
-from symcache.stores.http.connect import ProxyRefusedError, describe_refusal
+from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, describe_refusal
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from symcache.stores.http.connect import Connector, Opened
 
 __all__ = ["Http1Transport"]
-
 
 _READ_BYTES = 256 * 1024  # what asyncio reads at once
 _MAX_FIELD_BYTES = 100 * 1024
@@ -157,6 +156,9 @@ class _Connection:
             self.is_introduced = proxy_authorization is not None
             head = _write_head(request, _absolute(request), proxy_authorization)
         self._begin(request)
+        # A connection that was made for another request may be to the inside.
+        if request.extensions.get(STAYS_OUTSIDE) and self.opened.is_inside:
+            raise httpx.ConnectError("a redirect into a private network", request=request)
         # One deadline for both: sending a request this short does not block.
         with self._in_time():
             await self._stream.send(head)
