@@ -6,15 +6,14 @@ import ipaddress
 import os
 import socket
 import ssl
-import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import h11
 import httpx
-from anyio import from_thread, lowlevel
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from socksio import ProtocolError, SOCKSError, socks4, socks5
@@ -22,6 +21,7 @@ from socksio import ProtocolError, SOCKSError, socks4, socks5
 from symcache.errors import UpstreamRefused
 from symcache.stores.http.auth import Handshake, wanted_schemes
 from symcache.stores.http.certificates import Certificate, explain_distrust, parse_certificate
+from symcache.stores.http.detached import call_detached
 from symcache.stores.http.urls import host_and_port
 
 if TYPE_CHECKING:
@@ -250,32 +250,13 @@ async def _connect(host: str, port: int, permit: Callable[[str, str], None] | No
 async def _resolve(host: str, port: int) -> list[str]:
     """Return the addresses of *host*, those of either kind in turn.
 
-    Looked up in a thread that nothing waits for: the resolver may take a minute over a name, and would hold up the end
-    of the program for as long.
-
     Raises:
         OSError: It has none.
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
-    token = lowlevel.current_token()
-    over = anyio.Event()
-    found: list[str] = []
-    failed: list[Exception] = []
-
-    def look() -> None:
-        try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.extend(dict.fromkeys(str(address[0]) for *_, address in answers))
-        except (OSError, UnicodeError) as error:
-            failed.append(error)
-        with suppress(Exception):  # the loop may have ended since
-            from_thread.run_sync(over.set, token=token)
-
-    threading.Thread(target=look, name=f"name of {host}", daemon=True).start()
-    await over.wait()
-    if failed:
-        raise failed[0]
+    answers = await call_detached(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
+    found = list(dict.fromkeys(str(address[0]) for *_, address in answers))
     sixes = [address for address in found if ":" in address]
     fours = [address for address in found if ":" not in address]
     pairs = zip(sixes, fours, strict=False)
