@@ -24,16 +24,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from symcache.events import Event, Observer
-    from symcache.identity import (
-        DbgKey,
-        ImageKey,
-        Key,
-        OtherKey,
-        Pdb2Key,
-        PdbKey,
-        PortablePdbKey,
-        parse_index,
-    )
+    from symcache.identity import DbgKey, ImageKey, Key, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
     from symcache.inputs.detect import InputSource, read_input
     from symcache.inputs.records import (
         ImageUse,
@@ -109,53 +100,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": {"Config", "load_config"},
-    "errors": {
-        "ConfigError",
-        "InputError",
-        "MalformedInput",
-        "StoreError",
-        "SymbolPathError",
-        "SymcacheError",
-        "UpstreamError",
-        "UsageError",
-    },
-    "events": {"Event", "Observer"},
-    "identity": {
-        "DbgKey",
-        "ImageKey",
-        "Key",
-        "OtherKey",
-        "Pdb2Key",
-        "PdbKey",
-        "PortablePdbKey",
-        "parse_index",
-    },
-    "inputs.detect": {"InputSource", "read_input"},
-    "inputs.records": {
-        "ImageUse",
-        "Input",
-        "KernelPdbWanted",
-        "Module",
-        "PdbReference",
-        "ProcessSelection",
-        "ProcessSummary",
-        "Unreadable",
-    },
-    "stores.local.tree": {"Store"},
-    "sympath": {"SymbolPath", "parse_symbol_path"},
-    "stores.results": {"Attempt", "Cause", "Failed", "Fetched", "Hint", "Missing", "Outcome", "Present"},
-    "warm.cache": {"Scan", "SymbolCache", "SyncSymbolCache"},
-    "warm.inspect": {"Inspection"},
-    "warm.plan": {"ImageChoice"},
-    "warm.report": {"Report", "State", "Symbol"},
-    "warm.servers": {"ListedServer"},
+    "config": "Config load_config",
+    "errors": "ConfigError InputError MalformedInput StoreError SymbolPathError SymcacheError UpstreamError UsageError",
+    "events": "Event Observer",
+    "identity": "DbgKey ImageKey Key OtherKey Pdb2Key PdbKey PortablePdbKey parse_index",
+    "inputs.detect": "InputSource read_input",
+    "inputs.records": "ImageUse Input KernelPdbWanted Module PdbReference ProcessSelection ProcessSummary Unreadable",
+    "stores.local.tree": "Store",
+    "stores.results": "Attempt Cause Failed Fetched Hint Missing Outcome Present",
+    "sympath": "SymbolPath parse_symbol_path",
+    "warm.cache": "Scan SymbolCache SyncSymbolCache",
+    "warm.inspect": "Inspection",
+    "warm.plan": "ImageChoice",
+    "warm.report": "Report State Symbol",
+    "warm.servers": "ListedServer",
 }
 
 
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             return getattr(importlib.import_module(f"symcache.{home}"), name)
     raise AttributeError(f"module 'symcache' has no attribute {name!r}")
 

@@ -16,8 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["BootstrapError", "main", "make_environment", "requirements_of", "run_in"]
-
 _OLDEST = (3, 11)
 _STAMP = "symcache-environment"
 
@@ -29,13 +27,9 @@ class BootstrapError(Exception):
 def make_environment(root: Path, folder: str, requirements: list[str], *, extras: str = "") -> Path:
     """Return the Python of a virtual environment in *root* that has the project and *requirements*.
 
-    The environment is made if it is absent, unfinished or made for other requirements; else it is used as it is.
-
-    Args:
-        root: The checkout; it is installed editable, so changed sources need no new environment.
-        folder: Name of the environment below *root*.
-        requirements: What else to install, as pip takes it.
-        extras: Extras of the project, by comma.
+    The environment, *folder* below the checkout *root*, is made if it is absent, unfinished or made for other
+    requirements; else it is used as it is. The checkout is installed editable, so changed sources need no new one.
+    *extras* are those of the project, by comma.
 
     Raises:
         BootstrapError: Python or pip lacks what is needed, or an installation failed.
@@ -46,7 +40,7 @@ def make_environment(root: Path, folder: str, requirements: list[str], *, extras
     stamp = target / _STAMP
     project = f"{root}[{extras}]" if extras else str(root)
     wanted = _fingerprint(root, [project, *requirements])
-    if _read(stamp) == wanted and _runs(python):
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _runs(python):
         return python
     if target.exists() and not (target / "pyvenv.cfg").exists():
         raise BootstrapError(f"{target} exists and is no virtual environment. Move it away.")
@@ -136,10 +130,6 @@ def _run(command: list[str], problem: str) -> None:
 def _fingerprint(root: Path, requirements: list[str]) -> str:
     parts = [sys.version, sys.base_prefix, (root / "pyproject.toml").read_text(encoding="utf-8"), *requirements]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _runs(python: Path) -> bool:

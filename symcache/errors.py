@@ -21,6 +21,8 @@ SymcacheError
       PointerNotAllowed           a pointer file to a place that may not be followed
     WrongContent                not the file that the key names
       UnexpectedPage              a page or a message with status 200
+
+*problem* is what is wrong, without the place; reports show it. Offsets are bytes from the start of an input.
 """
 
 from __future__ import annotations
@@ -30,31 +32,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = [
-    "Absence",
-    "ConfigError",
-    "FetchInProgress",
-    "Forbidden",
-    "HostUnavailable",
-    "InputError",
-    "LoopDetected",
-    "MalformedInput",
-    "NextHopUnavailable",
-    "NotInDump",
-    "PointerNotAllowed",
-    "StoreError",
-    "SymbolPathError",
-    "SymcacheError",
-    "TruncatedInput",
-    "UnexpectedPage",
-    "UnknownFormat",
-    "UpstreamError",
-    "UpstreamRefused",
-    "UpstreamUnavailable",
-    "UsageError",
-    "WrongContent",
-]
 
 
 class SymcacheError(Exception):
@@ -66,13 +43,7 @@ class UsageError(SymcacheError):
 
 
 class SymbolPathError(UsageError):
-    """A symbol path that does not follow the grammar.
-
-    Attributes:
-        problem: What is wrong, without the place.
-        text: The whole symbol path.
-        position: Index into *text* of the first character that is wrong.
-    """
+    """A symbol path that does not follow the grammar; *position* is the index of the first wrong character."""
 
     def __init__(self, problem: str, *, text: str, position: int) -> None:
         super().__init__(problem, text, position)
@@ -85,13 +56,7 @@ class SymbolPathError(UsageError):
 
 
 class ConfigError(UsageError):
-    """A setting that cannot be used.
-
-    Attributes:
-        problem: What is wrong and what would be right.
-        where: The file and key, or the environment variable.
-        line: Line of the file, from 1; None if there is no file, or no single line.
-    """
+    """A setting that cannot be used; *where* names file and key, or the variable, *line* counts from 1."""
 
     def __init__(self, problem: str, *, where: str, line: int | None = None) -> None:
         super().__init__(problem, where, line)
@@ -104,12 +69,7 @@ class ConfigError(UsageError):
 
 
 class InputError(SymcacheError):
-    """The bytes of an input cannot be read.
-
-    Attributes:
-        problem: What is wrong, without the place.
-        offset: Where in the input, in bytes from its start; None if no single place is wrong.
-    """
+    """The bytes of an input cannot be read; *offset* is None if no single place is wrong."""
 
     def __init__(self, problem: str, *, offset: int | None = None) -> None:
         super().__init__(problem, offset)
@@ -141,12 +101,7 @@ class Absence(StrEnum):
 
 
 class NotInDump(InputError):
-    """An address has no bytes in a dump.
-
-    Attributes:
-        address: The address, virtual unless the text says physical.
-        absence: Why its bytes are not there.
-    """
+    """An address has no bytes in a dump; it is virtual unless the text says physical."""
 
     def __init__(
         self, problem: str, *, address: int, offset: int | None = None, absence: Absence = Absence.NOT_IN_DUMP
@@ -161,12 +116,7 @@ class NotInDump(InputError):
 
 
 class StoreError(SymcacheError):
-    """A store on the local disk cannot be read or written.
-
-    Attributes:
-        problem: What failed, without the place.
-        path: The file or folder.
-    """
+    """A store on the local disk cannot be read or written."""
 
     def __init__(self, problem: str, *, path: Path) -> None:
         super().__init__(problem, path)
@@ -178,12 +128,7 @@ class StoreError(SymcacheError):
 
 
 class UpstreamError(SymcacheError):
-    """A server did not send the file.
-
-    Attributes:
-        problem: What happened, without the place; the short form that a report shows.
-        url: The URL of the request, without credentials and signatures.
-    """
+    """A server did not send the file; *url* is that of the request, without credentials and signatures."""
 
     def __init__(self, problem: str, *, url: str) -> None:
         super().__init__(problem, url)
@@ -197,9 +142,8 @@ class UpstreamError(SymcacheError):
 class UpstreamUnavailable(UpstreamError):
     """A retry may help: time-out, cut body, 5xx; it may concern one file only.
 
-    Attributes:
-        retry_after_s: Seconds until the upstream wants a retry; None if it did not say.
-        timed_out: A wait was given up, so that each retry may take as long.
+    *retry_after_s* is how long the upstream wants it to wait; None if it did not say. *timed_out* means that a wait was
+    given up, so that each retry may take as long.
     """
 
     def __init__(self, problem: str, *, url: str, retry_after_s: float | None = None, timed_out: bool = False) -> None:

@@ -1,7 +1,6 @@
-"""What a run tells its observer.
+"""What a run tells its observer: any callable that takes one event.
 
-An observer is any callable that takes one event. It is called from several threads, also at the same time, and must not
-block: many events come from the event loop.
+It is called from several threads, also at the same time, and must not block: many events come from the event loop.
 """
 
 from __future__ import annotations
@@ -13,74 +12,38 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "Event",
-    "Noted",
-    "Observer",
-    "Planned",
-    "Settled",
-    "TransferAdvanced",
-    "TransferEnded",
-    "TransferStarted",
-    "ignore",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """It is known how many keys are wanted; sent again when two hops add more.
-
-    Attributes:
-        wanted: Keys wanted in all so far, present ones included.
-    """
+    """It is known how many keys are wanted in all, present ones included; sent again when two hops add more."""
 
     wanted: int
 
 
 @dataclass(frozen=True, slots=True)
 class TransferStarted:
-    """A body begins to arrive.
-
-    Attributes:
-        index: The key asked for, written out.
-        upstream: Where it comes from, free of secrets.
-        size_bytes: Length announced; None if it was not.
-        path: The scratch file that it grows in.
-    """
+    """A body begins to arrive."""
 
     index: str
-    upstream: str
-    size_bytes: int | None
-    path: Path | None = None
+    upstream: str  # free of secrets
+    size_bytes: int | None  # as announced; None if it was not
+    path: Path | None = None  # the scratch file that it grows in
 
 
 @dataclass(frozen=True, slots=True)
 class TransferAdvanced:
-    """More of a body has arrived.
-
-    Attributes:
-        index: As in `TransferStarted`.
-        received_bytes: Received so far in all.
-        size_bytes: Length announced; None if it was not.
-        path: As in `TransferStarted`.
-        whole_bytes: Length of the beginning that has no gaps; less than before if it starts over.
-    """
+    """More of a body has arrived."""
 
     index: str
-    received_bytes: int
+    received_bytes: int  # in all
     size_bytes: int | None
     path: Path | None = None
-    whole_bytes: int = 0
+    whole_bytes: int = 0  # length of the beginning that has no gaps; less than before if it starts over
 
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
-    """A body has ended, well or not.
-
-    Attributes:
-        index: As in `TransferStarted`.
-        path: As in `TransferStarted`.
-    """
+    """A body has ended, well or not."""
 
     index: str
     path: Path | None = None
@@ -88,14 +51,9 @@ class TransferEnded:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A wanted key has come to its one final state.
+    """A wanted key has come to its one final state: ``present``, ``fetched``, ``missing`` or ``failed``."""
 
-    Attributes:
-        index: The key, written out; the module's name where there is no key.
-        state: ``present``, ``fetched``, ``missing`` or ``failed``.
-    """
-
-    index: str
+    index: str  # the module's name where there is no key
     state: str
 
 

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib
 import io
-import keyword
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,64 +19,54 @@ from symcache.errors import InputError, SymcacheError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["LazyGroup", "main", "root"]
-
 
 class LazyGroup(click.Group):
-    """A group whose commands lie in modules of their names, each called ``command`` there.
+    """A group that imports a command when it is called: ``NAME_command`` of a module of this package.
 
-    Args:
-        package: Where those modules lie. A name that Python keeps for itself has an underscore behind it there.
-        summaries: What each command is for, in the order in which help lists them.
-        rest: As for `click.Group`.
+    *commands_in* gives the module and what help says of each command, in the order of help; the rest is click's.
     """
 
-    def __init__(self, *rest: Any, package: str, summaries: Mapping[str, str], **more: Any) -> None:
+    def __init__(self, *rest: Any, commands_in: Mapping[str, tuple[str, str]], **more: Any) -> None:
         super().__init__(*rest, **more)
-        self._package = package
-        self._summaries = summaries
+        self._commands_in = commands_in
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(self._summaries)
+        return list(self._commands_in)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in self._summaries:
+        if cmd_name not in self._commands_in:
             return None
-        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        command: click.Command = importlib.import_module(f"{self._package}.{module}").command
+        module = importlib.import_module(f"symcache.cli.{self._commands_in[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl(list(self._summaries.items()))
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._commands_in.items()])
 
 
 _COMMANDS = {
-    "warm": "Fill the store with what the inputs need; report what is missing.",
-    "check": "Report what the inputs need and the store lacks; uses no network.",
-    "scan": "List the modules of the inputs and their keys; uses neither network nor store.",
-    "fetch": "Fetch single files by index; print their paths.",
-    "inspect": "Show identity and health of one file.",
-    "missing": "List files that no server has; request them again, or forget the answers.",
-    "path": "Print the symbol path for a debugger.",
-    "servers": "List known and configured symbol servers; test them.",
-    "store": "Manage stores: publish, list, verify, prune, convert.",
-    "export": "Pack symbols into a bundle for a machine without a network.",
-    "import": "Import a bundle into the store.",
-    "serve": "Serve the store and its symbol servers over HTTP.",
-    "demo": "Run the whole job on this machine alone, without internet or Windows.",
+    "warm": ("warm", "Fill the store with what the inputs need; report what is missing."),
+    "check": ("warm", "Report what the inputs need and the store lacks; uses no network."),
+    "scan": ("scan", "List the modules of the inputs and their keys; uses neither network nor store."),
+    "fetch": ("fetch", "Fetch single files by index; print their paths."),
+    "inspect": ("inspect", "Show identity and health of one file."),
+    "missing": ("fetch", "List files that no server has; request them again, or forget the answers."),
+    "path": ("path", "Print the symbol path for a debugger."),
+    "servers": ("servers", "List known and configured symbol servers; test them."),
+    "doctor": ("doctor", "Find out why symbols do not arrive here: servers, proxies, certificates, stores."),
+    "store": ("store", "Manage stores: publish, list, verify, prune, convert."),
+    "export": ("bundle", "Pack symbols into a bundle for a machine without a network."),
+    "import": ("bundle", "Import a bundle into the store."),
+    "serve": ("serve", "Serve the store and its symbol servers over HTTP."),
+    "demo": ("demo", "Run the whole job on this machine alone, without internet or Windows."),
 }
 
 
-@click.group(
-    cls=LazyGroup,
-    package="symcache.cli",
-    summaries=_COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.group(cls=LazyGroup, commands_in=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="symcache %(version)s")
 def root() -> None:
     """Fill, check and serve local stores of Windows symbol files.
@@ -103,29 +92,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        _leave_at_once()
     except BrokenPipeError:
         # The reader of the output has closed it. Nothing more can be written to it, at exit neither.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:  # noqa: BLE001 - the outermost edge: no traceback reaches a user unasked
-        code = _explain(_innermost(error), is_verbose=bool({"-v", "--verbose"}.intersection(arguments)))
+        code = _explain(error, is_verbose=bool({"-v", "--verbose"}.intersection(arguments)))
     if code == 130:
         _leave_at_once()
     gc.freeze()  # at its end Python would look through every object for garbage: a tenth of a short run
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _innermost(error: Exception) -> Exception:
-    """Return the error that a task group raised, which counts for the group: whatever came with it came of it."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def _explain(error: Exception, *, is_verbose: bool) -> int:
     """Say in one line what went wrong; return the exit code."""
+    while isinstance(error, ExceptionGroup):  # its first error counts for a task group: the others came of it
+        error = error.exceptions[0]
     if isinstance(error, SymcacheError):
         say_error(str(error))
         return 2 if isinstance(error, UsageError) else 4 if isinstance(error, InputError) else 1

@@ -1,23 +1,35 @@
-"""``symcache demo``."""
+"""``symcache demo``: the whole job with an upstream of our own, and whether it came out as it must."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import color_option, json_option
-from symcache.cli.output import plain, say, say_error, write_json, write_line, write_table
+from symcache.cli.options import color_option, folder_option, json_option
+from symcache.cli.output import say, say_error, write_json, write_line, write_table
 from symcache.cli.progress import show_progress
-from symcache.cli.rehearsal import Rehearsal, find_deviations, rehearse
-from symcache.cli.reporttext import write_report
+from symcache.cli.report import write_report
+from symcache.config import Config, MissSettings, Network, ServerEntry, StoreSettings
 from symcache.errors import StoreError, UsageError
+from symcache.identity import fold
+from symcache.stores.results import Cause, Fetched, Present
+from symcache.stores.source import SymbolSource
+from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
 from symcache.synth.session import SESSION, make_published, write_inputs
 from symcache.synth.upstream import LoopbackUpstream
+from symcache.warm.run import Warmer
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from symcache.events import Observer
+    from symcache.synth.session import SessionModule
+    from symcache.warm.report import Report, Symbol
 
 _NEXT = (
     ("symcache warm MEMORY.DMP", "fetch what your own dump needs, all at once, and see what does not exist"),
@@ -27,23 +39,15 @@ _NEXT = (
 
 
 @click.command()
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Fill DIR and keep it, instead of a temporary store.",
-)
-@click.option(
-    "--keep",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger.",
+@folder_option("--store", "Fill DIR and keep it, instead of a temporary store.")
+@folder_option(
+    "--keep", "Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger."
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
 @color_option
-def command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Run the whole job on this machine alone: no internet, no Windows, no settings.
 
     A server on loopback that behaves like Microsoft's is stocked with made-up symbols of a Windows Server 2008
@@ -67,21 +71,15 @@ def command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, v
     for deviation in deviations:
         say_error(deviation)
     if deviations:
-        raise click.exceptions.Exit(1)
+        raise Exit(1)
     if not (as_json or quiet):
         _say_what_next(kept=store is not None or keep is not None)
         if keep is not None:
             dump, path = keep.absolute() / inputs[-1].name, f"srv*{(store or keep / 'store').absolute()}"
-            write_line(plain(f"On with a debugger: windbg -z {dump} -y {path}, then .reload /f and lm"))
+            write_line(f"On with a debugger: windbg -z {dump} -y {path}, then .reload /f and lm")
 
 
 def _make_folder(keep: Path) -> Path:
-    """Return *keep*, made.
-
-    Raises:
-        UsageError: It holds something already.
-        StoreError: It cannot be made.
-    """
     try:
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
@@ -92,9 +90,69 @@ def _make_folder(keep: Path) -> Path:
 
 
 def _say_what_next(*, kept: bool) -> None:
-    kept_text = "is kept" if kept else "was temporary and is gone; --store DIR or --keep DIR keeps it"
     write_line()
     missing = ", ".join(module.pdb.name for module in SESSION if not module.is_published)
     write_line(f"As expected: {missing} is published nowhere, every other PDB is in the store, byte for byte.")
+    kept_text = "is kept" if kept else "was temporary and is gone; --store DIR or --keep DIR keeps it"
     write_line(f"The store {kept_text}. Now with your own:")
     write_table(("", *step) for step in _NEXT)
+
+
+class Rehearsal(NamedTuple):
+    """The upstream, the store to fill, and a folder for remembered misses: the user's own is left alone."""
+
+    url: str
+    store: Path
+    memory: Path
+
+    @property
+    def config(self) -> Config:
+        """Settings that owe nothing to the user's: no file, no environment, no proxy."""
+        return Config(
+            symbol_path=SymbolPath((ChainElement((LocalPlace(str(self.store)), HttpPlace(self.url))),)),
+            store=StoreSettings(folder=self.store),
+            network=Network(proxy="", backoff_s=0.05, retries=2),
+            misses=MissSettings(folder=self.memory),
+            # What is known of Microsoft's server holds for one that behaves like it.
+            server=(ServerEntry(self.url, compressed=False, two_tier=False),),
+        )
+
+
+async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Observer) -> Report:
+    """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
+    async with SymbolSource(rehearsal.config, observer=observer) as source:
+        with Warmer(source, observer=observer) as warmer:
+            return await warmer.warm(warmer.open_inputs(inputs))
+
+
+def find_deviations(report: Report, modules: Sequence[SessionModule], published: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield what came out otherwise than it must with inputs that hold *modules*, one line each.
+
+    Every PDB that is published must be in the store, byte for byte, and so must images that the dump lacks; every other
+    PDB must be missing because it is not published; and nothing else may have been wanted. *published* are the right
+    files, by index; not what the upstream was given, which may have come to harm.
+    """
+    left = {fold(symbol.index or symbol.module): symbol for symbol in report.symbols}
+    for module in modules:
+        symbol = left.pop(module.pdb.folded, None)
+        if symbol is None:
+            yield f"{module.pdb.index}: it was not requested"
+        elif module.is_published:
+            yield from _compare(symbol, published[module.pdb.index])
+        elif symbol.cause is not Cause.NOT_PUBLISHED:
+            yield f"{module.pdb.index}: {symbol.cause or symbol.state}, but it is not published"
+        # Its debug directory is not in the dump, so that a debugger asks for the image first.
+        if module.is_paged_out and (image := left.pop(module.image.folded, None)) is not None:
+            yield from _compare(image, published[module.image.index])
+    for symbol in left.values():
+        yield f"{symbol.index or symbol.module}: {symbol.cause or symbol.state}, but it is not needed"
+    for item in report.unreadable:
+        yield f"{item.path}: {item.problem}"
+
+
+def _compare(symbol: Symbol, right: bytes) -> Iterator[str]:
+    outcome = symbol.outcome
+    if not isinstance(outcome, Present | Fetched):
+        yield f"{symbol.index}: {outcome.cause}, but it is published"
+    elif outcome.path.read_bytes() != right:
+        yield f"{symbol.index}: the store's file is not the one that is published"

@@ -1,57 +1,62 @@
-"""``symcache fetch``."""
+"""``symcache fetch`` and ``symcache missing``: single files, and those that no server has."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from contextlib import closing
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, say_error, write_json, write_line
-from symcache.cli.reporttext import evidence
-from symcache.cli.warm import run_warm
-from symcache.errors import InputError, UsageError
-from symcache.identity import Key, OtherKey, PdbKey, compressed_name, fold, parse_index
+from symcache.cli.options import Settings, parse_key, settings_options
+from symcache.cli.output import count_text, say_error, write_json, write_line, write_table
+from symcache.cli.progress import notes_alone
+from symcache.cli.report import evidence
+from symcache.cli.warm import finish, run_warm
+from symcache.errors import UsageError
+from symcache.identity import ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
 from symcache.stores.results import Fetched, Missing, Present
 from symcache.sympath import redact_text
-from symcache.warm.plan import Plan, WantedFile
+from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from symcache.config import Config
+    from symcache.stores.negative import Miss
+    from symcache.stores.source import SymbolSource
+    from symcache.warm.plan import Want
     from symcache.warm.report import Report
 
-__all__ = ["command"]
-
-_URL = re.compile(r"https?://", re.IGNORECASE)
 # As debuggers print it, before the age.
-_GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{12})\}?")
+_GUID = r"\{?([0-9A-Fa-f]{8})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{12})\}?"
 
 
 @click.command()
 @click.argument("indexes", metavar="INDEX...", nargs=-1, required=True)
-@json_option
-@settings_options
-def command(settings: Settings, indexes: tuple[str, ...], as_json: bool) -> None:
+@settings_options()
+def fetch_command(settings: Settings, indexes: tuple[str, ...]) -> None:
     """Fetch single files and print their paths.
 
     INDEX is name/id/name or name/id, also as the end of a server's URL or of a path in a store; the servers of the
     symbol path are asked. `symcache fetch NAME ID` names one file. Files that the store has are not requested.
     """
     asked = list(_parse_all(indexes))
-    keys = [key for _, key in asked]
     plan = Plan()
-    plan.add(WantedFile(key.name, key) for key in keys)
+    plan.add(WantedFile(key.name, key) for _, key in asked)
     report = run_warm(settings, plan)
-    if as_json:
+    if settings.as_json:
         write_json(report.as_json())
     else:
         _write_paths(report, {key.index: server for server, key in asked if server})
     # Here an excluded file is wanting, too: it was asked for by name.
     is_complete = all(isinstance(symbol.outcome, Present | Fetched) for symbol in report.symbols)
-    raise click.exceptions.Exit(report.exit_code() or (0 if is_complete else 3))
+    raise Exit(report.exit_code() or (0 if is_complete else 3))
 
 
 def _parse_all(indexes: Sequence[str]) -> Iterator[tuple[str, Key]]:
@@ -60,10 +65,7 @@ def _parse_all(indexes: Sequence[str]) -> Iterator[tuple[str, Key]]:
         indexes = [" ".join(indexes)]
     for text in indexes:
         host, index = _cut_out(text.strip())
-        try:
-            key = parse_index(_GUID.sub(lambda match: "".join(match.groups()), index))
-        except InputError as error:
-            raise UsageError(redact_text(str(error))) from error
+        key = parse_key(re.sub(_GUID, r"\1\2\3\4\5", index))
         if index != text.strip() and isinstance(key, OtherKey) and index.count("/") < 2:
             # Any two folders look like a name and an id of a kind that is not known.
             raise UsageError(f"{redact_text(text)!r} does not end in an index; write it as name/id/name")
@@ -73,7 +75,7 @@ def _parse_all(indexes: Sequence[str]) -> Iterator[tuple[str, Key]]:
 def _cut_out(text: str) -> tuple[str, str]:
     """Return the host of the URL that *text* is, if it is one, and the index at its end or that of a longer path."""
     host, parts = "", text.replace("\\", "/").split("/")
-    if _URL.match(text):
+    if re.match("(?i)https?://", text):
         host, *parts = text.partition("//")[2].partition("?")[0].split("/")
         host, parts = host.rpartition("@")[2], ["", *map(unquote, parts)]
     if len(parts) < 3 or (len(parts) == 3 and not host):
@@ -85,19 +87,13 @@ def _cut_out(text: str) -> tuple[str, str]:
 
 
 def _write_paths(report: Report, hosts: Mapping[str, str]) -> None:
-    """Write where each file lies.
-
-    Args:
-        report: What became of them.
-        hosts: By index, the host of the URL that named the file.
-    """
+    """Write where each file lies; *hosts* are those of the URLs that named files, by index."""
     for symbol in report.symbols:
         outcome = symbol.outcome
         if isinstance(outcome, Present | Fetched):
-            write_line(plain(str(outcome.path)))
+            write_line(str(outcome.path))
             continue
-        parts = [f"{symbol.index}: {symbol.state}, {symbol.cause}", evidence(symbol)]
-        said = ": ".join(filter(None, parts))
+        said = ": ".join(filter(None, [f"{symbol.index}: {symbol.state}, {symbol.cause}", evidence(symbol)]))
         if isinstance(outcome, Missing) and symbol.index is not None:
             said += "".join(f"; {hint}" for hint in _hints(parse_index(symbol.index), hosts, report.symbol_path))
         say_error(said)
@@ -109,3 +105,129 @@ def _hints(key: Key, hosts: Mapping[str, str], symbol_path: str) -> Iterator[str
     host = hosts.get(key.index, "")
     if host and host.lower() not in symbol_path.lower():
         yield f"{host} is not in the symbol path, so it was not asked"
+
+
+class _Row(NamedTuple):
+    miss: Miss
+    counts: bool
+
+
+@click.command()
+@click.argument("patterns", metavar="[PATTERN]...", nargs=-1)
+@click.option("--retry", is_flag=True, help="Request them again now.")
+@click.option(
+    "--forget", is_flag=True, help="Forget the servers' answers, so that the next run requests the files again."
+)
+@settings_options()
+def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: bool) -> None:
+    """List the files that are missing: no server of the symbol path has them, and no store.
+
+    Each is listed with the servers that answered, and when first and last. PATTERN narrows it to names or indexes,
+    with * and ?: `symcache missing 'secdrv*'`.
+    """
+    from symcache.stores.source import SymbolSource  # noqa: PLC0415 - `fetch` of what is there needs no network
+
+    if retry and forget:
+        raise UsageError("--retry and --forget exclude each other")
+    config = settings.load()
+    if forget:
+        _forget(settings, config, patterns)
+        return
+    with closing(SymbolSource(config, observer=notes_alone(quiet=False))) as source:
+        files = _missing(source, patterns)
+        has_server = bool(source.servers)
+    if retry:
+        plan = Plan()
+        plan.add(map(_want_of, files))
+        finish(run_warm(settings, plan, believe_misses=False), settings, allow_missing=False)
+    elif settings.as_json:
+        _write_missing_json(files)
+    else:
+        _write_missing(files)
+        nothing = "no miss is remembered" if has_server else "the symbol path has no server, so no server was asked"
+        settings.note(f"{count_text(len(files), 'file')}; --retry asks again, --forget forgets" if files else nothing)
+
+
+def _forget(settings: Settings, config: Config, patterns: tuple[str, ...]) -> None:
+    """Drop what any server said, also of files that another one has."""
+    from symcache.stores.negative import Misses  # noqa: PLC0415
+
+    with Misses(config.misses.folder, ttl_s=config.misses.ttl_s) as misses:
+        rows = [_Row(miss, misses.counts(miss)) for miss in misses.list() if _matches(miss.index, patterns)]
+        for row in rows:
+            misses.forget(row.miss.upstream, parse_index(row.miss.index))
+    if settings.as_json:
+        _write_missing_json([[*group] for _, group in groupby(rows, key=lambda row: fold(row.miss.index))])
+    else:
+        write_line(f"forgot {count_text(len(rows), 'answer')}")
+
+
+def _missing(source: SymbolSource, patterns: tuple[str, ...]) -> list[list[_Row]]:
+    """Return the misses of each file that is missing."""
+    from symcache.stores.missing import MissingFiles  # noqa: PLC0415
+
+    lacking = MissingFiles(source)
+    groups = [group for group in lacking.denied() if _matches(group[0].index, patterns)]
+    absent = {key.folded for key in lacking.drop_held([parse_index(group[0].index) for group in groups])}
+    misses = source.misses
+    return [
+        [_Row(miss, misses is not None and misses.counts(miss)) for miss in group]
+        for group in groups
+        if fold(group[0].index) in absent
+    ]
+
+
+def _want_of(rows: list[_Row]) -> Want:
+    """Return what was wanted of a file: itself, or of an image in passing the PDB that it names."""
+    key = parse_index(rows[0].miss.index)
+    if isinstance(key, ImageKey) and all(row.miss.in_passing for row in rows):
+        return WantedPdbOfImage(key.name, key)
+    return WantedFile(key.name, key)
+
+
+def _matches(index: str, patterns: tuple[str, ...]) -> bool:
+    name, folded = fold(index.partition("/")[0]), fold(index)
+    return not patterns or any(
+        fnmatchcase(name, fold(pattern)) or fnmatchcase(folded, fold(pattern.replace("\\", "/")))
+        for pattern in patterns
+    )
+
+
+def _write_missing_json(files: list[list[_Row]]) -> None:
+    missing = [{"index": rows[0].miss.index, "upstreams": [*map(_row_json, rows)]} for rows in files]
+    write_json({"schema": "symcache.missing/1", "missing": missing})
+
+
+def _row_json(row: _Row) -> dict[str, Any]:
+    return {
+        "upstream": row.miss.upstream,
+        "answer": row.miss.answer,
+        "first_asked": _time(row.miss.first_asked_s),
+        "last_asked": _time(row.miss.last_asked_s),
+        "times": row.miss.times,
+        "is_believed": row.counts,
+    }
+
+
+def _write_missing(files: list[list[_Row]]) -> None:
+    for rows in files:
+        in_passing = ": the PDB that it names" if isinstance(_want_of(rows), WantedPdbOfImage) else ""
+        write_line(f"{rows[0].miss.index}{in_passing}")
+        write_table(
+            [
+                "",
+                row.miss.upstream,
+                row.miss.answer,
+                f"first {_time(row.miss.first_asked_s)}",
+                f"last {_time(row.miss.last_asked_s)}",
+                count_text(row.miss.times, "time") + ("" if row.counts else ", will be asked again"),
+            ]
+            for row in rows
+        )
+
+
+def _time(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, OSError, ValueError):
+        return "at no time"

@@ -6,18 +6,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import color_option, json_option
+from symcache.cli.options import F, color_option, json_option
 from symcache.cli.output import size_text, write_json, write_line, write_processes, write_table
 from symcache.errors import UsageError
 from symcache.warm.inspect import DeepWish, inspect_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from symcache.warm.inspect import Inspection
 
-__all__ = ["command", "write_inspection"]
+_SHOWN = 20
+
+
+def _count_option(name: str, things: str) -> Callable[[F], F]:
+    return click.option(
+        name,
+        type=click.IntRange(min=1),
+        is_flag=False,
+        flag_value=_SHOWN,
+        default=None,
+        metavar="[N]",
+        help=f"List N {things}, {_SHOWN} if N is left out; needs pdbparse.",
+    )
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--streams", is_flag=True, help="List the streams of a PDB; needs pdbparse.")
+@_count_option("--publics", "public symbols of a PDB")
+@_count_option("--types", "structures that a PDB defines")
+@json_option
+@color_option
+def inspect_command(file: str, streams: bool, publics: int | None, types: int | None, as_json: bool) -> None:
+    """Show what FILE is, which key it has, and whether it is whole and where it belongs.
+
+    FILE is a dump, an image, a .dbg file, a PDB of any kind, a cabinet of one of them, a manifest or a debugger log.
+    Exit code 0: nothing is wrong with it; 4: it is damaged, not what its place says, or of no known kind.
+    """
+    if Path(file).is_dir():
+        raise UsageError(f"{file} is a folder; `symcache scan` lists what is in it")
+    found = inspect_file(file, DeepWish(streams, publics or 0, types or 0))
+    if as_json:
+        write_json(found.as_json())
+    else:
+        _write(found)
+    raise Exit(0 if found.is_healthy else 4)
 
 
 # Facts in the order they are shown; whatever is not named here comes after them under its own name.
@@ -57,7 +93,7 @@ _SHOWN_ELSEWHERE = frozenset(
 )
 
 
-def write_inspection(found: Inspection) -> None:
+def _write(found: Inspection) -> None:
     """Write *found* to stdout: what it is, then what is wrong with it."""
     write_table(_rows(found))
     for name in ("streams", "publics", "types"):
@@ -82,16 +118,20 @@ def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
     if found.index is not None:
         yield "index", found.index
     yield from _detail_rows(found.details)
-    for number, name in enumerate(found.names):
-        yield "" if number else "symbols", name
+    yield from _numbered("symbols", found.names)
     if found.modules > 1 or not (found.index or found.problems):
         unloaded = f", {found.unloaded} unloaded" if found.unloaded else ""
         yield "modules", f"{found.modules}, {found.identified} with an identity{unloaded}"
     if found.filed is not None:
         yield "filed as", found.filed.index
     notes = [*found.details.get("notes", ()), *([found.filed.note] if found.filed and found.filed.note else [])]
-    for number, note in enumerate(notes):
-        yield "" if number else "notes", note
+    yield from _numbered("notes", notes)
+
+
+def _numbered(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield *lines* with the label before the first."""
+    for number, line in enumerate(lines):
+        yield "" if number else label, line
 
 
 def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -107,11 +147,9 @@ def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             case "exception":
                 yield label, f"{value['code']} at {value['address']}"
             case "code_views":
-                for number, view in enumerate(value):
-                    yield "" if number else label, _code_view(view)
+                yield from _numbered(label, map(_code_view, value))
             case "fuller_dumps":
-                for number, line in enumerate(value):
-                    yield "" if number else label, line
+                yield from _numbered(label, value)
             case "physical_memory_bytes":
                 yield label, size_text(value)
             case "size_of_image":
@@ -147,13 +185,12 @@ def _text(value: Any) -> str:
 
 def _deep_rows(name: str, items: list[Any]) -> Iterator[tuple[str, ...]]:
     for number, item in enumerate(items):
-        match name:
-            case "streams":
-                yield "", str(number), f"{item} bytes"
-            case "publics":
-                yield "", f"{item['segment']:04x}:{item['offset']:08x}", item["name"]
-            case _:
-                yield "", item
+        if name == "streams":
+            yield "", str(number), f"{item} bytes"
+        elif name == "publics":
+            yield "", f"{item['segment']:04x}:{item['offset']:08x}", item["name"]
+        else:
+            yield "", item
 
 
 def _problem_rows(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -163,45 +200,3 @@ def _problem_rows(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "", f"and {found.more_problems} more"
     if found.filed is not None and found.filed.problem is not None:
         yield "misfiled", found.filed.problem
-
-
-_SHOWN = 20
-
-
-@click.command()
-@click.argument("file", metavar="FILE")
-@click.option("--streams", is_flag=True, help="List the streams of a PDB; needs pdbparse.")
-@click.option(
-    "--publics",
-    type=click.IntRange(min=1),
-    is_flag=False,
-    flag_value=_SHOWN,
-    default=None,
-    metavar="[N]",
-    help=f"List N public symbols of a PDB, {_SHOWN} if N is left out; needs pdbparse.",
-)
-@click.option(
-    "--types",
-    type=click.IntRange(min=1),
-    is_flag=False,
-    flag_value=_SHOWN,
-    default=None,
-    metavar="[N]",
-    help=f"List N structures that a PDB defines, {_SHOWN} if N is left out; needs pdbparse.",
-)
-@json_option
-@color_option
-def command(file: str, streams: bool, publics: int | None, types: int | None, as_json: bool) -> None:
-    """Show what FILE is, which key it has, and whether it is whole and where it belongs.
-
-    FILE is a dump, an image, a .dbg file, a PDB of any kind, a cabinet of one of them, a manifest or a debugger log.
-    Exit code 0: nothing is wrong with it; 4: it is damaged, not what its place says, or of no known kind.
-    """
-    if Path(file).is_dir():
-        raise UsageError(f"{file} is a folder; `symcache scan` lists what is in it")
-    found = inspect_file(file, DeepWish(streams, publics or 0, types or 0))
-    if as_json:
-        write_json(found.as_json())
-    else:
-        write_inspection(found)
-    raise click.exceptions.Exit(0 if found.is_healthy else 4)

@@ -1,59 +1,38 @@
-"""Options that many commands take, and the settings that they and the config file make together."""
+"""Options that many commands take, and what commands get of them."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from symcache._version import __version__
+from symcache.cli.output import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from symcache.config import Config
+    from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection
-    from symcache.warm.plan import ImageChoice
-
-__all__ = [
-    "ImagesCommand",
-    "Settings",
-    "allow_options",
-    "color_option",
-    "images_option",
-    "inputs_argument",
-    "json_option",
-    "process_options",
-    "select_processes",
-    "settings_options",
-    "settings_options_but_version",
-]
+    from symcache.warm.plan import Plan
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _IMAGE_CHOICES = ("auto", "all", "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the common options say.
-
-    Attributes:
-        config_file: ``--config``.
-        symbol_path: ``-y``.
-        store: ``--store``.
-        quiet: ``-q``: only errors.
-        verbose: ``-v``: everything.
-    """
+class Settings(NamedTuple):
+    """What the common options say."""
 
     config_file: Path | None = None
     symbol_path: str | None = None
     store: Path | None = None
     quiet: bool = False
     verbose: bool = False
+    as_json: bool = False
 
     def load(self, *, upstreams: Sequence[str] = ()) -> Config:
         """Read the config file and the environment; the options win, and *upstreams* are asked first.
@@ -66,41 +45,61 @@ class Settings:
 
         return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store, upstreams=upstreams)
 
+    def note(self, text: str) -> None:
+        """Write a note to stderr, but not with ``-q``."""
+        if not self.quiet:
+            say(text)
 
-def settings_options(command: F) -> F:
-    """Give *command* the common options; it gets them as its first argument, `Settings`."""
-    return click.version_option(__version__, message="symcache %(version)s")(settings_options_but_version(command))
+
+class Wish(NamedTuple):
+    """What inputs are to be asked for, and with what a report counts as complete."""
+
+    plan: Plan
+    processes: ProcessSelection | None
+    allow_missing: bool
+    allow_empty: bool
 
 
-def settings_options_but_version(command: F) -> F:
-    """Do the same for a *command* to which ``--version`` means something else."""
+def settings_options(*, json: bool = True, version: bool = True) -> Callable[[F], F]:
+    """Give a command the common options; it gets them as its first argument, `Settings`.
 
-    @click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Read settings from FILE instead of the user's symcache.toml.",
-    )
-    @click.option(
-        "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
-    )
-    @click.option(
-        "--store",
-        type=click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
-        help="Use DIR as the bottom-most store.",
-    )
-    @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
-    @click.option("-v", "--verbose", is_flag=True, help="Print more.")
-    @color_option
-    @functools.wraps(command)
-    def wrapped(
-        config_file: Path | None, symbol_path: str | None, store: Path | None, quiet: bool, verbose: bool, **more: Any
-    ) -> Any:
-        return command(Settings(config_file, symbol_path, store, quiet, verbose), **more)
+    Without *json* it writes no document; without *version* ``--version`` means something else to it.
+    """
 
-    return wrapped  # type: ignore[return-value]  # click has put its options on it
+    def decorate(command: F) -> F:
+        @(json_option if json else _nothing)
+        @click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Read settings from FILE instead of the user's symcache.toml.",
+        )
+        @click.option(
+            "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
+        )
+        @folder_option("--store", "Use DIR as the bottom-most store.")
+        @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+        @click.option("-v", "--verbose", is_flag=True, help="Print more.")
+        @color_option
+        @(click.version_option(__version__, message="symcache %(version)s") if version else _nothing)
+        @functools.wraps(command)
+        def wrapped(**said: Any) -> Any:
+            common = {name: said.pop(name) for name in Settings._fields if name in said}
+            return command(Settings(**common), **said)
+
+        return wrapped  # type: ignore[return-value]  # click has put its options on it
+
+    return decorate
+
+
+def _nothing(command: F) -> F:
+    return command
+
+
+def folder_option(name: str, help_text: str) -> Callable[[F], F]:
+    """Return an option whose value is a folder, there or not."""
+    return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help_text)
 
 
 def json_option(command: F) -> F:
@@ -110,24 +109,89 @@ def json_option(command: F) -> F:
 
 def color_option(command: F) -> F:
     """Give *command* ``--no-color``."""
-    return click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")(
-        command
+
+    def no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.color = False
+
+    option = click.option("--no-color", is_flag=True, expose_value=False, callback=no_color, help="Use no colours.")
+    return option(command)
+
+
+def inputs_argument(command: F) -> F:
+    """Give *command* its inputs."""
+    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
+
+
+def process_options(command: F) -> F:
+    """Give *command* ``--process`` and ``--user``, passed on as ``selection``; None for no processes."""
+
+    @click.option(
+        "--process",
+        "processes",
+        metavar="NAME|ID",
+        multiple=True,
+        help="Include the modules of this process of a kernel dump; repeatable.",
     )
-
-
-def allow_options(command: F) -> F:
-    """Give *command* ``--allow-missing`` and ``--allow-empty``."""
-    command = click.option("--allow-empty", is_flag=True, help="Exit with 0 even if the inputs hold no module.")(
-        command
+    @click.option(
+        "--user/--no-user",
+        default=None,
+        help="Include or leave out the modules of all processes; by default only complete dumps are searched.",
     )
-    return click.option("--allow-missing", is_flag=True, help="Exit with 0 even if something is missing.")(command)
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, processes: tuple[str, ...], user: bool | None, **more: Any) -> Any:
+        from symcache.inputs.records import ProcessSelection  # noqa: PLC0415 - not needed for --help
+
+        selection = None if user is False else ProcessSelection(if_complete=user is None)
+        return command(*arguments, selection=ProcessSelection(processes) if processes else selection, **more)
+
+    return wrapped  # type: ignore[return-value]
 
 
-class ImagesCommand(click.Command):
-    """A command with `images_option`, whose value may be left out, whatever follows: ``--images MEMORY.DMP``."""
+def wish_options(verb: str) -> Callable[[F], F]:
+    """Give a command, a `WishCommand`, the options about what inputs need, passed on as ``wish``."""
+
+    def decorate(command: F) -> F:
+        @process_options
+        @click.option(
+            "--images",
+            type=click.Choice(_IMAGE_CHOICES),
+            default="auto",
+            is_flag=False,
+            flag_value="all",
+            help="Which images count beside the PDBs: auto (default), those a debugger asks for because the input does"
+            " not hold them; all; none. --images alone means all.",
+        )
+        @click.option(
+            "--all-pdbs", is_flag=True, help=f"{verb} every PDB an image names, not only the one debuggers ask for."
+        )
+        @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if something is missing.")
+        @click.option("--allow-empty", is_flag=True, help="Exit with 0 even if the inputs hold no module.")
+        @functools.wraps(command)
+        def wrapped(
+            *arguments: Any,
+            images: str,
+            all_pdbs: bool,
+            selection: ProcessSelection | None,
+            allow_missing: bool,
+            allow_empty: bool,
+            **more: Any,
+        ) -> Any:
+            from symcache.warm.plan import ImageChoice, Plan  # noqa: PLC0415 - not needed for --help
+
+            plan = Plan(images=ImageChoice(images), all_pdbs=all_pdbs)
+            return command(*arguments, wish=Wish(plan, selection, allow_missing, allow_empty), **more)
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
+class WishCommand(click.Command):
+    """A command with `wish_options`; the value of ``--images`` may be left out, whatever follows."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse *args*; click would take the next argument for the value."""
+        """Parse *args*; click would take ``MEMORY.DMP`` for the value in ``--images MEMORY.DMP``."""
         options, rest = args, []
         if "--" in args:
             options, rest = args[: args.index("--")], args[args.index("--") :]
@@ -139,58 +203,17 @@ class ImagesCommand(click.Command):
         return super().parse_args(ctx, spelt_out + rest)
 
 
-def images_option(command: F) -> F:
-    """Give *command*, an `ImagesCommand`, ``--images``, passed on as an `ImageChoice`."""
-    return click.option(
-        "--images",
-        type=click.Choice(_IMAGE_CHOICES),
-        callback=_image_choice,
-        default="auto",
-        is_flag=False,
-        flag_value="all",
-        help="Which images count beside the PDBs: auto (default), those a debugger asks for because the input does"
-        " not hold them; all; none. --images alone means all.",
-    )(command)
+def parse_key(index: str) -> Key:
+    """Return the key that *index* writes out.
 
+    Raises:
+        UsageError: It is no index; what may be a password in it is not shown.
+    """
+    from symcache.errors import InputError, UsageError  # noqa: PLC0415 - not needed for --help
+    from symcache.identity import parse_index  # noqa: PLC0415
+    from symcache.sympath import redact_text  # noqa: PLC0415
 
-def inputs_argument(command: F) -> F:
-    """Give *command* its inputs."""
-    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
-
-
-def process_options(command: F) -> F:
-    """Give *command* ``--process`` and ``--user``, passed on as ``processes`` and ``user``; see `select_processes`."""
-    command = click.option(
-        "--user/--no-user",
-        default=None,
-        help="Include or leave out the modules of all processes; by default only complete dumps are searched.",
-    )(command)
-    return click.option(
-        "--process",
-        "processes",
-        metavar="NAME|ID",
-        multiple=True,
-        help="Include the modules of this process of a kernel dump; repeatable.",
-    )(command)
-
-
-def select_processes(processes: Sequence[str], user: bool | None) -> ProcessSelection | None:
-    """Return the processes of a kernel dump whose modules are wanted; None for none."""
-    from symcache.inputs.records import ProcessSelection  # noqa: PLC0415 - the readers are not needed for --help
-
-    if processes:
-        return ProcessSelection(tuple(processes))
-    if user is False:
-        return None
-    return ProcessSelection(if_complete=user is None)
-
-
-def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        context.color = False
-
-
-def _image_choice(_context: click.Context, _parameter: click.Parameter, value: str) -> ImageChoice:
-    from symcache.warm.plan import ImageChoice  # noqa: PLC0415 - not needed for --help
-
-    return ImageChoice(value)
+    try:
+        return parse_index(index)
+    except InputError as error:
+        raise UsageError(redact_text(str(error))) from error

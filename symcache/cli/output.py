@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,12 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from symcache.inputs.records import ProcessSummary
+    from symcache.inputs.records import ProcessSummary, Unreadable
+    from symcache.stores.local.tree import Store
 
-__all__ = [
-    "EMPTY",
-    "TWO_TIER_NOTE",
-    "count_text",
-    "parse_age",
-    "parse_size",
-    "plain",
-    "say",
-    "say_error",
-    "size_text",
-    "write_json",
-    "write_json_list",
-    "write_line",
-    "write_processes",
-    "write_table",
-]
+EMPTY = "no image, PDB or dump was found in what was given: is the path right? --allow-empty makes that a success"
+TWO_TIER_NOTE = "Microsoft's debuggers read a two-tier store; LLDB, angr and radare2 find nothing in one"
 
-
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 _BYTES = {"b": 1, "bytes": 1} | {
     f"{prefix}{unit}": base**power
     for power, prefix in enumerate("kmgt", start=1)
@@ -60,25 +44,30 @@ def parse_age(text: str) -> float:
 
 
 def _parse(text: str, units: Mapping[str, float], what: str) -> float:
-    match = _QUANTITY.fullmatch(text.strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)", text.strip())
     unit = None if match is None else units.get(match[2].lower())
     if match is None or unit is None:
         raise click.BadParameter(f"{text!r} is not {what}.")
     return float(match[1]) * unit
 
 
-EMPTY = "no image, PDB or dump was found in what was given: is the path right? --allow-empty makes that a success"
-TWO_TIER_NOTE = "Microsoft's debuggers read a two-tier store; LLDB, angr and radare2 find nothing in one"
-
-
 def write_json(document: Any) -> None:
     """Write one JSON document to stdout."""
+    import json  # noqa: PLC0415 - most runs write none
+
     json.dump(document, sys.stdout, indent=2, ensure_ascii=True)
     sys.stdout.write("\n")
 
 
+def write_store_json(name: str, store: Store, **fields: Any) -> None:
+    """Write a document about a store, of schema ``symcache.name/1``, to stdout."""
+    write_json({"schema": f"symcache.{name}/1", "store": str(store.root), **fields})
+
+
 def write_json_list(head: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
     """Write one JSON document to stdout: the fields of *head*, then *items*, each as it comes, as the field *name*."""
+    import json  # noqa: PLC0415
+
     write = sys.stdout.write
     for number, (field, value) in enumerate(head.items()):
         write(f"{',' if number else '{'}\n  {json.dumps(field)}: {json.dumps(value)}")
@@ -90,7 +79,7 @@ def write_json_list(head: Mapping[str, Any], name: str, items: Iterable[Any]) ->
 
 def write_line(text: str = "") -> None:
     """Write one line of the result to stdout."""
-    click.echo(text)
+    click.echo(plain(text))
 
 
 def write_table(rows: Iterable[Sequence[str]]) -> None:
@@ -103,7 +92,7 @@ def write_table(rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
-    write_line("\n".join(lines))
+    click.echo("\n".join(lines))
 
 
 def write_processes(processes: Sequence[ProcessSummary]) -> None:
@@ -145,3 +134,13 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+def unreadable_text(item: Unreadable) -> str:
+    """Return a line about an input that could not be read."""
+    return f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
+
+
+def unreadable_json(items: Iterable[Unreadable]) -> list[dict[str, object]]:
+    """Return the field ``unreadable`` of a document."""
+    return [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in items]

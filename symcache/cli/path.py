@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symcache.cli.options import Settings, json_option, settings_options
-from symcache.cli.output import plain, say, write_json, write_line, write_table
-from symcache.errors import InputError, UsageError
+from symcache.cli.options import Settings, parse_key, settings_options
+from symcache.cli.output import say, write_json, write_line, write_table
+from symcache.errors import UsageError
 from symcache.sympath import (
     MICROSOFT,
     CacheElement,
@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from symcache.stores.explain import Step
     from symcache.sympath import Element
 
-__all__ = ["command"]
-
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
 _FOLDER_CLIENTS = ("lldb", "angr", "radare2")
 
 # PowerShell takes the typographic ones for the plain one (about_Quoting_Rules); doubled, each stands for itself.
-_POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
+_POWERSHELL_QUOTES = "['\u2018\u2019\u201a\u201b]"
 
 
 @click.command()
@@ -58,19 +56,18 @@ _POWERSHELL_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
     metavar="INDEX",
     help="Show each store and server that is tried for INDEX, with its answer; nothing is copied.",
 )
-@json_option
-@settings_options
-def command(settings: Settings, shell: str | None, offline: bool, index: str | None, as_json: bool) -> None:
+@settings_options()
+def path_command(settings: Settings, shell: str | None, offline: bool, index: str | None) -> None:
     """Print the symbol path to give to a debugger, for cmd, PowerShell, bash and WinDbg."""
     config = settings.load()
     if index is not None:
-        _explain(config, index, as_json=as_json)
+        _explain(settings, config, parse_key(index))
         return
     path = _for_debuggers(config, offline=offline)
     text = path.redacted()
     lines = {
         "cmd": f'set "_NT_SYMBOL_PATH={text}"',
-        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(_POWERSHELL_QUOTES.sub(r"\g<0>\g<0>", text)),
+        "powershell": "$env:_NT_SYMBOL_PATH = '{}'".format(re.sub(_POWERSHELL_QUOTES, r"\g<0>\g<0>", text)),
         "bash": f"export _NT_SYMBOL_PATH={shlex.quote(text)}",
         "windbg": f".sympath {text}",
     }
@@ -80,13 +77,13 @@ def command(settings: Settings, shell: str | None, offline: bool, index: str | N
         if not offline:
             raise UsageError(f"{shell} takes the folder of a store: add --offline")
         raise UsageError(f"{shell}: {_two_tier_text(two_tier) if two_tier else 'the symbol path names no store'}")
-    if as_json:
+    if settings.as_json:
         write_json({"schema": "symcache.path/1", "symbol_path": text, "lines": lines})
     elif shell is not None:
-        write_line(plain(lines[shell]))
+        write_line(lines[shell])
     else:
         write_table([(f"{name}:", line) for name, line in lines.items()])
-    if two_tier and not as_json and shell not in _SHELLS:
+    if two_tier and not settings.as_json and shell not in _SHELLS:
         say(f"LLDB, angr and radare2: {_two_tier_text(two_tier)}")
     if text != str(path):
         say("credentials are left out; a debugger asks for them, or takes them from the system")
@@ -99,16 +96,30 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     """
     default = LocalPlace(str(config.store.folder))
     elements: list[Element] = []
+    is_cached = False
     for element in config.symbol_path.elements:
         match element:
             case ChainElement():
-                is_cached = any(isinstance(earlier, CacheElement) for earlier in elements)
                 elements.extend(_chains(element, default, is_cached=is_cached, offline=offline))
-            case CacheElement(DefaultPlace()):
-                elements.append(CacheElement(default))
+            case CacheElement(place):
+                elements.append(CacheElement(default if isinstance(place, DefaultPlace) else place))
+                is_cached = True
             case _:
                 elements.append(element)
     return SymbolPath(tuple(dict.fromkeys(elements)))
+
+
+def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
+    stores = (default, HttpPlace(MICROSOFT)) if chain.stores == (DefaultPlace(),) else chain.stores
+    servers = [] if offline else [place for place in stores if isinstance(place, HttpPlace)]
+    places = [place for place in stores if not isinstance(place, HttpPlace)]
+    folders = [default if isinstance(place, DefaultPlace) else place for place in places]
+    if not folders and not is_cached:
+        folders = [default]
+    for server in servers:
+        yield replace(chain, stores=(*folders, server))
+    if folders and not servers:
+        yield replace(chain, stores=tuple(folders))
 
 
 def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
@@ -151,34 +162,11 @@ def _two_tier_text(folders: Sequence[str]) -> str:
     )
 
 
-def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
-    if chain.stores == (DefaultPlace(),):
-        chain = replace(chain, stores=(default, HttpPlace(MICROSOFT)))
-    folders = tuple(
-        default if isinstance(place, DefaultPlace) else place
-        for place in chain.stores
-        if not isinstance(place, HttpPlace)
-    )
-    servers = () if offline else tuple(place for place in chain.stores if isinstance(place, HttpPlace))
-    if not folders and not is_cached:
-        folders = (default,)
-    for server in servers:
-        yield replace(chain, stores=(*folders, server))
-    if folders and not servers:
-        yield replace(chain, stores=folders)
-
-
-def _explain(config: Config, index: str, *, as_json: bool) -> None:
+def _explain(settings: Settings, config: Config, key: Key) -> None:
     import anyio  # noqa: PLC0415 - the path itself needs no network
 
-    from symcache.identity import parse_index  # noqa: PLC0415
-
-    try:
-        key = parse_index(index)
-    except InputError as error:
-        raise UsageError(str(error)) from error
     steps = anyio.run(_ask_all, config, key)
-    if as_json:
+    if settings.as_json:
         write_json({"schema": "symcache.explain/1", "index": key.index, "steps": [step.as_json() for step in steps]})
         return
     write_table([f"{step.element + 1}.{step.place + 1}", step.name, step.answer, _more(step)] for step in steps)

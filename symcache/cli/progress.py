@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
 
@@ -14,16 +14,26 @@ from symcache.cli.output import plain, say, size_text
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from rich.console import Console
     from rich.progress import TaskID
 
     from symcache.events import Event, Observer
 
-__all__ = ["show_progress", "show_ticker"]
-
+T = TypeVar("T")
 
 _EVERY_S = 0.2
+_MOST_TRANSFERS = 6
+_WORTH_SHOWING_BYTES = 4_000_000
+_PER_SECOND = 3
+
+
+def _console() -> Console:
+    from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed on a terminal
+
+    context = click.get_current_context(silent=True)
+    return Console(stderr=True, no_color=True if context is not None and context.color is False else None)
 
 
 @contextmanager
@@ -32,15 +42,12 @@ def show_ticker(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda _text: None
         return
-    from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed here
     from rich.live import Live  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    context = click.get_current_context(silent=True)
-    console = Console(stderr=True, no_color=True if context is not None and context.color is False else None)
     # Nothing is redirected: stdout may lead elsewhere.
     with Live(
-        console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        console=_console(), transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
     ) as live:
         shown_s = 0.0
 
@@ -53,42 +60,45 @@ def show_ticker(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield show
 
 
-_MOST_TRANSFERS = 6
-_WORTH_SHOWING_BYTES = 4_000_000
-_PER_SECOND = 3
+def gather(items: Iterable[T], into: list[T], show: Callable[[str], None], describe: Callable[[T], str]) -> None:
+    """Put *items* into a list as they come, and show what is said of each; an interrupt leaves what has come."""
+    for item in items:
+        into.append(item)
+        show(describe(item))
 
 
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[Observer]:
     """Lend an observer that shows what happens; without a terminal it says notes alone, with *quiet* nothing."""
-    if quiet:
-        yield lambda _event: None
-    elif not sys.stderr.isatty():
-        yield _say_notes
+    if quiet or not sys.stderr.isatty():
+        yield notes_alone(quiet=quiet)
     else:
         with _Bars() as bars:
             yield bars.observe
 
 
-def _say_notes(event: Event) -> None:
-    if isinstance(event, Noted):
-        say(event.text)
+def notes_alone(*, quiet: bool) -> Observer:
+    """Return an observer that says notes; with *quiet* nothing."""
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Noted) and not quiet:
+            say(event.text)
+
+    return observe
 
 
 class _Bars:
     """Many transfers go by in a second, so that events only change numbers and the bars are drawn at their own pace."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed here
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-        context = click.get_current_context(silent=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[said]}", markup=False),
             TimeRemainingColumn(),
-            console=Console(stderr=True, no_color=True if context is not None and context.color is False else None),
+            console=_console(),
             refresh_per_second=_PER_SECOND,
             transient=True,
         )
@@ -140,7 +150,6 @@ class _Bars:
         received_bytes = self._done_bytes + sum(self._received.values())
         self._progress.update(self._rate, completed=received_bytes)
         rate = next(task.speed for task in self._progress.tasks if task.id == self._rate)
-        said = f"{self._settled}/{self._wanted}  {size_text(received_bytes)}" + (
-            "" if rate is None else f"  {size_text(rate)}/s"
-        )
+        said = f"{self._settled}/{self._wanted}  {size_text(received_bytes)}"
+        said += "" if rate is None else f"  {size_text(rate)}/s"
         self._progress.update(self._total, total=self._wanted or None, completed=self._settled, said=said)

@@ -8,19 +8,13 @@ import sys
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import (
-    Settings,
-    inputs_argument,
-    json_option,
-    process_options,
-    select_processes,
-    settings_options,
-)
-from symcache.cli.output import say, write_processes, write_table
+from symcache.cli.options import Settings, inputs_argument, process_options, settings_options
+from symcache.cli.output import say, unreadable_json, unreadable_text, write_processes, write_table
 from symcache.errors import StoreError, UsageError
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.manifest import manifest_lines
@@ -28,12 +22,8 @@ from symcache.inputs.records import Input, Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
-    from symcache.identity import ImageKey
-    from symcache.inputs.records import PdbReference, Record
-
-__all__ = ["command"]
+    from symcache.inputs.records import PdbReference, ProcessSelection, Record
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -48,28 +38,22 @@ _STANDARD_OUTPUT = Path("-")
     metavar="FILE",
     help="Write a manifest for symchk /im to FILE, or to standard output (-).",
 )
-@json_option
-@settings_options
-def command(
-    settings: Settings,
-    inputs: tuple[str, ...],
-    output: Path | None,
-    as_json: bool,
-    processes: tuple[str, ...],
-    user: bool | None,
+@settings_options()
+def scan_command(
+    settings: Settings, inputs: tuple[str, ...], output: Path | None, selection: ProcessSelection | None
 ) -> None:
     """List the modules of the inputs and the keys of their files; no network, no store.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log; its content decides which. - is standard input.
     """
-    if as_json and output == _STANDARD_OUTPUT:
+    if settings.as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")
     scan = _Scan()
-    modules = scan.watch(open_inputs(inputs, InputOptions(select_processes(processes, user))))
+    modules = scan.watch(open_inputs(inputs, InputOptions(selection)))
     if output is not None:
         modules = _write_manifest(modules, output)
-    if as_json:
+    if settings.as_json:
         scan.write_json(modules)
     elif output is None:
         _write_text(modules)
@@ -77,10 +61,9 @@ def command(
     else:
         deque(modules, maxlen=0)
     for item in scan.unreadable:
-        say(f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})"))
-    if not settings.quiet:
-        say(f"{scan.modules} modules, {scan.identified} with an identity; {len(scan.unreadable)} unreadable")
-    raise click.exceptions.Exit(4 if scan.unreadable else 0)
+        say(unreadable_text(item))
+    settings.note(f"{scan.modules} modules, {scan.identified} with an identity; {len(scan.unreadable)} unreadable")
+    raise Exit(4 if scan.unreadable else 0)
 
 
 class _Scan:
@@ -113,19 +96,13 @@ class _Scan:
         write('{\n  "schema": "symcache.modules/1",\n  "modules": [')
         try:
             for number, module in enumerate(modules):
-                fields = json.dumps(_module_json(module, len(self.inputs) - 1))
-                write(f",\n    {fields}" if number else f"\n    {fields}")
+                write(f"{',' if number else ''}\n    {json.dumps(_module_json(module, len(self.inputs) - 1))}")
         finally:
-            self._write_json_end()
-
-    def _write_json_end(self) -> None:
-        write = sys.stdout.write
-        write("\n  ],\n")
-        inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
-        processes = [{"input": number, **each.as_json()} for number, each in self.processes]
-        write(f'  "processes": {json.dumps(processes)},\n')
-        unreadable = [{"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable]
-        write(f'  "inputs": {json.dumps(inputs, default=str)},\n  "unreadable": {json.dumps(unreadable)}\n}}\n')
+            inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
+            processes = [{"input": number, **each.as_json()} for number, each in self.processes]
+            write(f'\n  ],\n  "processes": {json.dumps(processes)},\n')
+            write(f'  "inputs": {json.dumps(inputs, default=str)},\n')
+            write(f'  "unreadable": {json.dumps(unreadable_json(self.unreadable))}\n}}\n')
 
 
 def _write_text(modules: Iterator[Module]) -> None:
@@ -145,19 +122,16 @@ def _write_text(modules: Iterator[Module]) -> None:
     write_table(batch)
 
 
-def _opened(output: Path) -> AbstractContextManager[TextIO]:
-    return (
-        nullcontext(sys.stdout)
-        if output == _STANDARD_OUTPUT
-        else output.open("w", encoding="utf-8", newline="\r\n" if os.name == "nt" else "\n")
-    )
-
-
 def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]:
     """Yield *modules*, each with its lines written to *output*."""
+    newline = "\r\n" if os.name == "nt" else "\n"
     try:
         # symchk reads the console's code page; a key is ASCII, and names nearly always are.
-        with _opened(output) as file:
+        with (
+            nullcontext(sys.stdout)
+            if output == _STANDARD_OUTPUT
+            else output.open("w", encoding="utf-8", newline=newline) as file
+        ):
             seen: set[tuple[str, ...]] = set()
             for module in modules:
                 # All of a module's lines or none: an image is read as that of the PDB right before it.
@@ -171,31 +145,30 @@ def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]
 
 
 def _module_json(module: Module, number: int) -> dict[str, Any]:
+    image = module.image
     fields: dict[str, Any] = {
         "input": number,
         "name": module.name,
         "path": module.path,
         "base": None if module.base is None else f"{module.base:#x}",
         "unloaded": module.unloaded,
-        "image": None if module.image is None else _image_json(module.image),
+        "image": None,
         "pdbs": [_pdb_json(pdb) for pdb in module.pdbs],
         "problem": module.problem,
         "needs_image": module.needs_image,
     }
+    if image is not None:
+        fields["image"] = {
+            "name": image.name,
+            "timestamp": image.timestamp,
+            "size_of_image": image.size_of_image,
+            "index": image.index,
+        }
     if module.dbg is not None:
         fields["dbg"] = {"name": module.dbg.name, "index": module.dbg.index}
     if module.process is not None:
         fields["process"] = module.process
     return fields
-
-
-def _image_json(key: ImageKey) -> dict[str, Any]:
-    return {
-        "name": key.name,
-        "timestamp": key.timestamp,
-        "size_of_image": key.size_of_image,
-        "index": key.index,
-    }
 
 
 def _pdb_json(pdb: PdbReference) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from typing import Any
 import click
 
 from symcache.cli.options import Settings, settings_options
-from symcache.cli.output import say, write_line
-
-__all__ = ["command"]
+from symcache.cli.output import write_line
 
 
 @click.command()
@@ -25,16 +23,8 @@ __all__ = ["command"]
 @click.option("--access-log", metavar="FILE", help="Append a line of JSON for each request; - for standard error.")
 @click.option("--hash-password", metavar="NAME", help="Ask for a password, print the line for serve.users, and end.")
 @click.option("--new-token", is_flag=True, help="Print a new token and its hash for serve.tokens, and end.")
-@settings_options
-def command(
-    settings: Settings,
-    host: str | None,
-    port: int | None,
-    workers: int | None,
-    access_log: str | None,
-    hash_password: str | None,
-    new_token: bool,
-) -> None:
+@settings_options(json=False)
+def serve_command(settings: Settings, hash_password: str | None, new_token: bool, **said: Any) -> None:
     """Serve the store and its upstreams over HTTP, one shared cache for a whole team.
 
     What is not in the store is fetched once, however many ask, checked, and passed on while it arrives. Everything
@@ -45,18 +35,18 @@ def command(
         return
     from symcache.server.run import listen, serve  # noqa: PLC0415 - not needed for --help
 
-    said: dict[str, Any] = {"host": host, "port": port, "workers": workers, "access_log": access_log}
     config = settings.load()
-    config = replace(config, serve=replace(config.serve, **{k: v for k, v in said.items() if v is not None}))
+    config = replace(
+        config, serve=replace(config.serve, **{name: value for name, value in said.items() if value is not None})
+    )
     level = logging.ERROR if settings.quiet else logging.INFO if settings.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
     # They log URLs and fields of responses, where a signed redirect target is secret.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     listening = listen(config)
-    if not settings.quiet:
-        say(f"serving {config.symbol_path.redacted()} on {listening.url}/")
-        say(f"give this to debuggers: srv*C:\\Symbols*{listening.url}/")
+    settings.note(f"serving {config.symbol_path.redacted()} on {listening.url}/")
+    settings.note(f"give this to debuggers: srv*C:\\Symbols*{listening.url}/")
     serve(config, listening)
 
 

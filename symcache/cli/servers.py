@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import Settings, json_option, settings_options
+from symcache.cli.options import Settings, parse_key, settings_options
 from symcache.cli.output import say, write_json, write_line, write_table
-from symcache.errors import InputError, UsageError
-from symcache.identity import parse_index
 from symcache.stores.http.probe import Behaviour
 from symcache.stores.http.servers import Holding, LetterCase
 from symcache.warm.servers import choose_servers, list_servers, probe_listed
@@ -19,21 +18,90 @@ from symcache.warm.servers import choose_servers, list_servers, probe_listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.identity import Key
     from symcache.stores.http.servers import Hints
     from symcache.warm.servers import ListedServer
-
-__all__ = ["command", "describe"]
-
 
 _HOLDINGS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMAGE: "images"}
 
 
-def describe(server: ListedServer) -> str:
-    """Return what is special about asking *server*, and what else there is to know, in a few words."""
+@click.command()
+@click.argument("servers", metavar="[SERVER]...", nargs=-1)
+@click.option(
+    "--probe", is_flag=True, help="Request a file that cannot exist; from the servers of the symbol path by default."
+)
+@click.option(
+    "--index",
+    metavar="INDEX",
+    help="A file that they have; with --probe it tells which settings they need. Files of the store otherwise.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.1, max=600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for one server with --probe.",
+)
+@settings_options()
+def servers_command(
+    settings: Settings, servers: tuple[str, ...], probe: bool, index: str | None, timeout_s: float
+) -> None:
+    """List the symbol servers that are known, configured, and in the symbol path (marked *).
+
+    SERVER is a name or a URL. With --probe the exit code is 1 if one of those asked does not behave like a symbol
+    server: it says yes to everything, sends pages, refuses, or does not answer. What the config file should say of a
+    server and does not comes behind the list.
+    """
+    config = settings.load()
+    listed = list_servers(config)
+    if servers:
+        listed = choose_servers(listed, servers, config)
+    elif probe:
+        listed = [server for server in listed if server.is_in_path]
+    if probe:
+        known = None if index is None else parse_key(index)
+        listed = anyio.run(partial(probe_listed, listed, config, known=known, timeout_s=timeout_s))
+    if settings.as_json:
+        path = config.symbol_path.redacted()
+        rows = [server.as_json() for server in listed]
+        write_json({"schema": "symcache.servers/1", "symbol_path": path, "servers": rows})
+    elif listed:
+        write_table([_probe_row(server) if server.probe else _row(server) for server in listed])
+        for server in listed:
+            _suggest(server)
+    else:
+        say("the symbol path leads to no server")
+    bad = any(server.probe and server.probe.behaviour is not Behaviour.SYMBOL_SERVER for server in listed)
+    raise Exit(1 if bad else 0)
+
+
+def _suggest(server: ListedServer) -> None:
+    """Write what the config file should say of *server*."""
+    probe = server.probe
+    if probe is not None and probe.settings:
+        # Of two blocks for one server the first counts, so that lines belong into the one there is.
+        write_line()
+        if server.is_configured:
+            write_line(f"# into the block of {server.shown_url}")
+        else:
+            write_line("[[server]]")
+            write_line(f"url = '{server.shown_url}'")
+        for name, value in probe.settings.items():
+            write_line(f"{name} = {'true' if value is True else repr(value)}")
+    elif probe is not None and (probe.behaviour, probe.answer) == (Behaviour.REFUSES, "403"):
+        say(
+            f"{server.shown_url}: credentials are needed, or its 403 means that it has no such file, as with buckets "
+            "(forbidden_is_missing = true in the config file); --index with a file that it has tells which"
+        )
+
+
+def _row(server: ListedServer) -> tuple[str, ...]:
     # The notes of public servers tell the same as their hints, unless the config file knows better.
-    facts = _quirks(server.hints) if server.is_configured or not server.note else [server.note]
-    return "; ".join([*facts, *_settings(server)])
+    facts = list(_quirks(server.hints)) if server.is_configured or not server.note else [server.note]
+    facts += ["with credentials"] if server.has_credentials else []
+    facts += ["in the config file"] if server.is_configured else []
+    return "*" if server.is_in_path else "", server.name, server.shown_url, "; ".join(facts)
 
 
 def _quirks(hints: Hints) -> Iterator[str]:
@@ -59,94 +127,6 @@ def _quirks(hints: Hints) -> Iterator[str]:
         yield "lower case alone"
     elif hints.letter_case not in {LetterCase.UNKNOWN, LetterCase.ANY}:
         yield "letter case counts"
-
-
-def _settings(server: ListedServer) -> Iterator[str]:
-    if server.has_credentials:
-        yield "with credentials"
-    if server.is_configured:
-        yield "in the config file"
-
-
-@click.command()
-@click.argument("servers", metavar="[SERVER]...", nargs=-1)
-@click.option(
-    "--probe", is_flag=True, help="Request a file that cannot exist; from the servers of the symbol path by default."
-)
-@click.option(
-    "--index",
-    metavar="INDEX",
-    help="A file that they have; with --probe it tells which settings they need. Files of the store otherwise.",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0.1, max=600),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longest wait for one server with --probe.",
-)
-@json_option
-@settings_options
-def command(
-    settings: Settings, servers: tuple[str, ...], probe: bool, index: str | None, timeout_s: float, as_json: bool
-) -> None:
-    """List the symbol servers that are known, configured, and in the symbol path (marked *).
-
-    SERVER is a name or a URL. With --probe the exit code is 1 if one of those asked does not behave like a symbol
-    server: it says yes to everything, sends pages, refuses, or does not answer. What the config file should say of a
-    server and does not comes behind the list.
-    """
-    config = settings.load()
-    listed = list_servers(config)
-    if servers:
-        listed = choose_servers(listed, servers, config)
-    elif probe:
-        listed = [server for server in listed if server.is_in_path]
-    if probe:
-        listed = anyio.run(partial(probe_listed, listed, config, known=_known_file(index), timeout_s=timeout_s))
-    if as_json:
-        path = config.symbol_path.redacted()
-        rows = [server.as_json() for server in listed]
-        write_json({"schema": "symcache.servers/1", "symbol_path": path, "servers": rows})
-    elif listed:
-        write_table([_probe_row(server) if server.probe else _row(server) for server in listed])
-        for server in listed:
-            _suggest(server)
-    else:
-        say("the symbol path leads to no server")
-    bad = any(server.probe and server.probe.behaviour is not Behaviour.SYMBOL_SERVER for server in listed)
-    raise click.exceptions.Exit(1 if bad else 0)
-
-
-def _known_file(index: str | None) -> Key | None:
-    try:
-        return None if index is None else parse_index(index)
-    except InputError as error:
-        raise UsageError(str(error)) from error
-
-
-def _suggest(server: ListedServer) -> None:
-    """Write what the config file should say of *server*."""
-    probe = server.probe
-    if probe is not None and probe.settings:
-        # Of two blocks for one server the first counts, so that lines belong into the one there is.
-        is_said = server.is_configured
-        write_line(
-            f"\n# into the block of {server.shown_url}" if is_said else f"\n[[server]]\nurl = '{server.shown_url}'"
-        )
-        for name, value in probe.settings.items():
-            write_line(f"{name} = {'true' if value is True else repr(value)}")
-    elif probe is not None and (probe.behaviour, probe.answer) == (Behaviour.REFUSES, "403"):
-        say(
-            f"{server.shown_url}: credentials are needed, or its 403 means that it has no such file, as with buckets "
-            "(forbidden_is_missing = true in the config file); --index with a file that it has tells which"
-        )
-
-
-def _row(server: ListedServer) -> tuple[str, ...]:
-    return "*" if server.is_in_path else "", server.name, server.shown_url, describe(server)
 
 
 def _probe_row(server: ListedServer) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``symcache warm``, and what it shares with ``check``."""
+"""``symcache warm`` and ``symcache check``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.exceptions import Exit
 
-from symcache.cli.options import (
-    ImagesCommand,
-    Settings,
-    allow_options,
-    images_option,
-    inputs_argument,
-    json_option,
-    process_options,
-    select_processes,
-    settings_options,
-)
+from symcache.cli.options import Settings, Wish, WishCommand, inputs_argument, settings_options, wish_options
 from symcache.cli.output import EMPTY, count_text, say_error, write_json
 from symcache.cli.progress import show_progress
-from symcache.cli.reporttext import write_report
+from symcache.cli.report import write_report
 from symcache.events import Noted
 from symcache.stores.disk import DiskSource
 from symcache.warm.local import LocalRun
-from symcache.warm.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,42 +28,42 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Event, Observer
     from symcache.inputs.records import Record
-    from symcache.warm.plan import ImageChoice
+    from symcache.warm.plan import Plan
     from symcache.warm.report import Report
 
-__all__ = ["command", "finish", "run_warm"]
 
-
-@click.command(cls=ImagesCommand)
+@click.command(cls=WishCommand)
 @inputs_argument
-@process_options
-@images_option
-@click.option("--all-pdbs", is_flag=True, help="Fetch every PDB an image names, not only the one debuggers ask for.")
+@wish_options("Fetch")
 @click.option("--upstream", "upstreams", metavar="URL", multiple=True, help="Request files from URL first; repeatable.")
-@allow_options
-@json_option
-@settings_options
-def command(
-    settings: Settings,
-    inputs: tuple[str, ...],
-    images: ImageChoice,
-    all_pdbs: bool,
-    upstreams: tuple[str, ...],
-    allow_missing: bool,
-    allow_empty: bool,
-    as_json: bool,
-    processes: tuple[str, ...],
-    user: bool | None,
-) -> None:
+@settings_options()
+def warm_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, upstreams: tuple[str, ...]) -> None:
     """Fill the store with every symbol that the inputs need, and report what is missing and why.
 
     INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
     debugger log; its content decides which. - is standard input.
     """
-    selection = select_processes(processes, user)
-    plan = Plan(images=images, all_pdbs=all_pdbs)
-    report = run_warm(settings, plan, lambda run: run.open_inputs(inputs, selection), upstreams=upstreams)
-    finish(report, settings, as_json=as_json, allow_missing=allow_missing, allow_empty=allow_empty)
+    report = run_warm(settings, wish.plan, lambda run: run.open_inputs(inputs, wish.processes), upstreams=upstreams)
+    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+
+
+@click.command(cls=WishCommand)
+@inputs_argument
+@wish_options("Want")
+@settings_options()
+def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish) -> None:
+    """Report what the inputs need and whether the store has it, right and whole; no network.
+
+    INPUT is what `symcache warm` takes.
+    """
+    config = settings.load()
+    with (
+        show_progress(quiet=settings.quiet) as observer,
+        closing(DiskSource(config, observer=observer)) as source,
+        LocalRun(source, wish.plan, observer=observer) as run,
+    ):
+        report = run.check(run.open_inputs(inputs, wish.processes))
+    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
 
 
 def run_warm(
@@ -86,12 +76,8 @@ def run_warm(
 ) -> Report:
     """Fetch what *plan* wants and the records of *read* need; Ctrl-C gives what was done.
 
-    Args:
-        settings: The common options.
-        plan: What is wanted anyway, and how modules are understood.
-        read: Returns the records; see `LocalRun.open_inputs`.
-        upstreams: URLs that are asked before those of the symbol path.
-        believe_misses: Do not ask again what upstreams said not long ago that they lack.
+    *upstreams* are asked before the servers of the symbol path; without *believe_misses* all are asked again what they
+    said not long ago that they lack.
     """
     config = settings.load(upstreams=upstreams)
     if not believe_misses:
@@ -184,11 +170,9 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def finish(
-    report: Report, settings: Settings, *, as_json: bool, allow_missing: bool = False, allow_empty: bool = False
-) -> None:
+def finish(report: Report, settings: Settings, *, allow_missing: bool = False, allow_empty: bool = False) -> None:
     """Write *report* and end with its exit code."""
-    if as_json:
+    if settings.as_json:
         write_json(report.as_json())
     else:
         write_report(report, quiet=settings.quiet, verbose=settings.verbose)
@@ -196,4 +180,4 @@ def finish(
         say_error(f"{count_text(len(report.unreadable), 'input')} could not be read, or held no file's identity")
     if report.is_empty and not (allow_empty or report.is_interrupted):
         say_error(EMPTY)
-    raise click.exceptions.Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))
+    raise Exit(report.exit_code(allow_missing=allow_missing, allow_empty=allow_empty))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import platformdirs
 
-from symcache.config.checks import (
+from symcache.config.values import (
+    Config,
     read_header_text,
     read_path,
     read_proxy,
@@ -18,29 +21,35 @@ from symcache.config.checks import (
     read_table,
     read_text,
 )
-from symcache.config.values import Config
 from symcache.errors import ConfigError
 from symcache.sympath import (
     MICROSOFT,
     ChainElement,
     Environment,
-    ExpansionError,
     HttpPlace,
     LocalPlace,
     SymbolPath,
-    expand,
+    redact_folder,
     redact_text,
     with_store,
     with_upstreams,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-__all__ = ["load_config", "locate"]
-
+    from collections.abc import Iterator, Mapping, Sequence
 
 _LARGEST_BYTES = 256 << 10
+_MOST_DIGITS = 1000
+_DEEPEST = 32
+# A string that is not closed goes on to the end: to look for it again from each quote would take quadratic time.
+_MARK = (
+    r'(?s)"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
+    r"|'''.*?(?:'''|\Z)"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|#[^\n]*"
+    r"|[\[\]{}\n]"
+)
 
 
 def load_config(
@@ -59,12 +68,8 @@ def load_config(
     the bottom-most store of the symbol path. ``_NT_SYMBOL_PROXY`` comes before the file's proxy. ``~``, ``$NAME`` and
     ``%NAME%`` in folders and shares of the symbol path and in *store* are filled in.
 
-    Args:
-        path: Config file named on the command line.
-        environ: Environment; None for this process's own.
-        symbol_path: Symbol path named on the command line.
-        store: Folder named on the command line.
-        upstreams: URLs named on the command line; they are asked before all that the symbol path names.
+    *environ* is this process's own where it is None; the other arguments are those of the command line. URLs of
+    *upstreams* are asked before all that the symbol path names.
 
     Raises:
         ConfigError: A file, a variable or an upstream that cannot be used.
@@ -98,8 +103,6 @@ def locate(error: ConfigError, config: Config) -> ConfigError:
         return error
     import tomllib  # noqa: PLC0415
 
-    from symcache.config.lines import find_line  # noqa: PLC0415
-
     try:
         text = path.read_bytes()[:_LARGEST_BYTES].decode("utf-8-sig")
         line = find_line(text, error.where)
@@ -121,8 +124,6 @@ def _read_file(path: Path | None) -> Config:
     if path is None:
         return Config()
     import tomllib  # noqa: PLC0415 - most runs have no file
-
-    from symcache.config.lines import find_excess, find_line  # noqa: PLC0415
 
     where = str(path)
     try:
@@ -194,9 +195,17 @@ def _environment_path(around: Environment) -> SymbolPath | None:
 
 
 def _expand_folder(folder: Path, around: Environment) -> Path:
+    text = str(folder)
+    if re.match(r"(?i)https?:[\\/]", text) or redact_folder(text) != text:
+        problem = "a store is a folder; servers are named by the symbol path and by upstreams"
+        raise ConfigError(problem, where=f"store {redact_text(text)}")
+    if not re.search("[~$%]", text):
+        return folder
+    from symcache.sympath import PlaceError, expand  # noqa: PLC0415 - most runs have nothing to expand
+
     try:
-        return Path(expand(str(folder), around))
-    except ExpansionError as error:
+        return Path(expand(text, around))
+    except PlaceError as error:
         raise ConfigError(error.problem, where=f"store {folder}") from None
 
 
@@ -205,3 +214,95 @@ def _home() -> str | None:
         return str(Path("~").expanduser())
     except RuntimeError:
         return None
+
+
+class _Statement(NamedTuple):
+    """A key with its value, or a heading, and how deep its brackets are nested."""
+
+    line: int  # from 1
+    text: str
+    bare: str  # the same without comments and with all strings empty
+    depth: int
+
+
+def find_excess(text: str) -> tuple[str, int] | None:
+    """Return what no setting needs and no reader should try, and its line; None if *text* has nothing of that kind.
+
+    tomllib recurses into brackets, takes time with the square of the dots in a key, and Python reads no number of more
+    than 4300 digits. *text* need not be TOML.
+    """
+    for statement in _statements(text):
+        if statement.depth > _DEEPEST:
+            return f"brackets are nested more than {_DEEPEST} deep", statement.line
+        if any(part.count(".") > _DEEPEST for part in statement.bare.split("=")):
+            return f"a key has more than {_DEEPEST} dots", statement.line
+        if re.search(rf"[0-9][0-9_]{{{_MOST_DIGITS}}}", statement.bare):
+            return f"a number has more than {_MOST_DIGITS} digits", statement.line
+    return None
+
+
+def find_line(text: str, key: str) -> int | None:
+    """Return the line, from 1, of *key* in *text*, which tomllib has read; for a key that lacks, that of its table.
+
+    *key* is names joined by dots, ``[0]`` after that of a table with two pairs of brackets: ``server[0].url``.
+    """
+    best: tuple[int, int] | None = None
+    for name, line in _names(text):
+        is_within = name == key or name.startswith((f"{key}.", f"{key}["))
+        if is_within or key.startswith((f"{name}.", f"{name}[")):
+            likeness = len(key) if is_within else len(name)
+            if best is None or likeness > best[0]:
+                best = likeness, line
+    return None if best is None else best[1]
+
+
+def _names(text: str) -> Iterator[tuple[str, int]]:
+    """Yield what each statement names, with its heading, and its line."""
+    import tomllib  # noqa: PLC0415
+
+    prefix = ""
+    headings: Counter[str] = Counter()
+    for statement in _statements(text):
+        name = ".".join(_descend(tomllib.loads(statement.text)))
+        if not statement.bare.startswith("["):
+            yield prefix + name, statement.line
+            continue
+        if statement.bare.startswith("[["):
+            headings[name] += 1
+            name = f"{name}[{headings[name] - 1}]"
+        yield name, statement.line
+        prefix = f"{name}."
+
+
+def _descend(value: Any) -> Iterator[str]:
+    """Yield the names that lead into *value* as long as there is one way."""
+    while isinstance(value, dict) and len(value) == 1:
+        ((name, value),) = value.items()
+        yield name
+
+
+def _statements(text: str) -> Iterator[_Statement]:
+    at = begin = depth = deepest = 0
+    line = first = 1
+    bare: list[str] = []
+    for match in re.finditer(_MARK, text + "\n"):
+        bare.append(text[at : match.start()])
+        at = match.end()
+        mark = match[0]
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth = max(depth - 1, 0)
+        if mark in "[]{}":
+            bare.append(mark)
+        elif mark[0] in "\"'":
+            bare.append('""')
+        line += mark.count("\n")
+        if mark == "\n" and not depth:
+            stripped = "".join(bare).strip()
+            if stripped:
+                yield _Statement(first, text[begin:at], stripped, deepest)
+            begin, first, deepest, bare = at, line, 0, []
+    if stripped := "".join(bare).strip():
+        yield _Statement(first, text[begin:], stripped, deepest)

@@ -1,62 +1,300 @@
-"""The settings as values; a field of a table is the key of that name in the config file."""
+"""The settings as values, and what may stand in the config file for each.
+
+A field of a table is the key of that name in the file; ``config/symcache.toml`` explains every one.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import platformdirs
 
-from symcache.config.checks import (
-    key,
-    number,
-    read_auth,
-    read_command,
-    read_connections,
-    read_flag,
-    read_header_name,
-    read_header_text,
-    read_holds,
-    read_letter_case,
-    read_networks,
-    read_path,
-    read_proxy,
-    read_server_url,
-    read_symbol_path,
-    read_text,
-    read_texts,
-    read_token,
-    read_token_hashes,
-    read_transport,
-    read_unc_map,
-    read_users,
-    table,
-    tables,
-    whole,
-)
-from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, HttpPlace, SymbolPath
+from symcache.errors import ConfigError, SymbolPathError
+from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, FolderElement, HttpPlace, SymbolPath, UncPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from _typeshed import DataclassInstance
 
-__all__ = [
-    "Breaker",
-    "Config",
-    "Exclusions",
-    "MissSettings",
-    "Network",
-    "ParallelRanges",
-    "Pointers",
-    "Serve",
-    "ServerEntry",
-    "StoreSettings",
-    "Unc",
-]
+    from symcache.sympath import Environment
 
 _MIB = 1 << 20
+_PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 _DAY_S = 24 * 3600
+
+_Read: TypeAlias = Callable[[object, str], object]
+"""Takes a value as TOML has it and where it stands; returns ours, None for "not set"; raises `ConfigError`."""
+
+_Table = TypeVar("_Table", bound="DataclassInstance")
+
+
+def _unfit(allowed: str, where: str) -> ConfigError:
+    return ConfigError(f"this must be {allowed}", where=where)
+
+
+def _key(read: _Read) -> Mapping[str, _Read]:
+    """Return the metadata of a dataclass field that is a key of the config file."""
+    return {"read": read}
+
+
+def _is_number(value: object, kind: Any, low: float, high: float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+
+
+def _whole(low: int, high: int) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds a whole number within bounds, both included."""
+
+    def read(value: object, where: str) -> object:
+        if not _is_number(value, int, low, high):
+            raise _unfit(f"a whole number from {low} to {high}", where)
+        return value
+
+    return _key(read)
+
+
+def _number(low: float, high: float) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds a number within bounds, both included."""
+
+    def read(value: Any, where: str) -> float:
+        if not _is_number(value, int | float, low, high):
+            raise _unfit(f"a number from {low:g} to {high:g}", where)
+        return float(value)
+
+    return _key(read)
+
+
+def _one_of(*texts: str) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds one of *texts*."""
+
+    def read(value: object, where: str) -> object:
+        if value not in texts:
+            raise _unfit(" or ".join(f'"{text}"' for text in texts), where)
+        return value
+
+    return _key(read)
+
+
+def _table(kind: type[_Table]) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds a table."""
+    return _key(lambda value, where: read_table(kind, value, f"{where}."))
+
+
+def _tables(kind: type[_Table]) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds any number of tables of one kind."""
+
+    def read(value: object, where: str) -> tuple[_Table, ...]:
+        if not isinstance(value, list):
+            raise _unfit("tables headed by two pairs of brackets", where)
+        return tuple(read_table(kind, item, f"{where}[{number}].") for number, item in enumerate(value))
+
+    return _key(read)
+
+
+def _texts_like(pattern: str, allowed: str) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds a list of texts that fit *pattern*."""
+
+    def read(value: object, where: str) -> tuple[str, ...]:
+        texts = _read_texts(value, where)
+        if not all(re.fullmatch(pattern, text) for text in texts):
+            raise _unfit(f"a list of {allowed}", where)
+        return texts
+
+    return _key(read)
+
+
+def read_table(kind: type[_Table], value: object, where: str) -> _Table:
+    """Return the dataclass *kind* filled from a table as TOML has it; fields that are not keys keep their defaults.
+
+    *where* is what stands before a key's name in an error, its separator included.
+
+    Raises:
+        ConfigError: Not a table, a key that is not there or lacking, or a value that is not allowed.
+    """
+    if not isinstance(value, dict):
+        raise _unfit("a table", where.rstrip(".: "))
+    known: dict[str, Field[Any]] = {item.name: item for item in fields(kind) if item.metadata}
+    for name in value:
+        if name not in known:
+            import difflib  # noqa: PLC0415
+
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(sorted(known))
+            raise ConfigError(f"there is no such key; {hint}", where=where + name)
+    for name, item in known.items():
+        if name not in value and item.default is MISSING and item.default_factory is MISSING:
+            raise ConfigError("this key is needed", where=where + name)
+    read = {name: known[name].metadata["read"](item, where + name) for name, item in value.items()}
+    return kind(**{name: item for name, item in read.items() if item is not None})
+
+
+def _read_connections(value: object, where: str) -> int | None:
+    """Return a number of connections; None for ``auto``."""
+    if value == "auto":
+        return None
+    if not isinstance(value, int) or not _is_number(value, int, 1, 256):
+        raise _unfit('"auto" or a whole number from 1 to 256', where)
+    return value
+
+
+def _read_flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _unfit("true or false", where)
+    return value
+
+
+def read_text(value: object, where: str) -> str:
+    """Return one line of text, empty or not."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise _unfit("one line of text", where)
+    return value
+
+
+def read_header_text(value: object, where: str) -> str:
+    """Return one line of ASCII, fit for a header."""
+    if not read_text(value, where).isascii():
+        raise _unfit("plain ASCII text", where)
+    return read_text(value, where)
+
+
+def _read_token(value: object, where: str) -> str | None:
+    """Return one line of ASCII, fit for a header; None if it is empty."""
+    return read_header_text(value, where) or None
+
+
+def _read_header_name(value: object, where: str) -> str | None:
+    """Return the name of a header; None if it is empty."""
+    name = read_text(value, where)
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise _unfit("the name of a header, such as 'PRIVATE-TOKEN'", where)
+    return name or None
+
+
+def _read_command(value: object, where: str) -> tuple[str, ...]:
+    """Return a program and its arguments; an empty list for none."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.isprintable() for item in value):
+        raise _unfit("a list of a program and its arguments, such as ['gh', 'auth', 'token']", where)
+    return tuple(value)
+
+
+def _read_texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
+        raise _unfit("a list of texts, none of them empty", where)
+    return tuple(value)
+
+
+def _read_networks(value: object, where: str) -> tuple[str, ...]:
+    import ipaddress  # noqa: PLC0415
+
+    texts = _read_texts(value, where)
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise _unfit("a list of addresses and networks, such as '10.0.0.5' and '10.1.0.0/16'", where) from None
+    return texts
+
+
+def read_path(value: object, where: str) -> Path | None:
+    """Return a whole path with ``~`` filled in; a relative one would mean another place in every folder."""
+    try:
+        path = Path(read_text(value, where)).expanduser()
+    except RuntimeError:
+        raise _unfit("a whole path; there is no home folder for ~ to stand for", where) from None
+    if value and not path.is_absolute():
+        raise _unfit("a whole path from the root on, or one that begins with ~", where)
+    return path if value else None
+
+
+def read_proxy(value: object, where: str) -> str | None:
+    """Return the URL of a proxy, empty for ``none``; ``host:port``, as ``_NT_SYMBOL_PROXY`` has it, means HTTP."""
+    text = read_text(value, where).strip()
+    if text.lower() in {"", "none"}:
+        return "" if text else None
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise _unfit("host:port, a URL with http, https, socks4, socks5 or socks5h, or none", where)
+    return url
+
+
+def read_server_url(value: object, where: str) -> str:
+    """Return a URL without secrets in it."""
+    try:
+        elements = _parse(f"srv*{read_text(value, where)}").elements
+    except SymbolPathError as error:
+        raise ConfigError(error.problem, where=where) from None
+    match elements:
+        case (ChainElement((HttpPlace(url) as place,)),) if place.redacted == url:
+            return url
+    raise _unfit("one URL without user, password and query; username and password are keys of their own", where)
+
+
+_HOLDS = ("pdb", "portable", "image")
+
+
+def _read_holds(value: object, where: str) -> tuple[str, ...]:
+    if not value or not isinstance(value, list) or not all(item in _HOLDS for item in value):
+        raise _unfit("a list of " + ", ".join(f'"{kind}"' for kind in _HOLDS), where)
+    return tuple(value)
+
+
+def _read_unc_map(value: object, where: str) -> Mapping[str, Path]:
+    """Return folders by the share that is mounted there."""
+    if not isinstance(value, dict):
+        raise _unfit("a table of shares and folders", where)
+    folders = {}
+    for share, folder in value.items():
+        at = f"{where}.{share}"
+        if not _is_share(share):
+            raise _unfit(r"named by a share, '\\host\share' in single quotes", at)
+        path = read_path(folder, at)
+        if path is None:
+            raise _unfit("a folder", at)
+        folders[share] = path
+    return folders
+
+
+def read_symbol_path(value: object, where: str, around: Environment | None = None) -> SymbolPath | None:
+    """Return a symbol path, None for an empty text; lines separate elements as ``;`` does.
+
+    Without *around*, what stands for something else is left as it is.
+    """
+    if not isinstance(value, str):
+        raise _unfit("a symbol path", where)
+    try:
+        return _parse(value, around) if value.strip() else None
+    except SymbolPathError as error:
+        place = f"(at character {error.position + 1} of {error.text!r})"
+        raise ConfigError(f"{error.problem} {place}", where=where) from None
+
+
+def _parse(text: str, around: Environment | None = None) -> SymbolPath:
+    from symcache.sympath import parse_symbol_path  # noqa: PLC0415 - most runs have no text to parse
+
+    return parse_symbol_path(text, around)
+
+
+def _is_share(text: str) -> bool:
+    try:
+        elements = _parse(text).elements
+    except SymbolPathError:
+        return False
+    return len(elements) == 1 and isinstance(elements[0], FolderElement) and isinstance(elements[0].place, UncPlace)
+
+
+_USERS = _texts_like(
+    "[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}", "'name:hash', as symcache serve --hash-password prints it"
+)
+_TOKENS = _texts_like("sha256:[0-9a-f]{64}", "'sha256:' and 64 hex digits, as symcache serve --new-token prints it")
 
 
 def _default_store() -> Path:
@@ -75,250 +313,170 @@ def _default_misses() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """``[store]``: how stores are kept.
+    """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published."""
 
-    Attributes:
-        folder: The default store.
-        two_tier: Whether a new store gets two tiers.
-        durable: Whether a file is flushed to the disk before it is published.
-    """
-
-    folder: Path = field(default_factory=_default_store, metadata=key(read_path))
-    two_tier: bool = field(default=False, metadata=key(read_flag))
-    durable: bool = field(default=True, metadata=key(read_flag))
+    folder: Path = field(default_factory=_default_store, metadata=_key(read_path))
+    two_tier: bool = field(default=False, metadata=_key(_read_flag))
+    durable: bool = field(default=True, metadata=_key(_read_flag))
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """``[network.breaker]``: after *failures* in a row a server is left alone, and tried again every *cool_down_s*."""
 
-    failures: int = field(default=5, metadata=whole(1, 1000))
-    cool_down_s: float = field(default=2.0, metadata=number(0, _DAY_S))
+    failures: int = field(default=5, metadata=_whole(1, 1000))
+    cool_down_s: float = field(default=2.0, metadata=_number(0, _DAY_S))
 
 
 @dataclass(frozen=True, slots=True)
 class ParallelRanges:
     """``[network.parallel_ranges]``: files of *from_bytes* and more come in *parts* at once; 1 turns that off."""
 
-    from_bytes: int = field(default=64 * _MIB, metadata=whole(_MIB, 1 << 50))
-    parts: int = field(default=4, metadata=whole(1, 16))
+    from_bytes: int = field(default=64 * _MIB, metadata=_whole(_MIB, 1 << 50))
+    parts: int = field(default=4, metadata=_whole(1, 16))
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """``[network]``: how servers are asked.
 
-    Attributes:
-        connections: Requests under way at once, over all servers; None finds out how many help.
-        transport: ``auto`` or ``httpx``: what carries requests that go through no proxy.
-        connect_timeout_s: Longest wait for a connection.
-        read_timeout_s: Longest silence while an answer is awaited or arrives.
-        total_timeout_s: Longest time for one file from one server, every try counted.
-        retries: Tries after the first that failed for a reason that may pass.
-        backoff_s: Longest pause before the first of them; it doubles with each.
-        longest_backoff_s: Where doubling ends, and the longest pause that a server may ask for.
-        proxy: URL of the proxy, with its credentials if any; empty for none, None for what the system says.
-        proxy_script: URL or path of a proxy script (PAC); ``auto`` discovers one; empty for what the system says.
-        no_proxy: Servers that are reached directly, as ``NO_PROXY`` lists them, which counts as well.
-        ca_file: PEM file of authorities to trust beside the system's.
-        user_agent_extra: What is added to the user agent, such as an address for the server's operators.
-        netrc: Whether credentials are looked up in the user's netrc file.
-        largest_file_bytes: Longest file that is accepted, as downloaded and as expanded.
-        breaker: When a failing server is left alone.
-        parallel_ranges: When one file comes over several connections.
+    *connections* are requests under way at once, over all servers; None finds out how many help. *total_timeout_s* is
+    for one file from one server, every try counted. *proxy* is a URL, with its credentials if any; empty for none,
+    None for what the system says. *proxy_script* is the URL or path of a script (PAC), ``auto`` to discover one;
+    *no_proxy* lists what ``NO_PROXY`` does, which counts as well. *largest_file_bytes* holds of files as downloaded and as expanded.
     """
 
-    connections: int | None = field(default=None, metadata=key(read_connections))
-    transport: str = field(default="auto", metadata=key(read_transport))
-    connect_timeout_s: float = field(default=10.0, metadata=number(0.1, 3600))
-    read_timeout_s: float = field(default=30.0, metadata=number(0.1, 3600))
-    total_timeout_s: float = field(default=3600.0, metadata=number(1, 7 * _DAY_S))
-    retries: int = field(default=4, metadata=whole(0, 20))
-    backoff_s: float = field(default=0.2, metadata=number(0, 600))
-    longest_backoff_s: float = field(default=30.0, metadata=number(0, 3600))
-    proxy: str | None = field(default=None, repr=False, metadata=key(read_proxy))
-    proxy_script: str = field(default="", metadata=key(read_text))
-    no_proxy: tuple[str, ...] = field(default=(), metadata=key(read_texts))
-    ca_file: Path | None = field(default=None, metadata=key(read_path))
-    user_agent_extra: str = field(default="", metadata=key(read_header_text))
-    netrc: bool = field(default=False, metadata=key(read_flag))
-    largest_file_bytes: int = field(default=16 << 30, metadata=whole(_MIB, 1 << 50))
-    breaker: Breaker = field(default_factory=Breaker, metadata=table(Breaker))
-    parallel_ranges: ParallelRanges = field(default_factory=ParallelRanges, metadata=table(ParallelRanges))
+    connections: int | None = field(default=None, metadata=_key(_read_connections))
+    transport: str = field(default="auto", metadata=_one_of("auto", "httpx"))
+    connect_timeout_s: float = field(default=10.0, metadata=_number(0.1, 3600))
+    read_timeout_s: float = field(default=30.0, metadata=_number(0.1, 3600))
+    total_timeout_s: float = field(default=3600.0, metadata=_number(1, 7 * _DAY_S))
+    retries: int = field(default=4, metadata=_whole(0, 20))
+    backoff_s: float = field(default=0.2, metadata=_number(0, 600))
+    longest_backoff_s: float = field(default=30.0, metadata=_number(0, 3600))
+    proxy: str | None = field(default=None, repr=False, metadata=_key(read_proxy))
+    proxy_script: str = field(default="", metadata=_key(read_text))
+    no_proxy: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
+    ca_file: Path | None = field(default=None, metadata=_key(read_path))
+    user_agent_extra: str = field(default="", metadata=_key(read_header_text))
+    netrc: bool = field(default=False, metadata=_key(_read_flag))
+    largest_file_bytes: int = field(default=16 << 30, metadata=_whole(_MIB, 1 << 50))
+    breaker: Breaker = field(default_factory=Breaker, metadata=_table(Breaker))
+    parallel_ranges: ParallelRanges = field(default_factory=ParallelRanges, metadata=_table(ParallelRanges))
 
 
 @dataclass(frozen=True, slots=True)
 class MissSettings:
-    """``[misses]``: how long a server's "no such file" is believed.
+    """``[misses]``: how long a server's "no such file" is believed; a *ttl_s* of 0 remembers nothing."""
 
-    Attributes:
-        ttl_s: Time until it is asked again; 0 remembers nothing.
-        folder: Where it is remembered, a folder of this user's own.
-    """
-
-    ttl_s: float = field(default=float(_DAY_S), metadata=number(0, 90 * _DAY_S))
-    folder: Path = field(default_factory=_default_misses, metadata=key(read_path))
+    ttl_s: float = field(default=float(_DAY_S), metadata=_number(0, 90 * _DAY_S))
+    folder: Path = field(default_factory=_default_misses, metadata=_key(read_path))
 
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
     """``[pointers]``: which targets of ``file.ptr`` are followed, by the beginning of their path; none by default."""
 
-    allow: tuple[str, ...] = field(default=(), metadata=key(read_texts))
+    allow: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
 
 
 @dataclass(frozen=True, slots=True)
 class Unc:
     """``[unc]``: the local folder under which a share is mounted, by the share."""
 
-    map: Mapping[str, Path] = field(default_factory=dict, metadata=key(read_unc_map))
+    map: Mapping[str, Path] = field(default_factory=dict, metadata=_key(_read_unc_map))
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusions:
     """``[exclusions]``: files that are never looked up, as names with ``*`` and ``?``."""
 
-    names: tuple[str, ...] = field(default=(), metadata=key(read_texts))
+    names: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """``[serve]``: the shared cache, ``symcache serve``.
+    """``[serve]``: the shared cache, ``symcache serve``; *connections* and *downloads* are those of one worker.
 
-    Attributes:
-        host: Address that it listens on.
-        port: Port; 0 takes one that is free.
-        workers: Processes that answer.
-        certificate: PEM file with the certificate chain; None for plain HTTP.
-        private_key: PEM file with its key; None if it stands in the same file.
-        patience_s: Longest wait before an answer begins.
-        stream_from_bytes: A file that is shorter is checked whole before its answer begins, if that is soon.
-        recheck_misses_s: A remembered miss that is older is checked in the background when it is asked for.
-        connections: Requests under way at once in one worker.
-        downloads: Files on their way from upstreams at once in one worker.
-        keep_alive_s: How long an idle connection is kept.
-        stop_s: How long transfers may go on once the server is to stop.
-        access_log: File that gets a line of JSON for each request; ``-`` for standard error, empty for none.
-        users: Who may ask, as ``name:hash``; empty for everybody, unless there are tokens.
-        tokens: Hashes of bearer tokens that may ask.
-        upload_tokens: Hashes of bearer tokens that may publish by ``PUT``; empty for none.
-        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` is believed.
-        warm_from_page: Whether the page takes inputs to warm from.
-        largest_input_bytes: Longest such input.
-        largest_store_bytes: Above it the least recently used files go; 0 for no limit.
-        unused_for_s: Files not used for this time are removed; 0 keeps them.
-        prune_every_s: How often these two are looked after.
-        verify_every_s: How often the whole store is checked; 0 never does.
+    Without a *private_key* it stands in the file of the *certificate*; without that there is plain HTTP. *users* are
+    ``name:hash``, *tokens* and *upload_tokens* are hashes. 0 means no limit for *largest_store_bytes*, never for
+    *unused_for_s* and *verify_every_s*, and any free port.
     """
 
-    host: str = field(default="127.0.0.1", metadata=key(read_text))
-    port: int = field(default=8080, metadata=whole(0, 65535))
-    workers: int = field(default=1, metadata=whole(1, 64))
-    certificate: Path | None = field(default=None, metadata=key(read_path))
-    private_key: Path | None = field(default=None, metadata=key(read_path))
-    patience_s: float = field(default=20.0, metadata=number(0.1, 3600))
-    stream_from_bytes: int = field(default=4 * _MIB, metadata=whole(0, 1 << 50))
-    recheck_misses_s: float = field(default=3600.0, metadata=number(0, 90 * _DAY_S))
-    connections: int = field(default=2000, metadata=whole(1, 100_000))
-    downloads: int = field(default=500, metadata=whole(1, 100_000))
-    keep_alive_s: int = field(default=75, metadata=whole(1, 3600))
-    stop_s: int = field(default=30, metadata=whole(0, 3600))
-    access_log: str = field(default="", metadata=key(read_text))
-    users: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_users))
-    tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
-    upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=key(read_token_hashes))
-    trusted_proxies: tuple[str, ...] = field(default=(), metadata=key(read_networks))
-    warm_from_page: bool = field(default=True, metadata=key(read_flag))
-    largest_input_bytes: int = field(default=256 * _MIB, metadata=whole(0, 1 << 50))
-    largest_store_bytes: int = field(default=0, metadata=whole(0, 1 << 60))
-    unused_for_s: float = field(default=0.0, metadata=number(0, 3650 * _DAY_S))
-    prune_every_s: float = field(default=3600.0, metadata=number(10, 90 * _DAY_S))
-    verify_every_s: float = field(default=0.0, metadata=number(0, 365 * _DAY_S))
+    host: str = field(default="127.0.0.1", metadata=_key(read_text))
+    port: int = field(default=8080, metadata=_whole(0, 65535))
+    workers: int = field(default=1, metadata=_whole(1, 64))
+    certificate: Path | None = field(default=None, metadata=_key(read_path))
+    private_key: Path | None = field(default=None, metadata=_key(read_path))
+    patience_s: float = field(default=20.0, metadata=_number(0.1, 3600))
+    stream_from_bytes: int = field(default=4 * _MIB, metadata=_whole(0, 1 << 50))
+    recheck_misses_s: float = field(default=3600.0, metadata=_number(0, 90 * _DAY_S))
+    connections: int = field(default=2000, metadata=_whole(1, 100_000))
+    downloads: int = field(default=500, metadata=_whole(1, 100_000))
+    keep_alive_s: int = field(default=75, metadata=_whole(1, 3600))
+    stop_s: int = field(default=30, metadata=_whole(0, 3600))
+    access_log: str = field(default="", metadata=_key(read_text))
+    users: tuple[str, ...] = field(default=(), repr=False, metadata=_USERS)
+    tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
+    upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata=_key(_read_networks))
+    warm_from_page: bool = field(default=True, metadata=_key(_read_flag))
+    largest_input_bytes: int = field(default=256 * _MIB, metadata=_whole(0, 1 << 50))
+    largest_store_bytes: int = field(default=0, metadata=_whole(0, 1 << 60))
+    unused_for_s: float = field(default=0.0, metadata=_number(0, 3650 * _DAY_S))
+    prune_every_s: float = field(default=3600.0, metadata=_number(10, 90 * _DAY_S))
+    verify_every_s: float = field(default=0.0, metadata=_number(0, 365 * _DAY_S))
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEntry:
-    """``[[server]]``: what is known of one server; None where nothing is said.
+    """``[[server]]``: what is known of one server; None where nothing is said, and ``index2.txt`` tells *two_tier*.
 
-    Attributes:
-        url: What its URLs begin with.
-        name: What reports call it.
-        plain: Whether it has files under their own names.
-        compressed: Whether it has cabinets (``x.pd_``).
-        compressed_first: Whether cabinets are asked for before plain files.
-        pointers: Whether it may have ``file.ptr``.
-        two_tier: Whether its store has two tiers; None asks it for ``index2.txt``.
-        ranges: Whether it can send parts of a file.
-        holds: Kinds of files it has: ``pdb``, ``portable``, ``image``.
-        letter_case: How it spells names and ids: ``given`` or ``lower``.
-        forbidden_is_missing: Whether its 403 means that it has no such file.
-        checksum: Whether it wants the ``SymbolChecksum`` header.
-        username: For basic authentication; may be empty, as Azure DevOps wants it.
-        password: For basic authentication.
-        password_env: Environment variable that holds the password.
-        password_keyring: Service under which the system's keyring has the password.
-        token: Sent as a bearer token.
-        token_env: Environment variable that holds the token.
-        token_command: Command that prints the token, and perhaps until when it counts.
-        token_header: Header that the token is sent in, instead of as a bearer token.
-        auth: ``negotiate`` or ``ntlm``, for the signed-in user or *username*.
-        allow_http: Whether credentials may be sent over plain HTTP.
-        client_certificate: PEM file of the certificate to show to the server.
-        client_key: PEM file of its key; None if it stands in the same file.
+    *password_env* and *token_env* name environment variables that hold a secret, *password_keyring* a service of the
+    system's keyring, *token_command* a program that prints one. *token_header* takes the place of a bearer token.
+    *auth* is ``negotiate`` or ``ntlm``, for *username* or the signed-in user. Credentials go over plain HTTP where
+    *allow_http* says so. *client_key* is None if it stands in *client_certificate*.
     """
 
-    url: str = field(metadata=key(read_server_url))
-    name: str | None = field(default=None, metadata=key(read_text))
-    plain: bool | None = field(default=None, metadata=key(read_flag))
-    compressed: bool | None = field(default=None, metadata=key(read_flag))
-    compressed_first: bool | None = field(default=None, metadata=key(read_flag))
-    pointers: bool | None = field(default=None, metadata=key(read_flag))
-    two_tier: bool | None = field(default=None, metadata=key(read_flag))
-    ranges: bool | None = field(default=None, metadata=key(read_flag))
-    holds: tuple[str, ...] | None = field(default=None, metadata=key(read_holds))
-    letter_case: str | None = field(default=None, metadata=key(read_letter_case))
-    forbidden_is_missing: bool | None = field(default=None, metadata=key(read_flag))
-    checksum: bool | None = field(default=None, metadata=key(read_flag))
-    username: str | None = field(default=None, metadata=key(read_text))
-    password: str | None = field(default=None, repr=False, metadata=key(read_text))
-    password_env: str | None = field(default=None, metadata=key(read_text))
-    password_keyring: str | None = field(default=None, metadata=key(read_text))
-    token: str | None = field(default=None, repr=False, metadata=key(read_token))
-    token_env: str | None = field(default=None, metadata=key(read_text))
-    token_command: tuple[str, ...] = field(default=(), metadata=key(read_command))
-    token_header: str | None = field(default=None, metadata=key(read_header_name))
-    auth: str | None = field(default=None, metadata=key(read_auth))
-    allow_http: bool = field(default=False, metadata=key(read_flag))
-    client_certificate: Path | None = field(default=None, metadata=key(read_path))
-    client_key: Path | None = field(default=None, metadata=key(read_path))
+    url: str = field(metadata=_key(read_server_url))
+    name: str | None = field(default=None, metadata=_key(read_text))
+    plain: bool | None = field(default=None, metadata=_key(_read_flag))
+    compressed: bool | None = field(default=None, metadata=_key(_read_flag))
+    compressed_first: bool | None = field(default=None, metadata=_key(_read_flag))
+    pointers: bool | None = field(default=None, metadata=_key(_read_flag))
+    two_tier: bool | None = field(default=None, metadata=_key(_read_flag))
+    ranges: bool | None = field(default=None, metadata=_key(_read_flag))
+    holds: tuple[str, ...] | None = field(default=None, metadata=_key(_read_holds))
+    letter_case: str | None = field(default=None, metadata=_one_of("given", "lower"))
+    forbidden_is_missing: bool | None = field(default=None, metadata=_key(_read_flag))
+    checksum: bool | None = field(default=None, metadata=_key(_read_flag))
+    username: str | None = field(default=None, metadata=_key(read_text))
+    password: str | None = field(default=None, repr=False, metadata=_key(read_text))
+    password_env: str | None = field(default=None, metadata=_key(read_text))
+    password_keyring: str | None = field(default=None, metadata=_key(read_text))
+    token: str | None = field(default=None, repr=False, metadata=_key(_read_token))
+    token_env: str | None = field(default=None, metadata=_key(read_text))
+    token_command: tuple[str, ...] = field(default=(), metadata=_key(_read_command))
+    token_header: str | None = field(default=None, metadata=_key(_read_header_name))
+    auth: str | None = field(default=None, metadata=_one_of("negotiate", "ntlm"))
+    allow_http: bool = field(default=False, metadata=_key(_read_flag))
+    client_certificate: Path | None = field(default=None, metadata=_key(read_path))
+    client_key: Path | None = field(default=None, metadata=_key(read_path))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting, whatever it came from.
-
-    Attributes:
-        symbol_path: Where symbols are looked for.
-        source: The file that was read; None if there was none.
-        store: How stores are kept.
-        network: How servers are asked.
-        misses: How long a server's "no such file" is believed.
-        pointers: Which pointer files are followed.
-        unc: Where shares are mounted.
-        exclusions: What is never looked up.
-        serve: Where the shared cache listens.
-        server: What is known of single servers.
-    """
+    """Every setting, whatever it came from; *source* is the file that was read, None if there was none."""
 
     symbol_path: SymbolPath = field(
-        default=SymbolPath((ChainElement((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=key(read_symbol_path)
+        default=SymbolPath((ChainElement((DefaultPlace(), HttpPlace(MICROSOFT))),)), metadata=_key(read_symbol_path)
     )
     source: Path | None = None
-    store: StoreSettings = field(default_factory=StoreSettings, metadata=table(StoreSettings))
-    network: Network = field(default_factory=Network, metadata=table(Network))
-    misses: MissSettings = field(default_factory=MissSettings, metadata=table(MissSettings))
-    pointers: Pointers = field(default_factory=Pointers, metadata=table(Pointers))
-    unc: Unc = field(default_factory=Unc, metadata=table(Unc))
-    exclusions: Exclusions = field(default_factory=Exclusions, metadata=table(Exclusions))
-    serve: Serve = field(default_factory=Serve, metadata=table(Serve))
-    server: tuple[ServerEntry, ...] = field(default=(), metadata=tables(ServerEntry))
+    store: StoreSettings = field(default_factory=StoreSettings, metadata=_table(StoreSettings))
+    network: Network = field(default_factory=Network, metadata=_table(Network))
+    misses: MissSettings = field(default_factory=MissSettings, metadata=_table(MissSettings))
+    pointers: Pointers = field(default_factory=Pointers, metadata=_table(Pointers))
+    unc: Unc = field(default_factory=Unc, metadata=_table(Unc))
+    exclusions: Exclusions = field(default_factory=Exclusions, metadata=_table(Exclusions))
+    serve: Serve = field(default_factory=Serve, metadata=_table(Serve))
+    server: tuple[ServerEntry, ...] = field(default=(), metadata=_tables(ServerEntry))

@@ -11,34 +11,31 @@ Source: windows-driver-docs, symbol-path and advanced-symsrv-use; win32, using-s
 
 from typing import TYPE_CHECKING, Any
 
-from symcache.sympath.resolve import (
-    Environment,
-    ExpansionError,
-    ResolvedElement,
-    chains,
-    expand,
-    with_store,
-    with_upstreams,
-)
 from symcache.sympath.values import (
     MICROSOFT,
     CacheElement,
     ChainElement,
     DefaultPlace,
     Element,
+    Environment,
     FolderElement,
     HttpPlace,
     LocalPlace,
     Place,
+    ResolvedElement,
     ResolvedPlace,
     SymbolPath,
     UncPlace,
+    chains,
+    redact_folder,
     redact_text,
     redact_url,
+    with_store,
+    with_upstreams,
 )
 
 if TYPE_CHECKING:
-    from symcache.sympath.parse import parse_symbol_path
+    from symcache.sympath.parse import PlaceError, expand, parse_symbol_path
 
 __all__ = [
     "MICROSOFT",
@@ -47,11 +44,11 @@ __all__ = [
     "DefaultPlace",
     "Element",
     "Environment",
-    "ExpansionError",
     "FolderElement",
     "HttpPlace",
     "LocalPlace",
     "Place",
+    "PlaceError",
     "ResolvedElement",
     "ResolvedPlace",
     "SymbolPath",
@@ -59,6 +56,7 @@ __all__ = [
     "chains",
     "expand",
     "parse_symbol_path",
+    "redact_folder",
     "redact_text",
     "redact_url",
     "with_store",
@@ -68,8 +66,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Most runs have no text to parse, and its patterns take long to compile.
-    if name == "parse_symbol_path":
-        from symcache.sympath.parse import parse_symbol_path  # noqa: PLC0415
+    if name in {"PlaceError", "expand", "parse_symbol_path"}:
+        from symcache.sympath import parse  # noqa: PLC0415
 
-        return parse_symbol_path
+        return getattr(parse, name)
     raise AttributeError(f"module 'symcache.sympath' has no attribute {name!r}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from symcache.errors import SymbolPathError
-from symcache.sympath.resolve import ExpansionError, expand
 from symcache.sympath.values import (
     MICROSOFT,
     CacheElement,
@@ -27,7 +26,7 @@ from symcache.sympath.values import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.sympath.resolve import Environment
+    from symcache.sympath.values import Environment
 
 _MOST_STORES = 10
 _MOST_ELEMENTS = 500
@@ -54,6 +53,15 @@ _NEARLY_A_URL = re.compile(r"(https?)(?::|[;.]?[\\/]{2})", re.IGNORECASE)
 _USER = re.compile(r"(?![A-Za-z]:[\\/])[^:\\/@]*:[^\\]*@")
 _MICROSOFT_HOST = urlsplit(MICROSOFT).netloc
 
+_HOME = re.compile(r"~(?=[\\/]|$)")
+_OTHER_HOME = re.compile(r"~\w")
+_URL = re.compile(r"https?:", re.IGNORECASE)
+_OF_WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
+_PERCENT = r"%(?P<percent>[A-Za-z_][\w()]*)%"
+_ANY = re.compile(rf"{_PERCENT}|\$(?:env:)?(?P<bare>[A-Za-z_]\w*)|\$\{{(?:env:)?(?P<braced>[^{{}}]*)\}}", re.IGNORECASE)
+_PERCENT_ALONE = re.compile(_PERCENT)
+_SEPARATES = re.compile(r'[*;"\r\n]')
+
 
 def parse_symbol_path(text: str, environment: Environment | None = None) -> SymbolPath:
     r"""Return the elements of *text*.
@@ -68,15 +76,54 @@ def parse_symbol_path(text: str, environment: Environment | None = None) -> Symb
     """
     try:
         return _Parser(environment).parse(text)
-    except _PathError as error:
-        raise SymbolPathError(error.problem, text=redact_text(text), position=error.position) from None
+    except PlaceError as error:
+        raise SymbolPathError(error.problem, text=redact_text(text), position=error.at) from None
 
 
-class _PathError(Exception):
-    def __init__(self, problem: str, position: int) -> None:
-        super().__init__(problem, position)
+class PlaceError(Exception):
+    """What is wrong with a part of a symbol path, at character *at* of the text that was given."""
+
+    def __init__(self, problem: str, at: int) -> None:
+        super().__init__(problem, at)
         self.problem = problem
-        self.position = position
+        self.at = at
+
+
+def expand(text: str, environment: Environment) -> str:
+    r"""Return the folder or share *text* with ``~`` and variables expanded; a URL as it is.
+
+    In a path that begins with a drive or with ``\\``, ``$`` is an ordinary character: ``\\host\c$`` is a share. After
+    an expanded path with slashes, back slashes become slashes, too.
+
+    Raises:
+        PlaceError: A variable that is not set or empty, or holds what separates places; no home folder.
+    """
+    if _URL.match(text):
+        return text  # %C3%A9 and $ are ordinary characters in it
+    if _OTHER_HOME.match(text):
+        raise PlaceError(r"~ is your own home folder alone; a folder of that name is written .\~…", 0)
+    pattern = _PERCENT_ALONE if _OF_WINDOWS.match(text) else _ANY
+    head, tail = "", text
+    if _HOME.match(text):
+        if not environment.home:
+            raise PlaceError("there is no home folder for ~; write the folder out", 0)
+        head, tail = environment.home, text[1:]
+    elif first := pattern.match(text):
+        head, tail = _value(first, 0, environment), text[first.end() :]
+    begin = len(text) - len(tail)
+    tail = pattern.sub(lambda match: _value(match, begin, environment), tail)
+    return head + (tail.replace("\\", "/") if "/" in head and "\\" not in head else tail)
+
+
+def _value(match: re.Match[str], begin: int, environment: Environment) -> str:
+    at = begin + match.start()
+    name = next(group for group in match.groups() if group is not None)
+    value = environment.variables.get(name, "").strip()
+    if not value:
+        raise PlaceError(f"{match[0]}: the variable is not set; set it, or write out what it should be", at)
+    if _SEPARATES.search(value):
+        raise PlaceError(f"{match[0]}: the variable holds more than one place; write them out", at)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +153,7 @@ class _Parser:
         if _COMMAND.match(text):
             found = _PATH_IN_COMMAND.search(text)
             path = f": {redact_text(found[0].strip())}" if found else ", which begins after it"
-            raise _PathError(f"this is a command; give the path alone{path}", 0)
+            raise PlaceError(f"this is a command; give the path alone{path}", 0)
         whole = _without_quotes(_stripped(text, 0))
         if unfit := _UNFIT.search(whole.text):
             problem = f"the invisible character U+{ord(unfit[0]):04X} has no place in it"
@@ -114,25 +161,25 @@ class _Parser:
                 problem = "leave out quotation marks"
             elif ord(unfit[0]) < 0xA0:
                 problem = "control characters have no place in it"
-            raise _PathError(problem, whole.at + unfit.start())
+            raise PlaceError(problem, whole.at + unfit.start())
         elements: list[Element] = []
         dll: str | None = None
         for piece, is_wrapped in _elements(whole):
             if not piece.text:
                 continue
             if len(elements) == _MOST_ELEMENTS:
-                raise _PathError(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
+                raise PlaceError(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
             element = self._parse_element(piece)
             if elements and is_wrapped and isinstance(element, FolderElement) and _is_relative(piece.text):
-                raise _PathError(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
+                raise PlaceError(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
             if isinstance(element, ChainElement):
                 named = (element.dll or _STANDARD_DLL).lower()
                 if dll not in {None, named}:
-                    raise _PathError(f"one path uses one symbol server DLL, and {dll} came first", piece.at)
+                    raise PlaceError(f"one path uses one symbol server DLL, and {dll} came first", piece.at)
                 dll = named
             elements.append(element)
         if not elements:
-            raise _PathError(f"it is empty; write for example srv*C:\\sym*{MICROSOFT}", 0)
+            raise PlaceError(f"it is empty; write for example srv*C:\\sym*{MICROSOFT}", 0)
         return SymbolPath(tuple(elements))
 
     def _parse_element(self, piece: _Piece) -> Element:
@@ -140,12 +187,12 @@ class _Parser:
         keyword = head.text.lower()
         if not rest:
             if keyword in _KEYWORDS:
-                raise _PathError(
+                raise PlaceError(
                     f"{head.text} is followed by '*'; a folder of that name is written .\\{head.text}", head.at
                 )
             place = self._parse_place(head)
             if isinstance(place, HttpPlace):
-                raise _PathError("a server is only asked by a chain; write srv* in front of the URL", head.at)
+                raise PlaceError("a server is only asked by a chain; write srv* in front of the URL", head.at)
             assert not isinstance(place, DefaultPlace)
             return FolderElement(place)
         match keyword:
@@ -155,34 +202,34 @@ class _Parser:
                 return ChainElement(self._parse_stores(rest))
             case "symsrv":
                 return self._parse_symsrv(rest)
-        raise _PathError("only srv, symsrv or cache can come before the first '*'", head.at)
+        raise PlaceError("only srv, symsrv or cache can come before the first '*'", head.at)
 
     def _parse_cache(self, rest: list[_Piece]) -> CacheElement:
         if len(rest) > 1:
-            raise _PathError("cache* takes one folder", rest[1].at)
+            raise PlaceError("cache* takes one folder", rest[1].at)
         place = self._parse_place(rest[0])
         if isinstance(place, HttpPlace):
-            raise _PathError("cache* takes a folder, a server cannot be written", rest[0].at)
+            raise PlaceError("cache* takes a folder, a server cannot be written", rest[0].at)
         return CacheElement(place)
 
     def _parse_symsrv(self, rest: list[_Piece]) -> ChainElement:
         dll, *stores = rest
         if not dll.text or set(dll.text) & set(":/\\"):
-            raise _PathError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
+            raise PlaceError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
         if not stores:
-            raise _PathError("the DLL's name is followed by '*' and a store", dll.at)
+            raise PlaceError("the DLL's name is followed by '*' and a store", dll.at)
         return ChainElement(self._parse_stores(stores), dll.text)
 
     def _parse_stores(self, pieces: list[_Piece]) -> tuple[Place, ...]:
         if len(pieces) > _MOST_STORES:
-            raise _PathError(f"a chain has at most {_MOST_STORES} stores", pieces[_MOST_STORES].at)
+            raise PlaceError(f"a chain has at most {_MOST_STORES} stores", pieces[_MOST_STORES].at)
         stores: list[Place] = []
         for number, piece in enumerate(pieces, start=1):
             place = self._parse_place(piece, is_first=number == 1)
             # A URL with '*' after it is common and harmless: the empty token can only mean the store in front.
             harmless = isinstance(place, DefaultPlace) and number == len(pieces)
             if stores and isinstance(stores[-1], HttpPlace) and not (harmless or isinstance(place, HttpPlace)):
-                raise _PathError("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
+                raise PlaceError("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
             stores.append(place)
         return tuple(stores)
 
@@ -191,12 +238,12 @@ class _Parser:
             return _parse_place(piece, is_first=is_first)
         try:
             text = expand(piece.text, self.environment)
-        except ExpansionError as error:
-            raise _PathError(error.problem, piece.at + error.at) from None
+        except PlaceError as error:
+            raise PlaceError(error.problem, piece.at + error.at) from None
         try:
             return _parse_place(_Piece(text, piece.at), is_first=is_first)
-        except _PathError as error:
-            raise _PathError(error.problem, error.position if text == piece.text else piece.at) from None
+        except PlaceError as error:
+            raise PlaceError(error.problem, error.at if text == piece.text else piece.at) from None
 
 
 def _elements(whole: _Piece) -> Iterator[tuple[_Piece, bool]]:
@@ -226,19 +273,19 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
     if scheme is not None and scheme[2] is not None and scheme[1].lower() in {"http", "https"}:
         return _parse_url(piece)
     if nearly := _NEARLY_A_URL.match(text):
-        raise _PathError(f"a URL begins with {nearly[1].lower()}://", piece.at + len(nearly[0].rstrip("\\/;.")))
+        raise PlaceError(f"a URL begins with {nearly[1].lower()}://", piece.at + len(nearly[0].rstrip("\\/;.")))
     if text.startswith("//"):
-        raise _PathError("a server is written https://host/path, a share \\\\host\\share", piece.at)
+        raise PlaceError("a server is written https://host/path, a share \\\\host\\share", piece.at)
     if _USER.match(text) and (scheme is None or scheme[2] is None):
-        raise _PathError("a server with a user is written https://user:password@host/path", piece.at)
+        raise PlaceError("a server with a user is written https://user:password@host/path", piece.at)
     if _is_server(text, is_first=is_first):
         shown = redact_text(text)
         url = "https://" + shown.replace("\\", "/")
-        raise _PathError(f"this is no URL; a server is written {url}, a folder ./{shown}", piece.at)
+        raise PlaceError(f"this is no URL; a server is written {url}, a folder ./{shown}", piece.at)
     if scheme is not None:
-        raise _PathError(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
+        raise PlaceError(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
     if text[1:2] == ":" and text[0].isalpha() and text[2:3] not in {"\\", "/"}:
-        raise _PathError(f"a drive is followed by a back slash: {text[:2]}\\{text[2:]}", piece.at + 2)
+        raise PlaceError(f"a drive is followed by a back slash: {text[:2]}\\{text[2:]}", piece.at + 2)
     return LocalPlace(text)
 
 
@@ -263,19 +310,19 @@ def _parse_unc(piece: _Piece) -> LocalPlace | UncPlace:
         rest = rest[6:]
     host, _, path = rest.partition("\\")
     if not host or not path.partition("\\")[0]:
-        raise _PathError("a share is written \\\\host\\share, a server https://host/path", piece.at)
+        raise PlaceError("a share is written \\\\host\\share, a server https://host/path", piece.at)
     if host.lower() == _MICROSOFT_HOST:
-        raise _PathError(f"this is no share; the server is written {MICROSOFT}", piece.at)
+        raise PlaceError(f"this is no share; the server is written {MICROSOFT}", piece.at)
     return UncPlace(piece.text)
 
 
 def _parse_url(piece: _Piece) -> HttpPlace:
     if blank := re.search(r"[\s\\]", piece.text):
-        raise _PathError(f"a URL has no {blank[0]!r}", piece.at + blank.start())
+        raise PlaceError(f"a URL has no {blank[0]!r}", piece.at + blank.start())
     try:
         parts = urlsplit(piece.text)
         if not parts.hostname or parts.port == 0:
-            raise _PathError("a host is missing, or its port is not one", piece.at)
+            raise PlaceError("a host is missing, or its port is not one", piece.at)
     except ValueError:
-        raise _PathError("this URL is not well formed", piece.at) from None
+        raise PlaceError("this URL is not well formed", piece.at) from None
     return HttpPlace(piece.text)

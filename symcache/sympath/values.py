@@ -1,20 +1,25 @@
-"""The parts of a symbol path as values whose ``str()`` is their text, and removing credentials from such texts."""
+"""The parts of a symbol path as values whose ``str()`` is their text, what they mean, and blotting out credentials."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 MICROSOFT = "https://msdl.microsoft.com/download/symbols"
 
 _NOT_A_URL = "an address that is not well formed"
-_QUERY = re.compile(r"(?<!\\)\?[^*;\r\n]*")
-# A user name can begin after the slashes of a URL, complete or not.
-_AUTHORITY = re.compile(r"https?:[\\/]*|//[\\/]*", re.IGNORECASE)
-# A user name without a scheme: a colon that belongs neither to a drive nor to a scheme.
-_BARE_USER = re.compile(r"(?!\s*[A-Za-z]:(?:[\\/]|$))(?!\s*https?:)[^:]*:(?!//)", re.IGNORECASE)
+# Compiled where they are used, which most runs do not. A user name can begin after the slashes of a URL, complete or
+# not; without a scheme, before a colon that belongs neither to a drive nor to a scheme.
+_QUERY = r"(?<!\\)\?[^*;\r\n]*"
+_AUTHORITY = r"(?i)https?:[\\/]*|//[\\/]*"
+_BARE_USER = r"(?i)(?!\s*[A-Z]:(?:[\\/]|$))(?!\s*https?:)[^:]*:(?!//)"
+_USER_IN_FOLDER = r":(?![\\/])|(?<=[^\\/][^\\/]):"
 
 
 def redact_url(url: str) -> str:
@@ -37,46 +42,60 @@ def redact_url(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return *text* with an x for each character that may belong to a user, password or query.
+    """Return *text* with an x for each character that may belong to a user, password or query; takes linear time.
 
     That is everything before an ``@``, back to where a user name can begin at the earliest, as a password may hold any
     character. The text need not be a URL, or a symbol path.
     """
-    lines = "".join(map(_mask_credentials, text.splitlines(keepends=True)))
-    return _QUERY.sub(lambda match: "x" * len(match[0]), lines)
+    if "@" in text:
+        text = "".join(map(_mask_credentials, text.splitlines(keepends=True)))
+    return re.sub(_QUERY, lambda match: "x" * len(match[0]), text) if "?" in text else text
 
 
 def _mask_credentials(line: str) -> str:
     end = line.rfind("@")
-    slashes = _AUTHORITY.search(line, 0, max(end, 0))
+    slashes = re.compile(_AUTHORITY).search(line, 0, max(end, 0))
     begin = end if slashes is None else slashes.end()
     at = 0
     for piece in re.split(r"[*;]", line[: max(begin, 0)]):
-        if _BARE_USER.match(piece):
+        if re.match(_BARE_USER, piece):
             begin = at
             break
         at += len(piece) + 1
-    return line if begin >= end else line[:begin] + "x" * (end + 1 - begin) + line[end + 1 :]
+    return _mask(line, begin, end) if begin < end else line
+
+
+def redact_folder(path: str) -> str:
+    """Return the name of a folder, x for each character of a ``user:password@`` in it; a drive is none."""
+    end = path.rfind("@")
+    colon = re.compile(_USER_IN_FOLDER).search(path, 0, end) if end > 0 else None
+    if colon is None:
+        return path
+    return _mask(path, max(path.rfind("/", 0, colon.start()), path.rfind("\\", 0, colon.start())) + 1, end)
+
+
+def _mask(text: str, begin: int, end: int) -> str:
+    return text[:begin] + "x" * (end + 1 - begin) + text[end + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
-class LocalPlace:
+class _Folder:
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class LocalPlace(_Folder):
     r"""A folder on this machine, as written; on another system than Windows ``C:\sym`` stays ``C:\sym``."""
 
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class UncPlace:
+class UncPlace(_Folder):
     r"""A folder of a file server, ``\\host\share`` with or without folders below it."""
 
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,18 +134,12 @@ class FolderElement:
 
     place: LocalPlace | UncPlace
 
-    def __str__(self) -> str:
-        return str(self.place)
-
 
 @dataclass(frozen=True, slots=True)
 class CacheElement:
     """``cache*``: a store that gets a copy of every file that an element to its right delivers."""
 
     place: LocalPlace | UncPlace | DefaultPlace
-
-    def __str__(self) -> str:
-        return f"cache*{self.place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +152,6 @@ class ChainElement:
     stores: tuple[Place, ...]
     dll: str | None = None
 
-    def __str__(self) -> str:
-        head = "srv" if self.dll is None else f"symsrv*{self.dll}"
-        return "*".join([head, *map(str, self.stores)])
-
 
 Element: TypeAlias = FolderElement | CacheElement | ChainElement
 
@@ -154,7 +163,7 @@ class SymbolPath:
     elements: tuple[Element, ...]
 
     def __str__(self) -> str:
-        return ";".join(map(str, self.elements))
+        return ";".join(_write(element, str) for element in self.elements)
 
     @property
     def has_server(self) -> bool:
@@ -165,12 +174,116 @@ class SymbolPath:
         )
 
     def redacted(self) -> str:
-        """Return the text for reports and logs: no URL in it shows a user, password, query or fragment."""
-        return ";".join(map(str, map(_redact_element, self.elements)))
+        """Return the text for reports and logs: it shows no user and password, and no query or fragment of a URL."""
+        return ";".join(_write(element, _show) for element in self.elements)
 
 
-def _redact_element(element: Element) -> Element:
-    if not isinstance(element, ChainElement):
-        return element
-    stores = (HttpPlace(store.redacted) if isinstance(store, HttpPlace) else store for store in element.stores)
-    return replace(element, stores=tuple(stores))
+def _write(element: Element, show: Callable[[Place], str]) -> str:
+    match element:
+        case FolderElement(place):
+            return show(place)
+        case CacheElement(place):
+            return f"cache*{show(place)}"
+        case ChainElement(stores, dll):
+            return "*".join(["srv" if dll is None else f"symsrv*{dll}", *map(show, stores)])
+
+
+def _show(place: Place) -> str:
+    return place.redacted if isinstance(place, HttpPlace) else redact_folder(str(place))
+
+
+class Environment(NamedTuple):
+    """The environment variables and home folder, if there is one, for which a symbol path is expanded."""
+
+    variables: Mapping[str, str]
+    home: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedElement:
+    """One element of a path: stores, bottom-most first, HTTP servers last, or stores and a plain folder.
+
+    A file of one store is copied into all before it and opened from the first. *folder* is searched by file name if
+    none of *stores* has the file.
+    """
+
+    stores: tuple[ResolvedPlace, ...]
+    folder: LocalPlace | UncPlace | None = None
+
+
+def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElement, ...]:
+    r"""Return the elements of *symbol_path* in the order in which they are tried, with every rule of symsrv applied.
+
+    - ``cache*`` is an element itself, and comes before the stores of every element to its right.
+    - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
+    - A chain that would begin with a URL gets *default_store* in front, as nothing can be opened from HTTP.
+    - ``srv*\\host\share`` alone stays alone: its files are opened there.
+    """
+    default = LocalPlace(str(default_store))
+    caches: tuple[ResolvedPlace, ...] = ()
+    resolved = []
+    for element in symbol_path.elements:
+        match element:
+            case CacheElement(place):
+                caches = _unique((*caches, default if isinstance(place, DefaultPlace) else place))
+                resolved.append(ResolvedElement(caches))
+            case FolderElement(place):
+                resolved.append(ResolvedElement(caches, place))
+            case ChainElement(stores):
+                resolved.append(ResolvedElement(_walk_order(caches, stores, default)))
+    return tuple(resolved)
+
+
+def _walk_order(
+    caches: tuple[ResolvedPlace, ...], stores: tuple[Place, ...], default: LocalPlace
+) -> tuple[ResolvedPlace, ...]:
+    if stores == (DefaultPlace(),):
+        return _unique((*caches, default, HttpPlace(MICROSOFT)))
+    folders = [store for store in stores if not isinstance(store, HttpPlace)]
+    urls = [store for store in stores if isinstance(store, HttpPlace)]
+    walked = (*caches, *(default if isinstance(store, DefaultPlace) else store for store in folders), *urls)
+    return _unique(walked if not isinstance(walked[0], HttpPlace) else (default, *walked))
+
+
+def _unique(places: tuple[ResolvedPlace, ...]) -> tuple[ResolvedPlace, ...]:
+    return tuple(dict.fromkeys(places))
+
+
+def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
+    """Return *symbol_path* with *folder* as the bottom-most store of everything it delivers.
+
+    It replaces the bottom-most local store of each chain, and is put in front of a chain that has none. The first
+    ``cache*`` becomes ``cache*folder``, which is also put in front of plain folders.
+    """
+    place = LocalPlace(str(folder))
+    elements: list[Element] = []
+    is_cached = False
+    for at, element in enumerate(symbol_path.elements):
+        match element:
+            case CacheElement():
+                return SymbolPath((*elements, CacheElement(place), *symbol_path.elements[at + 1 :]))
+            case FolderElement():
+                elements.extend([element] if is_cached else [CacheElement(place), element])
+                is_cached = True
+            case ChainElement((DefaultPlace(),)):
+                elements.append(replace(element, stores=(place, HttpPlace(MICROSOFT))))
+            case ChainElement((LocalPlace() | DefaultPlace(), *rest)):
+                elements.append(replace(element, stores=(place, *rest)))
+            case ChainElement((HttpPlace(), *_) as stores):
+                urls = (store for store in stores if isinstance(store, HttpPlace))
+                elements.append(replace(element, stores=(place, *urls)))
+            case ChainElement(stores):
+                elements.append(replace(element, stores=(place, *stores)))
+    return SymbolPath(tuple(elements))
+
+
+def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: Path) -> SymbolPath:
+    """Return *symbol_path* with a chain in front that asks *urls*, in that order, and fills the bottom-most store.
+
+    That is the first store of *symbol_path*; *default_store* if it has none.
+    """
+    if not urls:
+        return symbol_path
+    first = next((element.stores[0] for element in chains(symbol_path, default_store) if element.stores), None)
+    store = LocalPlace(str(default_store)) if first is None or isinstance(first, HttpPlace) else first
+    return SymbolPath((ChainElement((store, *map(HttpPlace, urls))), *symbol_path.elements))

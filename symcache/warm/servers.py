@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.http.probe import Probe
 
-__all__ = ["ListedServer", "choose_servers", "list_servers", "probe_listed"]
+__all__ = ["ListedServer", "choose_servers", "list_servers", "probe_listed", "stored_files"]
 
 
 _MOST_STORED = 5
@@ -151,12 +151,12 @@ async def probe_listed(
     """
     # What the store holds is not told to other servers than those that are asked for it anyway.
     is_ours = known is None and all(server.is_in_path for server in listed)
-    keys = list(_stored_files(config)) if is_ours else [known] if known is not None else []
+    keys = list(stored_files(config)) if is_ours else [known] if known is not None else []
     probes = await probe_servers([server.url for server in listed], config, known=keys, timeout_s=timeout_s)
     return [replace(server, probe=probe) for server, probe in zip(listed, probes, strict=True)]
 
 
-def _stored_files(config: Config) -> Iterator[Key]:
+def stored_files(config: Config) -> Iterator[Key]:
     """Yield the keys of a few files of the first store of the symbol path."""
     for element in chains(config.symbol_path, config.store.folder):
         for place in element.stores[:1]:

@@ -272,6 +272,24 @@ class Credentials:
         # It would be sent to every server there is.
         self._hosts.pop("default", None)
 
+    def describe(self, url: httpx.URL) -> str:
+        """Return in words what *url*'s server is told of who one is, without secrets."""
+        if url.userinfo:
+            return "user and password of the URL"
+        entry = entry_for(str(url), self._entries)
+        if entry is None or not _has_credentials(entry):
+            text = "user and password of the netrc file" if url.host in self._hosts else "nothing is sent"
+        elif entry.token_command or entry.token is not None:
+            text = "a token" + (f" of the command {entry.token_command[0]}" if entry.token_command else "")
+            text += f", as {entry.token_header}" if entry.token_header else ""
+        elif entry.auth is not None:
+            text = f"{entry.auth} as {entry.username or 'the signed-in user'}"
+        else:
+            text = f"password of {entry.username!r}" + (" from the keyring" if entry.password_keyring else "")
+        if entry is not None and entry.client_certificate is not None:
+            text += f", and the certificate {entry.client_certificate.name}"
+        return text
+
     async def sign_in(self, url: httpx.URL) -> SignIn:
         """Return what a request for *url* says; what stands in the URL comes first.
 

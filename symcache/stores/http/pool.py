@@ -82,6 +82,13 @@ class TransportPool:
             self._connector = Connector(self.proxies, self._trust)
 
     @property
+    def connector(self) -> Connector:
+        """What opens connections."""
+        self.open()
+        assert self._connector is not None
+        return self._connector
+
+    @property
     def max_connections(self) -> int:
         """How many requests may run at most, whatever the limit is now."""
         return self._limit.most
@@ -144,12 +151,11 @@ class TransportPool:
     def _make(self) -> httpx.AsyncBaseTransport:
         if self._network is not None:
             return self._network
-        self.open()
-        assert self._connector is not None
+        connector = self.connector
         if self._settings.transport == "httpx":
             transport: httpx.AsyncBaseTransport = _HttpxTransport(self.proxies, self._trust)
         else:
-            transport = Http1Transport(self._connector, most_idle=_ORIGINS)
+            transport = Http1Transport(connector, most_idle=_ORIGINS)
         self._all.add(transport)
         return transport
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.http.servers import Hints
 
-__all__ = ["Behaviour", "Probe", "probe_servers"]
+__all__ = ["Behaviour", "Probe", "probe_server", "probe_servers"]
 
 
 _NAME = "symcache-probe"
@@ -112,7 +112,7 @@ async def probe_servers(
     probes: dict[str, Probe] = {}
 
     async def probe(url: str) -> None:
-        probes[url] = await _probe(client, url, hints_for(url, config.server), known, timeout_s, clock_s)
+        probes[url] = await probe_server(client, url, hints_for(url, config.server), known, timeout_s, clock_s)
 
     try:
         async with anyio.create_task_group() as group:
@@ -123,9 +123,15 @@ async def probe_servers(
     return [probes[url] for url in dict.fromkeys(urls)]
 
 
-async def _probe(
-    client: Client, url: str, hints: Hints, known: Sequence[Key], timeout_s: float, clock_s: Callable[[], float]
+async def probe_server(
+    client: Client,
+    url: str,
+    hints: Hints,
+    known: Sequence[Key],
+    timeout_s: float,
+    clock_s: Callable[[], float] = time.perf_counter,
 ) -> Probe:
+    """Return what asking one server brought; as `probe_servers` does for all."""
     shown = redact(url)
     try:
         with anyio.fail_after(timeout_s):

@@ -92,7 +92,7 @@ def test_a_command_documents_no_option_that_it_lacks(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if " " not in name])
 def test_the_list_of_commands_says_what_each_is_for(name: str) -> None:
-    assert _COMMANDS[name].endswith(".")
+    assert _COMMANDS[name][1].endswith(".")
 
 
 def test_every_file_of_a_command_is_listed() -> None:

@@ -128,7 +128,7 @@ def test_powershell_ends_the_text_where_it_ends(folder: str) -> None:
 def _quote_runs(text: str) -> list[str]:
     runs, current = [], ""
     for char in text:
-        if _POWERSHELL_QUOTES.match(char):
+        if char in _POWERSHELL_QUOTES[1:-1]:
             current += char
         elif current:
             runs.append(current)

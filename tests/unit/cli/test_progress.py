@@ -102,7 +102,7 @@ from symcache.cli.options import settings_options
 from symcache.cli.progress import show_progress
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferStarted
 @click.command()
-@settings_options
+@settings_options()
 def session(settings):
     with show_progress(quiet=settings.quiet) as observe:
         observe(Planned(4))

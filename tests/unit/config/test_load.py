@@ -7,9 +7,10 @@ import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.growth import growth
 
 from symcache.config import Breaker, Config, load_config
-from symcache.config.lines import find_excess, find_line
+from symcache.config.load import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
 from symcache.sympath import MICROSOFT, ChainElement, HttpPlace, LocalPlace, SymbolPath
 
@@ -318,6 +319,13 @@ def test_a_variable_that_is_not_set_is_named_with_where_it_stands(tmp_path: Path
         load_config(None, {}, store=Path("$NONE/x"))
 
 
+@pytest.mark.parametrize("text", ["https://u:hush@h/s", "u:hush@h/s", "http:/h/s?hush", "s/u:hush@h"])
+def test_a_server_is_no_store_and_shows_no_secret(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^store .*: a store is a folder") as caught:
+        load_config(None, {}, store=Path(text))
+    assert "hush" not in str(caught.value)
+
+
 def test_a_store_given_by_hand_may_lie_in_the_home_folder() -> None:
     assert load_config(None, {}, store=Path("~/sym")).store.folder == Path("~/sym").expanduser()
 
@@ -388,3 +396,8 @@ def test_every_key_of_a_config_file_has_a_line(text: str) -> None:
         return
     for name in parsed:
         assert find_line(text, name) is not None
+
+
+@pytest.mark.parametrize("unit", ['\\"""\n', '"""\n\\"', "'''\n", '"\n', "[", "9_", '"a".', "#", "="])
+def test_a_config_file_is_looked_through_in_linear_time(unit: str) -> None:
+    assert growth(lambda length: find_excess((unit * length)[:length])) < 1.6

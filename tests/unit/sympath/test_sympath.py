@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.growth import growth
 
 from symcache.errors import SymbolPathError
 from symcache.sympath import (
     MICROSOFT,
     DefaultPlace,
+    Environment,
     HttpPlace,
     LocalPlace,
     Place,
@@ -18,6 +22,7 @@ from symcache.sympath import (
     UncPlace,
     chains,
     parse_symbol_path,
+    redact_folder,
     redact_text,
     redact_url,
     with_store,
@@ -25,6 +30,9 @@ from symcache.sympath import (
 from symcache.sympath import CacheElement as Cache
 from symcache.sympath import ChainElement as Chain
 from symcache.sympath import FolderElement as Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT = DefaultPlace()
 STORE = Path("/default/sym")
@@ -364,3 +372,65 @@ def test_a_path_tells_whether_it_asks_a_server(text: str, has_server: bool) -> N
     assert parse_symbol_path(text).has_server is has_server
     resolved = chains(parse_symbol_path(text), STORE)
     assert any(isinstance(store, HttpPlace) for element in resolved for store in element.stores) is has_server
+
+
+_HOSTILE = [
+    "/",
+    "//",
+    "\\",
+    "http",
+    "https:",
+    "a:",
+    ":/",
+    "*",
+    ";",
+    "@",
+    ":@",
+    "a:b@",
+    "?",
+    "a*:",
+    "\r",
+    "cache*a;",
+    "%A",
+    "${",
+]
+
+
+@pytest.mark.parametrize("unit", _HOSTILE)
+@pytest.mark.parametrize("end", ["", "@", '"'])
+@pytest.mark.parametrize("redact", [redact_text, redact_folder])
+def test_blotting_out_takes_linear_time(redact: Callable[[str], str], unit: str, end: str) -> None:
+    assert growth(lambda length: redact((unit * length)[:length] + end)) < 1.6
+
+
+@pytest.mark.parametrize(
+    "unit", [*_HOSTILE, "a.", "a-", "srv*", "cache*", "a;", "\\\\a\\", "~", "$A", "'", "set _NT_A="]
+)
+@pytest.mark.parametrize("begin", ["", "srv*", "https://", "\\\\"])
+def test_a_path_is_refused_or_parsed_in_linear_time(begin: str, unit: str) -> None:
+    def parse(length: int) -> None:
+        with suppress(SymbolPathError):
+            parse_symbol_path(begin + (unit * length)[:length], Environment({"A": "x" * 50}, "/home/me"))
+
+    assert growth(parse) < 1.6
+
+
+def test_as_many_caches_as_a_path_may_have_are_resolved_and_written_at_once() -> None:
+    path = parse_symbol_path(";".join(f"cache*/{number}" for number in range(500)))
+    assert len(chains(path, STORE)[-1].stores) == 500
+    with pytest.raises(SymbolPathError, match="at most 500 elements"):
+        parse_symbol_path(";".join(f"cache*/{number}" for number in range(4000)))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("srv*./u:hush@host/s", "srv*./xxxxxxxhost/s"),
+        ("srv*~/u:hu/sh@host", "srv*~/xxxxxxxxhost"),
+        (r"\\u:hush@host\s", r"\\xxxxxxxhost\s"),
+        (r"cache*C:\me:hush@h", r"cache*C:\xxxxxxxxh"),
+        (r"C:/mail@home/s;\\?\D:\a@b", r"C:/mail@home/s;\\?\D:\a@b"),
+    ],
+)
+def test_a_folder_that_looks_like_a_server_with_a_user_is_shown_without(text: str, shown: str) -> None:
+    assert parse_symbol_path(text).redacted() == shown

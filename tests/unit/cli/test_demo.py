@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from symcache.cli.rehearsal import Rehearsal, find_deviations, rehearse
+from symcache.cli.demo import Rehearsal, find_deviations, rehearse
 from symcache.events import ignore
 from symcache.synth.session import SESSION, make_published, write_inputs
 from symcache.synth.upstream import LoopbackUpstream

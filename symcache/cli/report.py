@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from symcache.cli.output import count_text, plain, size_text, write_line, write_table
+from symcache.cli.output import count_text, size_text, unreadable_text, write_line, write_table
 from symcache.inputs.records import ImageUse
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present
 from symcache.warm.report import State
@@ -13,10 +13,7 @@ from symcache.warm.report import State
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.stores.results import Attempt
     from symcache.warm.report import Report, Symbol
-
-__all__ = ["evidence", "write_report"]
 
 _ADVICE = {
     Cause.UNAVAILABLE: "try again later; symcache goes on where it was",
@@ -49,11 +46,6 @@ _NEEDED_FOR = {
     ImageUse.CODE: "for disassembly and stack unwinding",
     ImageUse.BY_HAND: "whose headers were paged out",
 }
-_LOST_WITHOUT = {
-    ImageUse.SYMBOLS: "no symbols without it",
-    ImageUse.CODE: "no code without it",
-    ImageUse.BY_HAND: "no symbols without it",
-}
 
 
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
@@ -83,14 +75,13 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         if found:
             write_line()
     for item in report.unreadable:
-        where = "" if item.offset is None else f" (at {item.offset:#x})"
-        write_line(plain(f"unreadable: {item.path}: {item.problem}{where}"))
+        write_line(f"unreadable: {unreadable_text(item)}")
     if not quiet:
         for line in _image_lines(report):
-            write_line(plain(line))
+            write_line(line)
         write_line(_summary(report))
         if report.store is not None:
-            write_line(plain(f"store: {report.store}"))
+            write_line(f"store: {report.store}")
 
 
 def _matters(symbol: Symbol) -> bool:
@@ -102,15 +93,13 @@ def _hint_of(symbol: Symbol) -> Hint | None:
 
 
 def _row(symbol: Symbol) -> list[str]:
-    return ["", _named(symbol), symbol.module if symbol.index else "", _why(symbol)]
+    lost = "" if symbol.use is None else f"no {'code' if symbol.use is ImageUse.CODE else 'symbols'} without it"
+    why = "; ".join(filter(None, (evidence(symbol), lost)))
+    return ["", _named(symbol), symbol.module if symbol.index else "", why]
 
 
 def _named(symbol: Symbol) -> str:
     return symbol.index or symbol.module
-
-
-def _why(symbol: Symbol) -> str:
-    return "; ".join(filter(None, (evidence(symbol), "" if symbol.use is None else _LOST_WITHOUT[symbol.use])))
 
 
 def _image_lines(report: Report) -> Iterator[str]:
@@ -122,14 +111,11 @@ def _image_lines(report: Report) -> Iterator[str]:
     if counts:
         reasons = "; ".join(f"{counts[use]} {_NEEDED_FOR[use]}" for use in ImageUse if counts[use])
         yield f"{count_text(counts.total(), 'image')} wanted that the input does not hold: {reasons}"
-    commands = [symbol.reload for symbol in report.symbols if symbol.reload is not None and _is_at_hand(symbol)]
+    at_hand = [symbol for symbol in report.symbols if isinstance(symbol.outcome, Present | Fetched)]
+    commands = [symbol.reload for symbol in at_hand if symbol.reload is not None]
     if commands:
         yield "to load their symbols, type in the debugger:"
         yield from (f"  {command}" for command in commands)
-
-
-def _is_at_hand(symbol: Symbol) -> bool:
-    return isinstance(symbol.outcome, Present | Fetched)
 
 
 def evidence(symbol: Symbol) -> str:
@@ -139,21 +125,12 @@ def evidence(symbol: Symbol) -> str:
     """
     outcome = symbol.outcome
     attempts = outcome.attempts if isinstance(outcome, Missing | Failed) and outcome.cause is not Cause.DISK else ()
-    parts = list(_answers(attempts))
-    if not parts and symbol.reason is not None:
-        parts.append(symbol.reason)
-    return "; ".join(parts)
-
-
-def _answers(attempts: tuple[Attempt, ...]) -> Iterator[str]:
-    """Yield what each upstream said, once for each."""
-    said: dict[str, list[str]] = {}
+    said: dict[str, dict[str, None]] = {}
     for attempt in attempts:
-        answers = said.setdefault(attempt.upstream, [])
-        if attempt.answer not in answers:
-            answers.append(attempt.answer)
-    for upstream, answers in said.items():
-        yield f"{upstream}: {', '.join(answers)}"
+        said.setdefault(attempt.upstream, {})[attempt.answer] = None
+    if not said:
+        return symbol.reason or ""
+    return "; ".join(f"{upstream}: {', '.join(answers)}" for upstream, answers in said.items())
 
 
 def _found_row(symbol: Symbol) -> list[str]:

@@ -1,0 +1,221 @@
+"""``symcache export`` and ``symcache import``, and what inputs need as far as it can be told without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+from click.exceptions import Exit
+
+from symcache.cli.options import Settings, Wish, WishCommand, settings_options, wish_options
+from symcache.cli.output import (
+    EMPTY,
+    count_text,
+    say_error,
+    size_text,
+    unreadable_json,
+    unreadable_text,
+    write_line,
+    write_store_json,
+)
+from symcache.cli.progress import gather, show_ticker
+from symcache.cli.store import find_store, open_store
+from symcache.errors import InputError
+from symcache.identity import ImageKey, parse_index, published_keys
+from symcache.stores.check import StoredCheck
+from symcache.stores.disk import DiskSource
+from symcache.stores.results import Cause, Failed, Missing, Present
+from symcache.upkeep.bundle import Outcome, export_bundle, import_bundle
+from symcache.warm.local import LocalRun
+from symcache.warm.plan import FileKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from symcache.config import Config
+    from symcache.identity import Key
+    from symcache.inputs.records import ProcessSelection, Unreadable
+    from symcache.stores.links import Link
+    from symcache.stores.local.tree import Store
+    from symcache.upkeep.bundle import BundledFile, Exported, Imported
+    from symcache.warm.plan import Plan
+    from symcache.warm.report import Symbol
+
+
+class Needs(NamedTuple):
+    """What inputs need."""
+
+    keys: Sequence[Key]
+    """Files that are known by their keys, once each; a kernel or HAL by the one that the store has it under."""
+    images: Sequence[ImageKey]
+    """Images that are known while their PDBs are not, because they have not been read yet."""
+    nameless: Sequence[str]
+    """What cannot be named at all, each in one line."""
+    unreadable: Sequence[Unreadable]
+    links: Mapping[ImageKey, tuple[Link, ...]]
+    """What images name, of those whose PDB is known by the image alone."""
+    is_empty: bool
+
+
+def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
+    """Return what `symcache warm` would fetch for *inputs*.
+
+    Raises:
+        ConfigError: A place of the symbol path that cannot be reached from this system.
+        StoreError: The store cannot be read.
+    """
+    source = DiskSource(config)
+    with closing(source), LocalRun(source, plan) as run:
+        report = run.check(run.open_inputs(inputs, processes))
+    keys: list[Key] = []
+    nameless: list[str] = []
+    for symbol in report.symbols:
+        key = None if symbol.index is None else parse_index(symbol.index)
+        if key is None:
+            nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
+        elif _is_file(symbol, key):
+            keys.append(_name_in_store(source.store, key))
+    return Needs(keys, list(run.unnamed), nameless, report.unreadable, run.links, report.is_empty)
+
+
+def _name_in_store(store: Store | None, key: Key) -> Key:
+    """Return the one of the names that debuggers try under which *store* has *key*'s file; *key* if there is none."""
+    if store is None or not isinstance(key, ImageKey):
+        return key
+    return next((name for name in published_keys(key) if store.find(name) is not None), key)
+
+
+def _is_file(symbol: Symbol, key: Key) -> bool:
+    if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
+        return False  # a PDB that is known by its image alone
+    match symbol.outcome:
+        case Present() | Failed() | Missing(Cause.NOT_CACHED):
+            return True
+    return False
+
+
+@click.command(cls=WishCommand)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The bundle to write; a zip archive.",
+)
+@wish_options("Take")
+@settings_options()
+def export_command(settings: Settings, inputs: tuple[str, ...], output: Path, wish: Wish) -> None:
+    """Pack what the inputs need and the store has into FILE, or the whole store; say what is missing.
+
+    INPUT is what `symcache warm` takes. The bundle goes to another machine, and into its store by `symcache import`.
+    """
+    config = settings.load()
+    needs = find_needs(config, inputs, wish.plan, wish.processes) if inputs else None
+    with open_store(config) as store:
+        exported = _export(store, output, needs, settings)
+    missing = list(_missing(needs, exported))
+    unreadable = () if needs is None else needs.unreadable
+    if settings.as_json:
+        fields = exported.as_json()
+        del fields["not_carried"]
+        fields["missing"] = [{"index": index, "why": why} for index, why in missing]
+        write_store_json("export", store, **fields, unreadable=unreadable_json(unreadable))
+    else:
+        for index, why in missing:
+            write_line(f"missing: {index or '-'}: {why}")
+        if not settings.quiet:
+            write_line(f"{output}: {count_text(exported.files, 'file')}, {size_text(exported.size_bytes)}")
+    if exported.dropped_links:
+        images = count_text(exported.dropped_links, "image")
+        settings.note(f"no room in the bundle for which PDBs {images} name")
+    for item in unreadable:
+        say_error(unreadable_text(item))
+    is_empty = needs is not None and needs.is_empty and not wish.allow_empty
+    if is_empty:
+        say_error(EMPTY)
+    raise Exit(4 if unreadable or is_empty else 3 if missing and not wish.allow_missing else 0)
+
+
+def _export(store: Store, output: Path, needs: Needs | None, settings: Settings) -> Exported:
+    count = size = 0
+    with show_ticker(quiet=settings.quiet) as show:
+
+        def tell(file: BundledFile) -> None:
+            nonlocal count, size
+            count, size = count + 1, size + file.size_bytes
+            show(f"{count_text(count, 'file')}, {size_text(size)}  {file.key.name}")
+
+        keys, links = (None, None) if needs is None else (needs.keys, needs.links)
+        return export_bundle(store, output, keys, links=links, on_file=tell)
+
+
+def _missing(needs: Needs | None, exported: Exported) -> Iterator[tuple[str | None, str]]:
+    """Yield index and reason of what the bundle lacks; no index for what cannot be named."""
+    reported: set[str] = set()
+    for each in exported.not_carried:
+        key = parse_index(each.index)
+        # A driver and its copy for crash dumps are one file: a line for each would count it twice.
+        names = {name.folded for name in published_keys(key)} if isinstance(key, ImageKey) else {key.folded}
+        if reported.isdisjoint(names):
+            yield each.index, each.why
+        reported |= names
+    if needs is None:
+        return
+    for image in needs.images:
+        if image.folded not in reported:  # that an image is not there tells why its PDB is not known
+            yield image.index, "its PDB is not known: the image has not been read yet"
+    for text in needs.nameless:
+        yield None, text
+
+
+@click.command()
+@click.argument("bundles", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@settings_options()
+def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
+    """Import bundles of `symcache export` into the store; each file is verified before it is published.
+
+    Exit code 1: the disk did not take a file; 4: a bundle cannot be read, or a file in it is not what it says.
+    """
+    results: list[Imported] = []
+    unreadable: list[tuple[Path, str]] = []
+    with find_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:
+        for bundle in bundles:
+            imported = import_bundle(store, bundle, StoredCheck(store))
+            try:
+                gather(
+                    imported, results, show, lambda each: f"{count_text(len(results), 'file')}  {each.file.key.name}"
+                )
+            except InputError as error:
+                unreadable.append((bundle, str(error)))
+    counts = Counter(each.outcome for each in results)
+    if settings.as_json:
+        write_store_json(
+            "import",
+            store,
+            summary={outcome.value: counts[outcome] for outcome in Outcome},
+            files=[each.as_json() for each in results],
+            unreadable=[{"path": str(path), "problem": problem} for path, problem in unreadable],
+        )
+    else:
+        _write_imported(store, results, counts, settings)
+    for path, problem in unreadable:
+        say_error(f"{path}: {problem}")
+    is_damaged = bool(unreadable or counts[Outcome.REFUSED])
+    raise Exit(1 if counts[Outcome.FAILED] else 4 if is_damaged else 0)
+
+
+def _write_imported(store: Store, results: Sequence[Imported], counts: Counter[Outcome], settings: Settings) -> None:
+    for each in results:
+        if each.problem is not None or settings.verbose:
+            write_line(str(each))
+    if not settings.quiet:
+        taken, kept = counts[Outcome.IMPORTED], counts[Outcome.KEPT]
+        size = size_text(sum(each.file.size_bytes for each in results if each.outcome is Outcome.IMPORTED))
+        left = len(results) - taken - kept
+        rest = (f", {kept} there already" if kept else "") + (f", {left} not" if left else "")
+        write_line(f"{count_text(taken, 'file')} imported ({size}){rest}; store: {store.root}")

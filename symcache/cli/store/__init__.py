@@ -1,5 +1,0 @@
-"""``symcache store``: one short file per command."""
-
-from symcache.cli.store.group import command
-
-__all__ = ["command"]

@@ -1,0 +1,247 @@
+"""Can a store be used as it is: file system, rights, locks, flushes, letter case, room, and what else lies there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from symcache.doctor.finding import Finding, Verdict
+from symcache.errors import StoreError
+from symcache.identity import PdbKey, fold
+from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.tree import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Mount", "examine_store", "find_mount"]
+
+
+_LITTLE_ROOM_BYTES = 5 << 30
+_NO_ROOM_BYTES = 100 << 20
+_MOST_LISTED = 20_000
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "virtiofs", "vboxsf", "drvfs", "fuse.sshfs"}
+)
+_NO_SHARED_LOCKS = ("nolock", "local_lock=all", "local_lock=posix", "nobrl")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The file system that a folder lies on.
+
+    Attributes:
+        kind: ``ext4``, ``nfs4``, ``NTFS``; empty if the system does not tell.
+        options: As it is mounted.
+        is_network: Other machines may use it, too.
+    """
+
+    kind: str
+    options: tuple[str, ...] = ()
+    is_network: bool = False
+
+
+def find_mount(folder: Path) -> Mount:
+    """Return what *folder*, which exists, lies on.
+
+    Source: proc(5), ``/proc/[pid]/mountinfo``; Win32 ``GetVolumeInformationW`` and ``GetDriveTypeW``.
+    """
+    if sys.platform == "win32":
+        return _find_volume(folder)
+    best, found = "", Mount("")
+    with suppress(OSError, ValueError):
+        path = str(folder.resolve())
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+            left, _, right = line.partition(" - ")
+            place = left.split()[4].replace("\\040", " ")
+            options = left.split()[5].split(",")
+            kind, _, more = right.split(" ", 2)
+            is_above = place == "/" or path == place or path.startswith(f"{place}/")
+            if is_above and len(place) >= len(best):
+                best = place
+                found = Mount(kind, (*options, *more.split(",")), kind in _NETWORK)
+    return found
+
+
+if sys.platform == "win32":
+
+    def _find_volume(folder: Path) -> Mount:
+        import ctypes  # noqa: PLC0415
+
+        remote = 4  # DRIVE_REMOTE
+        root = ctypes.create_unicode_buffer(1024)
+        kind = ctypes.create_unicode_buffer(256)
+        kernel32 = ctypes.windll.kernel32
+        if not kernel32.GetVolumePathNameW(str(folder), root, len(root)):
+            return Mount("")
+        kernel32.GetVolumeInformationW(root, None, 0, None, None, None, kind, len(kind))
+        return Mount(kind.value, (), kernel32.GetDriveTypeW(root) == remote)
+
+
+def examine_store(root: Path) -> Iterator[Finding]:
+    """Yield what is found of the store at *root*; nothing in it is changed but a scratch file that is removed."""
+    say = partial(Finding, "store", str(root))
+    try:
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        yield _examine_missing(root, say)
+        return
+    except OSError as error:
+        yield say(
+            "folder", Verdict.WRONG, f"cannot be read: {error.strerror}", "is the share mounted, and may you read it?"
+        )
+        return
+    if not is_folder:
+        yield say("folder", Verdict.WRONG, "is no folder", "name another one in the symbol path")
+        return
+    mount = find_mount(root)
+    on_network = ", shared with other machines" if mount.is_network else ""
+    yield say("file system", Verdict.FINE, f"{mount.kind or 'unknown'}{on_network}")
+    yield from _examine_rights(root, say)
+    yield from _examine_writing(root, mount, say)
+    yield _examine_room(root, say)
+    yield _examine_contents(root, say)
+
+
+def _examine_missing(root: Path, say: partial[Finding]) -> Finding:
+    parent = next((parent for parent in root.parents if parent.exists()), root)
+    if parent.is_dir() and os.access(parent, os.W_OK):
+        return say("folder", Verdict.FINE, "does not exist yet; the first run makes it")
+    return say("folder", Verdict.WRONG, f"does not exist, and {parent} cannot be written", "is the share mounted?")
+
+
+def _examine_rights(root: Path, say: partial[Finding]) -> Iterator[Finding]:
+    if sys.platform == "win32":
+        return  # access lists: whether one can write is what the next check tells
+    info = root.stat()
+    mode = stat.S_IMODE(info.st_mode)
+    text = f"{_user(info.st_uid)}:{_group(info.st_gid)} {stat.filemode(info.st_mode)}"
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        advice = "everybody on this machine may change what debuggers load; chmod o-w"
+        yield say("rights", Verdict.WARNING, text, advice)
+    elif mode & stat.S_IWGRP and not mode & stat.S_ISGID:
+        advice = f"new folders get their maker's own group; `symcache store init --shared {_group(info.st_gid)}`"
+        yield say("rights", Verdict.WARNING, text, advice)
+    else:
+        shared = ", shared by the group" if mode & stat.S_IWGRP else ""
+        yield say("rights", Verdict.FINE, f"{text}{shared}")
+
+
+def _examine_writing(root: Path, mount: Mount, say: partial[Finding]) -> Iterator[Finding]:
+    store = Store(root)
+    try:
+        scratch = store.scratch()
+        scratch.write_bytes(b"symcache")
+    except (StoreError, OSError) as error:
+        problem = error.problem if isinstance(error, StoreError) else error.strerror
+        advice = "fine for a store that is only read; to fill it, you need the right to write"
+        yield say("writing", Verdict.WARNING, f"not possible: {problem}", advice)
+        store.close()
+        return
+    try:
+        yield say("writing", Verdict.FINE, "works")
+        yield _examine_locks(store, mount, say)
+        yield _examine_flush(scratch, say)
+        twin = scratch.with_name(scratch.name.upper() if scratch.name != scratch.name.upper() else scratch.name.lower())
+        is_blind = twin.exists()
+        text = "names differ by it" if not is_blind else "makes no difference"
+        yield say("letter case", Verdict.FINE, text)
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+        store.close()
+
+
+def _examine_locks(store: Store, mount: Mount, say: partial[Finding]) -> Finding:
+    useless = [option for option in mount.options if option in _NO_SHARED_LOCKS]
+    try:
+        lock = store.lock(PdbKey("symcache-doctor.pdb", uuid4(), 1))
+        held = lock.try_acquire()
+        lock.release()
+    except StoreError as error:
+        return say("locks", Verdict.WARNING, error.problem, "lock files with a lease are used in their place")
+    if mount.is_network and useless:
+        advice = "mount it without, or set store.locks = 'lease', or machines may fetch one file twice"
+        return say("locks", Verdict.WARNING, f"exclude nobody on other machines ({', '.join(useless)})", advice)
+    return say("locks", Verdict.FINE, "work" if held else "work; one is held now")
+
+
+def _examine_flush(scratch: Path, say: partial[Finding]) -> Finding:
+    try:
+        fd = os.open(scratch, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        text = f"refused: {error.strerror}"
+        return say("flushes", Verdict.WARNING, text, "a power cut can damage files that were just published")
+    return say("flushes", Verdict.FINE, "work")
+
+
+def _examine_room(root: Path, say: partial[Finding]) -> Finding:
+    free_bytes = shutil.disk_usage(root).free
+    text = f"{free_bytes / (1 << 30):.1f} GiB free"
+    advice = "`symcache store prune` makes room; the PDBs of one dump take about 1 GiB"
+    if free_bytes < _NO_ROOM_BYTES:
+        return say("room", Verdict.WRONG, text, advice)
+    return say(
+        "room",
+        Verdict.WARNING if free_bytes < _LITTLE_ROOM_BYTES else Verdict.FINE,
+        text,
+        advice if free_bytes < _LITTLE_ROOM_BYTES else "",
+    )
+
+
+def _examine_contents(root: Path, say: partial[Finding]) -> Finding:
+    """Return what lies at the top of the store: folders named as files are, and files that symstore knows."""
+    folders = files = links = 0
+    strange: list[str] = []
+    with os.scandir(root) as entries:
+        for number, entry in enumerate(entries):
+            if number >= _MOST_LISTED:
+                break
+            if entry.name == OWN_FOLDER or fold(entry.name) in {"000admin", "pingme.txt", "index2.txt"}:
+                continue
+            if entry.is_symlink():
+                links += 1
+                strange.append(entry.name)
+            elif entry.is_dir():
+                folders += 1
+            else:
+                files += 1
+                strange.append(entry.name)
+    more = "" if folders + files + links < _MOST_LISTED else " at least"
+    text = f"{folders} folders{more}"
+    if strange:
+        shown = ", ".join(sorted(strange)[:3]) + (" …" if len(strange) > 3 else "")
+        return say(
+            "contents", Verdict.WARNING, f"{text}, and {len(strange)} others: {shown}", "a store holds folders alone"
+        )
+    return say("contents", Verdict.FINE, text)
+
+
+def _user(uid: int) -> str:
+    import pwd  # noqa: PLC0415 - there is none on Windows
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group(gid: int) -> str:
+    import grp  # noqa: PLC0415 - there is none on Windows
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
