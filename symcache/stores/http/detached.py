@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import anyio
 from anyio import from_thread, lowlevel
@@ -19,7 +19,7 @@ _Returned = TypeVar("_Returned")
 _Arguments = TypeVarTuple("_Arguments")
 
 
-async def call_detached(function: Callable[[Unpack[_Arguments]], _Returned], *arguments: Unpack[_Arguments]) -> _Returned:
+async def call_detached(function: Callable[[*_Arguments], _Returned], *arguments: *_Arguments) -> _Returned:
     """Call *function* in a thread that nothing waits for once the caller has given up, not even the program's end.
 
     A resolver, Kerberos or a keyring may take minutes over an answer. anyio's threads can be abandoned, too, but the

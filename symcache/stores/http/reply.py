@@ -25,7 +25,13 @@ from symcache.errors import (
     WrongContent,
 )
 from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
-from symcache.stores.http.connect import DistrustError, ProxyRefusedError, describe_os_error, describe_refusal
+from symcache.stores.http.connect import (
+    DistrustError,
+    HandshakeError,
+    ProxyRefusedError,
+    describe_os_error,
+    describe_refusal,
+)
 from symcache.stores.http.retry import parse_retry_after
 
 if TYPE_CHECKING:
@@ -295,6 +301,8 @@ def translate(error: Exception, shown: str) -> UpstreamError:
             return kind("the proxy failed" if status is None else f"the proxy answered {status}", url=shown)
         case DistrustError():
             return UpstreamRefused(str(error), url=shown)
+        case HandshakeError():
+            return HostUnavailable(str(error), url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
