@@ -441,6 +441,9 @@ async def _ask_socks(stream: ByteStream, proxy: Proxy, host: str, port: int, req
     try:
         ask = _ask_socks5 if proxy.scheme.startswith("socks5") else _ask_socks4
         problem = await ask(stream, proxy, host, port)
+    except OverflowError as error:
+        text = f"the proxy {proxy} cannot be told a name of more than 255 bytes"
+        raise ProxyRefusedError(text, request=request) from error
     except (ProtocolError, SOCKSError, ValueError) as error:
         raise ProxyRefusedError(f"the proxy {proxy} does not speak SOCKS", request=request) from error
     if problem:
@@ -493,7 +496,7 @@ async def _ask_socks4(stream: ByteStream, proxy: Proxy, host: str, port: int) ->
 
 def describe_os_error(error: BaseException) -> str:
     """Return what a connection failed of, to stand behind a message; empty if that is not known."""
-    if isinstance(error.__cause__, OSError):  # of anyio, which tries several addresses
+    while isinstance(error.__cause__, OSError):  # of anyio, which tries several addresses
         error = error.__cause__
     text = str(error).rpartition("] ")[2]
     if isinstance(error, ssl.SSLError):  # its number is none of the system

@@ -77,23 +77,28 @@ class Http1Transport(httpx.AsyncBaseTransport):
     ) -> tuple[_Connection, int]:
         """Say who one is to the proxy that refused *request*; return the connection to go on with, and the status."""
         status = 407
-        while status == 407 and (field := await connection.answer_proxy(request)) is not None:
-            if not connection.is_reusable:
-                handshake = connection.opened.handshake
-                await connection.aclose()
-                connection = _Connection(await self._connector.open(request, origin), request)
-                connection.opened.handshake = handshake
-            status = await connection.exchange(request, field)
-        if status == 407:
-            text = describe_refusal(
-                status,
-                connection.offers,
-                str(connection.opened.relay),
-                connection.opened.handshake,
-                is_known=connection.is_introduced,
-            )
-            raise ProxyRefusedError(text, request=request, status=status)
-        return connection, status
+        try:
+            while status == 407 and (field := await connection.answer_proxy(request)) is not None:
+                if not connection.is_reusable:
+                    handshake = connection.opened.handshake
+                    await connection.aclose()
+                    connection = _Connection(await self._connector.open(request, origin), request)
+                    connection.opened.handshake = handshake
+                status = await connection.exchange(request, field)
+        except BaseException:
+            await connection.aclose()  # which may be another one than the caller's
+            raise
+        if status != 407:
+            return connection, status
+        text = describe_refusal(
+            status,
+            connection.offers,
+            str(connection.opened.relay),
+            connection.opened.handshake,
+            is_known=connection.is_introduced,
+        )
+        await connection.aclose()
+        raise ProxyRefusedError(text, request=request, status=status)
 
     async def release(self, origin: tuple[str, str, int], connection: _Connection) -> None:
         """Keep *connection* for the next request if it can serve one; close it otherwise."""
