@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -39,21 +38,20 @@ def doctor_command(settings: Settings, servers: tuple[str, ...], offline: bool, 
     """
     import anyio  # noqa: PLC0415
 
-    from symcache.doctor import examine  # noqa: PLC0415
+    from symcache.config import debugger_variables  # noqa: PLC0415
+    from symcache.doctor.run import examine  # noqa: PLC0415
 
     config = settings.load()
     asked = None if offline else list(servers)
-    findings = anyio.run(partial(examine, config, os.environ, servers=asked, timeout_s=timeout_s))
-    counts = {
-        verdict: sum(finding.verdict == verdict for finding in findings) for verdict in ("fine", "warning", "wrong")
-    }
+    findings = anyio.run(partial(examine, config, debugger_variables(), servers=asked, timeout_s=timeout_s))
+    counts = {rating: sum(finding.rating == rating for finding in findings) for rating in ("fine", "warning", "wrong")}
     if settings.as_json:
         rows = [finding.as_json() for finding in findings]
         write_json({"schema": "symcache.doctor/1", "summary": counts, "findings": rows})
     else:
         _write(findings)
         write_line()
-        write_line(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        write_line(", ".join(f"{count} {rating}" for rating, count in counts.items()))
     raise Exit(1 if counts["wrong"] else 0)
 
 
@@ -66,7 +64,7 @@ def _write(findings: list[Finding]) -> None:
         write_line(f"{area} {subject}")
         rows = []
         for finding in group:
-            rows.append((f"  {finding.verdict}", finding.check, finding.text))
+            rows.append((f"  {finding.rating}", finding.check, finding.text))
             if finding.advice:
-                rows.append(("", "", f"→ {finding.advice}"))
+                rows.append(("", "", f"-> {finding.advice}"))
         write_table(rows)

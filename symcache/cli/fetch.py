@@ -164,7 +164,7 @@ def _forget(settings: Settings, config: Config, patterns: tuple[str, ...]) -> No
 
 def _missing(source: SymbolSource, patterns: tuple[str, ...]) -> list[list[_Row]]:
     """Return the misses of each file that is missing."""
-    from symcache.stores.missing import MissingFiles  # noqa: PLC0415
+    from symcache.stores.negative import MissingFiles  # noqa: PLC0415
 
     lacking = MissingFiles(source)
     groups = [group for group in lacking.denied() if _matches(group[0].index, patterns)]

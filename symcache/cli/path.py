@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
     from symcache.identity import Key
-    from symcache.stores.explain import Step
+    from symcache.stores.source import Step
     from symcache.sympath import Element
 
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
@@ -178,8 +178,7 @@ def _more(step: Step) -> str:
 
 
 async def _ask_all(config: Config, key: Key) -> list[Step]:
-    from symcache.stores.explain import explain  # noqa: PLC0415
-    from symcache.stores.source import SymbolSource  # noqa: PLC0415
+    from symcache.stores.source import SymbolSource, explain  # noqa: PLC0415
 
     async with SymbolSource(config) as source:
         return [step async for step in explain(source, key)]

@@ -79,16 +79,16 @@ class _Scan:
     def watch(self, records: Iterator[Record]) -> Iterator[Module]:
         for record in records:
             match record:
+                case Module():
+                    self.modules += 1
+                    self.identified += bool(record.image or record.pdbs or record.dbg)
+                    yield record
                 case Input():
                     self.inputs.append(record)
                 case Unreadable():
                     self.unreadable.append(record)
                 case ProcessSummary():
                     self.processes.append((len(self.inputs) - 1, record))
-                case Module():
-                    self.modules += 1
-                    self.identified += bool(record.image or record.pdbs or record.dbg)
-                    yield record
 
     def write_json(self, modules: Iterator[Module]) -> None:
         """Write the document; it is whole even if an interrupt or a full disk ends *modules* early."""

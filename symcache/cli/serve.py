@@ -33,7 +33,7 @@ def serve_command(settings: Settings, hash_password: str | None, new_token: bool
     if hash_password is not None or new_token:
         _print_secret(hash_password)
         return
-    from symcache.server.run import listen, serve  # noqa: PLC0415 - not needed for --help
+    from symcache.server import listen, serve  # noqa: PLC0415 - not needed for --help
 
     config = settings.load()
     config = replace(
@@ -51,7 +51,7 @@ def serve_command(settings: Settings, hash_password: str | None, new_token: bool
 
 
 def _print_secret(user: str | None) -> None:
-    from symcache.server.auth import hash_password, hash_token  # noqa: PLC0415
+    from symcache.server import hash_password, hash_token  # noqa: PLC0415
 
     if user is not None:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

@@ -12,7 +12,7 @@ from symcache.cli.options import Settings, settings_options
 from symcache.cli.output import TWO_TIER_NOTE, say, write_line
 from symcache.errors import UsageError
 from symcache.identity import Tier, fold
-from symcache.stores.folder import local_path
+from symcache.stores.disk import local_path
 from symcache.stores.local.tree import Store
 from symcache.sympath import HttpPlace, chains
 

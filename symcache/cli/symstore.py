@@ -25,8 +25,7 @@ from symcache.cli.store import find_store, open_store
 from symcache.errors import UsageError
 from symcache.formats.pdb.info import SymbolKind
 from symcache.identity import fold
-from symcache.symstore.admin import Addition, Admin
-from symcache.symstore.identify import Identified, Unidentified, identify_all
+from symcache.symstore.admin import Addition, Admin, Unidentified, identify_all
 from symcache.symstore.transactions import Kind
 from symcache.upkeep.inventory import fits_index, iter_files
 
@@ -54,9 +53,8 @@ def add_command(settings: Settings, paths: tuple[Path, ...], compress: bool, poi
         found, others = _identify(paths, store, settings)
         transaction = None
         if found:
-            additions = [Addition(each.key, each.path, each.content) for each in found]
             kind = Kind.POINTER if pointer else Kind.FILE
-            transaction = Admin(store).add(additions, kind=kind, compress=compress, **said)
+            transaction = Admin(store).add(found, kind=kind, compress=compress, **said)
     skipped = [other for other in others if not other.is_foreign]
     if settings.as_json:
         write_store_json(
@@ -78,12 +76,12 @@ def add_command(settings: Settings, paths: tuple[Path, ...], compress: bool, poi
     raise Exit(4 if skipped or transaction is None else 0)
 
 
-def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tuple[list[Identified], list[Unidentified]]:
-    found: list[Identified] = []
+def _identify(paths: tuple[Path, ...], store: Store, settings: Settings) -> tuple[list[Addition], list[Unidentified]]:
+    found: list[Addition] = []
     others: list[Unidentified] = []
     with show_ticker(quiet=settings.quiet) as show:
         for each in identify_all(paths, but=store.root):
-            if isinstance(each, Identified):
+            if isinstance(each, Addition):
                 found.append(each)
             else:
                 others.append(each)

@@ -29,15 +29,12 @@ from symcache.errors import UsageError
 from symcache.identity import Tier
 from symcache.stores.check import StoredCheck
 from symcache.stores.results import Failed, Fetched, Missing, Present
-from symcache.upkeep.contents import DeepCheck, why_private
 from symcache.upkeep.convert import convert
-from symcache.upkeep.inventory import find_quarantined, take_inventory
-from symcache.upkeep.pins import Pins
-from symcache.upkeep.problems import Progress
+from symcache.upkeep.inventory import Pins, find_quarantined, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
-from symcache.upkeep.verify import verify
+from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,10 +45,10 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.problems import Problem
     from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
     from symcache.upkeep.stats import Duplicates, Shared, Stats
+    from symcache.upkeep.verify import Problem
 
 _LARGEST = 20
 

@@ -1,6 +1,6 @@
 """Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
 
-from symcache.config.load import load_config, locate
+from symcache.config.load import debugger_variables, load_config, locate
 from symcache.config.values import (
     Breaker,
     Config,
@@ -27,6 +27,7 @@ __all__ = [
     "ServerEntry",
     "StoreSettings",
     "Unc",
+    "debugger_variables",
     "load_config",
     "locate",
 ]

@@ -93,6 +93,13 @@ def load_config(
     return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
 
 
+def debugger_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment variables that Microsoft's debuggers look for symbols by, those that are set."""
+    variables = os.environ if environ is None else environ
+    names = ("_NT_SYMBOL_PATH", "_NT_ALT_SYMBOL_PATH", "_NT_SYMBOL_PROXY")
+    return {name: variables[name] for name in names if variables.get(name, "").strip()}
+
+
 def locate(error: ConfigError, config: Config) -> ConfigError:
     """Return *error*, of which ``where`` is a key alone, with file and line if *config*'s file has that key.
 

@@ -343,7 +343,8 @@ class Network:
     *connections* are requests under way at once, over all servers; None finds out how many help. *total_timeout_s* is
     for one file from one server, every try counted. *proxy* is a URL, with its credentials if any; empty for none,
     None for what the system says. *proxy_script* is the URL or path of a script (PAC), ``auto`` to discover one;
-    *no_proxy* lists what ``NO_PROXY`` does, which counts as well. *largest_file_bytes* holds of files as downloaded and as expanded.
+    *no_proxy* lists what ``NO_PROXY`` does, which counts as well. *largest_file_bytes* holds of files as downloaded and
+    as expanded.
     """
 
     connections: int | None = field(default=None, metadata=_key(_read_connections))

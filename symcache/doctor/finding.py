@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Finding", "Verdict"]
+__all__ = ["Finding", "Rating"]
 
 
-class Verdict(StrEnum):
+class Rating(StrEnum):
     """Whether something is to be done."""
 
     FINE = "fine"
@@ -25,7 +25,7 @@ class Finding:
         area: ``server``, ``store``, ``debugger`` or ``program``.
         subject: The server's URL or the store's path; what is examined.
         check: What of it: ``proxy``, ``certificate``, ``locks`` and so on.
-        verdict: Whether something is to be done.
+        rating: Whether something is to be done.
         text: What was found.
         advice: What to do; empty where nothing is.
     """
@@ -33,7 +33,7 @@ class Finding:
     area: str
     subject: str
     check: str
-    verdict: Verdict
+    rating: Rating
     text: str
     advice: str = ""
 
@@ -43,7 +43,7 @@ class Finding:
             "area": self.area,
             "subject": self.subject,
             "check": self.check,
-            "verdict": self.verdict,
+            "rating": self.rating,
             "text": self.text,
             "advice": self.advice or None,
         }

@@ -15,7 +15,7 @@ import httpx
 from anyio.streams.tls import TLSAttribute
 
 from symcache.config import locate
-from symcache.doctor.finding import Finding, Verdict
+from symcache.doctor.finding import Finding, Rating
 from symcache.errors import ConfigError, UpstreamError
 from symcache.identity import Tier, compressed_name, parse_index, relative_parts
 from symcache.stores.http.auth import Credentials
@@ -66,7 +66,7 @@ async def examine_servers(
         pool.open()
     except ConfigError as error:
         error = locate(error, config)
-        return [Finding("server", "all servers", "settings", Verdict.WRONG, str(error), "change or remove it")]
+        return [Finding("server", "all servers", "settings", Rating.WRONG, str(error), "change or remove it")]
     netrc_file = Path.home() / ("_netrc" if os.name == "nt" else ".netrc") if config.network.netrc else None
     credentials = Credentials(config.server, netrc_file)
     breaker = CircuitBreaker(failures=1000, cool_down_s=0, longest_pause_s=0)
@@ -114,27 +114,27 @@ class _Examination:
             url = parse_url(self._text)
             routes = await self._client.pool.proxies.routes(url)
         except UpstreamError as error:
-            yield self._say("address", Verdict.WRONG, error.problem, "correct the symbol path")
+            yield self._say("address", Rating.WRONG, error.problem, "correct the symbol path")
             return
         except ConfigError as error:
-            yield self._say("proxy", Verdict.WRONG, str(error), "correct the script's address, or set network.proxy")
+            yield self._say("proxy", Rating.WRONG, str(error), "correct the script's address, or set network.proxy")
             return
         went_well = True
         async for finding in self._connect(url, routes):
             yield finding
-            went_well = went_well and finding.verdict is not Verdict.WRONG
+            went_well = went_well and finding.rating is not Rating.WRONG
         if not went_well:
             return
         try:
             await self._credentials.sign_in(url)
         except UpstreamError as error:
-            yield self._say("sign-in", Verdict.WRONG, error.problem, "correct this server's block in the config file")
+            yield self._say("sign-in", Rating.WRONG, error.problem, "correct this server's block in the config file")
             return
-        yield self._say("sign-in", Verdict.FINE, self._credentials.describe(url))
+        yield self._say("sign-in", Rating.FINE, self._credentials.describe(url))
         probe = await probe_server(self._client, self._text, self._hints, self._known, self._timeout_s)
         finding = self._judge(probe)
         yield finding
-        if finding.verdict is not Verdict.WRONG:
+        if finding.rating is not Rating.WRONG:
             async for finding in self._fetch_known(probe):
                 yield finding
 
@@ -149,18 +149,18 @@ class _Examination:
             check = "connection"
             if isinstance(error, ProxyRefusedError) or (routes[0].proxy and isinstance(error, httpx.ConnectTimeout)):
                 check = "proxy"
-                yield self._say(check, Verdict.WRONG, f"{way}: {known.problem}", _PROXY_ADVICE)
+                yield self._say(check, Rating.WRONG, f"{way}: {known.problem}", _PROXY_ADVICE)
                 return
-            yield self._say("proxy", Verdict.FINE, way)
+            yield self._say("proxy", Rating.FINE, way)
             if isinstance(error, DistrustError):
                 check = "certificate"
             elif isinstance(error.__cause__, socket.gaierror):
                 check = "name"
-            yield self._say(check, Verdict.WRONG, known.problem, _ADVICE.get(check, ""))
+            yield self._say(check, Rating.WRONG, known.problem, _ADVICE.get(check, ""))
             return
         seconds = time.perf_counter() - began_s
-        yield self._say("proxy", Verdict.FINE, way)
-        yield self._say("connection", Verdict.FINE, f"{seconds * 1000:.0f} ms")
+        yield self._say("proxy", Rating.FINE, way)
+        yield self._say("connection", Rating.FINE, f"{seconds * 1000:.0f} ms")
         if url.scheme == "https":
             yield self._look_at_certificate(opened)
         await anyio.aclose_forcefully(opened.stream)
@@ -171,23 +171,23 @@ class _Examination:
         text = f"of {certificate.subject} by {certificate.issuer}, until {certificate.ends:%Y-%m-%d}"
         left_days = (certificate.ends - datetime.now(UTC)).days
         if left_days < _SOON_DAYS:
-            return self._say("certificate", Verdict.WARNING, text, f"it ends in {left_days} days; tell its operator")
-        return self._say("certificate", Verdict.FINE, text)
+            return self._say("certificate", Rating.WARNING, text, f"it ends in {left_days} days; tell its operator")
+        return self._say("certificate", Rating.FINE, text)
 
     def _judge(self, probe: Probe) -> Finding:
         text = f"a file that cannot exist: {probe.answer}"
         if probe.behaviour is Behaviour.SYMBOL_SERVER:
             if probe.settings:
                 lines = ", ".join(f"{name} = {str(value).lower()}" for name, value in probe.settings.items())
-                return self._say("answers", Verdict.WARNING, text, f"its block in the config file needs {lines}")
-            return self._say("answers", Verdict.FINE, text)
+                return self._say("answers", Rating.WARNING, text, f"its block in the config file needs {lines}")
+            return self._say("answers", Rating.FINE, text)
         check = "proxy" if probe.answer.startswith("the proxy") else "answers"
         advice = {
             Behaviour.SOFT_ERRORS: "it is no symbol server, or a page comes first: sign-in, or a proxy's own",
             Behaviour.REFUSES: _PROXY_ADVICE if check == "proxy" else "it wants credentials: see [[server]]",
             Behaviour.UNAVAILABLE: "try again later; its operator knows more",
         }[probe.behaviour]
-        return self._say(check, Verdict.WRONG, text, advice)
+        return self._say(check, Rating.WRONG, text, advice)
 
     async def _fetch_known(self, probe: Probe) -> AsyncIterator[Finding]:
         """Fetch the beginning of the first known file that the server has, and time it."""
@@ -202,19 +202,17 @@ class _Examination:
                 received_bytes, seconds = await self._time(url)
             except UpstreamError as error:
                 advice = "the file lies at another host: a proxy or firewall may keep you from that one"
-                yield self._say("a file", Verdict.WRONG, f"{key.index}: {error.problem}", advice)
+                yield self._say("a file", Rating.WRONG, f"{key.index}: {error.problem}", advice)
                 return
             if received_bytes:
                 rate = received_bytes / max(seconds, 1e-6)
                 is_slow = rate < _SLOW_BYTES_PER_S and received_bytes >= _SLOW_BYTES_PER_S
                 text = f"{key.index}: {received_bytes} bytes in {seconds:.2f} s, {rate / (1 << 20):.1f} MiB/s"
                 advice = "it is slow from here; network.connections may help" if is_slow else ""
-                yield self._say("a file", Verdict.WARNING if is_slow else Verdict.FINE, text, advice)
+                yield self._say("a file", Rating.WARNING if is_slow else Rating.FINE, text, advice)
                 return
         if self._known:
-            yield self._say(
-                "a file", Verdict.WARNING, "it has none of the files that were tried", "none may be its own"
-            )
+            yield self._say("a file", Rating.WARNING, "it has none of the files that were tried", "none may be its own")
 
     async def _time(self, url: httpx.URL) -> tuple[int, float]:
         """Return how much of *url* came, and in how many seconds; nothing if it is not there."""

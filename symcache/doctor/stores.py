@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from symcache.doctor.finding import Finding, Verdict
+from symcache.doctor.finding import Finding, Rating
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, fold
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def find_mount(folder: Path) -> Mount:
             place = left.split()[4].replace("\\040", " ")
             options = left.split()[5].split(",")
             kind, _, more = right.split(" ", 2)
-            is_above = place == "/" or path == place or path.startswith(f"{place}/")
+            is_above = place in ("/", path) or path.startswith(f"{place}/")
             if is_above and len(place) >= len(best):
                 best = place
                 found = Mount(kind, (*options, *more.split(",")), kind in _NETWORK)
@@ -96,15 +96,15 @@ def examine_store(root: Path) -> Iterator[Finding]:
         return
     except OSError as error:
         yield say(
-            "folder", Verdict.WRONG, f"cannot be read: {error.strerror}", "is the share mounted, and may you read it?"
+            "folder", Rating.WRONG, f"cannot be read: {error.strerror}", "is the share mounted, and may you read it?"
         )
         return
     if not is_folder:
-        yield say("folder", Verdict.WRONG, "is no folder", "name another one in the symbol path")
+        yield say("folder", Rating.WRONG, "is no folder", "name another one in the symbol path")
         return
     mount = find_mount(root)
     on_network = ", shared with other machines" if mount.is_network else ""
-    yield say("file system", Verdict.FINE, f"{mount.kind or 'unknown'}{on_network}")
+    yield say("file system", Rating.FINE, f"{mount.kind or 'unknown'}{on_network}")
     yield from _examine_rights(root, say)
     yield from _examine_writing(root, mount, say)
     yield _examine_room(root, say)
@@ -114,8 +114,8 @@ def examine_store(root: Path) -> Iterator[Finding]:
 def _examine_missing(root: Path, say: partial[Finding]) -> Finding:
     parent = next((parent for parent in root.parents if parent.exists()), root)
     if parent.is_dir() and os.access(parent, os.W_OK):
-        return say("folder", Verdict.FINE, "does not exist yet; the first run makes it")
-    return say("folder", Verdict.WRONG, f"does not exist, and {parent} cannot be written", "is the share mounted?")
+        return say("folder", Rating.FINE, "does not exist yet; the first run makes it")
+    return say("folder", Rating.WRONG, f"does not exist, and {parent} cannot be written", "is the share mounted?")
 
 
 def _examine_rights(root: Path, say: partial[Finding]) -> Iterator[Finding]:
@@ -126,13 +126,13 @@ def _examine_rights(root: Path, say: partial[Finding]) -> Iterator[Finding]:
     text = f"{_user(info.st_uid)}:{_group(info.st_gid)} {stat.filemode(info.st_mode)}"
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         advice = "everybody on this machine may change what debuggers load; chmod o-w"
-        yield say("rights", Verdict.WARNING, text, advice)
+        yield say("rights", Rating.WARNING, text, advice)
     elif mode & stat.S_IWGRP and not mode & stat.S_ISGID:
         advice = f"new folders get their maker's own group; `symcache store init --shared {_group(info.st_gid)}`"
-        yield say("rights", Verdict.WARNING, text, advice)
+        yield say("rights", Rating.WARNING, text, advice)
     else:
         shared = ", shared by the group" if mode & stat.S_IWGRP else ""
-        yield say("rights", Verdict.FINE, f"{text}{shared}")
+        yield say("rights", Rating.FINE, f"{text}{shared}")
 
 
 def _examine_writing(root: Path, mount: Mount, say: partial[Finding]) -> Iterator[Finding]:
@@ -143,17 +143,17 @@ def _examine_writing(root: Path, mount: Mount, say: partial[Finding]) -> Iterato
     except (StoreError, OSError) as error:
         problem = error.problem if isinstance(error, StoreError) else error.strerror
         advice = "fine for a store that is only read; to fill it, you need the right to write"
-        yield say("writing", Verdict.WARNING, f"not possible: {problem}", advice)
+        yield say("writing", Rating.WARNING, f"not possible: {problem}", advice)
         store.close()
         return
     try:
-        yield say("writing", Verdict.FINE, "works")
+        yield say("writing", Rating.FINE, "works")
         yield _examine_locks(store, mount, say)
         yield _examine_flush(scratch, say)
         twin = scratch.with_name(scratch.name.upper() if scratch.name != scratch.name.upper() else scratch.name.lower())
         is_blind = twin.exists()
         text = "names differ by it" if not is_blind else "makes no difference"
-        yield say("letter case", Verdict.FINE, text)
+        yield say("letter case", Rating.FINE, text)
     finally:
         with suppress(OSError):
             scratch.unlink()
@@ -167,11 +167,11 @@ def _examine_locks(store: Store, mount: Mount, say: partial[Finding]) -> Finding
         held = lock.try_acquire()
         lock.release()
     except StoreError as error:
-        return say("locks", Verdict.WARNING, error.problem, "lock files with a lease are used in their place")
+        return say("locks", Rating.WARNING, error.problem, "lock files with a lease are used in their place")
     if mount.is_network and useless:
         advice = "mount it without, or set store.locks = 'lease', or machines may fetch one file twice"
-        return say("locks", Verdict.WARNING, f"exclude nobody on other machines ({', '.join(useless)})", advice)
-    return say("locks", Verdict.FINE, "work" if held else "work; one is held now")
+        return say("locks", Rating.WARNING, f"exclude nobody on other machines ({', '.join(useless)})", advice)
+    return say("locks", Rating.FINE, "work" if held else "work; one is held now")
 
 
 def _examine_flush(scratch: Path, say: partial[Finding]) -> Finding:
@@ -183,22 +183,20 @@ def _examine_flush(scratch: Path, say: partial[Finding]) -> Finding:
             os.close(fd)
     except OSError as error:
         text = f"refused: {error.strerror}"
-        return say("flushes", Verdict.WARNING, text, "a power cut can damage files that were just published")
-    return say("flushes", Verdict.FINE, "work")
+        return say("flushes", Rating.WARNING, text, "a power cut can damage files that were just published")
+    return say("flushes", Rating.FINE, "work")
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much room there is for this user."""
+    return shutil.disk_usage(folder).free
 
 
 def _examine_room(root: Path, say: partial[Finding]) -> Finding:
-    free_bytes = shutil.disk_usage(root).free
-    text = f"{free_bytes / (1 << 30):.1f} GiB free"
-    advice = "`symcache store prune` makes room; the PDBs of one dump take about 1 GiB"
-    if free_bytes < _NO_ROOM_BYTES:
-        return say("room", Verdict.WRONG, text, advice)
-    return say(
-        "room",
-        Verdict.WARNING if free_bytes < _LITTLE_ROOM_BYTES else Verdict.FINE,
-        text,
-        advice if free_bytes < _LITTLE_ROOM_BYTES else "",
-    )
+    free = free_bytes(root)
+    rating = Rating.WRONG if free < _NO_ROOM_BYTES else Rating.WARNING if free < _LITTLE_ROOM_BYTES else Rating.FINE
+    advice = "" if rating is Rating.FINE else "`symcache store prune` makes room; a dump's PDBs take about 1 GiB"
+    return say("room", rating, f"{free / (1 << 30):.1f} GiB free", advice)
 
 
 def _examine_contents(root: Path, say: partial[Finding]) -> Finding:
@@ -224,9 +222,9 @@ def _examine_contents(root: Path, say: partial[Finding]) -> Finding:
     if strange:
         shown = ", ".join(sorted(strange)[:3]) + (" …" if len(strange) > 3 else "")
         return say(
-            "contents", Verdict.WARNING, f"{text}, and {len(strange)} others: {shown}", "a store holds folders alone"
+            "contents", Rating.WARNING, f"{text}, and {len(strange)} others: {shown}", "a store holds folders alone"
         )
-    return say("contents", Verdict.FINE, text)
+    return say("contents", Rating.FINE, text)
 
 
 def _user(uid: int) -> str:

@@ -1,55 +1,52 @@
-"""Whether a file is a certain PDB or image, told from a few small reads, for files by the thousand.
+"""What a PDB or an image is, told from a few small reads, for files by the thousand.
 
-A yes agrees with `parse_pdb` and `parse_image`; a no says nothing, as a file that is odd in any way is left to those.
+What is told agrees with `parse_pdb` and `parse_image`; a file that is odd in any way is left to those.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import struct
-from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from symcache.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    # Takes a number of bytes and an offset, and returns fewer only at the end of the file.
-    Read: TypeAlias = Callable[[int, int], bytes]
+    from symcache.formats.view import ByteView
 
-__all__ = ["glance_at_image", "glance_at_pdb"]
+__all__ = ["PlainImage", "glance_at_image", "glance_at_keys", "glance_at_pdb"]
+
+T = TypeVar("T")
 
 
 def glance_at_pdb(path: str, guid: bytes, age: int) -> int | None:
     """Return the length in bytes of the PDB 7 at *path*, whole, if it has *guid* and its debug information has *age*.
 
-    Args:
-        path: The file.
-        guid: Its 16 bytes as they lie in a file.
-        age: As a code view record has it.
+    *guid* is 16 bytes as they lie in a file.
     """
-    return _size_if(path, lambda read, size_bytes: _identify_pdb(read, size_bytes) == (guid, age))
+    return _size_if(path, _identify_pdb, (guid, age))
 
 
 def glance_at_image(path: str, timestamp: int, size_of_image: int) -> int | None:
     """Return the length in bytes of the image at *path*, whole, if it has this stamp and this SizeOfImage."""
-    return _size_if(path, lambda read, size_bytes: _identify_image(read, size_bytes) == (timestamp, size_of_image))
+    return _size_if(path, _identify_image, (timestamp, size_of_image))
 
 
 # A pipe, which anybody can make in a shared folder, is not waited for.
 _OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
 
 
-def _size_if(path: str, is_right: Callable[[Read, int], bool]) -> int | None:
+def _size_if(path: str, identify: Callable[[int, int], T | None], expected: T) -> int | None:
     try:
         fd = os.open(path, _OPEN_FLAGS)
     except OSError:
         return None
     try:
-        status = os.fstat(fd)
-        is_file = stat.S_ISREG(status.st_mode)
-        return status.st_size if is_file and is_right(partial(_read_at, fd), status.st_size) else None
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)  # fails for pipes, and costs a third of os.fstat
+        return size_bytes if identify(fd, size_bytes) == expected else None
     except (OSError, struct.error):  # it ends early
         return None
     finally:
@@ -57,17 +54,17 @@ def _size_if(path: str, is_right: Callable[[Read, int], bool]) -> int | None:
 
 
 if hasattr(os, "pread"):
-    _read_at = os.pread
+    _read = os.pread
 else:
 
-    def _read_at(fd: int, length: int, offset: int, /) -> bytes:
+    def _read(fd: int, length: int, offset: int, /) -> bytes:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
 
 
 _MSF_MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
 _BLOCK_SIZES = frozenset(1 << power for power in range(9, 17))
-_SUPERBLOCK = Struct("<32xI4xII4xI")
+_SUPERBLOCK = Struct("<32sI4xII4xI")
 _FIRST_STREAMS = Struct("<5I")
 _INFO = Struct("<I8x16s")
 _DEBUG_INFO = Struct("<4s4xI12xI28xH6x")
@@ -77,62 +74,70 @@ _LAST_VERSION_WITHOUT_GUID = 19990604
 _STRIPPED = 0x2
 
 
-def _identify_pdb(read: Read, size_bytes: int) -> tuple[bytes, int] | None:
+def _identify_pdb(fd: int, size_bytes: int) -> tuple[bytes, int] | None:
     """Return GUID and age of the debug information of a PDB 7 without oddities.
+
+    Each read costs about as much as opening the file, so that there are five small ones and no more.
 
     Raises:
         struct.error: The file ends early.
 
     Layout: see `symcache.formats.pdb.msf` and `symcache.formats.pdb.info`.
     """
-    head = read(512, 0)
-    if not head.startswith(_MSF_MAGIC):
+    magic, block_bytes, block_count, directory_bytes, map_block = _SUPERBLOCK.unpack(_read(fd, _SUPERBLOCK.size, 0))
+    if magic != _MSF_MAGIC or block_bytes not in _BLOCK_SIZES:
         return None
-    block_bytes, block_count, directory_bytes, map_block = _SUPERBLOCK.unpack_from(head)
-    numbers_bytes = 4 * -(-directory_bytes // block_bytes) if block_bytes in _BLOCK_SIZES else 0
+    numbers_bytes = 4 * -(-directory_bytes // block_bytes)
     if (
         not 20 <= directory_bytes <= block_count * block_bytes <= size_bytes
-        or not 0 < numbers_bytes <= block_bytes
+        or numbers_bytes > block_bytes
         or map_block >= block_count
     ):
         return None
-    numbers = read(numbers_bytes, map_block * block_bytes)
-
-    def directory_number(at: int) -> int:
-        block = _NUMBER.unpack_from(numbers, at // block_bytes * 4)[0]
-        return _block_number(read(4, block * block_bytes + at % block_bytes), block, block_count)
-
+    numbers = _read(fd, numbers_bytes, map_block * block_bytes)
     (first,) = _NUMBER.unpack_from(numbers)
     if first >= block_count:
         return None
-    directory = read(min(directory_bytes, block_bytes), first * block_bytes)
-    streams, *sizes = _FIRST_STREAMS.unpack_from(directory)
-    if streams < 4 or not _INFO.size <= sizes[1] < _NIL or not _DEBUG_INFO.size <= sizes[3] < _NIL:
+    directory = _read(fd, min(directory_bytes, block_bytes), first * block_bytes)
+    streams, old_bytes, info_bytes, types_bytes, debug_bytes = _FIRST_STREAMS.unpack_from(directory)
+    if streams < 4 or not _INFO.size <= info_bytes < _NIL or not _DEBUG_INFO.size <= debug_bytes < _NIL:
         return None
-    spans = [0 if size == _NIL else -(-size // block_bytes) for size in sizes]
-    info_at = 4 + 4 * streams + 4 * spans[0]
-    debug_at = info_at + 4 * (spans[1] + spans[2])
-    if debug_at + 4 * spans[3] > directory_bytes:
+    info_at = 4 + 4 * streams
+    if old_bytes != _NIL:
+        info_at += 4 * -(-old_bytes // block_bytes)
+    debug_at = info_at + 4 * -(-info_bytes // block_bytes)
+    if types_bytes != _NIL:
+        debug_at += 4 * -(-types_bytes // block_bytes)
+    if debug_at + 4 * -(-debug_bytes // block_bytes) > directory_bytes:
         return None
-    info_block, debug_block = (
-        _NUMBER.unpack_from(directory, at)[0] if at < block_bytes else directory_number(at)
-        for at in (info_at, debug_at)
-    )
-    if max(info_block, debug_block) >= block_count:
+    if debug_at < len(directory):
+        (info_block,), (debug_block,) = (
+            _NUMBER.unpack_from(directory, info_at),
+            _NUMBER.unpack_from(directory, debug_at),
+        )
+    else:
+        info_block, debug_block = (
+            _directory_number(fd, numbers, at, block_bytes, block_count) for at in (info_at, debug_at)
+        )
+    if info_block >= block_count or debug_block >= block_count:
         return None
-    version, guid = _INFO.unpack(read(_INFO.size, info_block * block_bytes))
-    head = read(min(sizes[3], 512), debug_block * block_bytes)
+    version, guid = _INFO.unpack(_read(fd, _INFO.size, info_block * block_bytes))
+    head = _read(fd, min(debug_bytes, 512), debug_block * block_bytes)
     signature, age, modules_bytes, flags = _DEBUG_INFO.unpack_from(head)
     if version <= _LAST_VERSION_WITHOUT_GUID or signature != b"\xff\xff\xff\xff":
         return None
     # Where neither flag nor first module tells of private symbols, the parser looks at more modules.
-    is_plain = flags & _STRIPPED or min(modules_bytes, sizes[3] - 64) <= 448 or head[98:100] != b"\xff\xff"
+    is_plain = flags & _STRIPPED or min(modules_bytes, debug_bytes - 64) <= 448 or head[98:100] != b"\xff\xff"
     return (guid, age) if is_plain else None
 
 
-def _block_number(raw: bytes, block: int, block_count: int) -> int:
-    """Return the number that *raw*, read from *block*, holds; one of no block if *block* itself is none."""
-    return _NUMBER.unpack(raw)[0] if block < block_count else block_count
+def _directory_number(fd: int, numbers: bytes, at: int, block_bytes: int, block_count: int) -> int:
+    """Return the number at *at* in a directory of several blocks; one of no block if it lies in none."""
+    block: int = _NUMBER.unpack_from(numbers, at // block_bytes * 4)[0]
+    if block >= block_count:
+        return block_count
+    number: int = _NUMBER.unpack(_read(fd, 4, block * block_bytes + at % block_bytes))[0]
+    return number
 
 
 _PAGE_BYTES = 0x1000
@@ -143,15 +148,15 @@ _SECTION = Struct("<16xII16x")
 _MOST_SECTIONS = 512
 
 
-def _identify_image(read: Read, size_bytes: int) -> tuple[int, int] | None:
+def _identify_image(fd: int, size_bytes: int) -> tuple[int, int] | None:
     """Return stamp and SizeOfImage of an image that is as long as its headers say.
 
     Raises:
         struct.error: The file ends early.
 
-    Layout: see `symcache.formats.pe.header` and `symcache.formats.pe.image`.
+    Layout: see `symcache.formats.pe.image` and `symcache.formats.pe.image`.
     """
-    head = read(_PAGE_BYTES, 0)
+    head = _read(fd, _PAGE_BYTES, 0)
     at = int.from_bytes(head[0x3C:0x40], "little")
     if not head.startswith(b"MZ") or not 0x40 <= at <= len(head) - 92:
         return None
@@ -167,3 +172,77 @@ def _identify_image(read: Read, size_bytes: int) -> tuple[int, int] | None:
         if raw_bytes and raw_offset & mask:
             extent_bytes = max(extent_bytes, (raw_offset & mask) + raw_bytes)
     return (timestamp, size_of_image) if size_bytes >= extent_bytes else None
+
+
+_DIRECTORIES_AT = {0x10B: 92, 0x20B: 108}
+_DEBUG_DIRECTORY = Struct("<I48xII")
+_MAPPED_SECTION = Struct("<8xIIII16x")
+_DEBUG_ENTRY = Struct("<10xHII4xI")
+_CODE_VIEW = Struct("<4s16sI")
+_MOST_ENTRIES = 32
+_LONGEST_RECORD = 0x1000
+_CODEVIEW = 2
+_TELLING_MORE = frozenset({4, 17, 19})  # names a .dbg file, holds a PDB, has its checksum
+_PORTABLE_MINOR = 0x504D
+
+
+class PlainImage(NamedTuple):
+    """An image that names one PDB 7 and nothing else; *guid* as its 16 bytes lie in the file, *path* as written."""
+
+    timestamp: int
+    size_of_image: int
+    guid: bytes
+    age: int
+    path: str
+
+
+def glance_at_keys(view: ByteView) -> PlainImage | None:
+    """Return what identifies the image in the file *view* and its PDB, in three reads; None for one that is odd.
+
+    Layout: see `symcache.formats.pe.header`, `symcache.formats.pe.image` and `symcache.formats.pe.debug`.
+    """
+    try:
+        return _find_keys(view)
+    except (InputError, struct.error, UnicodeDecodeError):
+        return None
+
+
+def _find_keys(view: ByteView) -> PlainImage | None:
+    head = view.read(0, min(view.size, _PAGE_BYTES))
+    at = int.from_bytes(head[0x3C:0x40], "little")
+    if not head.startswith(b"MZ") or not 0x40 <= at < len(head):
+        return None
+    signature, sections, timestamp, optional_bytes = _FILE_HEADER.unpack_from(head, at)
+    optional = at + _FILE_HEADER.size
+    magic, alignment, size_of_image = _OPTIONAL_HEADER.unpack_from(head, optional)
+    table = optional + optional_bytes
+    table_end = table + _SECTION.size * sections
+    if signature != b"PE\0\0" or magic not in _DIRECTORIES_AT or sections > _MOST_SECTIONS or table_end > len(head):
+        return None
+    count, rva, size_bytes = _DEBUG_DIRECTORY.unpack_from(head, optional + _DIRECTORIES_AT[magic])
+    entries = size_bytes // _DEBUG_ENTRY.size
+    if count <= 6 or not rva or not 0 < entries <= _MOST_ENTRIES:
+        return None
+    for virtual_bytes, section, raw_bytes, raw_offset in _MAPPED_SECTION.iter_unpack(head[table:table_end]):
+        if section <= rva < section + max(virtual_bytes, raw_bytes):
+            if rva - section >= raw_bytes:
+                return None
+            offset = (raw_offset & ~(_SECTOR_BYTES - 1) if alignment >= _PAGE_BYTES else raw_offset) + rva - section
+            break
+    else:
+        return None
+    record = b""
+    for minor, type_, record_bytes, file_offset in _DEBUG_ENTRY.iter_unpack(
+        view.read(offset, entries * _DEBUG_ENTRY.size)
+    ):
+        if type_ == _CODEVIEW:
+            if record or minor == _PORTABLE_MINOR or not file_offset or not 24 < record_bytes <= _LONGEST_RECORD:
+                return None
+            record = view.read(file_offset, record_bytes)
+        elif type_ in _TELLING_MORE:
+            return None
+    signature, guid, age = _CODE_VIEW.unpack_from(record)
+    path, nul, _ = record[_CODE_VIEW.size :].partition(b"\0")
+    if signature != b"RSDS" or not nul:
+        return None
+    return PlainImage(timestamp, size_of_image, guid, age, path.decode())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-__all__ = ["HEAD_BYTES", "Markup", "could_be_markup", "find_markup"]
-
 HEAD_BYTES = 1024
 """How much of the beginning `find_markup` wants to see; it makes do with less."""
 

@@ -6,7 +6,9 @@ dumps and ranged downloads.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Protocol
 
 from symcache.errors import TruncatedInput
@@ -14,10 +16,7 @@ from symcache.errors import TruncatedInput
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
-
-__all__ = ["ByteView", "BytesView", "FileView", "PartView", "parse_uint", "read_in_parts"]
 
 
 class ByteView(Protocol):
@@ -46,25 +45,27 @@ class BytesView:
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
         return len(self._data)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
         _check_range(offset, length, self.size)
         return self._data[offset : offset + length]
 
 
-class FileView:
-    """A file on disk, read piece by piece; nothing is kept.
+_FLAGS = ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK")
 
-    Raises:
-        OSError: The file cannot be opened.
-    """
+
+class FileView:
+    """A file on disk, read piece by piece; nothing is kept. Raises `OSError` if it cannot be opened."""
 
     def __init__(self, path: Path | str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        self._size = os.fstat(self._fd).st_size
+        # A pipe, which anybody can make in a shared folder, is not waited for; for plain files O_NONBLOCK says nothing.
+        self._fd = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in _FLAGS))
+        status = os.fstat(self._fd)
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or stat.S_ISCHR(status.st_mode):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        self._size = status.st_size
 
     @property
     def size(self) -> int:
@@ -72,7 +73,6 @@ class FileView:
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
         _check_range(offset, length, self._size)
         data = _read_at(self._fd, offset, length)
         if len(data) != length:
@@ -88,18 +88,12 @@ class FileView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class PartView:
-    """A range of another view, numbered from 0.
-
-    Raises:
-        TruncatedInput: The range does not lie within *whole*.
-    """
+    """A range of another view, numbered from 0. Raises `TruncatedInput` if it does not lie within *whole*."""
 
     def __init__(self, whole: ByteView, start: int, size: int) -> None:
         _check_range(start, size, whole.size)
@@ -109,11 +103,9 @@ class PartView:
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly *length* bytes from *offset*; see `ByteView.read`."""
         _check_range(offset, length, self._size)
         return self._whole.read(self._start + offset, length)
 
@@ -124,13 +116,7 @@ def parse_uint(data: bytes, offset: int, width: int) -> int:
 
 
 def read_in_parts(read_some: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
-    """Return *length* bytes from *offset*, collected piece by piece.
-
-    Args:
-        read_some: Returns at least one byte from an offset, and no more than a length.
-        offset: Where to begin.
-        length: How many bytes are wanted.
-    """
+    """Return *length* bytes from *offset*; *read_some* returns at least one byte from an offset, at most a length."""
     parts: list[bytes] = []
     while length > 0:
         part = read_some(offset, length)

@@ -2,81 +2,79 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
-from contextlib import contextmanager
+import time
+from collections import deque
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import base_name, check_path_part
-from symcache.inputs.records import OF_COMPLETE_DUMPS, InputKind, Unreadable
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    STANDARD_INPUT,
+    Input,
+    InputKind,
+    KernelPdbWanted,
+    Module,
+    Unreadable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from concurrent.futures import Future
 
     from symcache.formats.view import ByteView
     from symcache.inputs.records import ProcessSelection, Record
 
-    Reader: TypeAlias = Callable[[ByteView, str], Iterator[Record]]
+    Reader: TypeAlias = Callable[[ByteView, str], Iterable[Record]]
+    Choose: TypeAlias = Callable[[bytes], Reader | None]
+    _Found: TypeAlias = Module | Unreadable | str
 
-__all__ = ["InputOptions", "InputSource", "copy_input", "detect", "open_inputs", "read_input"]
+__all__ = ["InputOptions", "InputSource", "copy_input", "detect", "open_inputs", "read_folder", "read_input"]
 
 
 Content: TypeAlias = bytes | BinaryIO
 InputSource: TypeAlias = str | Path | Content | tuple[str, Content]
 """A path, or what a file holds, alone or behind the name of the file, without which an image has no key."""
 
-_STANDARD_INPUT = "-"
+
 _HEAD_BYTES = 64
 _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
 _TRIAGE = 4
 
 
+_READERS = {
+    InputKind.KERNEL_DUMP: ("kerneldump", "read_kernel_dump"),
+    InputKind.TRIAGE_DUMP: ("kerneldump", "read_kernel_dump"),
+    InputKind.MINIDUMP: ("minidump", "read_minidump"),
+    InputKind.IMAGE: ("image", "read_image"),
+    InputKind.PDB: ("pdbfile", "read_pdb"),
+    InputKind.MANIFEST: ("manifest", "read_manifest"),
+    InputKind.DEBUGGER_LOG: ("log.reader", "read_debugger_log"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """How inputs are read, the same for all of them.
-
-    Attributes:
-        processes: Processes of kernel dumps whose modules are wanted; None for none.
-    """
+    """How inputs are read, the same for all: *processes* are those of kernel dumps whose modules are wanted."""
 
     processes: ProcessSelection | None = OF_COMPLETE_DUMPS
 
     def reader(self, kind: InputKind) -> Reader:
-        """Return what reads inputs of *kind*."""
-        # Each kind's reader is imported for the first input of that kind: most runs meet one or two.
-        match kind:
-            case InputKind.KERNEL_DUMP | InputKind.TRIAGE_DUMP:
-                from symcache.inputs.kerneldump import read_kernel_dump  # noqa: PLC0415
-
-                return partial(read_kernel_dump, user=self.processes)
-            case InputKind.MINIDUMP:
-                from symcache.inputs.minidump import read_minidump  # noqa: PLC0415
-
-                return read_minidump
-            case InputKind.IMAGE:
-                from symcache.inputs.image import read_image  # noqa: PLC0415
-
-                return read_image
-            case InputKind.PDB:
-                from symcache.inputs.pdbfile import read_pdb  # noqa: PLC0415
-
-                return read_pdb
-            case InputKind.MANIFEST:
-                from symcache.inputs.manifest import read_manifest  # noqa: PLC0415
-
-                return read_manifest
-            case InputKind.DEBUGGER_LOG:
-                from symcache.inputs.log.reader import read_debugger_log  # noqa: PLC0415
-
-                return read_debugger_log
-            case InputKind.FOLDER:
-                raise ValueError("a folder is walked")
+        """Return what reads inputs of *kind*; a folder is walked."""
+        module, name = _READERS[kind]
+        reader = _imported(f"inputs.{module}", name)
+        return partial(reader, user=self.processes) if module == "kerneldump" else reader
 
 
 _DEFAULT = InputOptions()
@@ -122,27 +120,20 @@ def read_input(
 ) -> Iterator[Record]:
     """Yield what one input holds; whatever is wrong with it becomes a record too.
 
-    Images, PDBs and dumps of a folder are read, texts in it are passed over.
-
-    Args:
-        source: The path of a file, a folder or a pipe, ``-`` for standard input, or what a file holds: bytes or a
-            binary file object, read from its beginning, alone or as a pair behind its name. What cannot be read twice
-            is copied first.
-        options: How it is read.
-        stdin: What stands behind ``-``; None for the process's own.
+    Images, PDBs and dumps of a folder are read, texts in it are passed over. *source* is the path of a file, a folder
+    or a pipe, ``-`` for standard input, or what a file holds: bytes or a binary file object, read from its beginning,
+    alone or as a pair behind its name. What cannot be read twice is copied first.
     """
     path, content = _name(source)
     try:
         if content is not None:
             yield from _read_content(path, content, options)
-        elif path == _STANDARD_INPUT:
+        elif path == STANDARD_INPUT:
             yield from _read_stream(path, stdin or sys.stdin.buffer, options)
         else:
             yield from _read(path, options)
-    except InputError as error:
-        yield Unreadable(path, error.problem, error.offset)
-    except OSError as error:
-        yield Unreadable(path, error.strerror or str(error))
+    except (InputError, OSError) as error:
+        yield _unreadable(path, error)
 
 
 def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str, Path]:
@@ -172,9 +163,9 @@ def _name(source: InputSource) -> tuple[str, Content | None]:
     if isinstance(source, str | Path):
         return str(source), None
     if isinstance(source, bytes):
-        return _STANDARD_INPUT, source
+        return STANDARD_INPUT, source
     name = getattr(source, "name", None)
-    return name if isinstance(name, str) else _STANDARD_INPUT, source
+    return name if isinstance(name, str) else STANDARD_INPUT, source
 
 
 def _read(path: str, options: InputOptions) -> Iterator[Record]:
@@ -182,8 +173,6 @@ def _read(path: str, options: InputOptions) -> Iterator[Record]:
         raise UnknownFormat("a path cannot hold a NUL character")
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
-        from symcache.inputs.folder import read_folder  # noqa: PLC0415
-
         readers = cache(partial(_folder_reader, options))
         yield from read_folder(Path(path), lambda head: readers(_kind_of(head)))
     elif stat.S_ISFIFO(mode):
@@ -197,19 +186,26 @@ def _read(path: str, options: InputOptions) -> Iterator[Record]:
 
 
 def _read_content(path: str, content: Content, options: InputOptions) -> Iterator[Record]:
-    if isinstance(content, bytes):
-        view: ByteView = BytesView(content)
-        yield from options.reader(detect(view))(view, path)
-    elif content.seekable():
-        view = _SeekView(content)
-        yield from options.reader(detect(view))(view, path)
-    else:
+    if not isinstance(content, bytes) and not content.seekable():
         yield from _read_stream(path, content, options)
+        return
+    view = BytesView(content) if isinstance(content, bytes) else _SeekView(content)
+    yield from options.reader(detect(view))(view, path)
 
 
 def _read_stream(path: str, stream: BinaryIO, options: InputOptions) -> Iterator[Record]:
-    with _copied(stream) as view:
-        yield from options.reader(detect(view))(view, path)
+    """Yield what *stream* holds, from a copy of the whole of it."""
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
+    with TemporaryDirectory(prefix="symcache-") as folder:
+        copy = Path(folder, "input")
+        # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
+        read = getattr(stream, "read1", stream.read)
+        with copy.open("xb") as file:
+            while piece := read(_COPIED_BYTES):
+                file.write(piece)
+        with FileView(copy) as view:
+            yield from options.reader(detect(view))(view, path)
 
 
 class _SeekView:
@@ -234,26 +230,8 @@ class _SeekView:
 
 def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | None:
     if kind is InputKind.IMAGE:
-        from symcache.inputs.image import read_image  # noqa: PLC0415
-
-        return partial(read_image, with_details=False)
+        return _imported("inputs.image", "read_module")
     return None if kind is None else options.reader(kind)
-
-
-@contextmanager
-def _copied(stream: BinaryIO) -> Iterator[FileView]:
-    """Lend the whole of *stream* as a file of its own."""
-    from tempfile import TemporaryDirectory  # noqa: PLC0415
-
-    with TemporaryDirectory(prefix="symcache-") as folder:
-        copy = Path(folder, "input")
-        # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
-        read = getattr(stream, "read1", stream.read)
-        with copy.open("xb") as file:
-            while piece := read(_COPIED_BYTES):
-                file.write(piece)
-        with FileView(copy) as view:
-            yield view
 
 
 def _kind_of(head: bytes) -> InputKind | None:
@@ -261,29 +239,22 @@ def _kind_of(head: bytes) -> InputKind | None:
         return InputKind.KERNEL_DUMP
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
-    if head[:2] in {b"MZ", b"DI"}:
-        return InputKind.IMAGE if _image_test()(head) else None
-    if head[:1] in {b"M", b"B"}:
-        return InputKind.PDB if _pdb_test()(head) else None
+    if head.startswith((b"MZ", b"DI")):
+        return InputKind.IMAGE if _imported("inputs.image", "is_image")(head) else None
+    if head.startswith((b"M", b"B")) and _imported("formats.pdb.info", "looks_like_pdb")(head):
+        return InputKind.PDB
     return None
 
 
 @cache
-def _image_test() -> Callable[[bytes], bool]:
-    from symcache.inputs.image import is_image  # noqa: PLC0415
-
-    return is_image
-
-
-@cache
-def _pdb_test() -> Callable[[bytes], bool]:
-    from symcache.formats.pdb.info import looks_like_pdb  # noqa: PLC0415
-
-    return looks_like_pdb
+def _imported(module: str, name: str) -> Callable[..., Any]:
+    """Return a function, whose module is imported for the first input that needs it: most runs meet one kind or two."""
+    function: Callable[..., Any] = getattr(import_module(f"symcache.{module}"), name)
+    return function
 
 
 def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.dump.unsupported import find_other_dump  # noqa: PLC0415
+    from symcache.formats.dump.header import find_other_dump  # noqa: PLC0415
     from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
 
     if other := find_other_dump(head):
@@ -300,3 +271,174 @@ def _refuse(head: bytes) -> UnknownFormat:
     return UnknownFormat(
         "of no known kind: dumps, images, PDBs, lists of indexes, symchk manifests and debugger logs are read", offset=0
     )
+
+
+_PAGE_BYTES = 4096
+_MOUNT_POINT = 0xA0000003
+
+# A few files cost less than handing them to a thread, so that threads take them by the dozen.
+_FILES_AT_ONCE = 32
+_SORTED_AT_ONCE = 4096
+_PATIENCE_S = 0.02
+_MOST_OPEN_FOLDERS = 64
+_BY_NAME = attrgetter("name")
+
+
+def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Record]:
+    """Yield the folder, then what the files below it hold, in the order of the walk.
+
+    Files of other kinds are passed over, and so are devices, pipes and sockets, which are never opened. Links to
+    files are followed, links and junctions to folders are not: what they lead to would be read twice or for ever.
+    A file or folder that cannot be read is reported and the rest goes on. The order is by name within a folder
+    (folders with more than 4,096 entries: within each 4,096 as the system lists them), so that two runs agree.
+
+    *choose* returns the reader for a file that begins with the given bytes, at most 64; None to pass it over. As many
+    files as there are *threads* may be waited for at once; disks on a network gain most.
+    """
+    yield Input(str(path), InputKind.FOLDER)
+    files = _walk(path)
+    try:
+        for records in _read_batches(files, choose, threads):
+            for record in records:
+                if isinstance(record, str):  # its reader asks something, so that it is read where the answer comes from
+                    yield from _read_here(record, choose)
+                else:
+                    yield record
+    finally:
+        files.close()
+
+
+def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: int) -> Iterator[list[_Found]]:
+    """Yield what each batch of *files* holds: read right here, or by threads once the disk keeps this one waiting.
+
+    With what is in the system's cache, threads only wait for each other.
+    """
+    batches = iter(lambda: list(islice(files, _FILES_AT_ONCE)), [])
+    for batch in batches:
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
+        found = _read_batch(batch, choose)
+        is_kept_waiting = time.monotonic() - began_s > 5 * (time.thread_time() - began_cpu_s) + _PATIENCE_S
+        yield found
+        if is_kept_waiting:
+            break
+    else:
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it takes longer than a small folder
+
+    waiting: deque[Future[list[_Found]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="symcache-folder")
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(_read_batch, batch, choose))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _walk(root: Path) -> Generator[str | Unreadable, None, None]:
+    """Yield the path of every regular file below *root*, and each folder that cannot be listed."""
+    open_folders = [_list_folder(str(root), 0)]
+    try:
+        while open_folders:
+            entry = next(open_folders[-1], None)
+            if entry is None:
+                open_folders.pop()
+            elif isinstance(entry, Unreadable):
+                yield entry
+            else:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not _is_junction(entry):
+                            open_folders.append(_list_folder(entry.path, len(open_folders)))
+                    elif entry.is_file():
+                        yield entry.path
+                except OSError as error:  # a link that leads to itself
+                    yield _unreadable(entry.path, error)
+    finally:
+        for folder in open_folders:
+            folder.close()
+
+
+def _list_folder(path: str, depth: int) -> Generator[os.DirEntry[str] | Unreadable, None, None]:
+    """Yield what *path* holds, sorted piece by piece; far down at once, as open folders are scarce."""
+    try:
+        with os.scandir(path) as entries:
+            if depth < _MOST_OPEN_FOLDERS:
+                while piece := sorted(islice(entries, _SORTED_AT_ONCE), key=_BY_NAME):
+                    yield from piece
+                return
+            piece = sorted(entries, key=_BY_NAME)
+        yield from piece
+    except OSError as error:
+        yield _unreadable(path, error)
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a folder is a Windows mount point; `os.DirEntry.is_junction` came with Python 3.12."""
+    status = entry.stat(follow_symlinks=False)
+    return getattr(status, "st_reparse_tag", 0) == _MOUNT_POINT
+
+
+def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[_Found]:
+    found: list[_Found] = []
+    for file in batch:
+        if isinstance(file, str):
+            found += _read_file(file, choose)
+        else:
+            found.append(file)
+    return found
+
+
+def _read_file(path: str, choose: Choose) -> list[_Found]:
+    """Return the modules of one file; one that cannot be read is one record, whatever it gave before."""
+    found: list[_Found] = []
+    try:
+        for record in _records_of(path, choose):
+            if isinstance(record, Module | Unreadable):
+                found.append(record)
+            elif isinstance(record, KernelPdbWanted):
+                return [path]
+    except (InputError, OSError) as error:
+        return [_unreadable(path, error)]
+    return found
+
+
+def _read_here(path: str, choose: Choose) -> Iterator[Record]:
+    """Yield the modules of one file and what its reader asks."""
+    try:
+        for record in _records_of(path, choose):
+            if isinstance(record, Module | Unreadable | KernelPdbWanted):
+                yield record
+    except (InputError, OSError) as error:
+        yield _unreadable(path, error)
+
+
+def _records_of(path: str, choose: Choose) -> Iterator[Record]:
+    with FileView(path) as file:
+        view = _Begun(file)
+        read = choose(view.start[:_HEAD_BYTES])
+        if read is not None:
+            yield from read(view, path)
+
+
+class _Begun:
+    """A file whose first page is at hand: it tells what the file is, and holds the headers of most."""
+
+    def __init__(self, file: FileView) -> None:
+        self._file = file
+        self.size = file.size
+        self.start = file.read(0, min(file.size, _PAGE_BYTES))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if 0 <= offset <= offset + length <= len(self.start):
+            return self.start[offset : offset + length]
+        return self._file.read(offset, length)
+
+
+def _unreadable(path: str, error: InputError | OSError) -> Unreadable:
+    if isinstance(error, InputError):
+        return Unreadable(path, error.problem, error.offset)
+    return Unreadable(path, error.strerror or str(error))

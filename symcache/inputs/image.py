@@ -1,25 +1,26 @@
-"""Images in the memory of a dump."""
+"""Images and ``.dbg`` files as inputs, and images in the memory of a dump."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput
-from symcache.formats.pe.dbg import parse_dbg
+from symcache.formats.glance import glance_at_keys
 from symcache.formats.pe.debug import Rsds
-from symcache.formats.pe.header import machine_name
-from symcache.formats.pe.image import Layout, parse_image
-from symcache.formats.view import PartView
+from symcache.formats.pe.image import Layout, machine_name, parse_dbg, parse_image
+from symcache.formats.view import PartView, parse_uint
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
-from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.modules import LoaderEntry
-    from symcache.formats.pe.dbg import DbgFile
+    from symcache.formats.dump.modules import LoaderEntry, LoaderLayout
     from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
-    from symcache.formats.pe.image import Image
+    from symcache.formats.pe.image import DbgFile, Image
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
@@ -28,14 +29,19 @@ __all__ = [
     "image_module",
     "is_image",
     "loader_key",
+    "module_without_header",
+    "nameless_problem",
     "paged_out_use",
     "pdb_reference",
     "read_image",
     "read_loaded_image",
+    "read_module",
+    "read_stamp",
 ]
 
 
-_STANDARD_INPUT = "-"
+T = TypeVar("T")
+KeyT = TypeVar("KeyT", bound=ImageKey)
 
 
 def is_image(start: bytes) -> bool:
@@ -47,43 +53,51 @@ def is_image(start: bytes) -> bool:
     return start[:2] == b"MZ" or start[:4] in {b"DI\x00\x00", b"DI\x00\x80"}
 
 
-def read_image(view: ByteView, path: str, *, with_details: bool = True) -> Iterator[Record]:
+def read_image(view: ByteView, path: str) -> Iterator[Record]:
     """Yield the image or ``.dbg`` file and, as its one module, what it is and what it names.
-
-    Args:
-        view: The file.
-        path: As the user named it.
-        with_details: Say all about it in its `Input`, as ``inspect`` shows; else no more than its kind.
 
     Raises:
         InputError: It is neither, or its headers are damaged.
     """
+    module, details = _read(view, path)
+    yield Input(path, InputKind.IMAGE, details())
+    yield module
+
+
+def read_module(view: ByteView, path: str) -> tuple[Module]:
+    """Return the module alone that `read_image` yields; files by the thousand are read so."""
+    plain = glance_at_keys(view)
     name = base_name(path)
+    if plain is not None and any(plain.guid) and name != STANDARD_INPUT:
+        try:
+            key = PdbKey(base_name(plain.path), UUID(bytes_le=plain.guid), plain.age)
+            image = ImageKey(name, plain.timestamp, plain.size_of_image)
+        except MalformedInput:  # what follows says why
+            pass
+        else:
+            return (Module(name, path, image=image, pdbs=(PdbReference(key, PdbFormat.NATIVE),)),)
+    return (_read(view, path)[0],)
+
+
+def _read(view: ByteView, path: str) -> tuple[Module, Callable[[], dict[str, Any]]]:
+    """Return an image's or ``.dbg`` file's module and what returns all there is to say of it."""
     if view.read(0, min(2, view.size)) == b"DI":
         file = parse_dbg(view)
-        yield Input(path, InputKind.IMAGE, _dbg_details(file) if with_details else {})
-        yield _dbg_module(file, name, path)
-        return
+        return _dbg_module(file, base_name(path), path), partial(_dbg_details, file)
     image = parse_image(view, Layout.DISK)
-    yield Input(path, InputKind.IMAGE, _image_details(image, view.size) if with_details else {})
-    yield image_module(image, name, path)
+    return image_module(image, base_name(path), path), partial(_image_details, image, view.size)
 
 
 def image_module(image: Image, name: str, path: str | None = None, base: int | None = None) -> Module:
-    """Return what *image* is called and what it names.
-
-    Args:
-        image: As parsed from a file, from memory or from the part of a file that was fetched.
-        name: Base name to file the image under.
-        path: Where it lies, if that is known.
-        base: Address it is loaded at, in a dump.
-    """
+    """Return what *image* names, filed under the base name *name*; it lies at *path*, or in a dump at *base*."""
     problems: list[str] = []
-    key = _image_key(name, image.timestamp, image.size_of_image, problems)
+    key = _tried(lambda: _file_key(ImageKey, image, name, "an image's key needs its file name"), problems)
     checksums = tuple(f"{checksum.algorithm}:{checksum.digest.hex()}" for checksum in image.checksums)
-    pdbs = _references(image.code_views, problems, embedded=image.embedded is not None, checksums=checksums)
-    dbg = _dbg_key(image, problems)
-    problems.extend(_sentence(problem) for problem in image.problems)
+    pdbs = _references(image.debug, problems, checksums)
+    dbg = None
+    if (dbg_name := image.dbg_name) is not None:
+        dbg = _tried(lambda: DbgKey(base_name(dbg_name), image.timestamp, image.size_of_image), problems)
+    problems.extend(map(_sentence, image.problems))
     named = bool(image.code_views or image.embedded or image.dbg_name)
     if not pdbs and not problems:
         problems.append(_why_no_pdb(image))
@@ -101,12 +115,7 @@ def image_module(image: Image, name: str, path: str | None = None, base: int | N
 
 
 def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tuple[str, ...] = ()) -> PdbReference:
-    """Return the PDB that a code view record names.
-
-    Args:
-        entry: The record and what its debug directory entry adds.
-        embedded: The image holds a portable PDB inside.
-        checksums: Those of the image; they speak of a portable PDB only.
+    """Return the PDB that a code view record names; what else the image has speaks of a portable PDB only.
 
     Raises:
         MalformedInput: It has a nil GUID, or its name cannot be that of a file in a store.
@@ -125,37 +134,25 @@ def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tu
     return PdbReference(PdbKey(name, record.guid, record.age), PdbFormat.NATIVE)
 
 
-def _references(
-    code_views: Iterable[CodeViewEntry], problems: list[str], *, embedded: bool = False, checksums: tuple[str, ...] = ()
-) -> tuple[PdbReference, ...]:
-    found: list[PdbReference] = []
-    for entry in code_views:
-        try:
-            found.append(pdb_reference(entry, embedded=embedded, checksums=checksums))
-        except MalformedInput as error:
-            problems.append(error.problem)
-    return tuple(found)
+def _references(debug: DebugData, problems: list[str], checksums: tuple[str, ...] = ()) -> tuple[PdbReference, ...]:
+    make = partial(pdb_reference, embedded=debug.embedded is not None, checksums=checksums)
+    found = (_tried(partial(make, entry), problems) for entry in debug.code_views)
+    return tuple(reference for reference in found if reference is not None)
 
 
-def _image_key(name: str, timestamp: int, size_of_image: int, problems: list[str]) -> ImageKey | None:
-    if name == _STANDARD_INPUT:
-        problems.append("an image's key needs its file name, which standard input does not tell")
-        return None
+def _tried(make: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what *make* makes; None, and one of *problems* more, if that cannot be."""
     try:
-        return ImageKey(name, timestamp, size_of_image)
+        return make()
     except MalformedInput as error:
         problems.append(error.problem)
         return None
 
 
-def _dbg_key(image: Image, problems: list[str]) -> DbgKey | None:
-    if image.dbg_name is None:
-        return None
-    try:
-        return DbgKey(base_name(image.dbg_name), image.timestamp, image.size_of_image)
-    except MalformedInput as error:
-        problems.append(error.problem)
-        return None
+def _file_key(kind: type[KeyT], file: Image | DbgFile, name: str, need: str) -> KeyT:
+    if name == STANDARD_INPUT:
+        raise MalformedInput(f"{need}, which standard input does not tell")
+    return kind(name, file.timestamp, file.size_of_image)
 
 
 def _why_no_pdb(image: Image) -> str:
@@ -171,33 +168,20 @@ def _why_no_pdb(image: Image) -> str:
 
 def _dbg_module(file: DbgFile, name: str, path: str) -> Module:
     problems: list[str] = []
-    dbg: DbgKey | None = None
-    try:
-        if name == _STANDARD_INPUT:
-            raise MalformedInput("a .dbg file's key needs its name, which standard input does not tell")
-        dbg = DbgKey(name, file.timestamp, file.size_of_image)
-    except InputError as error:
-        problems.append(error.problem)
-    pdbs = _references(file.debug.code_views, problems)
-    problems.extend(_sentence(problem) for problem in file.debug.problems)
+    dbg = _tried(lambda: _file_key(DbgKey, file, name, "a .dbg file's key needs its name"), problems)
+    pdbs = _references(file.debug, problems)
+    problems.extend(map(_sentence, file.debug.problems))
     return Module(name=name, path=path, pdbs=pdbs, dbg=dbg, problem="; ".join(problems) or None)
 
 
 def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
-    problems = [_sentence(problem) for problem in image.problems]
+    problems = [*map(_sentence, image.problems)]
     if size_bytes < image.extent_bytes:
         problems.append(f"the file is cut short: it has {size_bytes} of at least {image.extent_bytes} bytes")
     return {
         "type": f"PE32{'+' if image.bits == 64 else ''}",
-        "machine": machine_name(image.machine),
-        "timestamp": f"{image.timestamp:08X}",
-        "reproducible": image.reproducible,
-        "size_of_image": image.size_of_image,
+        **_common_details(image, reproducible=image.reproducible),
         "size_bytes": size_bytes,
-        "checksum": f"{image.checksum:08X}",
-        "characteristics": f"{image.characteristics:04X}",
-        "debug": [entry.type_name for entry in image.debug_entries],
-        "code_views": _code_view_details(image.debug),
         "embedded_pdb_bytes": image.embedded.size_bytes if image.embedded else None,
         "dbg_name": image.dbg_name,
         "problems": problems,
@@ -205,16 +189,19 @@ def _image_details(image: Image, size_bytes: int) -> dict[str, Any]:
 
 
 def _dbg_details(file: DbgFile) -> dict[str, Any]:
+    return {"type": "DBG", **_common_details(file), "problems": [*map(_sentence, file.debug.problems)]}
+
+
+def _common_details(file: Image | DbgFile, **more: Any) -> dict[str, Any]:
     return {
-        "type": "DBG",
         "machine": machine_name(file.machine),
         "timestamp": f"{file.timestamp:08X}",
+        **more,
         "size_of_image": file.size_of_image,
         "checksum": f"{file.checksum:08X}",
         "characteristics": f"{file.characteristics:04X}",
         "debug": [entry.type_name for entry in file.debug.entries],
         "code_views": _code_view_details(file.debug),
-        "problems": [_sentence(problem) for problem in file.debug.problems],
     }
 
 
@@ -239,12 +226,7 @@ _PAGE_BYTES = 0x1000
 
 
 def read_loaded_image(memory: ByteView, base: int, size_of_image: int) -> Image:
-    """Return what the image loaded at *base* says of itself.
-
-    Args:
-        memory: The address space it is loaded in.
-        base: Where, as the loader says.
-        size_of_image: Bytes it takes, as the loader says.
+    """Return what the image says of itself that the loader has at *base* of *memory*, with *size_of_image* bytes.
 
     Raises:
         NotInDump: Its headers are not there.
@@ -253,13 +235,9 @@ def read_loaded_image(memory: ByteView, base: int, size_of_image: int) -> Image:
     view = PartView(memory, base, min(size_of_image, memory.size - base))
     image = parse_image(view, Layout.MEMORY)
     # The loader counts whole pages, except for drivers of Windows XP and before.
-    if _whole_pages(image.size_of_image) != _whole_pages(size_of_image):
+    if -(-image.size_of_image // _PAGE_BYTES) != -(-size_of_image // _PAGE_BYTES):
         raise MalformedInput(f"its header claims {image.size_of_image:#x} bytes, the loader {size_of_image:#x}")
     return image
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // _PAGE_BYTES)
 
 
 def paged_out_use(module: Module) -> ImageUse | None:
@@ -272,6 +250,30 @@ def entry_names(entry: LoaderEntry) -> tuple[str, str | None]:
     """Return a loader entry's base name, made up if it has none, and its path."""
     name = base_name(entry.full_name or "") or base_name(entry.base_name or "") or f"unknown_{entry.base:x}"
     return name, entry.full_name or None
+
+
+def nameless_problem(entry: LoaderEntry) -> str | None:
+    """Return why a loader entry has no name; None if it has one."""
+    if entry.full_name is not None or entry.base_name is not None:
+        return None
+    return f"its name cannot be read ({entry.name_problem or 'it has none'})"
+
+
+def module_without_header(module: Module, error: InputError, key: ImageKey | None, no_stamp: str) -> Module:
+    """Return *module*, whose headers are not there, with the *key* that the loader's stamp makes, if there is one."""
+    reason = f"its image header cannot be read ({error.problem})"
+    if key is None:
+        return replace(module, problem=f"{reason}, and {no_stamp}")
+    problem = f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched"
+    return replace(module, image=key, problem=problem, needs_image=ImageUse.BY_HAND)
+
+
+def read_stamp(memory: ByteView, entry_va: int, layout: LoaderLayout) -> int:
+    """Return the time stamp in the loader's entry at *entry_va*; 0 if it is not there."""
+    try:
+        return parse_uint(memory.read(entry_va + layout.stamp, 4), 0, 4)
+    except InputError:
+        return 0
 
 
 def loader_key(name: str, stamp: int, size_of_image: int) -> ImageKey | None:

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import MalformedInput
 from symcache.formats.view import PartView
-from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold, parse_id, parse_index
-from symcache.identity import printable as cut
-from symcache.inputs.log.text import text_encoding
-from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+from symcache.identity import ImageKey, OtherKey, fold, parse_id, parse_index, printable
+from symcache.inputs.records import Input, InputKind, Module, PdbFormat, Unreadable, reference_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from symcache.formats.view import ByteView
     from symcache.identity import Key
-    from symcache.inputs.records import Record
+    from symcache.inputs.records import PdbReference, Record
 
-__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest"]
+__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest", "text_encoding"]
 
 
 _CHUNK_BYTES = 1 << 16
@@ -40,22 +37,8 @@ _COMMENT = (";", "#")
 _RENAMED = (re.compile(r"ntoskrnl|ntkr\w+"), re.compile(r"hal\w*"))
 _WITH_PDB = "1"
 
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line: its number from 1, its offset in bytes, its text; the text is None if it is too long to be kept."""
-
-    number: int
-    at: int
-    text: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a line asks for; *type* is the last field of a manifest's line, None elsewhere."""
-
-    key: Key
-    type: str | None = None
+# Its number from 1, its offset in bytes, its text; None for one that is too long to be kept.
+_Line: TypeAlias = tuple[int, int, str | None]
 
 
 def read_manifest(view: ByteView, path: str) -> Iterator[Record]:
@@ -70,25 +53,34 @@ def read_manifest(view: ByteView, path: str) -> Iterator[Record]:
     Source: manifests written by ``symchk /om``; the meaning of type 2 is inferred from them.
     """
     yield Input(path, InputKind.MANIFEST)
-    pdb: PdbReference | None = None
-    for line in _content(view):
+    pdb: PdbReference | None = None  # of a line whose image may follow
+    for number, at, text in _content(view):
         try:
-            wanted = _parse_line(line)
+            key, type_ = _parse_line(text)
         except MalformedInput as error:
-            yield from _alone(pdb)
-            pdb = None
-            yield Unreadable(path, f"line {line.number}: {error.problem}", line.at)
+            if pdb is not None:
+                yield Module(pdb.key.name, pdbs=(pdb,))
+                pdb = None
+            yield Unreadable(path, f"line {number}: {error.problem}", at)
             continue
-        image = _image_of(wanted.key)
-        if pdb is not None and image is not None and wanted.type == _WITH_PDB:
-            yield Module(image.name, image=image, pdbs=(pdb,), is_presumed=not _are_namesakes(pdb.key, image))
-            pdb = None
+        if pdb is not None:
+            if type(key) is ImageKey and type_ == _WITH_PDB:
+                yield Module(key.name, image=key, pdbs=(pdb,), is_presumed=not _are_namesakes(pdb.key, key))
+                pdb = None
+                continue
+            yield Module(pdb.key.name, pdbs=(pdb,))
+        reference = reference_to(key)
+        pdb = reference if type_ == _WITH_PDB else None
+        if pdb is not None:
             continue
-        yield from _alone(pdb)
-        pdb = _reference(wanted.key) if wanted.type == _WITH_PDB else None
-        if pdb is None:
-            yield _module(wanted.key)
-    yield from _alone(pdb)
+        if reference is not None:
+            yield Module(key.name, pdbs=(reference,))
+        elif type(key) is ImageKey:
+            yield Module(key.name, image=key, problem="the list names the image alone, not its PDB")
+        else:
+            yield Module(key.name, dbg=key)
+    if pdb is not None:
+        yield Module(pdb.key.name, pdbs=(pdb,))
 
 
 def looks_like_manifest(view: ByteView) -> bool:
@@ -97,10 +89,11 @@ def looks_like_manifest(view: ByteView) -> bool:
     Reads at most 64 KiB.
     """
     start = PartView(view, 0, min(view.size, _CHUNK_BYTES))
-    lines = list(islice(_content(start), _LOOKED_AT_LINES))
-    if not lines:
-        return any(line.text is not None and line.text.startswith(_COMMENT) for line in islice(_lines(start), 1))
-    return 2 * sum(map(_asks, lines)) >= len(lines)
+    texts = [text for _, _, text in islice(_content(start), _LOOKED_AT_LINES)]
+    if not texts:
+        _, _, first = next(_lines(start), (0, 0, None))
+        return first is not None and first.startswith(_COMMENT)
+    return 2 * sum(map(_asks, texts)) >= len(texts)
 
 
 def manifest_lines(modules: Iterable[Module]) -> Iterator[str]:
@@ -118,22 +111,27 @@ def manifest_lines(modules: Iterable[Module]) -> Iterator[str]:
             yield f"{module.dbg.name},{module.dbg.id.lower()},2"
 
 
-def _asks(line: _Line) -> bool:
+def _asks(text: str | None) -> bool:
     try:
-        _parse_line(line)
+        _parse_line(text)
     except MalformedInput:
         return False
     return True
 
 
-def _parse_line(line: _Line) -> _Wanted:
-    if line.text is None:
+def _parse_line(text: str | None) -> tuple[Key, str | None]:
+    """Return what a line asks for, and the last field of a manifest's line; None elsewhere.
+
+    Raises:
+        MalformedInput: It names no file.
+    """
+    if text is None:
         raise MalformedInput(f"it is longer than {_LONGEST_LINE} characters")
-    name, id_, type_ = _split_fields(line.text)
-    key = parse_id(name, id_) if name else parse_index(line.text)
-    if isinstance(key, OtherKey) and not _OTHER_ID.fullmatch(key.id):
-        raise MalformedInput(f"{cut(key.id)!r} is not an id of a symbol file; an index is written name/id/name")
-    return _Wanted(key, type_)
+    name, id_, type_ = _split_fields(text) if "," in text else ("", "", None)
+    key = parse_id(name, id_) if name else parse_index(text)
+    if type(key) is OtherKey and not _OTHER_ID.fullmatch(key.id):
+        raise MalformedInput(f"{printable(key.id)!r} is not an id of a symbol file; an index is written name/id/name")
+    return key, type_
 
 
 def _split_fields(text: str) -> tuple[str, str, str | None]:
@@ -143,28 +141,12 @@ def _split_fields(text: str) -> tuple[str, str, str | None]:
     """
     *name, id_ = text.rsplit(",", 1)
     type_ = None
-    if name and id_.strip().isdecimal() and len(id_.strip()) <= 2:
+    if id_.strip().isdecimal() and len(id_.strip()) <= 2:
         type_ = id_.strip()
         *name, id_ = name[0].rsplit(",", 1)
     if not name or len(id_.split()) != 1 or set("/\\") & set(text):
         return "", "", None
     return name[0].strip(), id_.strip(), type_
-
-
-def _image_of(key: Key) -> ImageKey | None:
-    return key if isinstance(key, ImageKey) and not isinstance(key, DbgKey) else None
-
-
-def _reference(key: Key) -> PdbReference | None:
-    match key:
-        case PortablePdbKey():
-            return PdbReference(key, PdbFormat.PORTABLE)
-        case PdbKey():
-            return PdbReference(key, PdbFormat.NATIVE)
-        case Pdb2Key():
-            return PdbReference(key, PdbFormat.PDB2)
-        case _:
-            return None
 
 
 def _are_namesakes(pdb: Key, image: ImageKey) -> bool:
@@ -178,23 +160,9 @@ def _are_namesakes(pdb: Key, image: ImageKey) -> bool:
     )
 
 
-def _alone(pdb: PdbReference | None) -> Iterator[Module]:
-    if pdb is not None:
-        yield Module(pdb.key.name, pdbs=(pdb,))
-
-
-def _module(key: Key) -> Module:
-    reference = _reference(key)
-    if reference is not None:
-        return Module(key.name, pdbs=(reference,))
-    if image := _image_of(key):
-        return Module(key.name, image=image, problem="the list names the image alone, not its PDB")
-    return Module(key.name, dbg=key)
-
-
 def _content(view: ByteView) -> Iterator[_Line]:
     """Yield the lines that are neither blank nor comments."""
-    return (line for line in _lines(view) if line.text is None or (line.text and not line.text.startswith(_COMMENT)))
+    return (line for line in _lines(view) if (text := line[2]) is None or (text and not text.startswith(_COMMENT)))
 
 
 def _lines(view: ByteView) -> Iterator[_Line]:
@@ -206,28 +174,38 @@ def _lines(view: ByteView) -> Iterator[_Line]:
     for offset in range(start, view.size, _CHUNK_BYTES):
         *ended, rest = (rest + decoder.decode(view.read(offset, min(_CHUNK_BYTES, view.size - offset)))).split("\n")
         for text in ended:
-            yield _Line(number, at, None if dropped or len(text) > _LONGEST_LINE else _clean(text, encoding))
+            yield number, at, None if dropped or len(text) > _LONGEST_LINE else _clean(text, encoding)
             number, at, dropped = number + 1, at + dropped + _width(text + "\n", encoding), 0
         if len(rest) > _LONGEST_LINE:
             rest, dropped = "", dropped + _width(rest, encoding)
     if rest or dropped:
-        yield _Line(number, at, None if dropped else _clean(rest, encoding))
+        yield number, at, None if dropped else _clean(rest, encoding)
 
 
 def _find_encoding(head: bytes) -> tuple[str | None, int]:
     """Return the flavour of UTF-16, None for bytes that keep ASCII, and the length of the byte order mark."""
-    for mark, encoding in (
-        (codecs.BOM_UTF8, None),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ):
+    marks = ((codecs.BOM_UTF8, None), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+    for mark, encoding in marks:
         if head.startswith(mark):
             return encoding, len(mark)
     return text_encoding(head), 0
 
 
+def text_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 flavour that *head* is written in; None for an encoding that keeps ASCII bytes.
+
+    ``.logopen /u`` writes UTF-16 with a byte order mark; without one, NUL in every second byte gives it away.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    pairs = len(head) // 2
+    if pairs >= 8 and head[1::2].count(0) > pairs * 3 // 4:
+        return "utf-16-le"
+    return None
+
+
 def _clean(text: str, encoding: str | None) -> str:
-    if encoding is None:
+    if encoding is None and not text.isascii():
         raw = text.encode("latin-1")
         try:
             text = raw.decode()

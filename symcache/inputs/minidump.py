@@ -69,7 +69,9 @@ def read_minidump(view: ByteView, path: str) -> Iterator[Record]:
     for error in errors:
         yield Unreadable(path, error.problem, error.offset)
     told = bool(errors)
-    foreign = None if system is None else _foreign_system(system.platform)
+    foreign = None
+    if system is not None and system.platform not in _WINDOWS_PLATFORMS:
+        _, foreign = _SYSTEMS.get(system.platform, ("", f"a dump of an unknown system ({system.platform:#x})"))
     modules = _Modules(view, memory, foreign, full_memory=dump.full_memory)
     left = _MOST_MODULES
     for table in tables:
@@ -107,24 +109,28 @@ class _Modules:
         known = Module(name, path=entry.path, base=entry.base_va, unloaded=table.unloaded)
         if self._foreign is not None:
             return replace(known, problem=f"no PDBs here: {self._foreign}", is_foreign=True)
+        image, problem = _image_key(name, entry)
         reference, record_problem = _named_pdb(entry)
         captured: Module | None = None
         if not table.unloaded and (reference is None or self._full_memory):
             captured = self._captured_image(name, entry)
-        named = _name_files(known, entry, reference, record_problem, captured)
-        return replace(named, needs_image=self._image_use(named, captured))
-
-    def _image_use(self, module: Module, captured: Module | None) -> ImageUse | None:
-        """Return what a debugger needs the image of *module* for.
-
-        It reads images in memory only of a dump that claims to hold all of it, and there only where it finds header
-        and debug directory.
-        """
-        if module.unloaded or module.image is None:
-            return None
-        if self._full_memory and captured is not None and (captured.pdbs or captured.no_debug_record):
-            return None
-        return ImageUse.CODE if module.pdbs or module.no_debug_record else ImageUse.SYMBOLS
+        if reference is not None:
+            known = replace(known, pdbs=(reference,))
+        else:
+            if captured is not None and image is None and captured.image is not None:
+                image, problem = captured.image, None
+            problem = problem or record_problem
+            if captured is not None and (captured.pdbs or captured.no_debug_record):
+                known = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
+            elif image is not None:
+                problem = problem or "the dump holds no code view record of it; its image names the PDB"
+        use: ImageUse | None = None
+        # A debugger reads images in memory only of a dump that claims to hold all of it, and there only where it finds
+        # header and debug directory.
+        is_read = self._full_memory and captured is not None and (captured.pdbs or captured.no_debug_record)
+        if image is not None and not table.unloaded and not is_read:
+            use = ImageUse.CODE if known.pdbs or known.no_debug_record else ImageUse.SYMBOLS
+        return replace(known, image=image, problem=problem, needs_image=use)
 
     def _captured_image(self, name: str, entry: ModuleEntry) -> Module | None:
         """Return what the image itself says, if the dump holds its headers and they are those of the entry."""
@@ -138,29 +144,6 @@ class _Modules:
         # An entry without a stamp does not say which image it is, but how large.
         is_same = image.timestamp == entry.timestamp if entry.timestamp else image.size_of_image == entry.size_of_image
         return image_module(image, name) if is_same else None
-
-
-def _name_files(
-    known: Module,
-    entry: ModuleEntry,
-    reference: PdbReference | None,
-    record_problem: str | None,
-    captured: Module | None,
-) -> Module:
-    """Return *known* with its image and PDBs: those of the entry, else those of the captured image."""
-    image, problem = _image_key(known.name, entry)
-    if reference is not None:
-        return replace(known, image=image, pdbs=(reference,), problem=problem)
-    if captured is not None:
-        if image is None and captured.image is not None:
-            image, problem = captured.image, None
-        if captured.pdbs or captured.no_debug_record:
-            found = replace(known, pdbs=captured.pdbs, no_debug_record=captured.no_debug_record)
-            return replace(found, image=image, problem=problem or record_problem)
-    problem = problem or record_problem
-    if image is not None:
-        problem = problem or "the dump holds no code view record of it; its image names the PDB"
-    return replace(known, image=image, problem=problem)
 
 
 def _image_key(name: str, entry: ModuleEntry) -> tuple[ImageKey | None, str | None]:
@@ -190,13 +173,6 @@ def _named_pdb(entry: ModuleEntry) -> tuple[PdbReference | None, str | None]:
         return pdb_reference(CodeViewEntry(record, timestamp=0, portable=False)), None
     except InputError as error:
         return None, str(error)
-
-
-def _foreign_system(platform: int) -> str | None:
-    """Return what a dump of another system is called; None for Windows."""
-    if platform in _WINDOWS_PLATFORMS:
-        return None
-    return _SYSTEMS[platform][1] if platform in _SYSTEMS else f"a dump of an unknown system ({platform:#x})"
 
 
 def _details(

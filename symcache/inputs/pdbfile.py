@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import MalformedInput
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, parse_pdb
-from symcache.formats.pe.header import machine_name
+from symcache.formats.pe.image import machine_name
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey, base_name
-from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.inputs.records import STANDARD_INPUT, Input, InputKind, Module, PdbFormat, PdbReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.pdb.info import PdbIdentity
-    from symcache.formats.pdb.portable import PortablePdb
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
-__all__ = ["pdb_details", "pdb_reference_of", "read_pdb"]
+__all__ = ["pdb_reference_of", "read_pdb"]
 
 
-_STANDARD_INPUT = "-"
 _INCREMENTAL, _CONFLICTING = 0x1, 0x4
-
-_Details: TypeAlias = dict[str, Any]
 
 
 def read_pdb(view: ByteView, path: str) -> Iterator[Record]:
@@ -34,7 +30,7 @@ def read_pdb(view: ByteView, path: str) -> Iterator[Record]:
         InputError: It is not a PDB, is cut short or contradicts itself.
     """
     identity = parse_pdb(view)
-    yield Input(path, InputKind.PDB, pdb_details(identity))
+    yield Input(path, InputKind.PDB, _details(identity))
     name = base_name(path)
     try:
         reference = pdb_reference_of(identity, name)
@@ -45,16 +41,12 @@ def read_pdb(view: ByteView, path: str) -> Iterator[Record]:
 
 
 def pdb_reference_of(identity: PdbIdentity, name: str) -> PdbReference:
-    """Return what an image would have to name to get this PDB.
-
-    Args:
-        identity: Of the PDB.
-        name: Base name to file it under.
+    """Return what an image would have to name to get this PDB, filed under the base name *name*.
 
     Raises:
         MalformedInput: The GUID is nil, or *name* cannot be that of a file in a store.
     """
-    if name == _STANDARD_INPUT:
+    if name == STANDARD_INPUT:
         raise MalformedInput("a PDB on standard input has no name to be filed under")
     if isinstance(identity, Pdb2):
         return PdbReference(Pdb2Key(name, identity.signature, identity.age), PdbFormat.PDB2)
@@ -65,7 +57,7 @@ def pdb_reference_of(identity: PdbIdentity, name: str) -> PdbReference:
     return PdbReference(PortablePdbKey(name, identity.guid), PdbFormat.PORTABLE)
 
 
-def pdb_details(identity: PdbIdentity) -> _Details:
+def _details(identity: PdbIdentity) -> dict[str, Any]:
     """Return the facts about a PDB that ``inspect`` shows; values fit into JSON."""
     if isinstance(identity, NativePdb):
         return _native_details(identity)
@@ -79,10 +71,6 @@ def pdb_details(identity: PdbIdentity) -> _Details:
             "streams": identity.stream_count,
             "notes": [],
         }
-    return _portable_details(identity)
-
-
-def _portable_details(identity: PortablePdb) -> _Details:
     return {
         "format": PdbFormat.PORTABLE.value,
         "guid": str(identity.guid),
@@ -92,7 +80,7 @@ def _portable_details(identity: PortablePdb) -> _Details:
     }
 
 
-def _native_details(identity: NativePdb) -> _Details:
+def _native_details(identity: NativePdb) -> dict[str, Any]:
     return {
         "format": PdbFormat.NATIVE.value,
         "container": identity.container.value,

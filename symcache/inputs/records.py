@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from symcache.errors import MalformedInput
-from symcache.identity import ImageKey, fold, source_name
+from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from symcache.formats.dump.processes import Process
-    from symcache.identity import Key, Pdb2Key, PdbKey, PortablePdbKey
+    from symcache.identity import Key
 
 __all__ = [
     "OF_COMPLETE_DUMPS",
+    "STANDARD_INPUT",
     "ImageUse",
     "Input",
     "InputKind",
@@ -29,7 +30,11 @@ __all__ = [
     "ProcessSummary",
     "Record",
     "Unreadable",
+    "reference_to",
 ]
+
+STANDARD_INPUT = "-"
+"""What an input without a name is called."""
 
 
 class InputKind(StrEnum):
@@ -67,69 +72,53 @@ class ImageUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input; the modules that follow it in a stream of records belong to it.
+    """One input; the modules that follow it in a stream of records belong to it."""
 
-    Attributes:
-        path: As the user named it; ``-`` for standard input.
-        kind: What it is.
-        details: Facts about it for people and for ``inspect``; values fit into JSON.
-    """
-
-    path: str
+    path: str  # as the user named it; `STANDARD_INPUT` without a name
     kind: InputKind
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)  # for people and for ``inspect``; fit into JSON
 
 
 @dataclass(frozen=True, slots=True)
 class PdbReference:
-    """A PDB that a module names.
-
-    Attributes:
-        key: Identity of the PDB.
-        format: What kind of PDB it is.
-        checksums: ``ALGORITHM:hex`` of the PDB as its image states them; a portable PDB's server may ask for them.
-    """
+    """A PDB that a module names."""
 
     key: PdbKey | Pdb2Key | PortablePdbKey
     format: PdbFormat
-    checksums: tuple[str, ...] = ()
+    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex``, as its image states them; a server may ask for them
+
+
+_FORMATS: dict[type[Key], PdbFormat] = {
+    PdbKey: PdbFormat.NATIVE,
+    Pdb2Key: PdbFormat.PDB2,
+    PortablePdbKey: PdbFormat.PORTABLE,
+}
+
+
+def reference_to(key: Key) -> PdbReference | None:
+    """Return a reference to the PDB that *key* names; None for a key of another kind of file."""
+    format_ = _FORMATS.get(type(key))
+    return None if format_ is None else PdbReference(key, format_)  # type: ignore[arg-type]  # of these kinds alone
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    r"""One module of an input and what names its files.
+    """One module of an input and what names its files."""
 
-    Attributes:
-        name: Base name, in the letter case of the input.
-        path: Where the input says it lies (``\SystemRoot\…``, a file's path); None if it does not say.
-        base: Address it is loaded at; None outside dumps and logs.
-        unloaded: It had been unloaded when the dump was written.
-        image: Identity of the image; None if the input does not hold it.
-        pdbs: PDBs it names, in file order; the last native one is what Microsoft's debuggers ask for.
-        dbg: Identity of a separate ``.dbg`` or any other file that is wanted as such (a line of a manifest).
-        problem: Why *image* or *pdbs* is not known, in one line; None if nothing is amiss.
-        process: Name and id of the process it belongs to (``lsass.exe (664)``); None for the kernel's and elsewhere.
-        no_debug_record: The image was read to its end and names no PDB at all.
-        unusable_pdb: The image names a PDB by a name or GUID that no file in a store can have.
-        is_foreign: It belongs to a system that has no PDBs.
-        is_presumed: That *pdbs* belong to *image* is only guessed from where they stand.
-        needs_image: What a debugger needs the image itself for; None if it does not ask for it.
-    """
-
-    name: str
-    path: str | None = None
-    base: int | None = None
-    unloaded: bool = False
+    name: str  # without a path, in the letter case of the input
+    path: str | None = None  # where the input says it lies: below ``\SystemRoot``, or a file's path
+    base: int | None = None  # address it is loaded at; None outside dumps and logs
+    unloaded: bool = False  # it had been when the dump was written
     image: ImageKey | None = None
-    pdbs: tuple[PdbReference, ...] = ()
-    dbg: Key | None = None
-    problem: str | None = None
-    process: str | None = None
-    no_debug_record: bool = False
-    unusable_pdb: bool = False
-    is_foreign: bool = False
-    is_presumed: bool = False
-    needs_image: ImageUse | None = None
+    pdbs: tuple[PdbReference, ...] = ()  # in file order; Microsoft's debuggers ask for the last native one
+    dbg: Key | None = None  # of a separate ``.dbg``, or any other file that is wanted as such (a line of a manifest)
+    problem: str | None = None  # why *image* or *pdbs* is not known, in one line
+    process: str | None = None  # name and id of its process (``lsass.exe (664)``); None for the kernel's and elsewhere
+    no_debug_record: bool = False  # the image was read to its end and names no PDB at all
+    unusable_pdb: bool = False  # the image names a PDB by a name or GUID that no file in a store can have
+    is_foreign: bool = False  # it belongs to a system that has no PDBs
+    is_presumed: bool = False  # that *pdbs* belong to *image* is only guessed from where they stand
+    needs_image: ImageUse | None = None  # what a debugger asks for the image itself for
 
     @property
     def listed_image(self) -> ImageKey | None:
@@ -145,47 +134,36 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSummary:
-    """A process of a dump; its modules come before it.
-
-    Attributes:
-        id: Process id.
-        name: File name, cut to 14 or 15 characters by the kernel.
-        image: Path of its executable; None if its loader's list is not there.
-        modules: How many modules its loaders list, 32-bit ones too.
-    """
+    """A process of a dump; its modules come before it."""
 
     id: int
-    name: str
-    image: str | None
-    modules: int
+    name: str  # of the file, cut to 14 or 15 characters by the kernel
+    image: str | None  # path of its executable; None if its loader's list is not there
+    modules: int  # how many its loaders list, 32-bit ones too
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields of one JSON object."""
-        return {"id": self.id, "name": self.name, "image": self.image, "modules": self.modules}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An input, or one file of a folder, that could not be read; the rest goes on.
+    """An input, or one file of a folder, that could not be read; the rest goes on."""
 
-    Attributes:
-        path: As the user named it, or the file below a folder.
-        problem: What is wrong, in one line.
-        offset: Where in the file, in bytes; None if no single place is wrong.
-    """
+    path: str  # as the user named it, or the file below a folder
+    problem: str  # in one line
+    offset: int | None = None  # where in the file, in bytes; None if no single place is wrong
 
-    path: str
-    problem: str
-    offset: int | None = None
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of one JSON object."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSelection:
-    """Processes whose modules are wanted.
+    """Processes whose modules are wanted: those *wanted* by name (``lsass.exe``) or id (``664``), else all.
 
-    Attributes:
-        wanted: Names (``lsass.exe``) or ids (``664``); empty for all processes.
-        if_complete: Take them only from a dump that claims to hold all memory, and say nothing of what it lacks.
+    *if_complete* takes them only from a dump that claims to hold all memory, and says nothing of what it lacks.
     """
 
     wanted: tuple[str, ...] = ()
@@ -204,11 +182,8 @@ OF_COMPLETE_DUMPS = ProcessSelection(if_complete=True)
 class KernelPdbWanted:
     """The reader of a kernel dump could do with the kernel's PDB, which says where the kernel keeps its processes.
 
-    A consumer that has it sets `pdb` before taking the next record. Without an answer the dump's memory is searched.
-
-    Attributes:
-        kernel: The kernel's own module, which names the PDB.
-        pdb: The answer: where it lies.
+    A consumer that has it, the file that *kernel*'s own module names, sets *pdb* before taking the next record.
+    Without an answer the dump's memory is searched.
     """
 
     kernel: Module

@@ -17,8 +17,17 @@ from symcache.formats.dump.processes import (
 )
 from symcache.formats.pdb.types import read_structures
 from symcache.formats.view import FileView
-from symcache.inputs.image import entry_names, image_module, loader_key, paged_out_use, read_loaded_image
-from symcache.inputs.records import ImageUse, Module, ProcessSummary, Unreadable
+from symcache.inputs.image import (
+    entry_names,
+    image_module,
+    loader_key,
+    module_without_header,
+    nameless_problem,
+    paged_out_use,
+    read_loaded_image,
+    read_stamp,
+)
+from symcache.inputs.records import Module, ProcessSummary, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +64,8 @@ def read_kernel_layout(pdb: Path) -> KernelLayout | None:
 class DumpProcesses:
     """The processes of a dump; nothing is read before it is needed.
 
-    Args:
-        kernel: The kernel's address space.
-        layout: Layout of the kernel's structures; None to find it in memory.
-        page_count: Pages the dump has; more modules than they can hold are not listed.
+    Without a *layout* of the kernel's structures it is found in memory. More modules than *page_count* pages can hold
+    are not listed.
     """
 
     def __init__(self, kernel: KernelSpace, layout: KernelLayout | None, page_count: int) -> None:
@@ -224,7 +231,7 @@ class _Lister:
 
     def _module(self, space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> Module:
         name, path = entry_names(entry)
-        stamp = self._stamp(space, entry, layout)
+        stamp = read_stamp(space, entry.va, layout)
         mark = ((path or name).lower(), entry.base, entry.size_of_image, stamp)
         known = self._known.get(mark)
         if known is not None and stamp:
@@ -236,27 +243,12 @@ class _Lister:
 
     def _read_module(self, space: AddressSpace, entry: LoaderEntry, name: str, path: str | None, stamp: int) -> Module:
         module = Module(name, path, entry.base)
-        if entry.full_name is None and entry.base_name is None:
-            return replace(module, problem=f"its name cannot be read ({entry.name_problem or 'it has none'})")
+        if (problem := nameless_problem(entry)) is not None:
+            return replace(module, problem=problem)
         try:
             image = read_loaded_image(space, entry.base, entry.size_of_image)
         except InputError as error:
-            reason = f"its image header cannot be read ({error.problem})"
             key = loader_key(name, stamp, entry.size_of_image)
-            if key is None:
-                return replace(module, problem=f"{reason}, and neither can the loader's time stamp")
-            return replace(
-                module,
-                image=key,
-                problem=f"{reason}; the loader's stamp names the image, its PDB is known once that is fetched",
-                needs_image=ImageUse.BY_HAND,
-            )
+            return module_without_header(module, error, key, "neither can the loader's time stamp")
         module = image_module(image, name, path, entry.base)
         return replace(module, needs_image=paged_out_use(module))
-
-    @staticmethod
-    def _stamp(space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> int:
-        try:
-            return int.from_bytes(space.read(entry.va + layout.stamp, 4), "little")
-        except InputError:
-            return 0

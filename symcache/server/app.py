@@ -1,35 +1,29 @@
-"""The application: which request goes where, and what lives as long as the server does."""
+"""The application: who may ask, which request goes where, and what lives as long as the server does."""
 
 from __future__ import annotations
 
+import binascii
+import hashlib
+import hmac
 import logging
+import secrets
+from base64 import b64decode
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio import to_thread
 
 from symcache.errors import SymcacheError
 from symcache.events import Noted
-from symcache.server.auth import Gate
 from symcache.server.downloads import Downloads, Rechecks
-from symcache.server.known import KnownAnswers
 from symcache.server.maintenance import Maintenance
 from symcache.server.metrics import Metrics, RequestLog, Sharing
-from symcache.server.pages import Pages, Status
-from symcache.server.request import (
-    FileAsked,
-    Loops,
-    MalformedPath,
-    Mark,
-    Proxies,
-    Request,
-    ResponseAborted,
-    parse_path,
-)
-from symcache.server.symbols import Symbols
-from symcache.server.uploads import PageWarmer, Publisher
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.server.pages import Pages, publish
+from symcache.server.request import Loops, Proxies, Request, ResponseAborted
+from symcache.server.symbols import FileAsked, KnownAnswers, MalformedPath, Mark, Symbols, parse_path
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.source import SymbolSource
 
 if TYPE_CHECKING:
@@ -37,11 +31,102 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from symcache.config import Config
+    from symcache.config import Config, Serve
     from symcache.events import Event
-    from symcache.server.request import Asked, Receive, Scope, Send
+    from symcache.server.request import Receive, RequestHeaders, Scope, Send
 
-__all__ = ["App"]
+__all__ = ["App", "Gate", "hash_password", "hash_token"]
+
+_COST = 14  # 2**14 rounds of scrypt: 16 MiB and about 50 ms, once for each new pair of name and password
+_NO_USER = f"scrypt:{_COST}:{'0' * 32}:{'0' * 64}"
+_MOST_REMEMBERED = 4096
+
+_log = logging.getLogger("symcache.serve")
+
+
+def hash_password(password: str, *, salt: bytes | None = None, cost: int = _COST) -> str:
+    """Return what the config file keeps of *password*: ``scrypt:cost:salt:hash``."""
+    salt = secrets.token_bytes(16) if salt is None else salt
+    digest = hashlib.scrypt(password.encode(), salt=salt, n=1 << cost, r=8, p=1, maxmem=1 << 30, dklen=32)
+    return f"scrypt:{cost}:{salt.hex()}:{digest.hex()}"
+
+
+def hash_token(token: str) -> str:
+    """Return what the config file keeps of *token*: it is long and random, so one round is enough."""
+    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+class Gate:
+    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``.
+
+    Attributes:
+        is_open: Whether every client may ask.
+    """
+
+    def __init__(self, settings: Serve) -> None:
+        self._users = dict(user.split(":", 1) for user in settings.users)
+        self._tokens = settings.tokens
+        self._upload_tokens = settings.upload_tokens
+        self.is_open = not self._users and not self._tokens
+        self._secret = secrets.token_bytes(32)
+        self._right: set[bytes] = set()
+        self._limiter = anyio.Semaphore(2)
+
+    def lets_in(self, headers: RequestHeaders) -> bool:
+        """Whether a request may be answered, without the slow check of a password not seen before; False if unsure."""
+        if self.is_open:
+            return True
+        shown = headers.get(b"authorization", b"")
+        token = _bearer(shown)
+        return _is_one_of(token, self._tokens) if token is not None else self._mark(shown) in self._right
+
+    async def check(self, headers: RequestHeaders) -> bool:
+        shown = headers.get(b"authorization", b"")
+        return self.lets_in(headers) or (bool(shown) and await self._has_right_password(shown))
+
+    def may_upload(self, headers: RequestHeaders) -> bool:
+        token = _bearer(headers.get(b"authorization", b""))
+        return token is not None and _is_one_of(token, self._upload_tokens)
+
+    async def _has_right_password(self, shown: bytes) -> bool:
+        user, password = _basic(shown)
+        kept = self._users.get(user)
+        async with self._limiter:
+            # Computed for unknown names too, so that the time taken does not tell which names exist.
+            _, cost, salt, digest = (kept or _NO_USER).split(":")
+            said = await to_thread.run_sync(lambda: hash_password(password, salt=bytes.fromhex(salt), cost=int(cost)))
+        is_right = kept is not None and hmac.compare_digest(said.rpartition(":")[2], digest)
+        if is_right:
+            if len(self._right) >= _MOST_REMEMBERED:
+                self._right.clear()
+            self._right.add(self._mark(shown))
+        return is_right
+
+    def _mark(self, shown: bytes) -> bytes:
+        """Return what is kept of credentials that were right: a client shows them each time, and scrypt is slow."""
+        return hmac.digest(self._secret, shown, "sha256")
+
+
+def _basic(shown: bytes) -> tuple[str, str]:
+    scheme, _, value = shown.partition(b" ")
+    if scheme.lower() != b"basic":
+        return "", ""
+    try:
+        user, _, password = b64decode(value.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return user, password
+
+
+def _bearer(shown: bytes) -> str | None:
+    scheme, _, value = shown.partition(b" ")
+    return value.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+
+
+def _is_one_of(token: str, hashes: tuple[str, ...]) -> bool:
+    said = hash_token(token)
+    return any([hmac.compare_digest(said, each) for each in hashes])  # noqa: C419 - all of them, so that the time taken tells nothing
+
 
 _SHARE_EVERY_S = 1.0
 _RESTART_AFTER_S = 60.0
@@ -50,8 +135,6 @@ _PAUSE_OF_PATIENCE = 0.25
 _BUSY = (b"retry-after", b"2")
 _METHODS = (b"allow", b"GET, HEAD")
 _CHALLENGE = (b"www-authenticate", b'Basic realm="symcache", charset="UTF-8"')
-
-_log = logging.getLogger("symcache.serve")
 
 
 async def _keep_running(task: Callable[[], Awaitable[None]]) -> None:
@@ -64,12 +147,6 @@ async def _keep_running(task: Callable[[], Awaitable[None]]) -> None:
             await anyio.sleep(_RESTART_AFTER_S)
         else:
             return
-
-
-def _with_short_pauses(config: Config) -> Config:
-    """Return *config* for a source that clients wait for: no pause takes more than part of their patience."""
-    longest_s = min(config.network.longest_backoff_s, config.serve.patience_s * _PAUSE_OF_PATIENCE)
-    return replace(config, network=replace(config.network, longest_backoff_s=longest_s))
 
 
 class App:
@@ -99,7 +176,6 @@ class App:
         self.log = RequestLog(self._metrics, Proxies(settings.trusted_proxies), settings.access_log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or run from the server's startup to its shutdown."""
         if scope["type"] == "http":
             await self._answer(Request(scope, receive, send))
         elif scope["type"] == "lifespan":
@@ -120,27 +196,25 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self, stack: AsyncExitStack) -> None:
+        config, metrics, settings = self._config, self._metrics, self._settings
+        pause_s = min(config.network.longest_backoff_s, settings.patience_s * _PAUSE_OF_PATIENCE)
         source = await stack.enter_async_context(
             SymbolSource(
-                _with_short_pauses(self._config),
+                replace(config, network=replace(config.network, longest_backoff_s=pause_s)),
                 observer=self._observe,
                 transport=self._transport,
-                tell_end=self._metrics.fetch_ended,
+                tell_end=metrics.fetch_ended,
             )
         )
         self._group = await stack.enter_async_context(anyio.create_task_group())
-        metrics, settings = self._metrics, self._settings
         self._downloads = Downloads(source, self._group)
         rechecks = Rechecks(source, self._downloads, self._group, after_s=settings.recheck_misses_s)
         self._symbols = Symbols(source, self._downloads, rechecks, self.known, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
         self._sharing = Sharing(own, self._run)
         maintenance = Maintenance(source, settings, self._sharing, own)
-        self._publisher = Publisher(source, self._config, self._gate)
-        self._status = Status(
-            source, self._downloads, metrics, self._sharing, maintenance, can_warm=settings.warm_from_page
-        )
-        self._pages = Pages(source, self._status, PageWarmer(source, settings))
+        self._store = source.store
+        self._pages = Pages(source, settings, self._downloads, metrics, self._sharing, maintenance)
         stack.callback(self.log.flush)
         for task in (self._share_counts, self.log.run, maintenance.run):
             self._group.start_soon(_keep_running, task)
@@ -154,7 +228,7 @@ class App:
     async def _share_counts(self) -> None:
         """Let the other workers know what this one has counted."""
         while True:
-            self._sharing.write(self._status.own())
+            self._sharing.write(self._pages.own_counts())
             await anyio.sleep(_SHARE_EVERY_S)
 
     async def _answer(self, request: Request) -> None:
@@ -163,7 +237,7 @@ class App:
         try:
             if metrics.requests > self._settings.connections:
                 request.kind = "refused"
-                await request.send_text(503, "too many requests at once", [_BUSY])
+                await request.send_text(503, "too many requests at once", _BUSY)
             else:
                 await self._route(request)
         except ResponseAborted:
@@ -177,16 +251,8 @@ class App:
             raise
         finally:
             metrics.requests -= 1
-            self.log.record(
-                request.began_s,
-                request.scope.get("client"),
-                request.method,
-                request.raw_path,
-                request.headers,
-                request.status,
-                request.sent_bytes,
-                request.kind,
-            )
+            client = request.scope.get("client")
+            self.log.record(request.began_s, client, request, request.status, request.sent_bytes, request.kind)
 
     async def _route(self, request: Request) -> None:
         if request.raw_path == b"/healthz":
@@ -201,20 +267,18 @@ class App:
             return
         if request.method == "PUT":
             request.kind = "upload"
-            await self._publisher.answer(request, asked)
+            await publish(request, asked, self._store, self._gate, self._config)
         elif not await self._gate.check(request.headers):
             request.kind = "unauthorized"
-            await request.send_text(401, "credentials are needed", [_CHALLENGE])
+            await request.send_text(401, "credentials are needed", _CHALLENGE)
         elif self._loops.is_in_one(request.headers):
             request.kind = "loop"
             _log.warning("a loop: this server asks another one that asks this one; correct one symbol path")
             await request.send_text(508, "this server asks itself by way of another one")
-        elif not await self._pages.answer(request):
-            await self._answer_path(request, asked)
-
-    async def _answer_path(self, request: Request, asked: Asked) -> None:
-        if request.method not in {"GET", "HEAD"}:
-            await request.send_text(405, "", [_METHODS])
+        elif await self._pages.answer(request):
+            pass
+        elif request.method not in {"GET", "HEAD"}:
+            await request.send_text(405, "", _METHODS)
         elif isinstance(asked, FileAsked):
             with self._loops.noting(request.headers):
                 await self._symbols.answer(request, asked)

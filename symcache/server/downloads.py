@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import OrderedDict
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+import weakref
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,19 +17,17 @@ from anyio import to_thread
 from symcache.errors import SymcacheError
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, fold
-from symcache.server.files import FileInfo, open_shared, read_at, select
+from symcache.server.request import FileInfo, open_shared, read_at, select
 from symcache.stores.local.partial import find_partial
 from symcache.stores.results import Cause, Failed, Fetched, Present
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from anyio.abc import TaskGroup
 
     from symcache.events import Event
     from symcache.identity import Key
-    from symcache.server.files import Selection
     from symcache.server.metrics import Metrics
     from symcache.server.request import Request
     from symcache.stores.local.partial import PartialDownload
@@ -58,16 +57,10 @@ _log = logging.getLogger("symcache.serve")
 
 
 class PartialFile:
-    """A scratch file that a download writes, from its first byte to its last.
-
-    Args:
-        key: What it is going to be.
-        path: Where it is written.
-        size_bytes: How long it will be.
+    """A scratch file that a download writes, from its first byte to its last; it is open while anybody reads it.
 
     Attributes:
-        path: The same.
-        size_bytes: The same.
+        size_bytes: How long it will be.
         whole_bytes: How much of it has arrived.
         is_broken: Whether what has arrived is not the beginning of the file any more.
 
@@ -80,12 +73,12 @@ class PartialFile:
         self.size_bytes = size_bytes
         self.whole_bytes = 0
         self.is_broken = False
-        self._fd: int | None = open_shared(path)
+        self._fd = open_shared(path)
+        weakref.finalize(self, os.close, self._fd)
         self._magics = _MAGICS.get(type(key), ())
         self._looks_right: bool | None = None
-        self._pieces: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._readers = 0
-        self._is_retired = False
+        # Readers of the same piece at about the same time share it.
+        self.read = lru_cache(_KEPT_PIECES)(partial(_read, self._fd))
 
     @property
     def readable_bytes(self) -> int:
@@ -99,58 +92,26 @@ class PartialFile:
             self._looks_right = self.read(0, _LONGEST_MAGIC).startswith(self._magics)
         return bool(self._looks_right)
 
-    def read(self, offset: int, size_bytes: int) -> bytes:
-        """Return up to *size_bytes* at *offset*; readers of the same piece at about the same time share it."""
-        place = (offset, size_bytes)
-        piece = self._pieces.get(place)
-        if piece is None:
-            assert self._fd is not None, "read after it was closed"
-            piece = self._pieces[place] = read_at(self._fd, size_bytes, offset)
-            if len(self._pieces) > _KEPT_PIECES:
-                self._pieces.popitem(last=False)
-        return piece
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Keep it open for a ``with`` block."""
-        self._readers += 1
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            self._close_unless_read()
-
-    def retire(self) -> None:
-        """Close it as soon as it has no readers."""
-        self._is_retired = True
-        self._close_unless_read()
-
     def is_beginning_of(self, fd: int) -> bool:
         """Return whether what has arrived is the beginning of the published file *fd*, byte for byte."""
-        if self._fd is None or self.is_broken:
+        if self.is_broken:
             return False
         if os.path.samestat(os.fstat(self._fd), os.fstat(fd)):
             return True
-        if os.fstat(fd).st_size != self.size_bytes:
-            return False
-        end = self.whole_bytes
-        return all(
-            read_at(self._fd, min(_COMPARED_BYTES, end - at), at) == read_at(fd, min(_COMPARED_BYTES, end - at), at)
-            for at in range(0, end, _COMPARED_BYTES)
+        pieces = (
+            (at, min(_COMPARED_BYTES, self.whole_bytes - at)) for at in range(0, self.whole_bytes, _COMPARED_BYTES)
         )
+        return all(_read(self._fd, at, length) == _read(fd, at, length) for at, length in pieces)
 
-    def _close_unless_read(self) -> None:
-        if self._is_retired and not self._readers and self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-            self._pieces.clear()
+
+def _read(fd: int, offset: int, size_bytes: int) -> bytes:
+    return read_at(fd, size_bytes, offset)
 
 
 class Download:
     """The download of one key.
 
     Attributes:
-        key: What is wanted.
         outcome: How it ended; None while it has not.
         file: What is arriving, where that can be read; None otherwise.
         readers: How many requests wait for it.
@@ -163,22 +124,18 @@ class Download:
         self.file: PartialFile | None = None
         self.readers = 0
         self.upstream: str | None = None
-        self._past: list[PartialFile] = []
         self._changed = anyio.Event()
 
-    async def wait(self) -> None:
-        """Return once something has changed."""
-        await self._changed.wait()
+    async def wait(self, longest_s: float = _LOOK_AGAIN_S) -> None:
+        """Return once something has changed, or after *longest_s*."""
+        with anyio.move_on_after(longest_s):
+            await self._changed.wait()
 
     def begin(self, path: Path, size_bytes: int) -> None:
         """Note that a body of announced length begins to arrive at *path*, the first one or another one."""
-        try:
-            file = PartialFile(self.key, path, size_bytes)
-        except OSError:
-            file = None  # removed already
-        if self.file is not None:
-            self._past.append(self.file)
-        self.file = file
+        self.file = None
+        with suppress(OSError):  # removed already
+            self.file = PartialFile(self.key, path, size_bytes)
         self._wake()
 
     def advance(self, whole_bytes: int, size_bytes: int | None, *, starts_over: bool = False) -> None:
@@ -189,7 +146,6 @@ class Download:
         if starts_over or whole_bytes < file.whole_bytes or size_bytes not in {file.size_bytes, None}:
             file.is_broken = True
             self.file = None
-            self._past.append(file)
             if size_bytes is not None:
                 self.begin(file.path, size_bytes)
         if self.file is not None:
@@ -197,11 +153,8 @@ class Download:
         self._wake()
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended."""
         self.outcome = outcome
-        for file in (*self._past, self.file):
-            if file is not None:
-                file.retire()
+        self.file = None
         self._wake()
 
     def _wake(self) -> None:
@@ -212,52 +165,41 @@ class Download:
 async def send_download(request: Request, download: Download, file: PartialFile, metrics: Metrics) -> None:
     """Answer with *file* while it arrives; its end is sent once it is verified."""
     chosen = select(FileInfo.of(file.size_bytes), request.headers)
-    with file.reading():
-        await request.start(chosen.status, chosen.headers)
-        if request.method == "HEAD" or chosen.start == chosen.stop:
-            await request.send(b"")
-            return
-        with metrics.transferring():
-            at = await _send_arriving(request, download, file, chosen, metrics)
-            if at < chosen.stop and not request.is_gone:
-                await _send_end(request, download, file, at, chosen)
-
-
-async def _send_arriving(
-    request: Request, download: Download, file: PartialFile, chosen: Selection, metrics: Metrics
-) -> int:
-    """Send what arrives until the download has ended; return up to where."""
-    at = chosen.start
-    while not request.is_gone and at < chosen.stop and not file.is_broken:
-        ready = min(file.readable_bytes, chosen.stop) - at
-        if ready > 0:
-            piece_bytes = _PIECE_BYTES if metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
-            # Cut at the same places for every client, so that pieces are shared.
-            data = file.read(at, min(ready, piece_bytes - at % piece_bytes))
-            at += len(data)
-            await request.send(data, more=at < chosen.stop)
-        elif download.outcome is not None:
-            break
-        else:
-            with anyio.move_on_after(_LOOK_AGAIN_S):
+    await request.start(chosen.status, chosen.headers)
+    if request.method == "HEAD" or chosen.start == chosen.stop:
+        await request.send()
+        return
+    with metrics.transferring():
+        at = chosen.start
+        while not request.is_gone and at < chosen.stop and not file.is_broken:
+            ready = min(file.readable_bytes, chosen.stop) - at
+            if ready > 0:
+                piece_bytes = _PIECE_BYTES if metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
+                # Cut at the same places for every client, so that pieces are shared.
+                data = file.read(at, min(ready, piece_bytes - at % piece_bytes))
+                at += len(data)
+                await request.send(data, more=at < chosen.stop)
+            elif download.outcome is not None:
+                break
+            else:
                 await download.wait()
-    return at
+        if at < chosen.stop and not request.is_gone:
+            await _send_end(request, download, file, at, chosen.stop, has_begun=at > chosen.start)
 
 
-async def _send_end(request: Request, download: Download, file: PartialFile, at: int, chosen: Selection) -> None:
+async def _send_end(
+    request: Request, download: Download, file: PartialFile, at: int, stop: int, *, has_begun: bool
+) -> None:
     """Send the rest from the published file, if it has the same beginning; else disconnect the client."""
-    has_begun = at > chosen.start
     while download.outcome is None and not (file.is_broken and has_begun) and not request.is_gone:
-        with anyio.move_on_after(_LOOK_AGAIN_S):
-            await download.wait()
-    outcome = download.outcome
-    if isinstance(outcome, Present | Fetched):
+        await download.wait()
+    if isinstance(download.outcome, Present | Fetched):
         with suppress(OSError):
-            fd = open_shared(outcome.path)
+            fd = open_shared(download.outcome.path)
             try:
                 is_as_long = os.fstat(fd).st_size == file.size_bytes
                 if is_as_long and (not has_begun or await to_thread.run_sync(file.is_beginning_of, fd)):
-                    await request.send_range(fd, at, chosen.stop)
+                    await request.send_range(fd, at, stop)
                     return
             finally:
                 os.close(fd)
@@ -268,29 +210,17 @@ _FIRST_LOOK_S = 0.1
 _LOOK_EVERY_S = 0.05
 
 
-@dataclass(slots=True)
-class _OtherTransfer:
-    """A transfer that no client's request started."""
-
-    index: str
-    upstream: str
-    size_bytes: int | None
-    whole_bytes: int = 0
-
-
 class Downloads:
     """Every download of this process; requests for one key share one.
 
-    Args:
-        source: Fetches.
-        group: Where downloads run; a client that disconnects does not end one.
+    They run in *group*, so that a client that disconnects does not end one.
     """
 
     def __init__(self, source: SymbolSource, group: TaskGroup) -> None:
         self._source = source
         self._group = group
         self._downloads: dict[str, Download] = {}
-        self._others: dict[Path, _OtherTransfer] = {}
+        self._others: dict[Path, dict[str, Any]] = {}  # transfers that no client's request started, by scratch file
 
     def __len__(self) -> int:
         return len(self._downloads)
@@ -310,11 +240,9 @@ class Downloads:
             }
             for download in self._downloads.values()
         ]
-        others = [each for each in self._others.values() if fold(each.index) not in self._downloads]
-        return [*downloads, *({**asdict(each), "readers": 0} for each in others)]
+        return [*downloads, *(dict(row) for row in self._others.values() if fold(row["index"]) not in self._downloads)]
 
     def join(self, key: Key) -> Download:
-        """Return the download of *key*, which begins if there is none."""
         download = self._downloads.get(key.folded)
         if download is None:
             download = self._downloads[key.folded] = Download(key)
@@ -331,9 +259,16 @@ class Downloads:
                     if size_bytes and path is not None:
                         download.begin(path, size_bytes)
                 elif path is not None:
-                    self._others[path] = _OtherTransfer(index, upstream, size_bytes)
+                    row = {
+                        "index": index,
+                        "upstream": upstream,
+                        "size_bytes": size_bytes,
+                        "whole_bytes": 0,
+                        "readers": 0,
+                    }
+                    self._others[path] = row
             case TransferAdvanced(path=path, whole_bytes=whole_bytes) if path in self._others:
-                self._others[path].whole_bytes = whole_bytes
+                self._others[path]["whole_bytes"] = whole_bytes
             case TransferEnded(path=path) if path in self._others:
                 del self._others[path]
             case TransferAdvanced(index, _, size_bytes, path, whole_bytes):
@@ -351,7 +286,6 @@ class Downloads:
                 try:
                     outcome = await self._source.fetch(download.key)
                 except (SymcacheError, OSError) as error:
-                    _log.warning("%s: %s", download.key.index, error)
                     outcome = Failed(Cause.DISK, detail=str(error))
                 except Exception as error:  # noqa: BLE001 - an edge: other downloads in the group must go on
                     _log.exception("%s", download.key.index)
@@ -374,9 +308,10 @@ class Downloads:
             notes = (find_partial(root, download.key.folded) for root in roots)
             note = next((note for note in notes if note is not None), None)
             if note is not None:
-                if seen is None or note.scratch != seen.scratch:
+                is_other = seen is None or note.scratch != seen.scratch
+                if is_other:
                     download.begin(note.scratch, note.size_bytes)
-                starts_over = seen is not None and note.scratch == seen.scratch and note.starts != seen.starts
+                starts_over = seen is not None and not is_other and note.starts != seen.starts
                 download.advance(note.whole_bytes, note.size_bytes, starts_over=starts_over)
                 seen = note
             await anyio.sleep(_LOOK_EVERY_S)
@@ -387,14 +322,7 @@ _MOST_WAITING = 1000
 
 
 class Rechecks:
-    """Asks upstreams again for misses that were remembered long ago, behind the answer to a client.
-
-    Args:
-        source: Remembers misses.
-        downloads: Ask again.
-        group: Where that runs.
-        after_s: How old a miss has to be, in seconds.
-    """
+    """Asks upstreams again for misses remembered more than *after_s* seconds ago, behind the answer to a client."""
 
     def __init__(self, source: SymbolSource, downloads: Downloads, group: TaskGroup, *, after_s: float) -> None:
         self._source = source
@@ -407,21 +335,22 @@ class Rechecks:
     def is_recent(self, key: Key) -> bool:
         """Whether every upstream said that it does not have *key*, too recently to be asked again."""
         misses = self._recall(key)
-        return all(miss is not None and not miss.in_passing and not self._is_old(miss) for miss in misses)
+        recent = [miss for miss in misses if not miss.in_passing and not self._is_old(miss)]
+        return len(recent) == len(self._source.servers)
 
     def consider(self, key: Key, outcome: Missing) -> None:
         """Check *key* again if a miss of it is old."""
         if outcome.cause is not Cause.REMEMBERED_MISS or key.folded in self._waiting:
             return
-        is_due = any(miss is not None and self._is_old(miss) for miss in self._recall(key))
-        if is_due and len(self._waiting) < _MOST_WAITING:
+        if len(self._waiting) < _MOST_WAITING and any(self._is_old(miss) for miss in self._recall(key)):
             self._waiting.add(key.folded)
             self._group.start_soon(self._check, key)
 
-    def _recall(self, key: Key) -> list[Miss | None]:
+    def _recall(self, key: Key) -> list[Miss]:
         # On the event loop's thread: one look-up in the database takes less time than reaching another thread.
         misses = self._source.misses
-        return [misses.recall(server.name, key) if misses is not None else None for server in self._source.servers]
+        found = [misses.recall(server.name, key) for server in self._source.servers] if misses is not None else []
+        return [miss for miss in found if miss is not None]
 
     def _is_old(self, miss: Miss) -> bool:
         return time.time() - miss.last_asked_s >= self._after_s
@@ -442,15 +371,11 @@ class Rechecks:
 
     def _expire_old_misses(self, key: Key) -> list[Miss]:
         misses = self._source.misses
-        found: list[Miss] = []
-        if misses is None:
-            return found
-        for server in self._source.servers:
-            miss = misses.recall(server.name, key)
-            if miss is not None and self._is_old(miss):
+        old = [miss for miss in self._recall(key) if self._is_old(miss)]
+        for miss in old:
+            if misses is not None:
                 misses.keep(replace(miss, last_asked_s=0.0))
-                found.append(miss)
-        return found
+        return old
 
     def _restore(self, key: Key, old: list[Miss]) -> None:
         """Keep the misses that got no new answer, so that clients of a server that is down do not get errors."""

@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import to_thread
 
-from symcache.errors import SymcacheError
-from symcache.server.metrics import sum_up
+from symcache.errors import StoreError, SymcacheError
+from symcache.server.metrics import sum_up, write_json
 from symcache.stores.check import StoredCheck
-from symcache.stores.local.locks import let_go, try_lock
+from symcache.stores.local.atomic import Staging
 from symcache.stores.local.partial import sweep_partials
-from symcache.stores.local.staging import Staging
+from symcache.stores.local.rights import make_folders
 from symcache.upkeep.inventory import take_inventory
-from symcache.upkeep.problems import RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import iter_names
-from symcache.upkeep.verify import verify
+from symcache.upkeep.verify import RepairAction, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from symcache.config import Serve
-    from symcache.server.metrics import Sharing, Totals
+    from symcache.server.metrics import Metrics, Sharing
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
@@ -42,18 +41,19 @@ _KEPT_SAMPLES = 7 * 24 * 60 // 5
 _SAMPLE_SPAN_S = 300.0
 _LEAD_AGAIN_S = 5.0
 _SWEPT_AFTER_S = 24 * 3600.0
+_KINDS = ("hit", "cold", "miss", "failed")
 
 _log = logging.getLogger("symcache.serve")
 
 
-class Maintenance:
-    """Runs in the worker that leads; the others wait to take its place.
+class _StoppedError(Exception):
+    """The server stops; raised in worker threads to end them."""
 
-    Args:
-        source: Its first store is looked after.
-        settings: ``[serve]``.
-        sharing: Counts of all workers.
-        folder: Where the history is kept; None if there is no store.
+
+class Maintenance:
+    """Looks after *source*'s first store in the worker that leads; the others wait to take its place.
+
+    The history is kept in *folder*, None if there is no store.
     """
 
     def __init__(self, source: SymbolSource, settings: Serve, sharing: Sharing, folder: Path | None) -> None:
@@ -66,17 +66,25 @@ class Maintenance:
     @property
     def store(self) -> Mapping[str, Any]:
         """The store as last measured: ``files``, ``keys``, ``bytes``; empty before the first time."""
-        measured = _read(self._folder, "store")
+        measured = self._read("store")
         return measured if isinstance(measured, dict) else {}
 
-    def samples(self, totals: Totals) -> list[dict[str, Any]]:
+    def samples(self, totals: Metrics) -> list[dict[str, Any]]:
         """Return the history in spans of five minutes, oldest first; the last one includes *totals*, up to now."""
-        samples = _samples(self._folder)
-        counted = _read(self._folder, "counted")
+        kept, before, store = self._read("samples"), self._read("counted"), self.store
+        samples = [each for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+        began_s = time.time() // _SAMPLE_SPAN_S * _SAMPLE_SPAN_S
+        if not samples or samples[-1].get("t") != began_s:
+            samples.append({"t": began_s})
+        sample = samples[-1]
         # Counts of an earlier server do not go on here.
-        before = counted if isinstance(counted, dict) and counted.get("run") == self._sharing.run else {}
-        _add_up(samples, before, totals, self.store)
-        return samples
+        goes_on = isinstance(before, dict) and before.get("run") == self._sharing.run
+        for kind in _KINDS:
+            more = totals.answers[kind] - (before.get(kind, 0) if goes_on else 0)
+            sample[kind] = sample.get(kind, 0) + max(0, more)
+        if "bytes" in store:
+            sample["bytes"] = store["bytes"]
+        return samples[-_KEPT_SAMPLES:]
 
     async def run(self) -> None:
         """Lead as soon as no other worker does, until cancelled."""
@@ -84,67 +92,62 @@ class Maintenance:
         if store is None or folder is None:
             return
         while True:
-            lock = None
-            with suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                lock = try_lock(folder / "leader.lock")
-            if lock is None:
+            lock = store.lock("leading the maintenance")
+            with suppress(OSError, StoreError):
+                make_folders(folder)
+                lock.try_acquire()
+            if not lock.is_held:
                 await anyio.sleep(_LEAD_AGAIN_S)
                 continue
             try:
                 await self._lead(store, folder)
             finally:
                 self._stopping.set()  # ends what runs in worker threads
-                let_go(lock)
+                lock.release()
 
     async def _lead(self, store: Store, folder: Path) -> None:
         settings = self._settings
+
+        async def repeat(doing: str, work: Callable[[], None], every_s: float, at_once: bool = False) -> None:
+            pause_s = 0.0 if at_once else every_s
+            while True:
+                await anyio.sleep(pause_s)
+                began_s = time.monotonic()
+                try:
+                    await to_thread.run_sync(work, abandon_on_cancel=True)
+                except (SymcacheError, OSError, _StoppedError) as error:
+                    _log.warning("%s the store: %s", doing, error)
+                # What begins at once is done at longer intervals the longer it takes.
+                pause_s = max(every_s, 50 * (time.monotonic() - began_s)) if at_once else every_s
+
         async with anyio.create_task_group() as group:
             group.start_soon(self._record, folder)
-            group.start_soon(self._measure_repeatedly, store, folder)
+            group.start_soon(repeat, "measuring", lambda: self._measure(store, folder), _MEASURE_EVERY_S, True)
             if settings.largest_store_bytes or settings.unused_for_s:
-                group.start_soon(self._repeat, settings.prune_every_s, self._prune, store)
+                group.start_soon(repeat, "maintaining", lambda: self._prune(store), settings.prune_every_s)
             if settings.verify_every_s:
-                group.start_soon(self._repeat, settings.verify_every_s, self._verify, store)
-
-    async def _repeat(self, seconds: float, work: Callable[[Store], None], store: Store) -> None:
-        while True:
-            await anyio.sleep(seconds)
-            try:
-                await to_thread.run_sync(work, store, abandon_on_cancel=True)
-            except (SymcacheError, OSError, _StoppedError) as error:
-                _log.warning("maintaining the store: %s", error)
-
-    async def _measure_repeatedly(self, store: Store, folder: Path) -> None:
-        """Measure the store, at longer intervals the longer it takes."""
-        while True:
-            began_s = time.monotonic()
-            try:
-                await to_thread.run_sync(self._measure, store, folder, abandon_on_cancel=True)
-            except (SymcacheError, OSError, _StoppedError) as error:
-                _log.warning("measuring the store: %s", error)
-            await anyio.sleep(max(_MEASURE_EVERY_S, 50 * (time.monotonic() - began_s)))
+                group.start_soon(repeat, "maintaining", lambda: self._verify(store), settings.verify_every_s)
 
     async def _record(self, folder: Path) -> None:
-        """Keep the history on disk, and which counts it covers."""
-        self._sharing.sweep(now_s=time.time(), older_than_s=_SWEPT_AFTER_S)
+        self._sharing.sweep(older_than_s=_SWEPT_AFTER_S)
         while True:
             totals = sum_up(self._sharing.read_all(), now_s=time.time())
             with suppress(OSError):
-                _write(folder / "samples", self.samples(totals))
-                _write(folder / "counted", {"run": self._sharing.run, **_counts(totals)})
+                write_json(folder / "samples", self.samples(totals))
+                counts = {kind: totals.answers[kind] for kind in _KINDS}
+                write_json(folder / "counted", {"run": self._sharing.run, **counts})
             await anyio.sleep(_SAMPLE_EVERY_S)
 
     def _measure(self, store: Store, folder: Path) -> None:
         Staging(store.root).sweep()
         sweep_partials(store.root)
-        files = size_bytes = keys = 0
+        measured = {"files": 0, "keys": 0, "bytes": 0, "measured_s": time.time()}
         for each in iter_names(store):
             self._stop_if_wanted()
-            keys += each.keys
-            files += each.total.files
-            size_bytes += each.total.size_bytes
-        _write(folder / "store", {"files": files, "keys": keys, "bytes": size_bytes, "measured_s": time.time()})
+            measured["keys"] += each.keys
+            measured["files"] += each.total.files
+            measured["bytes"] += each.total.size_bytes
+        write_json(folder / "store", measured)
 
     def _prune(self, store: Store) -> None:
         settings = self._settings
@@ -157,52 +160,15 @@ class Maintenance:
     def _verify(self, store: Store) -> None:
         """Check every file and move wrong ones away; the next request for one fetches it again."""
         problems = verify(store, StoredCheck(store), on_progress=self._stop_if_wanted)
-        wrong = [each for each in problems if each.action is RepairAction.QUARANTINE]
-        for repaired in repair(store, wrong):
+        for repaired in repair(store, [each for each in problems if each.action is RepairAction.QUARANTINE]):
             _log.warning("verifying the store: %s", repaired)
 
     def _stop_if_wanted(self, _event: object = None) -> None:
         if self._stopping.is_set():
             raise _StoppedError
 
-
-class _StoppedError(Exception):
-    """The server stops; raised in worker threads to end them."""
-
-
-_KINDS = ("hit", "cold", "miss", "failed")
-
-
-def _samples(folder: Path | None) -> list[dict[str, Any]]:
-    samples = _read(folder, "samples")
-    return [each for each in samples if isinstance(each, dict)] if isinstance(samples, list) else []
-
-
-def _counts(totals: Totals) -> dict[str, int]:
-    return {kind: totals.answers[kind] for kind in _KINDS}
-
-
-def _add_up(samples: list[dict[str, Any]], before: Mapping[str, int], totals: Totals, store: Mapping[str, Any]) -> None:
-    """Add to the last of *samples*, or a new one, what was counted since *before*."""
-    began_s = time.time() // _SAMPLE_SPAN_S * _SAMPLE_SPAN_S
-    if not samples or samples[-1].get("t") != began_s:
-        samples.append({"t": began_s})
-    sample = samples[-1]
-    for kind, count in _counts(totals).items():
-        sample[kind] = sample.get(kind, 0) + max(0, count - before.get(kind, 0))
-    if "bytes" in store:
-        sample["bytes"] = store["bytes"]
-    del samples[:-_KEPT_SAMPLES]
-
-
-def _read(folder: Path | None, name: str) -> Any:
-    if folder is not None:
-        with suppress(OSError, ValueError):
-            return json.loads((folder / name).read_text(encoding="utf-8"))
-    return None
-
-
-def _write(path: Path, document: object) -> None:
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(document), encoding="utf-8")
-    scratch.replace(path)
+    def _read(self, name: str) -> Any:
+        if self._folder is not None:
+            with suppress(OSError, ValueError):
+                return json.loads((self._folder / name).read_text(encoding="utf-8"))
+        return None

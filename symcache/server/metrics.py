@@ -9,29 +9,29 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from math import inf
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from symcache.stores.local.rights import make_folders, take_over_file
 from symcache.stores.results import Failed, Fetched, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from symcache.server.files import RequestHeaders
-    from symcache.server.request import Proxies
+    from symcache.server.request import Proxies, Request
+    from symcache.server.symbols import Head
     from symcache.stores.results import Outcome
 
-__all__ = ["BUCKETS_S", "Metrics", "RequestLog", "Sharing", "Totals", "format_metrics", "sum_up"]
+__all__ = ["Metrics", "RequestLog", "Sharing", "format_metrics", "sum_up", "write_json"]
 
-BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of the histogram's buckets, in seconds."""
-
+_BUCKETS_S = ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "+Inf")
+_BOUNDS_S = [float(bound) for bound in _BUCKETS_S]
 _MOST_MISSED = 10_000
 _SHARED_MISSED = 200
 _SHARED_DOWNLOADS = 50
@@ -39,8 +39,8 @@ _ALIVE_FOR_S = 15.0
 
 
 @dataclass(slots=True)
-class Totals:
-    """Counts of one worker, or of all; those that only grow come first.
+class Metrics:
+    """What one worker counts, only on the event loop's thread; or all of them together, see `sum_up`.
 
     Attributes:
         answers: Requests by kind of answer.
@@ -48,61 +48,30 @@ class Totals:
         sent_bytes: Lengths of bodies sent.
         fetched_bytes: Lengths of files that came from upstreams.
         fetches: Fetches from upstreams by result.
-        fetch_classes: The same by duration; see `BUCKETS_S`, and one more for longer ones.
+        fetch_classes: The same by duration, under the upper bound of the class in seconds.
         fetch_s: Their total duration.
         missed: How often each key without a file was asked for, by index; only those asked for most.
         requests: Being answered now.
         transfers: Bodies being sent now.
         flights: Files being downloaded from upstreams now.
         downloads: The oldest of them.
-        workers: Processes.
-        began_s: When the first of them started, in seconds since 1970.
+        began_s: When the worker started, the first of them, in seconds since 1970.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int | str] = field(default_factory=Counter)
     sent_bytes: int = 0
     fetched_bytes: int = 0
     fetches: Counter[str] = field(default_factory=Counter)
-    fetch_classes: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
+    fetch_classes: Counter[str] = field(default_factory=Counter)
     fetch_s: float = 0.0
     missed: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     transfers: int = 0
     flights: int = 0
     downloads: list[dict[str, Any]] = field(default_factory=list)
-    workers: int = 0
-    began_s: float = inf
-
-
-class Metrics:
-    """What this worker counts; changed only on the event loop's thread.
-
-    Attributes:
-        answers: See `Totals`, here and below.
-        statuses: Requests by status.
-        sent_bytes: Lengths of bodies sent.
-        requests: Being answered now.
-        transfers: Bodies being sent now.
-    """
-
-    def __init__(self) -> None:
-        self.answers: Counter[str] = Counter()
-        self.statuses: Counter[int] = Counter()
-        self.sent_bytes = 0
-        self.requests = 0
-        self.transfers = 0
-        self._fetched_bytes = 0
-        self._fetches: Counter[str] = Counter()
-        self._fetch_classes = [0] * (len(BUCKETS_S) + 1)
-        self._fetch_s = 0.0
-        self._missed: Counter[str] = Counter()
-
-    def count(self, kind: str, status: int, sent_bytes: int) -> None:
-        """Count a request that was answered."""
-        self.answers[kind] += 1
-        self.statuses[status] += 1
-        self.sent_bytes += sent_bytes
+    workers: int = 1
+    began_s: float = field(default_factory=time.time)
 
     @contextmanager
     def transferring(self) -> Iterator[None]:
@@ -115,68 +84,47 @@ class Metrics:
 
     def fetch_ended(self, outcome: Outcome, took_s: float) -> None:
         """Count a fetch from upstreams, whether a client or the page asked for it."""
-        self._fetch_classes[bisect_left(BUCKETS_S, took_s)] += 1
-        self._fetch_s += took_s
+        self.fetch_classes[_BUCKETS_S[bisect_left(_BOUNDS_S, took_s)]] += 1
+        self.fetch_s += took_s
         match outcome:
             case Fetched():
-                self._fetches["fetched"] += 1
-                self._fetched_bytes += outcome.size_bytes
+                self.fetches["fetched"] += 1
+                self.fetched_bytes += outcome.size_bytes
             case Missing() | Failed():
-                self._fetches[outcome.cause.value] += 1
+                self.fetches[outcome.cause.value] += 1
             case _:
-                self._fetches["present"] += 1
+                self.fetches["present"] += 1
 
     def note_miss(self, index: str) -> None:
-        """Count a request for a file that no upstream has."""
-        if len(self._missed) >= _MOST_MISSED:
-            self._missed = Counter(dict(self._missed.most_common(_MOST_MISSED // 2)))
-        self._missed[index] += 1
+        if len(self.missed) >= _MOST_MISSED:
+            self.missed = Counter(dict(self.missed.most_common(_MOST_MISSED // 2)))
+        self.missed[index] += 1
 
-    def as_json(self, downloads: list[dict[str, Any]], *, began_s: float) -> dict[str, Any]:
-        """Return the counts as `sum_up` takes them.
-
-        Args:
-            downloads: What is being downloaded, oldest first.
-            began_s: When this worker started, in seconds since 1970.
-        """
+    def as_json(self, downloads: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the counts as `sum_up` takes them, with what is being downloaded, oldest first."""
         return {
-            "began_s": began_s,
+            **{each.name: getattr(self, each.name) for each in fields(self)},
             "written_s": time.time(),
-            "answers": dict(self.answers),
-            "statuses": {str(status): count for status, count in self.statuses.items()},
-            "sent_bytes": self.sent_bytes,
-            "fetched_bytes": self._fetched_bytes,
-            "fetches": dict(self._fetches),
-            "fetch_classes": list(self._fetch_classes),
-            "fetch_s": self._fetch_s,
-            "missed": dict(self._missed.most_common(_SHARED_MISSED)),
-            "requests": self.requests,
-            "transfers": self.transfers,
+            "missed": dict(self.missed.most_common(_SHARED_MISSED)),
             "flights": len(downloads),
             "downloads": downloads[:_SHARED_DOWNLOADS],
         }
 
 
-def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
+def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Metrics:
     """Return what all workers counted; those that have ended count with what they did, not with what they do."""
-    totals = Totals()
+    totals = Metrics(workers=0, began_s=now_s)
     for counted in documents:
-        with suppress(KeyError, TypeError, ValueError):
-            totals.answers.update(counted["answers"])
-            totals.statuses.update(counted["statuses"])
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            for counter in ("answers", "fetches", "fetch_classes", "missed"):
+                getattr(totals, counter).update(counted[counter])
+            totals.statuses.update({str(status): count for status, count in counted["statuses"].items()})
             totals.sent_bytes += counted["sent_bytes"]
             totals.fetched_bytes += counted["fetched_bytes"]
-            totals.fetches.update(counted["fetches"])
-            pairs = zip(totals.fetch_classes, counted["fetch_classes"], strict=True)
-            totals.fetch_classes = [mine + theirs for mine, theirs in pairs]
             totals.fetch_s += counted["fetch_s"]
-            totals.missed.update(counted["missed"])
             if now_s - counted["written_s"] < _ALIVE_FOR_S:
-                totals.workers += 1
-                totals.requests += counted["requests"]
-                totals.transfers += counted["transfers"]
-                totals.flights += counted["flights"]
-                totals.downloads += counted["downloads"]
+                for name in ("workers", "requests", "transfers", "flights", "downloads"):
+                    setattr(totals, name, getattr(totals, name) + counted[name])
                 totals.began_s = min(totals.began_s, counted["began_s"])
     return totals
 
@@ -184,12 +132,7 @@ def sum_up(documents: Iterable[dict[str, Any]], *, now_s: float) -> Totals:
 class Sharing:
     """The counts of a server's workers, each in a file of its own that the others read.
 
-    Args:
-        folder: Where; None shares nothing.
-        run: Identifies the server, so that two on one store do not mix.
-
-    Attributes:
-        run: The same.
+    The server is named by *run*, so that two on one store do not mix. No *folder* shares nothing.
     """
 
     def __init__(self, folder: Path | None, run: str) -> None:
@@ -199,13 +142,10 @@ class Sharing:
 
     def write(self, document: dict[str, Any]) -> None:
         """Replace what this worker wrote before; a folder that cannot be written is no error."""
-        if self._own is None or self._folder is None:
-            return
-        with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            scratch = self._own.with_suffix(".new")
-            scratch.write_text(json.dumps(document), encoding="utf-8")
-            scratch.replace(self._own)
+        if self._own is not None:
+            with suppress(OSError):
+                make_folders(self._own.parent)
+                write_json(self._own, document)
 
     def read_all(self, own: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return what every worker wrote last; *own* replaces what this one did."""
@@ -216,12 +156,19 @@ class Sharing:
                     counted.append(json.loads(path.read_text(encoding="utf-8")))
         return counted
 
-    def sweep(self, *, now_s: float, older_than_s: float) -> None:
-        """Remove files of earlier servers."""
+    def sweep(self, *, older_than_s: float) -> None:
         for path in self._folder.glob("*-*.*") if self._folder is not None else []:
             with suppress(OSError):
-                if now_s - path.stat().st_mtime > older_than_s:
+                if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+def write_json(path: Path, document: object) -> None:
+    """Replace the file at *path*, so that a reader finds the old document or the new one."""
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps(document), encoding="utf-8")
+    take_over_file(scratch, path.parent)
+    scratch.replace(path)
 
 
 _FLUSH_EVERY_S = 0.5
@@ -231,15 +178,8 @@ _FLUSH_AT_LINES = 500
 class RequestLog:
     """Counts each request that was answered, and writes the access log.
 
-    Several processes may append to one file, as each batch is one write.
-
-    Args:
-        metrics: The counts.
-        proxies: Tell where a request came from.
-        path: The access log; ``-`` for standard error, empty for none. Opened for each batch, so it can be rotated.
-
-    Attributes:
-        metrics: The same.
+    Several processes may append to one file, as each batch is one write. *path* is ``-`` for standard error, empty for
+    none; it is opened for each batch, so it can be rotated.
     """
 
     def __init__(self, metrics: Metrics, proxies: Proxies, path: str) -> None:
@@ -249,48 +189,34 @@ class RequestLog:
         self._lines: list[str] = []
 
     def record(
-        self,
-        began_s: float,
-        client: tuple[str, int] | None,
-        method: str,
-        raw_path: bytes,
-        headers: RequestHeaders,
-        status: int,
-        sent_bytes: int,
-        kind: str,
+        self, began_s: float, client: tuple[str, int] | None, asked: Head | Request, status: int, sent: int, kind: str
     ) -> None:
-        """Count and log one request.
+        """Count and log one request, which arrived at that monotonic time and whose body had *sent* bytes.
 
-        Args:
-            began_s: Monotonic time at which it arrived.
-            client: Address and port; None if unknown.
-            method: As sent.
-            raw_path: Without the query, which may hold secrets.
-            headers: Of the request; only the user agent is logged, for the same reason.
-            status: Of the response.
-            sent_bytes: Length of the body sent.
-            kind: What kind of answer it was.
+        Neither its query nor its headers but the user agent are logged, as they may hold secrets.
         """
-        self.metrics.count(kind, status, sent_bytes)
+        metrics = self.metrics
+        metrics.answers[kind] += 1
+        metrics.statuses[status] += 1
+        metrics.sent_bytes += sent
         if not self._path:
             return
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": self._proxies.client_of(client[0] if client else "", headers),
-            "method": method,
-            "path": raw_path.decode("ascii", "replace")[:2048],
+            "client": self._proxies.client_of(client[0] if client else "", asked.headers),
+            "method": asked.method,
+            "path": asked.raw_path.decode("ascii", "replace")[:2048],
             "status": status,
-            "bytes": sent_bytes,
+            "bytes": sent,
             "seconds": round(time.monotonic() - began_s, 6),
             "answer": kind,
-            "agent": headers.get(b"user-agent", b"").decode("latin-1")[:200],
+            "agent": asked.headers.get(b"user-agent", b"").decode("latin-1")[:200],
         }
         self._lines.append(json.dumps(entry))
         if len(self._lines) >= _FLUSH_AT_LINES:
             self.flush()
 
     async def run(self) -> None:
-        """Write collected lines twice a second, until cancelled."""
         while self._path:
             await anyio.sleep(_FLUSH_EVERY_S)
             self.flush()
@@ -306,54 +232,39 @@ class RequestLog:
                 sys.stderr.buffer.write(data)
                 sys.stderr.buffer.flush()
                 return
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
+            with open(self._path, "ab", buffering=0, opener=partial(os.open, mode=0o640)) as file:
+                file.write(data)
 
 
-def format_metrics(totals: Totals, store: Mapping[str, Any]) -> str:
-    """Return *totals* in the text format, version 0.0.4.
+def format_metrics(totals: Metrics, store: Mapping[str, Any]) -> str:
+    """Return *totals* of all workers, and the store as last measured, in the text format, version 0.0.4."""
+    lines: list[str] = []
 
-    Args:
-        totals: Of all workers.
-        store: ``bytes``, ``files`` and ``keys`` as last measured; empty before the first time.
-    """
-    return "\n".join([*_lines(totals, store), ""])
+    def add(name: str, kind: str, text: str, samples: Mapping[str, float]) -> None:
+        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
+        lines.extend(f"{name}{suffix} {value}" for suffix, value in samples.items())
 
+    def add_counts(name: str, text: str, label: str, counts: Mapping[Any, int]) -> None:
+        add(name, "counter", text, {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)})
 
-def _lines(totals: Totals, store: Mapping[str, Any]) -> Iterator[str]:
-    yield from _counter("symcache_requests_total", "Requests by kind of answer.", "answer", totals.answers)
-    yield from _counter("symcache_responses_total", "Requests by status.", "code", totals.statuses)
-    yield from _single("symcache_sent_bytes_total", "counter", "Lengths of bodies sent.", totals.sent_bytes)
-    yield from _counter("symcache_upstream_fetches_total", "Fetches from upstreams by result.", "end", totals.fetches)
-    yield from _single("symcache_upstream_bytes_total", "counter", "Lengths of files fetched.", totals.fetched_bytes)
-    yield "# HELP symcache_upstream_seconds Time from asking upstreams to the file or a definite no."
-    yield "# TYPE symcache_upstream_seconds histogram"
+    add_counts("symcache_requests_total", "Requests by kind of answer.", "answer", totals.answers)
+    add_counts("symcache_responses_total", "Requests by status.", "code", totals.statuses)
+    add("symcache_sent_bytes_total", "counter", "Lengths of bodies sent.", {"": totals.sent_bytes})
+    add_counts("symcache_upstream_fetches_total", "Fetches from upstreams by result.", "end", totals.fetches)
+    add("symcache_upstream_bytes_total", "counter", "Lengths of files fetched.", {"": totals.fetched_bytes})
     so_far = 0
-    for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], totals.fetch_classes, strict=True):
-        so_far += count
-        yield f'symcache_upstream_seconds_bucket{{le="{bound}"}} {so_far}'
-    yield f"symcache_upstream_seconds_sum {totals.fetch_s:.6f}"
-    yield f"symcache_upstream_seconds_count {so_far}"
-    yield from _single("symcache_requests_in_flight", "gauge", "Requests being answered.", totals.requests)
-    yield from _single("symcache_transfers_in_flight", "gauge", "Bodies being sent.", totals.transfers)
-    yield from _single("symcache_upstream_in_flight", "gauge", "Files being downloaded from upstreams.", totals.flights)
-    yield from _single("symcache_workers", "gauge", "Worker processes.", totals.workers)
+    histogram: dict[str, float] = {}
+    for bound in _BUCKETS_S:
+        so_far += totals.fetch_classes[bound]
+        histogram[f'_bucket{{le="{bound}"}}'] = so_far
+    histogram |= {"_sum": round(totals.fetch_s, 6), "_count": so_far}
+    text = "Time from asking upstreams to the file or a definite no."
+    add("symcache_upstream_seconds", "histogram", text, histogram)
+    add("symcache_requests_in_flight", "gauge", "Requests being answered.", {"": totals.requests})
+    add("symcache_transfers_in_flight", "gauge", "Bodies being sent.", {"": totals.transfers})
+    add("symcache_upstream_in_flight", "gauge", "Files being downloaded from upstreams.", {"": totals.flights})
+    add("symcache_workers", "gauge", "Worker processes.", {"": totals.workers})
     for unit, text in {"bytes": "Length of all files.", "files": "Files.", "keys": "Keys."}.items():
         if unit in store:
-            yield from _single(f"symcache_store_{unit}", "gauge", f"In the store: {text}", store[unit])
-
-
-def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} counter"
-    for value, count in sorted(counts.items()):
-        yield f'{name}{{{label}="{value}"}} {count}'
-
-
-def _single(name: str, kind: str, text: str, value: float) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
-    yield f"{name} {value}"
+            add(f"symcache_store_{unit}", "gauge", f"In the store: {text}", {"": store[unit]})
+    return "\n".join([*lines, ""])

@@ -10,24 +10,17 @@ import struct
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from symcache.server.files import read_at
-from symcache.server.known import Head
-from symcache.server.request import CONNECTION, PATIENCE_S, ResponseAborted
+from symcache.server.request import CONNECTION, PATIENCE_S, SEND_FILE, read_at
+from symcache.server.symbols import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from symcache.server.known import KnownAnswer, KnownAnswers
     from symcache.server.metrics import RequestLog
-    from symcache.server.request import Receive, Scope, Send
-
-    Record = Callable[[int, str], None]
+    from symcache.server.symbols import KnownAnswer, KnownAnswers
 
 __all__ = ["ServeProtocol"]
 
@@ -40,62 +33,35 @@ _TOO_LARGE = (
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
 # What one client is sent before others have their turn; as much as nginx sends.
 _TURN_BYTES = 2 << 20
-_PIECE_BYTES = 256 * 1024
-_SMALL_PIECE_BYTES = 64 * 1024
-_MANY_TRANSFERS = 64
+_LONGEST_KNOWN_BYTES = 128 * 1024
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)
-
-
-@dataclass(slots=True)
-class _Rest:
-    """What is still to be sent of a file.
-
-    Attributes:
-        file: Its descriptor.
-        at: Offset of the next byte.
-        stop: Offset behind the last.
-        sent: Done when all is sent.
-    """
-
-    file: int
-    at: int
-    stop: int
-    sent: asyncio.Future[None]
 
 
 class ServeProtocol(HttpToolsProtocol):
     """One connection.
 
     A request's line and headers may take 64 KiB and 30 s; uvicorn itself bounds neither. Known answers are written
-    from the parser's callback, without a task, a scope or a call of the application. When the socket does not take a
-    whole file at once, the rest is sent from the transport's callbacks, and a task of uvicorn's waits for its end.
-
-    Args:
-        known: Finds answers that are known.
-        log: Counts and logs them.
-        arguments: uvicorn's own.
+    from the parser's callback, without a task, a scope or a call of the application. Longer files are sent by the
+    application, through `send_file`.
     """
 
     def __init__(self, known: KnownAnswers, log: RequestLog, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._known = known
         self._log = log
-        self._extensions = {CONNECTION: self}
         self._most_connections = self.limit_concurrency or sys.maxsize
         self._head_bytes = 0
         self._head: Head | None = None
         self._seen_heads = 0
         self._is_between_requests = True
         self._due_s = math.inf
-        self._rest: _Rest | None = None
         self._socket: socket.socket | None = None
-        self._is_watched = False
+        self._sent: asyncio.Future[None] | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
     # asyncio declares a BaseTransport; a stream protocol is given one that writes, and uvicorn declares it so, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
         super().connection_made(transport)
         # Data that the socket does not take pauses writing at once, so that responses do not fill memory. Not 0, as
         # asyncio's TLS transport then stays paused.
@@ -106,18 +72,15 @@ class ServeProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(_HEAD_WITHIN_S, self._look_at_clock)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
         self._timer.cancel()
-        if self._rest is not None and not self._rest.sent.done():
-            self._rest.sent.set_exception(ResponseAborted())
-        self._watch_socket(None)
+        if self._sent is not None and not self._sent.done():
+            self._sent.set_result(None)
         if self._socket is not None:
             self._socket.close()
         super().connection_lost(exc)
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
         return self.transport.is_closing()
 
     def abort(self) -> None:
@@ -129,7 +92,6 @@ class ServeProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the client sent."""
         # Clients of one kind ask for a file with the same bytes, and parsing them is half the work of a known answer.
         head = self._known.heads.get(data)
         if head is not None and self._is_between_requests and self._answer(head):
@@ -142,8 +104,7 @@ class ServeProtocol(HttpToolsProtocol):
             self._known.remember_head(data, self._head)
 
     def on_message_begin(self) -> None:
-        """Begin with a request."""
-        # uvicorn makes the scope here; `_make_scope` does, for requests that the application answers.
+        # uvicorn makes the scope here; `on_headers_complete` does, for requests that the application answers.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -152,21 +113,18 @@ class ServeProtocol(HttpToolsProtocol):
         self._due_s = self.loop.time() + _HEAD_WITHIN_S
 
     def on_url(self, url: bytes) -> None:
-        """Take in a piece of the request's target."""
         self.url += url
         self._head_bytes += len(url)
         if self._head_bytes > _LONGEST_HEAD_BYTES:
             self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a header."""
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > _LONGEST_HEAD_BYTES:
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
-        """Answer the request."""
         if self.transport.is_closing():
             return
         self._due_s = math.inf
@@ -175,8 +133,14 @@ class ServeProtocol(HttpToolsProtocol):
         head = Head(self.parser.get_method().decode("ascii"), self.url, dict(self.headers), keeps_alive)
         self._head = head if self._answer(head) else None
         if self._head is None:
-            self._make_scope()
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            self.headers.extend(headers)
+            scope: Any = self.scope
             super().on_headers_complete()
+            # The task that uvicorn has just made for the application runs later.
+            scope["extensions"] = {CONNECTION: self, SEND_FILE: partial(self.send_file, self.cycle)}
 
     def on_body(self, body: bytes) -> None:
         """Take in a piece of the request's body; that of a request answered at once is dropped."""
@@ -184,13 +148,11 @@ class ServeProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take in the end of the request."""
         self._is_between_requests = True
         if self.cycle is not None:
             super().on_message_complete()
 
     def _answer(self, head: Head) -> bool:
-        """Answer a request if its answer is known; return whether it is."""
         before: RequestResponseCycle | None = self.cycle
         is_free = (before is None or before.response_complete) and not self.flow.write_paused
         if not is_free or self.transport.is_closing() or len(self.connections) >= self._most_connections:
@@ -199,25 +161,23 @@ class ServeProtocol(HttpToolsProtocol):
         answer = self._known.find(head)
         if answer is None:
             return False
+        sent_bytes, kind, is_cut = len(answer.body), answer.kind, False
         lines = self._head_lines(answer, keeps_alive=head.keeps_alive)
-        sent_bytes = len(answer.body)
         if answer.file is None:
             self.transport.write(lines + answer.body)
         else:
-            at = self._begin_file(lines, answer.file, answer.start, answer.stop)
-            sent_bytes = at - answer.start
-            if at < answer.stop:
-                rest = _Rest(answer.file, at, answer.stop, self.loop.create_future())
-                self._send_rest_in_task(rest, answer, head, began_s)
-                return True
-            os.close(answer.file)
-        self._log.record(
-            began_s, self.client, head.method, head.raw_path, head.headers, answer.status, sent_bytes, answer.kind
-        )
-        if head.keeps_alive:
-            self._due_s = self.loop.time() + self.timeout_keep_alive
-        else:
+            if answer.stop - answer.start > _LONGEST_KNOWN_BYTES:
+                os.close(answer.file)
+                return False
+            sent_bytes = self._send_short(lines, answer.file, answer.start, answer.stop)
+            is_cut = sent_bytes < answer.stop - answer.start  # shorter on disk than announced
+        self._due_s = self.loop.time() + (PATIENCE_S if self.flow.write_paused else self.timeout_keep_alive)
+        if is_cut:
+            kind = "cut"
+            self.abort()
+        elif not head.keeps_alive:
             self.transport.close()
+        self._log.record(began_s, self.client, head, answer.status, sent_bytes, kind)
         return True
 
     def _head_lines(self, answer: KnownAnswer, *, keeps_alive: bool) -> bytes:
@@ -227,153 +187,70 @@ class ServeProtocol(HttpToolsProtocol):
         end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
         return STATUS_LINE[answer.status] + self._default_lines + answer.head + end
 
-    def _begin_file(self, head: bytes, file: int, start: int, stop: int) -> int:
-        """Send *head* and as much of the file as the socket takes; return up to where."""
-        if not self._has_sendfile or self.transport.get_write_buffer_size():
-            data = _read(file, min(self._piece_bytes(), stop - start), start)
-            self.transport.write(head + data)
-            return start + len(data)
-        sent = self._send_to_socket(head)
-        if sent < len(head):
-            self.transport.write(head[sent:])
-            return start
-        return start + (self._sendfile(file, start, stop) or 0)
-
-    def _send_to_socket(self, head: bytes) -> int:
-        """Send the head without the transport, to put it in one packet with the beginning of the file."""
+    def _send_short(self, lines: bytes, file: int, start: int, stop: int) -> int:
+        """Send the head and these bytes of *file*, and close it; return how many there were."""
+        sent, at = 0, start
         try:
-            return self._second_socket().send(head, _MSG_MORE)
+            if self._has_sendfile and not self.transport.get_write_buffer_size():
+                # Not through the transport, so that the head is in one packet with the beginning of the file.
+                sent = self._second_socket().send(lines, _MSG_MORE)
+                at += os.sendfile(self._fd, file, at, stop - at) if sent == len(lines) else 0
         except OSError:
-            return 0  # full; or broken, which the transport finds out when it writes the head
+            pass  # full; or broken, which the transport finds out when it writes what is left
+        left = b""
+        with suppress(OSError):
+            left = read_at(file, stop - at, at) if at < stop else b""
+        os.close(file)
+        if sent < len(lines) or left:
+            self.transport.write(lines[sent:] + left)
+        return at + len(left) - start
 
-    def _sendfile(self, file: int, start: int, stop: int) -> int | None:
-        """Send from the file to the socket; return how much, 0 at the file's end, None if the socket takes nothing."""
-        try:
-            return os.sendfile(self._fd, file, start, min(stop - start, _TURN_BYTES))
-        except BlockingIOError:
-            return None
-        except OSError:
-            return 0  # the disk fails, or the client has left
+    async def send_file(self, cycle: RequestResponseCycle, file: int, start: int, stop: int) -> int:
+        """Send these bytes of *file* in a response whose head is sent; return up to where.
 
-    def _send_rest_in_task(self, rest: _Rest, answer: KnownAnswer, head: Head, began_s: float) -> None:
-        """Send the rest of a file as the socket takes it.
-
-        It gets a cycle and a task of uvicorn's, so that later requests are queued and a stop waits for it.
-        """
-        scope: Any = {"method": "GET"}
-        self.cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=head.keeps_alive,
-            on_response=self.on_response_complete,
-        )
-        self.cycle.response_started = True
-        self.cycle.chunked_encoding = False
-        self._rest = rest
-        self._due_s = self.loop.time() + PATIENCE_S
-        if self._has_sendfile:
-            self._watch_socket(self._send_more)
-        else:
-            self._send_more()
-        record = partial(
-            self._log.record, began_s, self.client, head.method, head.raw_path, head.headers, answer.status
-        )
-        wait: Any = partial(self._wait_for_rest, rest, answer, self.cycle, record)
-        self._start_asgi_task(self.cycle, wait)
-
-    async def _wait_for_rest(
-        self,
-        rest: _Rest,
-        answer: KnownAnswer,
-        cycle: RequestResponseCycle,
-        record: Record,
-        _scope: Scope,
-        _receive: Receive,
-        send: Send,
-    ) -> None:
-        metrics, kind = self._log.metrics, answer.kind
-        metrics.requests += 1
-        try:
-            with metrics.transferring():
-                await rest.sent
-            await send({"type": "http.response.body"})
-            is_idle = self.cycle is cycle  # otherwise the next request is being answered
-            self._due_s = self.loop.time() + self.timeout_keep_alive if is_idle else math.inf
-        except BaseException:  # also when the server stops and cancels the task
-            if not self.is_gone:
-                kind = "cut"
-                self.abort()
-            raise
-        finally:
-            self._watch_socket(None)
-            self._rest = None
-            os.close(rest.file)
-            metrics.requests -= 1
-            record(rest.at - answer.start, kind)
-
-    def _send_more(self) -> None:
-        """Send more of a file, until the socket takes no more or other connections have their turn."""
-        rest = self._rest
-        if rest is None or rest.sent.done() or self.flow.write_paused:
-            return
-        if self._has_sendfile:
-            sent = None if self.transport.get_write_buffer_size() else self._sendfile(rest.file, rest.at, rest.stop)
-        else:
-            data = _read(rest.file, min(self._piece_bytes(), rest.stop - rest.at), rest.at)
-            self.transport.write(data)
-            sent = len(data)
-        if sent is None:
-            return
-        rest.at += sent
-        self._due_s = self.loop.time() + PATIENCE_S
-        if not sent:  # shorter on disk than announced, or unreadable
-            rest.sent.set_exception(ResponseAborted())
-        elif rest.at == rest.stop:
-            rest.sent.set_result(None)
-        elif not (self._has_sendfile or self.flow.write_paused):
-            self.loop.call_soon(self._send_more)
-        if rest.sent.done():
-            self._watch_socket(None)
-
-    def _watch_socket(self, on_writable: Callable[[], None] | None) -> None:
-        """Call *on_writable* whenever the socket takes more; None ends that.
-
-        The transport would have to be given data for that, and event loops let nothing else watch its descriptor, so a
+        It ends early if the file does, the client leaves or takes nothing for two minutes. The transport would have to
+        be given data to say when the socket takes more, and event loops let nothing else watch its descriptor, so a
         second one is watched.
         """
-        if on_writable is not None:
-            self.loop.add_writer(self._second_socket().fileno(), on_writable)
-        elif self._is_watched:
-            self.loop.remove_writer(self._second_socket().fileno())
-        self._is_watched = on_writable is not None
+        if not self._has_sendfile or self.is_gone:
+            return start
+        seen_at, at = -1, start
+        self._sent = sent = self.loop.create_future()
+
+        def send_more() -> None:
+            nonlocal at
+            if sent.done() or self.transport.get_write_buffer_size():
+                return
+            try:
+                length = os.sendfile(self._fd, file, at, min(stop - at, _TURN_BYTES))
+            except BlockingIOError:
+                return
+            except OSError:
+                length = 0  # the disk fails, or the client has left
+            at += length
+            if not length or at == stop:
+                sent.set_result(None)
+
+        with socket.socket(fileno=os.dup(self._fd)) as watched:
+            self.loop.add_writer(watched, send_more)
+            try:
+                while not sent.done() and seen_at < at:
+                    seen_at = at
+                    await asyncio.wait([sent], timeout=PATIENCE_S)
+            finally:
+                self.loop.remove_writer(watched)
+        cycle.expected_content_length = stop - at
+        return at
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._due_s < math.inf:
+            self._due_s = self.loop.time() + self.timeout_keep_alive
 
     def _second_socket(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(self._fd))
         return self._socket
-
-    def resume_writing(self) -> None:
-        """Continue: the client has taken what was sent."""
-        super().resume_writing()
-        self._send_more()
-
-    def _piece_bytes(self) -> int:
-        return _PIECE_BYTES if self._log.metrics.transfers <= _MANY_TRANSFERS else _SMALL_PIECE_BYTES
-
-    def _make_scope(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
-        scope: Any = self.scope
-        scope["extensions"] = self._extensions
 
     def _refuse_head(self) -> None:
         if not self.transport.is_closing():
@@ -383,18 +260,8 @@ class ServeProtocol(HttpToolsProtocol):
     def _look_at_clock(self) -> None:
         """End a connection whose time is over; one timer that looks at intervals costs less than one per request."""
         left_s = self._due_s - self.loop.time()
-        if left_s <= 0 and self._rest is not None and not self._rest.sent.done():
-            self._rest.sent.set_exception(ResponseAborted())
-        elif left_s <= 0:
+        if left_s <= 0:
             self.transport.abort()
         else:
-            self._timer = self.loop.call_later(
-                min(left_s, self.timeout_keep_alive, _HEAD_WITHIN_S), self._look_at_clock
-            )
-
-
-def _read(file: int, size_bytes: int, offset: int) -> bytes:
-    """Return what is there; nothing if it cannot be read."""
-    with suppress(OSError):
-        return read_at(file, size_bytes, offset)
-    return b""
+            pause_s = min(left_s, self.timeout_keep_alive, _HEAD_WITHIN_S)
+            self._timer = self.loop.call_later(pause_s, self._look_at_clock)

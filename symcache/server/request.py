@@ -1,74 +1,64 @@
-"""One HTTP request and its response over ASGI: what its path asks for, where it came from, how it is answered."""
+"""One HTTP request and its response over ASGI: files with validators and ranges, where a request came from."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.parse import parse_qs, unquote_to_bytes
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs
 
 import anyio
 
-from symcache.errors import MalformedInput
-from symcache.identity import PdbKey, check_path_part, compressed_name, fold, parse_id
-from symcache.server.files import header_list, read_at, select
 from symcache.stores.http.client import VIA
-from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+    from pathlib import Path
 
-    from symcache.identity import Key
-    from symcache.server.files import FileInfo, Headers, RequestHeaders
+    from symcache.server.protocol import ServeProtocol
+
+    Scope: TypeAlias = MutableMapping[str, Any]
+    Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    Header: TypeAlias = tuple[bytes, bytes]
+    Headers: TypeAlias = list[Header]
+    RequestHeaders: TypeAlias = Mapping[bytes, bytes]  # by lower-case name
 
 __all__ = [
     "CONNECTION",
-    "Asked",
+    "PATIENCE_S",
+    "SEND_FILE",
     "ClientDisconnected",
-    "Connection",
-    "FileAsked",
+    "FileInfo",
     "Loops",
-    "MalformedPath",
-    "Mark",
-    "NotAFile",
     "Proxies",
-    "Receive",
     "Request",
     "ResponseAborted",
-    "Scope",
-    "Send",
-    "parse_path",
-    "read_in_decimal",
+    "Selection",
+    "header_list",
+    "open_shared",
+    "read_at",
+    "select",
 ]
 
-Scope: TypeAlias = "MutableMapping[str, Any]"
-Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
-Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
-
 CONNECTION = "symcache.connection"
-"""Key in the scope's ``extensions`` under which `symcache.server.protocol` puts a `Connection`."""
+"""Key in the scope's ``extensions`` under which `symcache.server.protocol` puts itself."""
+
+SEND_FILE = "symcache.send_file"
+"""Likewise, for `ServeProtocol.send_file` as it is called with a descriptor and from and up to where to send."""
 
 PATIENCE_S = 120.0
 """How long a client may send or take nothing before it is disconnected."""
 
 _PIECE_BYTES = 64 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
-
-
-class Connection(Protocol):
-    """What an ASGI server does not offer by itself."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
-
-    def abort(self) -> None:
-        """End the connection with a reset, so that the client does not take a partial body for a complete one."""
 
 
 class ClientDisconnected(Exception):
@@ -83,29 +73,13 @@ class Request:
     """One request, and the means to answer it.
 
     Attributes:
-        scope: As the server gave it.
         headers: By lower-case name; the last one where a name is repeated.
-        method: As sent.
         raw_path: Percent-encoded path, without the query.
         status: Of the response; 0 before it starts.
         sent_bytes: Length of the body sent so far.
         kind: What kind of answer it was, for metrics and access log.
         began_s: Monotonic time at which it arrived.
     """
-
-    __slots__ = (
-        "_send",
-        "began_s",
-        "connection",
-        "headers",
-        "kind",
-        "method",
-        "raw_path",
-        "receive",
-        "scope",
-        "sent_bytes",
-        "status",
-    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -114,8 +88,9 @@ class Request:
         self.headers: RequestHeaders = dict(scope["headers"])
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
-        extensions = scope.get("extensions")
-        self.connection: Connection | None = extensions.get(CONNECTION) if extensions else None
+        extensions = scope.get("extensions") or {}
+        self.connection: ServeProtocol | None = extensions.get(CONNECTION)
+        self._send_file: Callable[[int, int, int], Awaitable[int]] | None = extensions.get(SEND_FILE)
         self.status = 0
         self.sent_bytes = 0
         self.kind = "other"
@@ -123,20 +98,17 @@ class Request:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has disconnected."""
         return self.connection is not None and self.connection.is_gone
 
     def query(self, name: str, default: str = "") -> str:
-        """Return the first value of a query parameter."""
         text: str = self.scope.get("query_string", b"").decode("latin-1")
         return parse_qs(text).get(name, [default])[0]
 
     async def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers."""
         self.status = status
         await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def send(self, data: bytes, *, more: bool = False) -> None:
+    async def send(self, data: bytes = b"", *, more: bool = False) -> None:
         """Send a piece of the body; the last one ends the response.
 
         A client that takes nothing for two minutes is disconnected.
@@ -144,26 +116,37 @@ class Request:
         self.sent_bytes += len(data)
         await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def send_text(self, status: int, text: str = "", extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    async def send_whole(self, status: int, kind: bytes, body: bytes, extra: Sequence[Header] = ()) -> None:
+        await self.start(status, header_list(kind, len(body), extra))
+        await self.send(b"" if self.method == "HEAD" else body)
+
+    async def send_text(self, status: int, text: str = "", *extra: Header) -> None:
         """Answer with a short plain text. ``no-store``, as some clients cache a body whatever its status is."""
         body = f"{text}\n".encode() if text else b""
-        await self.start(status, header_list(b"text/plain; charset=utf-8", len(body), [_NO_STORE, *extra]))
-        await self.send(b"" if self.method == "HEAD" else body)
+        await self.send_whole(status, b"text/plain; charset=utf-8", body, [_NO_STORE, *extra])
 
     async def send_file(self, fd: int, info: FileInfo) -> None:
         """Answer with the open file *fd*, which is complete and verified."""
         chosen = select(info, self.headers)
         await self.start(chosen.status, chosen.headers)
         if self.method == "HEAD" or chosen.start == chosen.stop:
-            await self.send(b"")
+            await self.send()
         else:
             await self.send_range(fd, chosen.start, chosen.stop)
 
     async def send_range(self, fd: int, start: int, stop: int) -> None:
         """Send these bytes of an open file; the last ones end the response.
 
-        Read on the event loop's thread: from the page cache that is faster than a worker thread.
+        What cannot be sent by the system is read on the event loop's thread: from the page cache that is faster than a
+        worker thread.
         """
+        if self._send_file is not None and stop - start > _PIECE_BYTES:
+            begun_at, start = start, await self._send_file(fd, start, stop)
+            self.sent_bytes += start - begun_at
+            if start == stop:
+                await self.send()
+            elif start > begun_at and not self.is_gone:
+                await self.abort()
         while start < stop and not self.is_gone:
             data = read_at(fd, min(_PIECE_BYTES, stop - start), start)
             if not data:  # shorter on disk than announced
@@ -209,11 +192,163 @@ class Request:
             await self.abort()
 
 
-class Proxies:
-    """The reverse proxies whose ``X-Forwarded-For`` is believed.
+_RANGE = re.compile(rb"bytes=[ \t]*(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))[ \t]*", re.IGNORECASE)
+_TAGS = re.compile(rb'"[^"]*"')
+_LONGEST_DATE = 64
 
-    Args:
-        trusted: Addresses and networks.
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of a file.
+
+    Attributes:
+        etag: Strong, with its quotes; empty while the file is still downloaded.
+        modified_s: When it was written, whole seconds since 1970; None while it is still downloaded.
+        headers: Those of a 200 response.
+    """
+
+    size_bytes: int
+    etag: bytes
+    modified_s: int | None
+    headers: Headers
+
+    @classmethod
+    def of(cls, size_bytes: int, modified_ns: int | None = None) -> FileInfo:
+        """Return what is known of a file of that length, written at that time in nanoseconds since 1970."""
+        headers = header_list(b"application/octet-stream", size_bytes, [(b"accept-ranges", b"bytes")])
+        if modified_ns is None:
+            return cls(size_bytes, b"", None, headers)
+        etag = b'"%x-%x"' % (modified_ns, size_bytes)
+        modified_s = modified_ns // 1_000_000_000
+        headers += [(b"etag", etag), (b"last-modified", formatdate(modified_s, usegmt=True).encode())]
+        return cls(size_bytes, etag, modified_s, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How a request for a file is answered: 200, 206, 304, 412 or 416, and the bytes from *start* to before *stop*."""
+
+    status: int
+    headers: Headers
+    start: int = 0
+    stop: int = 0
+
+
+def header_list(content_type: bytes, size_bytes: int, extra: Sequence[Header] = ()) -> Headers:
+    """Return the headers of a response with a body of that type and length."""
+    return [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % size_bytes),
+        (b"x-content-type-options", b"nosniff"),
+        *extra,
+    ]
+
+
+def select(info: FileInfo, headers: RequestHeaders) -> Selection:
+    """Return how a request with these *headers* for a file is answered.
+
+    Source: RFC 9110, sections 13.2.2 (order of preconditions) and 14.2 (ranges; a request for several may be answered
+    with the whole file, and is here).
+    """
+    if not _is_wanted(info, headers):
+        return Selection(412, header_list(b"text/plain", 0))
+    if _is_known(info, headers):
+        return Selection(304, [header for header in info.headers if header[0] in {b"etag", b"last-modified"}])
+    size = info.size_bytes
+    match = _RANGE.fullmatch(headers.get(b"range", b""))
+    if match is None or not _range_applies(info, headers):
+        return Selection(200, info.headers, 0, size)
+    first, last, length = match.groups()
+    start = max(0, size - int(length)) if length else int(first)
+    stop = min(size, int(last) + 1) if last else size
+    if last and int(last) < start:
+        return Selection(200, info.headers, 0, size)
+    if start >= size:
+        extra = [(b"content-range", b"bytes */%d" % size), (b"accept-ranges", b"bytes")]
+        return Selection(416, header_list(b"text/plain", 0, extra))
+    kept = [header for header in info.headers if header[0] != b"content-length"]
+    kept.append((b"content-length", b"%d" % (stop - start)))
+    kept.append((b"content-range", b"bytes %d-%d/%d" % (start, stop - 1, size)))
+    return Selection(206, kept, start, stop)
+
+
+def _is_known(info: FileInfo, headers: RequestHeaders) -> bool:
+    tags = headers.get(b"if-none-match")
+    if tags is not None:
+        return bool(info.etag) and (tags.strip() == b"*" or info.etag in _TAGS.findall(tags))
+    since = _date(headers.get(b"if-modified-since"))
+    return since is not None and info.modified_s is not None and info.modified_s <= since
+
+
+def _is_wanted(info: FileInfo, headers: RequestHeaders) -> bool:
+    tags = headers.get(b"if-match")
+    if tags is not None:
+        return tags.strip() == b"*" or info.etag in [tag.strip() for tag in tags.split(b",")]
+    since = _date(headers.get(b"if-unmodified-since"))
+    return since is None or info.modified_s is None or info.modified_s <= since
+
+
+def _range_applies(info: FileInfo, headers: RequestHeaders) -> bool:
+    guard = headers.get(b"if-range")
+    if guard is None or guard.startswith(b'"'):
+        return guard in {None, info.etag}
+    return info.modified_s is not None and _date(guard) == info.modified_s
+
+
+def _date(text: bytes | None) -> float | None:
+    if text is None or len(text) > _LONGEST_DATE:
+        return None
+    try:
+        return parsedate_to_datetime(text.decode("latin-1")).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+
+    _create_file = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+    _create_file.restype = ctypes.c_void_p
+    _word, _pointer = ctypes.c_uint32, ctypes.c_void_p
+    _create_file.argtypes = [ctypes.c_wchar_p, _word, _word, _pointer, _word, _word, _pointer]
+    _READ, _SHARE_ALL, _OPEN_EXISTING, _NORMAL = 0x80000000, 0x7, 3, 0x80
+
+    def open_shared(path: str | Path) -> int:
+        """Return a descriptor for reading *path*; others may rename and remove the file while it is open.
+
+        Python's own open would keep a file from being published or pruned while it is read.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        file = _create_file(str(path), _READ, _SHARE_ALL, None, _OPEN_EXISTING, _NORMAL, None)
+        if file is None or file == ctypes.c_void_p(-1).value:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return msvcrt.open_osfhandle(file, os.O_RDONLY | os.O_BINARY)
+
+    def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size_bytes)
+
+else:
+
+    def open_shared(path: str | Path) -> int:
+        """Return a descriptor for reading *path*; others may rename and remove the file while it is open.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
+        return os.pread(fd, size_bytes, offset)
+
+
+class Proxies:
+    """The reverse proxies, by address or network, whose ``X-Forwarded-For`` is believed.
+
+    uvicorn's middleware reads it from ASGI scopes alone, which a known answer has none of.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
@@ -221,22 +356,13 @@ class Proxies:
 
     def client_of(self, address: str, headers: RequestHeaders) -> str:
         """Return where a request that arrived from *address* came from: its last hop that is not a trusted proxy."""
-        if not self._is_trusted(address):
-            return address
-        hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+        hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",") if self._networks else []
         for hop in reversed([text.strip() for text in hops if text.strip()]):
-            if _parse_address(hop) is None:
-                return address
-            address = hop
-            if not self._is_trusted(hop):
+            here = _parse_address(address)
+            if _parse_address(hop) is None or here is None or not any(here in network for network in self._networks):
                 break
+            address = hop
         return address
-
-    def _is_trusted(self, text: str) -> bool:
-        address = _parse_address(text) if self._networks else None
-        return address is not None and any(
-            network.version == address.version and address in network for network in self._networks
-        )
 
 
 @lru_cache(maxsize=1024)
@@ -251,21 +377,14 @@ _MOST_HOPS = 16
 
 
 class Loops:
-    """Finds requests that this server made itself, by way of other servers.
-
-    Args:
-        run: Identifies this server; a random text.
-    """
+    """Finds requests that this server made itself, by way of other servers; *run* is a random text, which names it."""
 
     def __init__(self, run: str) -> None:
         self._own = f"symcache-{run}"
 
     def is_in_one(self, headers: RequestHeaders) -> bool:
         """Whether a request with these *headers* came from this server, or passed too many others."""
-        via = headers.get(b"via")
-        if via is None:
-            return False
-        hops = via.decode("latin-1").split(",")
+        hops = headers.get(b"via", b"").decode("latin-1").split(",")
         return len(hops) > _MOST_HOPS or any(self._own in hop.split() for hop in hops)
 
     @contextmanager
@@ -281,95 +400,3 @@ class Loops:
             yield
         finally:
             VIA.reset(token)
-
-
-_LONGEST_PATH = 4096
-_GUID_DECIMAL = re.compile(r"[0-9A-Fa-f]{32}([0-9]{2,10})")
-
-
-class MalformedPath(Exception):
-    """A path that cannot name a file."""
-
-
-class NotAFile(Enum):
-    """A path of another shape than a symbol file's."""
-
-    OTHER = "other"
-
-
-class Mark(Enum):
-    """The files that tell what kind of store this is."""
-
-    TWO_TIER = "index2.txt"
-    STORE = "pingme.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class FileAsked:
-    """A file of a store.
-
-    Attributes:
-        key: Identifies it.
-        form: The plain file, its cabinet, or a pointer file.
-        id_text: The middle part as the client wrote it.
-    """
-
-    key: Key
-    form: Form
-    id_text: str
-
-
-Asked: TypeAlias = FileAsked | Mark | NotAFile
-
-
-@lru_cache(maxsize=4096)
-def parse_path(raw_path: bytes) -> Asked:
-    """Return what *raw_path*, percent-encoded as it was sent, asks for.
-
-    Only the last three parts count: parts before them may be a proxy's prefix, or the first tier of a two-tier store.
-    Letter case does not count.
-
-    Raises:
-        MalformedPath: It is not a path, or has a part that cannot be a file name.
-    """
-    if len(raw_path) > _LONGEST_PATH or not raw_path.startswith(b"/"):
-        raise MalformedPath("not a path")
-    try:
-        # Split before decoding, so that an encoded slash does not separate parts.
-        parts = [unquote_to_bytes(part).decode("utf-8") for part in raw_path[1:].split(b"/")]
-    except UnicodeDecodeError as error:
-        raise MalformedPath("not UTF-8") from error
-    if any(part in {".", ".."} or "/" in part or "\\" in part or "\0" in part for part in parts):
-        raise MalformedPath("leads elsewhere")
-    last = fold(parts[-1])
-    for mark in Mark:
-        if last == mark.value:
-            return mark
-    if len(parts) < 3:
-        return NotAFile.OTHER
-    name, id_text, file = parts[-3:]
-    return _parse_file(name, id_text, file)
-
-
-def _parse_file(name: str, id_text: str, file: str) -> Asked:
-    forms = {"file.ptr": Form.POINTER, fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN}
-    form = forms.get(fold(file))
-    try:
-        if form is None:
-            check_path_part(file)
-            return NotAFile.OTHER
-        return FileAsked(parse_id(name, id_text), form, id_text)
-    except MalformedInput as error:
-        raise MalformedPath(str(error)) from error
-
-
-def read_in_decimal(asked: FileAsked) -> PdbKey | None:
-    """Return the key that *asked* names if its age is decimal; None if that is the same key, or not possible.
-
-    volatility3 and LLDB's locator for symbol servers write ages in decimal.
-    """
-    match = _GUID_DECIMAL.fullmatch(asked.id_text)
-    if match is None or not isinstance(asked.key, PdbKey) or match[1].startswith("0"):
-        return None
-    age = int(match[1])
-    return PdbKey(asked.key.name, asked.key.guid, age) if age < 1 << 32 else None

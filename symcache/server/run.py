@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
-    from types import FrameType
 
     from uvicorn import Server
 
@@ -39,14 +38,21 @@ _NOT_STARTED = "the server did not start; see above"
 _log = logging.getLogger("symcache.serve")
 
 
+@contextmanager
+def _quiet_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them again when it has ended."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [(number, signal.signal(number, lambda *_: stop())) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A socket that accepts connections.
-
-    Attributes:
-        socket: Bound and listening.
-        url: Its address for clients, without a trailing slash.
-    """
+    """A socket that accepts connections, and its address for clients, without a trailing slash."""
 
     socket: socket.socket
     url: str
@@ -171,12 +177,7 @@ def _run(server: Server, listening: socket.socket) -> None:
 
 
 def make_server(config: Config, run: str) -> Server:
-    """Return one worker, which `uvicorn.Server.run` starts.
-
-    Args:
-        config: Every setting.
-        run: Identifies the server among those of the store; its workers share it.
-    """
+    """Return one worker, which `uvicorn.Server.run` starts; *run* is the name that all workers of a server share."""
     import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
 
     from symcache.server.app import App  # noqa: PLC0415
@@ -224,23 +225,3 @@ def _check_certificate(config: Config) -> None:
         context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: b"")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot be used with its key: {error}", where="serve.certificate") from error
-
-
-class _quiet_signals:  # noqa: N801 - a context manager
-    """Lets SIGINT and SIGTERM stop the server and nothing else; uvicorn raises them again when it has ended."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop()

@@ -1,39 +1,313 @@
-"""Requests for symbol files: answered from the store, else from upstream while the file arrives, else with 404."""
+"""Requests for symbol files: known already, else from the store, else from upstream while the file arrives."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from urllib.parse import unquote_to_bytes
 
-import anyio
 from anyio import to_thread
 
-from symcache.errors import StoreError
-from symcache.identity import Tier
+from symcache.errors import MalformedInput, StoreError
+from symcache.identity import PdbKey, Tier, check_path_part, compressed_name, fold, parse_id, relative_parts
 from symcache.server.downloads import send_download
-from symcache.server.files import FileInfo, open_shared
-from symcache.server.known import NOT_FOUND_BODY, NOT_FOUND_HEADERS
-from symcache.server.request import FileAsked, read_in_decimal
+from symcache.server.request import FileInfo, header_list, open_shared, select
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.stores.results import Cause, Failed, Hint, Missing, Present
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from symcache.config import Serve
     from symcache.identity import Key
+    from symcache.server.app import Gate
     from symcache.server.downloads import Download, Downloads, PartialFile, Rechecks
-    from symcache.server.known import KnownAnswers
     from symcache.server.metrics import Metrics
-    from symcache.server.request import Request
+    from symcache.server.request import Headers, Loops, Request, RequestHeaders
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Symbols"]
+__all__ = [
+    "FileAsked",
+    "Head",
+    "KnownAnswer",
+    "KnownAnswers",
+    "MalformedPath",
+    "Mark",
+    "Symbols",
+    "parse_path",
+    "read_in_decimal",
+]
+
+_LONGEST_PATH = 4096
+_GUID_DECIMAL = re.compile(r"[0-9A-Fa-f]{32}([0-9]{2,10})")
+_METHODS = frozenset(["GET", "HEAD"])
+_T = TypeVar("_T")
+
+
+class MalformedPath(Exception):
+    """A path that cannot name a file."""
+
+
+class Mark(Enum):
+    """The files that tell what kind of store this is."""
+
+    TWO_TIER = "index2.txt"
+    STORE = "pingme.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class FileAsked:
+    """A file of a store, plain, as cabinet or as pointer; *id_text* is the middle part as the client wrote it."""
+
+    key: Key
+    form: Form
+    id_text: str
+
+
+Asked: TypeAlias = FileAsked | Mark | None
+
+
+@lru_cache(maxsize=4096)
+def parse_path(raw_path: bytes) -> Asked:
+    """Return what *raw_path*, percent-encoded as it was sent, asks for; None if it has another shape.
+
+    Only the last three parts count: parts before them may be a proxy's prefix, or the first tier of a two-tier store.
+    Letter case does not count.
+
+    Raises:
+        MalformedPath: It is not a path, or has a part that cannot be a file name.
+    """
+    if len(raw_path) > _LONGEST_PATH or not raw_path.startswith(b"/"):
+        raise MalformedPath("not a path")
+    try:
+        # Split before decoding, so that an encoded slash does not separate parts.
+        parts = [unquote_to_bytes(part).decode("utf-8") for part in raw_path[1:].split(b"/")]
+    except UnicodeDecodeError as error:
+        raise MalformedPath("not UTF-8") from error
+    if any(part in {".", ".."} or "/" in part or "\\" in part or "\0" in part for part in parts):
+        raise MalformedPath("leads elsewhere")
+    last = fold(parts[-1])
+    for mark in Mark:
+        if last == mark.value:
+            return mark
+    if len(parts) < 3:
+        return None
+    name, id_text, file = parts[-3:]
+    forms = {"file.ptr": Form.POINTER, fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN}
+    form = forms.get(last)
+    try:
+        if form is None:
+            check_path_part(file)
+            return None
+        return FileAsked(parse_id(name, id_text), form, id_text)
+    except MalformedInput as error:
+        raise MalformedPath(str(error)) from error
+
+
+def read_in_decimal(asked: FileAsked) -> PdbKey | None:
+    """Return the key that *asked* names if its age is decimal; None if that is the same key, or not possible.
+
+    volatility3 and LLDB's locator for symbol servers write ages in decimal.
+    """
+    match = _GUID_DECIMAL.fullmatch(asked.id_text)
+    if match is None or not isinstance(asked.key, PdbKey) or match[1].startswith("0"):
+        return None
+    age = int(match[1])
+    return PdbKey(asked.key.name, asked.key.guid, age) if age < 1 << 32 else None
+
+
+NOT_FOUND_BODY = b"not found\n"
+NOT_FOUND_HEADERS = header_list(b"text/plain; charset=utf-8", len(NOT_FOUND_BODY), [(b"cache-control", b"no-store")])
+_CONDITIONS = frozenset(
+    [b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"]
+)
+_MOST_KNOWN = 16_384
+_LONGEST_KNOWN_PATH = 1024
+_MOST_HEADS = 4096
+_LONGEST_HEAD = 1024
+_TOUCH_EVERY_S = 60.0
+_MISS_FOR_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request: its path percent-encoded and with the query, its headers by lower-case name."""
+
+    method: str
+    raw_path: bytes
+    headers: RequestHeaders
+    keeps_alive: bool
+
+
+@dataclass(slots=True)
+class KnownAnswer:
+    """One answer, ready to be sent.
+
+    Attributes:
+        kind: For metrics and access log.
+        head: Headers as they are sent, each line with its end, without those that every response has.
+        body: What follows them, unless it is a file.
+        file: Descriptor of an open file, which the receiver closes; None if there is no file to send.
+        start: Offset of the first byte of the file to send.
+        stop: Offset behind the last.
+    """
+
+    kind: str
+    status: int
+    head: bytes
+    body: bytes = b""
+    file: int | None = None
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(slots=True)
+class _KnownFile:
+    path: str
+    info: FileInfo
+    identity: tuple[int, int, int]
+    touch: Callable[[], None]
+    head: bytes
+    touched_s: float
+
+    def answer(self, method: str, headers: RequestHeaders) -> KnownAnswer | None:
+        """Return the answer to a request; None if the file is not the one that was found right."""
+        try:
+            fd = open_shared(self.path)
+        except OSError:
+            return None
+        if _identity(os.fstat(fd)) != self.identity:
+            os.close(fd)
+            return None
+        if _CONDITIONS.isdisjoint(headers):
+            answer = KnownAnswer("hit", 200, self.head, b"", fd, 0, self.info.size_bytes)
+        else:
+            chosen = select(self.info, headers)
+            answer = KnownAnswer("hit", chosen.status, _lines(chosen.headers), b"", fd, chosen.start, chosen.stop)
+        if method == "HEAD" or answer.start == answer.stop:
+            os.close(fd)
+            answer.file = None
+        now_s = time.monotonic()
+        if now_s - self.touched_s >= _TOUCH_EVERY_S:
+            self.touched_s = now_s
+            self.touch()
+        return answer
+
+
+@dataclass(slots=True)
+class _KnownMiss:
+    folders: tuple[str, ...]
+    is_still_missing: Callable[[], bool]
+    note: Callable[[], None]
+    until_s: float
+
+    def answer(self, method: str, _headers: RequestHeaders) -> KnownAnswer | None:
+        """Return the answer to a request; None if the file may exist by now."""
+        now_s = time.monotonic()
+        if self.until_s < now_s:
+            if not self.is_still_missing():
+                return None
+            self.until_s = now_s + _MISS_FOR_S
+        for folder in self.folders:
+            if os.access(folder, os.F_OK):
+                return None
+        self.note()
+        return _MISS_HEAD if method == "HEAD" else _MISS
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+_MISS = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS), NOT_FOUND_BODY)
+_MISS_HEAD = KnownAnswer("miss", 404, _lines(NOT_FOUND_HEADERS))
+
+
+class KnownAnswers:
+    """Answers to requests, by path, that are known already: a file served before, a miss of a moment ago.
+
+    They are most of what a server is asked, so `symcache.server.protocol` answers them before a task, a thread or a
+    look-up of the key is spent on them. What was remembered is compared with the disk each time.
+
+    Attributes:
+        heads: Requests that had known answers, by their bytes.
+    """
+
+    def __init__(self, settings: Serve, gate: Gate, loops: Loops, metrics: Metrics) -> None:
+        self._most_requests = settings.connections
+        self._gate = gate
+        self._loops = loops
+        self._metrics = metrics
+        self.heads: dict[bytes, Head] = {}
+        self._known: dict[bytes, _KnownFile | _KnownMiss] = {}
+
+    def find(self, head: Head) -> KnownAnswer | None:
+        """Return the answer to a request; None if the application is to answer it."""
+        known = self._known.get(head.raw_path)
+        if known is None or head.method not in _METHODS:
+            return None
+        headers = head.headers
+        if self._metrics.requests >= self._most_requests or not (self._gate.is_open or self._gate.lets_in(headers)):
+            return None
+        if b"via" in headers and self._loops.is_in_one(headers):
+            return None
+        answer = known.answer(head.method, headers)
+        if answer is None:
+            self._known.pop(head.raw_path, None)
+        return answer
+
+    def remember_head(self, data: bytes, head: Head) -> None:
+        """Remember what one request, exactly as it was received, was parsed to."""
+        if len(data) <= _LONGEST_HEAD and b"upgrade" not in head.headers:
+            _keep(self.heads, data, head, _MOST_HEADS)
+
+    def remember_file(
+        self, raw_path: bytes, path: Path, status: os.stat_result, info: FileInfo, touch: Callable[[], None]
+    ) -> None:
+        """Remember that *raw_path* is the file at *path*, found right as its *status* has it and just touched.
+
+        *touch* notes that it is used.
+        """
+        known = _KnownFile(os.fspath(path), info, _identity(status), touch, _lines(info.headers), time.monotonic())
+        self._remember(raw_path, known)
+
+    def remember_miss(
+        self, raw_path: bytes, key: Key, stores: Sequence[Store], is_still_missing: Callable[[], bool]
+    ) -> None:
+        """Remember that no store and no upstream has *key*.
+
+        A folder that another process makes for it in one of *stores* is noticed at once. For everything else
+        *is_still_missing* is asked every few seconds.
+        """
+        folders = tuple(
+            os.path.join(store.root, *relative_parts(key, tier))  # noqa: PTH118 - text, as it is used per request
+            for store in stores
+            for tier in Tier
+        )
+        note = partial(self._metrics.note_miss, key.index)
+        self._remember(raw_path, _KnownMiss(folders, is_still_missing, note, time.monotonic() + _MISS_FOR_S))
+
+    def _remember(self, raw_path: bytes, known: _KnownFile | _KnownMiss) -> None:
+        if len(raw_path) <= _LONGEST_KNOWN_PATH:
+            _keep(self._known, raw_path, known, _MOST_KNOWN)
+
+
+def _keep(kept: dict[bytes, _T], name: bytes, value: _T, most: int) -> None:
+    if len(kept) >= most:
+        del kept[next(iter(kept))]
+    kept[name] = value
+
 
 _STREAM_AFTER_S = 5.0
 _OF_THEIR_PATIENCE = 0.8
@@ -42,17 +316,24 @@ _RETRY_SOON = (b"retry-after", b"5")
 _STILL_FETCHING = (b"symbol-agent-status", b"0x80070512")
 
 
-class Symbols:
-    """Answers requests for symbol files.
+def _of_this_file(error: bytes) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers that tell other servers that only this file fails, so that they go on asking for others.
 
-    Args:
-        source: Where files are and come from.
-        downloads: Fetches what no store has.
-        rechecks: Checks old misses again.
-        known: Remembers answers for the next request.
-        settings: ``[serve]``.
-        metrics: Counts.
+    Source: RFC 9209, sections 2.1.1 and 2.3, for the header and the kinds of errors.
     """
+    return [_RETRY_SOON, (b"proxy-status", b"symcache; error=" + error)]
+
+
+_ERRORS = {
+    Cause.UNAVAILABLE: (503, _of_this_file(b"destination_unavailable")),
+    Cause.DISK: (503, _of_this_file(b"proxy_internal_error")),
+    Cause.WRONG_CONTENT: (502, _of_this_file(b"http_protocol_error")),
+    Cause.REFUSED: (502, _of_this_file(b"http_protocol_error")),
+}
+
+
+class Symbols:
+    """Answers requests for symbol files, and remembers answers in *known* for the next request."""
 
     def __init__(
         self,
@@ -77,39 +358,37 @@ class Symbols:
 
     @property
     def is_two_tier(self) -> bool:
-        """Whether the store that files are served from has two tiers."""
         return any(store.tier is Tier.TWO for store in self._stores[:1])
 
     async def answer(self, request: Request, asked: FileAsked) -> None:
-        """Answer a request for a file."""
         if asked.form is not Form.PLAIN:
             await self._answer_probe(request, asked)
             return
-        known_as = request.raw_path
-        if await self._answer_stored(request, asked.key, known_as=known_as):
-            return
         other = read_in_decimal(asked)
-        decimal = None if _writes_hex(request) else other
-        if await self._answer_cold(request, asked.key, is_last=decimal is None, known_as=known_as):
-            # What holds for one reading of the id is not remembered for clients that mean the other.
-            if other is None and request.kind == "miss":
-                self._known.remember_miss(
-                    request.raw_path, asked.key, self._stores, partial(self._is_still_missing, asked.key)
-                )
-            return
-        assert decimal is not None
-        if not await self._answer_stored(request, decimal, known_as=None):
-            await self._answer_cold(request, decimal, is_last=True, known_as=None)
+        # Who is known to write ages in hex would be given another file if they were read as decimal.
+        writes_hex = request.headers.get(b"user-agent", b"").lower().startswith(b"microsoft-symbol-server/")
+        for key in [asked.key] if other is None or writes_hex else [asked.key, other]:
+            known_as = None if key is other else request.raw_path
+            if await self._answer_stored(request, key, known_as) or await self._answer_cold(request, key, known_as):
+                return
+        request.kind = "miss"
+        await self._send_not_found(request)
+        # What holds for one reading of the id is not remembered for clients that mean the other.
+        if other is None:
+            is_still_missing = partial(self._is_still_missing, asked.key)
+            self._known.remember_miss(request.raw_path, asked.key, self._stores, is_still_missing)
 
-    async def _answer_stored(self, request: Request, key: Key, *, known_as: bytes | None) -> bool:
+    async def _answer_stored(self, request: Request, key: Key, known_as: bytes | None) -> bool:
         present = await to_thread.run_sync(self._source.find, key)
         if present is None:
             return False
         request.kind = "hit"
-        return await self._answer_present(request, key, present.path, known_as=known_as)
+        return await self._send_stored(request, present.path, key, known_as)
 
-    async def _answer_present(self, request: Request, key: Key, path: Path, *, known_as: bytes | None) -> bool:
-        """Answer with the verified file at *path*; return False if it has been removed."""
+    async def _send_stored(
+        self, request: Request, path: Path, key: Key | None = None, known_as: bytes | None = None
+    ) -> bool:
+        """Answer with a file that is right, and remember it as *key*'s under *known_as*; False if it is removed."""
         try:
             fd = open_shared(path)
         except OSError:
@@ -117,10 +396,11 @@ class Symbols:
         try:
             status = os.fstat(fd)
             info = FileInfo.of(status.st_size, status.st_mtime_ns)
-            touch = partial(self._touch, key, path)
-            touch()
-            if known_as is not None:
-                self._known.remember_file(known_as, path, status, info, touch)
+            if key is not None:
+                touch = partial(self._touch, key, path)
+                touch()
+                if known_as is not None:
+                    self._known.remember_file(known_as, path, status, info, touch)
             with self._metrics.transferring():
                 await request.send_file(fd, info)
         finally:
@@ -130,26 +410,18 @@ class Symbols:
     async def _answer_probe(self, request: Request, asked: FileAsked) -> None:
         """Answer for a cabinet or pointer file from the store alone; a pointer is never passed on to a client."""
         request.kind = "probe"
-        if asked.form is Form.COMPRESSED:
-            for store in self._stores:
-                stored = await to_thread.run_sync(store.find, asked.key)
-                if stored is not None and stored.form is Form.COMPRESSED:
-                    with suppress(OSError):
-                        fd = open_shared(stored.path)
-                        try:
-                            status = os.fstat(fd)
-                            with self._metrics.transferring():
-                                await request.send_file(fd, FileInfo.of(status.st_size, status.st_mtime_ns))
-                        finally:
-                            os.close(fd)
-                        return
+        for store in self._stores if asked.form is Form.COMPRESSED else ():
+            stored = await to_thread.run_sync(store.find, asked.key)
+            is_there = stored is not None and stored.form is Form.COMPRESSED
+            if stored and is_there and await self._send_stored(request, stored.path):
+                return
         await self._send_not_found(request)
 
-    async def _answer_cold(self, request: Request, key: Key, *, is_last: bool, known_as: bytes | None) -> bool:
-        """Answer with what upstream has; return False for a definite miss if another key is still to be tried."""
+    async def _answer_cold(self, request: Request, key: Key, known_as: bytes | None) -> bool:
+        """Answer with what upstream has; return False for a definite miss."""
         if len(self._downloads) >= self._settings.downloads and key not in self._downloads:
             request.kind = "refused"
-            await request.send_text(503, "too many downloads at once", [_RETRY_SOON])
+            await request.send_text(503, "too many downloads at once", _RETRY_SOON)
             return True
         download = self._downloads.join(key)
         download.readers += 1
@@ -168,26 +440,24 @@ class Symbols:
         match outcome:
             case None:
                 request.kind = "late"
-                await request.send_text(504, "still being fetched", _LATE)
+                late = _of_this_file(b"http_response_timeout")
+                await request.send_text(504, "still being fetched", *late, _STILL_FETCHING)
             case Missing():
                 self._rechecks.consider(key, outcome)
                 self._metrics.note_miss(key.index)
-                if not is_last:
-                    return False
-                request.kind = "miss"
-                await self._send_not_found(request)
+                return False
             case Failed(hint=Hint.LOOP):
                 request.kind = "loop"
                 await request.send_text(508, "servers ask each other in a circle")
             case Failed():
                 request.kind = "failed"
                 status, extra = _ERRORS.get(outcome.cause, _ERRORS[Cause.REFUSED])
-                await request.send_text(status, f"not available now: {outcome.cause.value}", extra)
+                await request.send_text(status, f"not available now: {outcome.cause.value}", *extra)
             case _:
                 request.kind = "hit" if isinstance(outcome, Present) else "cold"
-                if not await self._answer_present(request, key, outcome.path, known_as=known_as):
+                if not await self._send_stored(request, outcome.path, key, known_as):
                     request.kind = "failed"
-                    await request.send_text(503, "removed again", [_RETRY_SOON])
+                    await request.send_text(503, "removed again", _RETRY_SOON)
         return True
 
     async def _await_answer(self, request: Request, download: Download) -> PartialFile | None:
@@ -202,8 +472,7 @@ class Symbols:
                     return arriving
             if now_s >= deadline_s:
                 return None
-            with anyio.move_on_after(min(1.0, deadline_s - now_s)):
-                await download.wait()
+            await download.wait(min(1.0, deadline_s - now_s))
         return None
 
     def _patience_s(self, request: Request) -> float:
@@ -231,27 +500,3 @@ class Symbols:
             if path.is_relative_to(store.root):
                 access.touch(key)
                 break
-
-
-def _of_this_file(error: bytes) -> Sequence[tuple[bytes, bytes]]:
-    """Return the headers that tell other servers that only this file fails, so that they go on asking for others.
-
-    Source: RFC 9209, sections 2.1.1 and 2.3, for the header and the kinds of errors.
-    """
-    return [_RETRY_SOON, (b"proxy-status", b"symcache; error=" + error)]
-
-
-_ERRORS = {
-    Cause.UNAVAILABLE: (503, _of_this_file(b"destination_unavailable")),
-    Cause.DISK: (503, _of_this_file(b"proxy_internal_error")),
-    Cause.WRONG_CONTENT: (502, _of_this_file(b"http_protocol_error")),
-    Cause.REFUSED: (502, _of_this_file(b"http_protocol_error")),
-}
-"""Status and headers by the reason why a file is not available."""
-
-_LATE = [*_of_this_file(b"http_response_timeout"), _STILL_FETCHING]
-
-
-def _writes_hex(request: Request) -> bool:
-    """Whether the client is known to write ages in hex; reading them as decimal would give it another file."""
-    return request.headers.get(b"user-agent", b"").lower().startswith(b"microsoft-symbol-server/")

@@ -1,23 +1,22 @@
 """What every store of a symbol path can do, wherever it lies: on disk, in a folder, behind HTTP.
 
-A new kind of store is one module with a class that implements `SymbolStore`, and a line in `symcache.stores.source`
-that opens it. `symcache.stores.chain` knows nothing else of it.
+A new kind of store is a class with the methods of `SymbolStore`, and a line in `symcache.stores.source` that opens it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from symcache.errors import StoreError
 from symcache.formats.glance import glance_at_image, glance_at_pdb
 from symcache.identity import ImageKey, PdbKey
-from symcache.stores.local.atomic import as_store_error
+from symcache.stores.local.atomic import as_store_error, store_errors
 from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from symcache.errors import UpstreamError
@@ -25,18 +24,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-__all__ = [
-    "FileRequest",
-    "Form",
-    "LookUp",
-    "OnDisk",
-    "Searchable",
-    "Stored",
-    "SymbolStore",
-    "copy_file",
-    "read_image_file",
-    "size_if_right",
-]
+T = TypeVar("T")
 
 
 class Form(StrEnum):
@@ -49,13 +37,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file on disk that a store holds for a key.
-
-    Attributes:
-        path: Where it lies.
-        form: Plain, a cabinet, or a pointer file.
-        size_bytes: Its length.
-    """
+    """A file on disk that a store holds for a key."""
 
     path: Path
     form: Form
@@ -64,43 +46,26 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """One key that a store is asked for.
-
-    Attributes:
-        key: The file that is wanted.
-        checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-        plain_answer: What the store answered a moment ago when it was asked for the plain file, which it does not
-            have; None if it was not asked.
-        in_passing: The file is read for what it names, and not kept.
-    """
+    """One key that a store is asked for."""
 
     key: Key
-    checksums: tuple[str, ...] = ()
+    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex`` of a portable PDB, as its image states them
+    # What the store answered a moment ago when it was asked for the plain file, which it lacks; None if it was not.
     plain_answer: str | None = None
-    in_passing: bool = False
+    in_passing: bool = False  # the file is read for what it names, and not kept
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """What a store answered: it found the file, does not have it, or failed to tell.
+    """What a store answered: it found the file, does not have it, or failed to tell."""
 
-    Attributes:
-        attempts: What was asked and answered, in order.
-        form: The form in which the file was found; None if it was not.
-        image: The headers of an image, if they were asked for and found.
-        instead: What to fetch to learn more, as the store does not send parts of the file; None otherwise.
-        error: Why the store could not tell; None if it could.
-        is_asked: A server was asked.
-        is_remembered: The answer is one that a server gave in an earlier run.
-    """
-
-    attempts: tuple[Attempt, ...] = ()
-    form: Form | None = None
-    image: Image | None = None
-    instead: FileRequest | None = None
-    error: UpstreamError | StoreError | None = None
-    is_asked: bool = False
-    is_remembered: bool = False
+    attempts: tuple[Attempt, ...] = ()  # what was asked and answered, in order
+    form: Form | None = None  # in which the file was found; None if it was not
+    image: Image | None = None  # the headers of an image, if they were asked for and found
+    instead: FileRequest | None = None  # what to fetch to learn more, from a store that does not send parts of a file
+    error: UpstreamError | StoreError | None = None  # why the store could not tell
+    is_asked: bool = False  # a server was asked
+    is_remembered: bool = False  # the answer is one that a server gave in an earlier run
 
     @property
     def is_absent(self) -> bool:
@@ -114,13 +79,26 @@ class LookUp:
         return replace(self, form=None, attempts=(*earlier, replace(last, answer=said)), error=error)
 
 
-class Searchable(Protocol):
-    """A store of a symbol path, as far as it is on disk.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file that is what its key names, or a pointer file that said that there is none."""
 
-    Attributes:
-        name: What reports call it, free of secrets.
-        local: The store itself if files can be written to it and opened by debuggers; None for all other stores.
-        is_on_disk: `find` sees everything that the store has.
+    plain: Path  # a scratch file with the file itself
+    cabinet: Path | None = None  # another with the cabinet that it came in
+    size_bytes: int = 0  # length of the file itself
+    note: str | None = None  # something odd about it
+    message: str | None = None  # why the file is not available, as a pointer file has it
+
+
+def not_there(name: str) -> LookUp:
+    return LookUp((Attempt(name, "not there"),))
+
+
+class Searchable(Protocol):
+    """A store of a symbol path, as far as it is on disk; `find` and `holding` raise `StoreError` if that is not read.
+
+    ``name`` is what reports call it, free of secrets; ``local`` the store itself if files can be written to it and
+    opened by debuggers, else None; ``is_on_disk`` tells that `find` sees everything that the store has.
     """
 
     @property
@@ -133,29 +111,17 @@ class Searchable(Protocol):
     def is_on_disk(self) -> bool: ...
 
     def find(self, key: Key) -> Stored | None:
-        """Return what lies on disk for *key*; no network.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
+        """Return what lies on disk for *key*; no network."""
 
     def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
-        """Yield those of *keys* for which `find` finds something; cheaper than one call for each.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
+        """Yield those of *keys* for which `find` finds something; cheaper than one call for each."""
 
 
 class SymbolStore(Searchable, Protocol):
     """A store of a symbol path."""
 
     async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
-        """Write the file to *scratch*, in the form in which the store has it; nothing about it is checked.
-
-        Raises:
-            StoreError: *scratch* cannot be written.
-        """
+        """Write the file to *scratch*, in the form in which the store has it, unchecked; `StoreError` if that fails."""
 
     async def read_headers(self, key: ImageKey) -> LookUp:
         """Return the headers of *key*'s image, or as `LookUp.instead` how to fetch the whole file."""
@@ -171,45 +137,29 @@ class SymbolStore(Searchable, Protocol):
 
 
 class OnDisk:
-    """What stores on disk have in common; a class that has `name` and `find` gets the rest of `SymbolStore`."""
+    """A folder on disk; a subclass that has `find` and `holding` gets the rest of `SymbolStore`."""
 
     is_on_disk = True
 
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        raise NotImplementedError
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
 
     @property
     def local(self) -> Store | None:
-        """See `SymbolStore`."""
         return None
 
     def find(self, key: Key) -> Stored | None:
-        """See `SymbolStore`."""
-        raise NotImplementedError
-
-    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
-        """See `SymbolStore`."""
         raise NotImplementedError
 
     async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
-        """Copy the file to *scratch*; see `SymbolStore`."""
-        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
-
-        return await to_thread.run_sync(self._copy, request.key, scratch)
+        return await _in_thread(lambda: self._copy(request.key, scratch))
 
     async def read_headers(self, key: ImageKey) -> LookUp:
-        """See `SymbolStore`; an image that lies there in another form than the plain one is copied and expanded."""
-        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
-
-        return await to_thread.run_sync(self._read_headers, key)
+        return await _in_thread(lambda: self._read_headers(key))
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
-        """See `SymbolStore`."""
-        from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
-
-        return await to_thread.run_sync(self._probe, key)
+        return await _in_thread(lambda: self._probe(key))
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing: looking again costs little."""
@@ -220,7 +170,7 @@ class OnDisk:
     def _copy(self, key: Key, scratch: Path) -> LookUp:
         stored = self.find(key)
         if stored is None:
-            return self._absent()
+            return not_there(self.name)
         try:
             stored.path.open("rb").close()
         except OSError as error:
@@ -231,17 +181,10 @@ class OnDisk:
 
     def _read_headers(self, key: ImageKey) -> LookUp:
         stored = self.find(key)
-        if stored is None:
-            return self._absent()
-        if stored.form is not Form.PLAIN:
+        if stored is not None and stored.form is not Form.PLAIN:
             return LookUp(instead=FileRequest(key, in_passing=True))
-        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
-
-        try:
-            if not check_file(stored.path, key).is_right:
-                return self._absent()
-        except OSError:
-            return self._absent()
+        if stored is None or not is_right(stored.path, key):
+            return not_there(self.name)
         return LookUp((Attempt(self.name, "found"),), image=read_image_file(stored.path))
 
     def _probe(self, key: Key) -> tuple[Form | None, str]:
@@ -259,8 +202,11 @@ class OnDisk:
             return None, str(error)
         return stored.form, f"there, {stored.form}, {stored.size_bytes} bytes"
 
-    def _absent(self) -> LookUp:
-        return LookUp((Attempt(self.name, "not there"),))
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    from anyio import to_thread  # noqa: PLC0415 - a check needs no event loop
+
+    return await to_thread.run_sync(function)
 
 
 def size_if_right(path: str, key: Key) -> int | None:
@@ -273,26 +219,26 @@ def size_if_right(path: str, key: Key) -> int | None:
     return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
 
 
-def copy_file(source: Path, scratch: Path) -> None:
-    """Copy *source* to *scratch*.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
-    import shutil  # noqa: PLC0415 - imports three compression libraries
+def is_right(path: Path, key: Key, checksums: Sequence[str] = ()) -> bool:
+    """Return whether the plain file at *path* can be read and is what *key* names."""
+    from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
 
     try:
+        return check_file(path, key, checksums=checksums).is_right
+    except OSError:
+        return False
+
+
+def copy_file(source: Path, scratch: Path) -> None:
+    """Copy *source* to *scratch*; a `StoreError` says that the disk does not take it."""
+    import shutil  # noqa: PLC0415 - imports three compression libraries
+
+    with store_errors(scratch):
         shutil.copyfile(source, scratch)
-    except OSError as error:
-        raise as_store_error(error, scratch) from error
 
 
 def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right.
-
-    Raises:
-        InputError: It is not an image.
-    """
+    """Return the headers and debug data of an image on disk that was found right; `InputError` if it is none."""
     from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
     from symcache.formats.view import FileView  # noqa: PLC0415
 

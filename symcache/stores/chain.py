@@ -1,45 +1,182 @@
 """One chain of stores: searched from the bottom-most up; a file that is found is copied down and opened there.
 
-What each rule is drawn from: windows-driver-docs, advanced-symsrv-use; win32, using-symsrv.
+Rules are drawn from windows-driver-docs, advanced-symsrv-use, and win32, using-symsrv. A check needs `DiskChain`, so
+neither HTTP nor an event loop is imported here, and a parser only for a file.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import StoreError, UpstreamRefused, WrongContent
-from symcache.stores.arrival import Arrival
-from symcache.stores.base import FileRequest, Form, LookUp, copy_file, read_image_file, size_if_right
-from symcache.stores.disk import ChainSettings, DiskChain
-from symcache.stores.local.atomic import as_store_error, flush
-from symcache.stores.results import Attempt, Fetched, Present, attempts_of
+from symcache.events import Noted
+from symcache.stores.base import (
+    Arrival,
+    FileRequest,
+    Form,
+    LookUp,
+    copy_file,
+    is_right,
+    not_there,
+    read_image_file,
+    size_if_right,
+)
+from symcache.stores.local.atomic import drop, flush, store_errors
+from symcache.stores.results import Fetched, Present, attempts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
-    from symcache.stores.base import SymbolStore
+    from symcache.stores.base import Searchable, Stored, SymbolStore
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
-    from symcache.stores.threads import Batches
+    from symcache.stores.sharing import Batches
 
-__all__ = ["Chain", "Searched"]
 
 T = TypeVar("T")
+
+# Long beside a run from the command line; a server finds a share again that was away.
+_PASSED_OVER_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    """What all chains of a symbol path share."""
+
+    observer: Observer  # told about stores that are passed over, from any thread
+    largest_bytes: int  # a file that expands to more is refused
+    durable: bool  # bring a file to the disk before its name shows
+    follow: Callable[[str], Path | None]  # returns the file that a pointer names; None where it may not be followed
+
+
+class DiskChain:
+    """The stores of one element of a symbol path, bottom-most first, of which those on disk are searched.
+
+    Where a packed file is looked into, `StoreError` says that there is no room to expand it.
+    """
+
+    def __init__(self, stores: Sequence[Searchable], settings: ChainSettings) -> None:
+        self.stores = tuple(stores)
+        self._settings = settings
+        self._unreadable = _PassedOver("read", settings.observer)
+        self._unwritable = _PassedOver("written", settings.observer)
+
+    @property
+    def downstream_stores(self) -> tuple[Store, ...]:
+        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
+        return tuple(store.local for store in self.stores if store.local is not None) if len(self.stores) > 1 else ()
+
+    def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
+        """Return the plain file that the chain's first store holds for *key*; no network.
+
+        A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
+        """
+        stored = self._find_right(self.stores[0], key, checksums)
+        return stored if stored is not None and stored.form is Form.PLAIN else None
+
+    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
+        """Return what a debugger would open for *key* without a network, from any store on disk and in any form."""
+        for store in self.stores:
+            stored = self._look_into(store, key, checksums, lambda stored, _: stored)
+            if stored is not None:
+                return Present(stored.path, stored.size_bytes, self._detour(store, stored))
+        return None
+
+    def find_image(self, key: ImageKey) -> Image | None:
+        """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet."""
+        images = (self._look_into(store, key, (), lambda _, plain: read_image_file(plain)) for store in self.stores)
+        return next((image for image in images if image is not None), None)
+
+    def _look_into(
+        self, store: Searchable, key: Key, checksums: Sequence[str], look: Callable[[Stored, Path], T]
+    ) -> T | None:
+        """Return what *look* makes of what *store* has for *key*, and of the plain and right file this leads to."""
+        stored = self._find_right(store, key, checksums)
+        if stored is None or stored.form is Form.PLAIN:
+            return None if stored is None else look(stored, stored.path)
+        import tempfile  # noqa: PLC0415 - few files lie packed
+
+        with store_errors(Path(tempfile.gettempdir())):
+            temporary = tempfile.TemporaryDirectory(prefix="symcache-")
+        with temporary as folder:
+            source = stored.path
+            try:
+                source.open("rb").close()
+            except OSError:
+                return None
+            if stored.form is Form.POINTER:
+                source = Path(folder, "pointer")  # the file that it names takes its place
+                copy_file(stored.path, source)
+            request = FileRequest(key, tuple(checksums))
+            try:
+                arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
+            except (WrongContent, UpstreamRefused):
+                return None
+            return look(stored, arrival.plain) if arrival.message is None else None
+
+    def _detour(self, store: Searchable, stored: Stored) -> str | None:
+        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
+        if stored.form is Form.COMPRESSED:
+            return "compressed: a debugger expands it into its downstream store"
+        if stored.form is Form.POINTER:
+            return "a pointer file, which a debugger follows"
+        return None if store is self.stores[0] else f"a debugger copies it from {store.name}"
+
+    def _examine(
+        self, scratch: Path, form: Form, request: FileRequest, origin: str, new_scratch: Callable[[], Path]
+    ) -> Arrival:
+        from symcache.stores.check import examine  # noqa: PLC0415 - few files lie packed
+
+        settings = self._settings
+        return examine(
+            scratch, form, request, origin, new_scratch, follow=settings.follow, largest_bytes=settings.largest_bytes
+        )
+
+    def _find(self, store: Searchable, key: Key) -> Stored | None:
+        """Return what *store* holds on disk for *key*; a store that cannot be read is passed over."""
+        if self._unreadable.has(store):
+            return None
+        try:
+            return store.find(key)
+        except StoreError as error:
+            self._unreadable.add(store, error)
+            return None
+
+    def _find_right(self, store: Searchable, key: Key, checksums: Sequence[str]) -> Stored | None:
+        """Return what *store* holds on disk for *key*; a plain file only if it is the right one."""
+        stored = self._find(store, key)
+        if stored is None or stored.form is not Form.PLAIN or is_right(stored.path, key, checksums):
+            return stored
+        return None
+
+
+class _PassedOver:
+    """Stores on disk that failed, and are left alone for a while; each is reported the first time."""
+
+    def __init__(self, verb: str, observer: Observer) -> None:
+        self._verb = verb
+        self._observer = observer
+        # Until when, by the clock of time.monotonic.
+        self._until: dict[str, float] = {}
+
+    def has(self, store: Searchable) -> bool:
+        return bool(self._until) and time.monotonic() < self._until.get(store.name, 0.0)
+
+    def add(self, store: Searchable, error: StoreError) -> None:
+        if store.name not in self._until:
+            self._observer(Noted(f"{error}; {store.name} is not {self._verb} for a while"))
+        self._until[store.name] = time.monotonic() + _PASSED_OVER_S
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What a search of a chain brought.
-
-    Attributes:
-        file: The file, present or fetched; None if no store had it.
-        image: The headers of an image, if they were searched for and found.
-        answers: What each store answered, where nothing was found; see `symcache.stores.results.sum_up`.
-    """
+    """What a search brought: a file, the headers of an image, or what each store answered; see `results.sum_up`."""
 
     file: Present | Fetched | None = None
     image: Image | None = None
@@ -49,11 +186,7 @@ class Searched:
 class Chain(DiskChain):
     """The stores of one element of a symbol path, servers among them.
 
-    Args:
-        stores: Bottom-most store first.
-        settings: What all chains share.
-        searching: Threads in which files are looked for.
-        publishing: Threads in which files are verified, flushed and published.
+    Files are looked for in the threads of *searching*; verified, flushed and published in those of *publishing*.
     """
 
     stores: tuple[SymbolStore, ...]
@@ -66,12 +199,7 @@ class Chain(DiskChain):
         self._publishing = publishing
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
-        """Search the chain for *key*; of all processes that do so at the same time, one asks the servers.
-
-        Args:
-            key: What is wanted.
-            checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-        """
+        """Search the chain for *key*; of all processes that do so at the same time, one asks the servers."""
         request = FileRequest(key, tuple(checksums))
         search = _Search()
         try:
@@ -101,12 +229,12 @@ class Chain(DiskChain):
 
     async def _read_headers(self, store: SymbolStore, key: ImageKey) -> LookUp:
         if self._unreadable.has(store):
-            return _absent(store)
+            return not_there(store.name)
         try:
             answer = await store.read_headers(key)
         except StoreError as error:
             self._unreadable.add(store, error)
-            return _absent(store)
+            return not_there(store.name)
         if answer.instead is None:
             return answer
         target = await self._searching.run(self._writable_store)
@@ -119,11 +247,10 @@ class Chain(DiskChain):
 
     def _begin(self, search: _Search, request: FileRequest) -> Searched | None:
         """Look for what needs no server, and lock the key unless another process has."""
-        target = self._target(request.key)
-        if target is None:
+        search.target = self._target(request.key)
+        if search.target is None:
             return self._open_in_place(request)
-        search.target = target
-        search.lock = target.lock(request.key)
+        search.lock = search.target.lock(request.key)
         return self._find_plain(search, request) if search.lock.try_acquire() else None
 
     def _find_plain(self, search: _Search, request: FileRequest) -> Searched | None:
@@ -174,17 +301,15 @@ class Chain(DiskChain):
     ) -> tuple[LookUp, T | None]:
         """Fetch from *store*, and let *finish* have what arrived if it is right; return the answer and what came of it.
 
-        *finish* is told whether it has to flush what it publishes. With *is_short* it only renames what came plain.
-
-        Raises:
-            StoreError: *target* cannot be written.
+        *finish* is told whether it has to flush what it publishes. With *is_short* it only renames what came plain. A
+        `StoreError` says that *target* cannot be written.
         """
         if self._unreadable.has(store):
-            return _absent(store), None
+            return not_there(store.name), None
         scratch = target.scratch()
         try:
             if store.is_on_disk and await self._searching.run(lambda: self._find(store, request.key)) is None:
-                return _absent(store), None
+                return not_there(store.name), None
             looked_up = await store.fetch(request, scratch)
             if looked_up.form is None:
                 return looked_up, None
@@ -206,7 +331,7 @@ class Chain(DiskChain):
                     return None, finish(arrival, durable)
                 finally:
                     if arrival.cabinet is not None:
-                        arrival.plain.unlink(missing_ok=True)
+                        drop(arrival.plain)
 
             try:
                 message, finished = await self._publishing.run(settle)
@@ -217,7 +342,7 @@ class Chain(DiskChain):
                 looked_up = looked_up.turned_out(message)
             return looked_up, finished
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
 
     def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str, *, durable: bool) -> Fetched:
         """Publish into every store before store number *at*, right to left.
@@ -230,7 +355,12 @@ class Chain(DiskChain):
             if store is None or store is target or self._unwritable.has(store):
                 continue
             try:
-                _copy_in(store, source, key, form, durable=durable)
+                scratch = store.scratch()
+                try:
+                    copy_file(source, scratch)
+                    store.publish(scratch, key, form=form, durable=durable)
+                finally:
+                    drop(scratch)
             except StoreError as error:
                 self._unwritable.add(store, error)
         path = target.publish(arrival.plain, key, durable=durable)
@@ -243,14 +373,13 @@ class Chain(DiskChain):
             stored = self._find_right(store, request.key, request.checksums)
             if stored is not None and stored.form is Form.PLAIN:
                 return Searched(Present(stored.path, stored.size_bytes))
-            answers.append(_absent(store) if stored is None and store.is_on_disk else self._not_writable())
+            answers.append(not_there(store.name) if stored is None and store.is_on_disk else self._not_writable())
         return Searched(answers=tuple(answers))
 
     def _not_writable(self) -> LookUp:
         folder = next((store.name for store in self.stores if store.is_on_disk), "")
-        return LookUp(
-            error=StoreError("no writable store in this symbol path; nothing was downloaded", path=Path(folder))
-        )
+        problem = "no writable store in this symbol path; nothing was downloaded"
+        return LookUp(error=StoreError(problem, path=Path(folder)))
 
     def _target(self, key: Key) -> Store | None:
         """Return the store to copy into; None where nothing is to be copied, as a share that stands alone."""
@@ -276,34 +405,13 @@ class Chain(DiskChain):
 
 @dataclass(slots=True)
 class _Search:
-    """One search of the chain for a key.
+    """One search of the chain for a key."""
 
-    Attributes:
-        target: Where the file is to be opened from; None where nothing is copied.
-        lock: Keeps other processes from asking for the key; held or not.
-        is_packed: *target* has a cabinet or a pointer file.
-    """
-
-    target: Store | None = None
-    lock: KeyLock | None = None
-    is_packed: bool = False
-
-
-def _absent(store: SymbolStore) -> LookUp:
-    return LookUp((Attempt(store.name, "not there"),))
+    target: Store | None = None  # where the file is to be opened from; None where nothing is copied
+    lock: KeyLock | None = None  # keeps other processes from asking for the key; held or not
+    is_packed: bool = False  # *target* has a cabinet or a pointer file
 
 
 def _flush(scratch: Path) -> None:
-    try:
+    with store_errors(scratch):
         flush(scratch)
-    except OSError as error:
-        raise as_store_error(error, scratch) from error
-
-
-def _copy_in(store: Store, source: Path, key: Key, form: Form, *, durable: bool) -> None:
-    scratch = store.scratch()
-    try:
-        copy_file(source, scratch)
-        store.publish(scratch, key, form=form, durable=durable)
-    finally:
-        scratch.unlink(missing_ok=True)

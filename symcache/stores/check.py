@@ -1,20 +1,21 @@
-"""Whether a file is what its key names: plain files, and cabinets as stores hold them."""
+"""Whether a file is what its key names: plain files, cabinets, and what arrives in a scratch file."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError
+from symcache.errors import InputError, MalformedInput, PointerNotAllowed, UpstreamRefused, WrongContent
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
-from symcache.formats.pdb.info import Container, NativePdb, Pdb2, parse_pdb
-from symcache.formats.pdb.portable import PortablePdb, compute_portable_checksum
-from symcache.formats.pe.dbg import parse_dbg
-from symcache.formats.pe.image import Layout, parse_image
+from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, compute_portable_checksum, parse_pdb
+from symcache.formats.pe.image import Image, Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
-from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.stores.base import size_if_right
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, compressed_name
+from symcache.stores.base import Arrival, Form, size_if_right
+from symcache.stores.local.atomic import drop, store_errors
+from symcache.stores.local.rights import open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,22 +23,20 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
     from symcache.identity import Key
+    from symcache.stores.base import FileRequest
     from symcache.stores.local.tree import Store
 
-__all__ = ["StoredCheck", "Verdict", "check_file", "check_view"]
+
+LONGEST_POINTER_BYTES = 4096
+_CABINET = b"MSCF"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a look at a file brought.
+    """What a look at a file brought."""
 
-    Attributes:
-        problem: Why it is not what the key names, in a few words; None if it is.
-        note: Something odd that does not make it wrong.
-    """
-
-    problem: str | None = None
-    note: str | None = None
+    problem: str | None = None  # why it is not what the key names, in a few words
+    note: str | None = None  # something odd that does not make it wrong
 
     @property
     def is_right(self) -> bool:
@@ -46,11 +45,7 @@ class Verdict:
 
 
 def check_file(path: Path, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
-    """Return whether the plain file at *path* is what *key* names; see `check_view`.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return whether the plain file at *path* is what *key* names, as `check_view`; `OSError` if it cannot be read."""
     if size_if_right(str(path), key) is not None:
         return Verdict()
     with FileView(path) as view:
@@ -88,9 +83,8 @@ def _check_pdb(view: ByteView, key: PdbKey | Pdb2Key | PortablePdbKey, checksums
         case PdbKey(), NativePdb():
             return _compare_native(key, pdb)
         case Pdb2Key(), Pdb2():
-            if (pdb.signature, pdb.age) != (key.signature, key.age):
-                return Verdict(f"another PDB: {pdb.signature:08X}{pdb.age:x}")
-            return Verdict()
+            is_same = (pdb.signature, pdb.age) == (key.signature, key.age)
+            return Verdict() if is_same else Verdict(f"another PDB: {pdb.signature:08X}{pdb.age:x}")
         case PortablePdbKey(), PortablePdb():
             if pdb.guid != key.guid:
                 return Verdict(f"another PDB: {pdb.guid.hex.upper()}")
@@ -130,28 +124,18 @@ def _compare_checksums(view: ByteView, pdb: PortablePdb, checksums: Sequence[str
 
 
 def _check_image(view: ByteView, key: ImageKey) -> Verdict:
-    if isinstance(key, DbgKey):
-        dbg = parse_dbg(view)
-        found = (dbg.timestamp, dbg.size_of_image)
-        extent_bytes = 0
-    else:
-        image = parse_image(view, Layout.DISK)
-        found = (image.timestamp, image.size_of_image)
-        extent_bytes = image.extent_bytes
-    if found != (key.timestamp, key.size_of_image):
-        return Verdict(f"another image: {found[0]:08X}{found[1]:x}")
-    if view.size < extent_bytes:
-        return Verdict(f"cut short: {view.size} of at least {extent_bytes} bytes")
+    file = parse_dbg(view) if isinstance(key, DbgKey) else parse_image(view, Layout.DISK)
+    if (file.timestamp, file.size_of_image) != (key.timestamp, key.size_of_image):
+        return Verdict(f"another image: {file.timestamp:08X}{file.size_of_image:x}")
+    if isinstance(file, Image) and view.size < file.extent_bytes:
+        return Verdict(f"cut short: {view.size} of at least {file.extent_bytes} bytes")
     return Verdict()
 
 
 class StoredCheck:
-    """Says why a file is not what its key names; a cabinet is expanded into a scratch file first.
+    """Says why a file is not what its key names; a cabinet is expanded into a scratch file of *store* first.
 
-    Args:
-        store: Whose scratch files it uses.
-        look: Looks into a plain file and returns why it is not right, None if it is.
-        largest_bytes: The most that a cabinet may expand to.
+    *look* looks into a plain file and returns why it is not right. A cabinet may expand to *largest_bytes*.
     """
 
     def __init__(
@@ -166,24 +150,154 @@ class StoredCheck:
         self._largest_bytes = largest_bytes
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return what the look at the file brought.
-
-        Raises:
-            OSError: The file cannot be read.
-            StoreError: The store cannot be written.
-        """
-        with path.open("rb") as file:
-            is_cabinet = file.read(4) == b"MSCF"
-        return self._check_cabinet(path, key) if is_cabinet else self._look(path, key)
-
-    def _check_cabinet(self, path: Path, key: Key) -> str | None:
+        """Return what the look brought; `OSError` if the file cannot be read, `StoreError` if the store not written."""
+        with open_stored(path) as file:
+            is_cabinet = file.read(len(_CABINET)) == _CABINET
+        if not is_cabinet:
+            return self._look(path, key)
         scratch = self._store.scratch()
         try:
-            with FileView(path) as view, scratch.open("wb") as plain:
-                cabinet = open_cabinet(view)
-                plain.writelines(expand(cabinet, cabinet.members[0], limit_bytes=self._largest_bytes))
+            _expand(path, scratch, self._largest_bytes)
             return self._look(scratch, key)
         except InputError as error:
             return f"a damaged cabinet: {error}"
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
+
+
+def _expand(cabinet: Path, plain: Path, largest_bytes: int) -> int:
+    """Expand *cabinet*'s one file, whatever name it has there, to *plain*; return the length."""
+    with FileView(cabinet) as view, plain.open("xb") as file:
+        opened = open_cabinet(view)
+        return sum(file.write(piece) for piece in expand(opened, opened.members[0], limit_bytes=largest_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What a pointer file says: a target, as written, or a message that there is none."""
+
+    target: str | None = None
+    message: str | None = None
+
+
+def parse_pointer(data: bytes) -> Pointer:
+    """Return what a pointer file says: ``PATH:target``, ``MSG:text``, or the bare target.
+
+    Raises:
+        MalformedInput: It is empty, too long, or not one line of text.
+
+    Source: symstore /p writes the bare path; servers answer ``PATH:`` or ``MSG:`` (perfview, dotnet/symstore).
+    """
+    if len(data) > LONGEST_POINTER_BYTES:
+        raise MalformedInput("pointer file is too long")
+    try:
+        text = data.decode("utf-8-sig").strip("\0 \t\r\n")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace").strip("\0 \t\r\n")
+    if not text or not text.isprintable():
+        raise MalformedInput("pointer file does not hold one line of text")
+    kind, colon, rest = text.partition(":")
+    if colon and kind.upper() == "MSG":
+        return Pointer(message=rest.strip())
+    return Pointer(target=rest.strip() if colon and kind.upper() == "PATH" else text)
+
+
+def resolve_pointer(target: str, allow: Sequence[str], as_local: Callable[[str], Path | None]) -> Path | None:
+    r"""Return the file that *target* names, if a prefix in *allow* covers it; None if none does.
+
+    Both are paths in the same notation; whole path parts are compared, without regard to letter case, and ``..`` never
+    counts. *as_local* turns a share's path into one of this machine; None where it cannot be reached.
+    """
+    parts = _parts(target)
+    if ".." in parts or "." in parts:
+        return None
+    for prefix in allow:
+        wanted = _parts(prefix)
+        if wanted and parts[: len(wanted)] == wanted:
+            path, root = as_local(target), as_local(prefix)
+            if path is None or root is None:
+                return None
+            # A link inside the allowed place must not lead out of it either.
+            resolved = path.resolve()
+            return resolved if resolved.is_relative_to(root.resolve()) else None
+    return None
+
+
+def _parts(path: str) -> list[str]:
+    return path.replace("\\", "/").rstrip("/").lower().split("/")
+
+
+def examine(
+    scratch: Path,
+    form: Form,
+    request: FileRequest,
+    origin: str,
+    new_scratch: Callable[[], Path],
+    *,
+    follow: Callable[[str], Path | None],
+    largest_bytes: int,
+) -> Arrival:
+    """Return what arrived in *scratch* in the given form, made plain and found right.
+
+    A pointer file is replaced by what it names: *follow* returns the file, or None where it may not be followed. A
+    cabinet is expanded to the path that *new_scratch* returns. *origin* is for errors.
+
+    Raises:
+        WrongContent: It is not what the key names, or a cabinet of more than *largest_bytes*.
+        UpstreamRefused: It is a pointer that may not be followed.
+        StoreError: The disk does not take it.
+    """
+    if form is Form.PLAIN and (size := size_if_right(str(scratch), request.key)) is not None:
+        return Arrival(scratch, size_bytes=size)
+    plain, cabinet = scratch, None
+    verdict = Verdict("not looked at")
+    with store_errors(scratch):
+        try:
+            if form is Form.POINTER and (message := _follow(scratch, origin, follow)) is not None:
+                return Arrival(scratch, message=f"MSG: {message}")
+            with FileView(scratch) as view:
+                size_bytes = view.size
+                # Some servers answer for the plain name with what they have, and a pointer leads to either.
+                if view.read(0, min(len(_CABINET), size_bytes)) == _CABINET:
+                    cabinet, plain = scratch, new_scratch()
+                else:
+                    verdict = check_view(view, request.key, checksums=request.checksums)
+            if cabinet is not None:
+                try:
+                    size_bytes = _expand(cabinet, plain, largest_bytes)
+                except InputError as error:
+                    raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error
+                verdict = check_file(plain, request.key, checksums=request.checksums)
+        finally:
+            if cabinet is not None and not verdict.is_right:
+                drop(plain)
+    if verdict.problem is not None:
+        raise WrongContent(verdict.problem, url=origin)
+    return Arrival(plain, cabinet, size_bytes, verdict.note)
+
+
+def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> str | None:
+    """Put the file that *pointer* names in its place; return its message if it names none."""
+    with open_stored(pointer) as file:
+        data = file.read(LONGEST_POINTER_BYTES + 1)
+    try:
+        said = parse_pointer(data)
+    except InputError as error:
+        raise WrongContent(str(error), url=origin) from error
+    if said.target is None:
+        return said.message
+    path = follow(said.target)
+    if path is None:
+        raise PointerNotAllowed("a pointer to a place that pointers.allow does not name", url=origin)
+    if not path.is_file():
+        # Where a whole folder was compressed after the pointers into it were written; symsrv looks there, too.
+        path = path.with_name(compressed_name(path.name))
+    if not path.is_file():
+        raise UpstreamRefused("a pointer to a file that is not there", url=origin)
+    try:
+        source = open_stored(path)
+    except OSError as error:
+        raise UpstreamRefused(f"a pointer to a file that cannot be read: {error.strerror}", url=origin) from error
+    with source, pointer.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+    return None

@@ -1,225 +1,41 @@
-"""What a symbol path leads to on disk: stores and plain folders, looked into without a network.
-
-A check needs no more than this, so neither HTTP nor an event loop is imported here, and a parser only for a file.
-"""
+"""What a symbol path leads to on disk: stores and plain folders, looked into without a network; see `DiskChain`."""
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from symcache.errors import ConfigError, StoreError, UpstreamRefused, WrongContent
+from symcache.errors import ConfigError, StoreError
 from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, Tier, fold, published_keys
-from symcache.stores.base import FileRequest, Form, copy_file, read_image_file, size_if_right
-from symcache.stores.folder import PlainFolder, local_path
-from symcache.stores.local.atomic import as_store_error
-from symcache.stores.local.staging import OWN_FOLDER
-from symcache.stores.local.tree import Store
+from symcache.stores.base import Form, OnDisk, Stored, size_if_right
+from symcache.stores.chain import ChainSettings, DiskChain
+from symcache.stores.local.atomic import OWN_FOLDER, store_errors
+from symcache.stores.local.tree import Listings, Store
 from symcache.stores.results import Present
 from symcache.sympath import HttpPlace, LocalPlace, UncPlace, chains
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import Key
-    from symcache.stores.arrival import Arrival
-    from symcache.stores.base import Searchable, Stored
+    from symcache.stores.base import Searchable
     from symcache.stores.local.access import AccessLog
     from symcache.sympath import ResolvedElement, ResolvedPlace
-
-__all__ = ["ChainSettings", "DiskChain", "DiskSource"]
 
 
 T = TypeVar("T", bound="Searchable")
 
-# Long beside a run from the command line; a server finds a share again that was away.
-_PASSED_OVER_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class ChainSettings:
-    """What all chains of a symbol path share.
-
-    Attributes:
-        observer: Told about stores that are passed over, from any thread.
-        largest_bytes: A file that expands to more is refused.
-        durable: Bring a file to the disk before its name shows.
-        follow: Returns the file that a pointer's target names; None where it may not be followed.
-    """
-
-    observer: Observer
-    largest_bytes: int
-    durable: bool
-    follow: Callable[[str], Path | None]
-
-
-class DiskChain:
-    """The stores of one element of a symbol path, of which those on disk are searched.
-
-    Args:
-        stores: Bottom-most store first.
-        settings: What all chains share.
-    """
-
-    def __init__(self, stores: Sequence[Searchable], settings: ChainSettings) -> None:
-        self.stores = tuple(stores)
-        self._settings = settings
-        self._unreadable = PassedOver("read", settings.observer)
-        self._unwritable = PassedOver("written", settings.observer)
-
-    @property
-    def downstream_stores(self) -> tuple[Store, ...]:
-        """The stores that files are copied into; one that stands alone, as a share of others, is read only."""
-        return tuple(store.local for store in self.stores if store.local is not None) if len(self.stores) > 1 else ()
-
-    def find(self, key: Key, checksums: Sequence[str] = ()) -> Stored | None:
-        """Return the plain file that the chain's first store holds for *key*; no network.
-
-        A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
-        """
-        stored = self._find_right(self.stores[0], key, checksums)
-        return stored if stored is not None and stored.form is Form.PLAIN else None
-
-    def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
-        """Return what a debugger would open for *key* without a network, from any store on disk and in any form.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for store in self.stores:
-            with self._opened(store, key, checksums) as (stored, plain):
-                if stored is not None and plain is not None:
-                    return Present(stored.path, stored.size_bytes, self._detour(store, stored))
-        return None
-
-    def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        for store in self.stores:
-            with self._opened(store, key, ()) as (_, plain):
-                if plain is not None:
-                    return read_image_file(plain)
-        return None
-
-    @contextmanager
-    def _opened(
-        self, store: Searchable, key: Key, checksums: Sequence[str]
-    ) -> Iterator[tuple[Stored | None, Path | None]]:
-        """Lend what *store* holds on disk for *key*, and the plain and right file that it is or leads to.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
-        stored = self._find_right(store, key, checksums)
-        if stored is None or stored.form is Form.PLAIN:
-            yield stored, None if stored is None else stored.path
-            return
-        import tempfile  # noqa: PLC0415 - few files lie packed
-
-        try:
-            temporary = tempfile.TemporaryDirectory(prefix="symcache-")
-        except OSError as error:
-            raise as_store_error(error, Path(tempfile.gettempdir())) from error
-        with temporary as folder:
-            source = stored.path
-            try:
-                source.open("rb").close()
-            except OSError:
-                yield stored, None
-                return
-            if stored.form is Form.POINTER:
-                source = Path(folder, "pointer")  # the file that it names takes its place
-                copy_file(stored.path, source)
-            request = FileRequest(key, tuple(checksums))
-            try:
-                arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
-            except (WrongContent, UpstreamRefused):
-                yield stored, None
-            else:
-                yield stored, arrival.plain if arrival.message is None else None
-
-    def _detour(self, store: Searchable, stored: Stored) -> str | None:
-        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
-        if stored.form is Form.COMPRESSED:
-            return "compressed: a debugger expands it into its downstream store"
-        if stored.form is Form.POINTER:
-            return "a pointer file, which a debugger follows"
-        return None if store is self.stores[0] else f"a debugger copies it from {store.name}"
-
-    def _examine(
-        self, scratch: Path, form: Form, request: FileRequest, origin: str, new_scratch: Callable[[], Path]
-    ) -> Arrival:
-        from symcache.stores.arrival import examine  # noqa: PLC0415 - few files lie packed
-
-        return examine(
-            scratch,
-            form,
-            request.key,
-            checksums=request.checksums,
-            origin=origin,
-            new_scratch=new_scratch,
-            follow=self._settings.follow,
-            largest_bytes=self._settings.largest_bytes,
-        )
-
-    def _find(self, store: Searchable, key: Key) -> Stored | None:
-        """Return what *store* holds on disk for *key*; a store that cannot be read is passed over."""
-        if self._unreadable.has(store):
-            return None
-        try:
-            return store.find(key)
-        except StoreError as error:
-            self._unreadable.add(store, error)
-            return None
-
-    def _find_right(self, store: Searchable, key: Key, checksums: Sequence[str]) -> Stored | None:
-        """Return what *store* holds on disk for *key*; a plain file only if it is the right one."""
-        stored = self._find(store, key)
-        if stored is None or stored.form is not Form.PLAIN:
-            return stored
-        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
-
-        try:
-            return stored if check_file(stored.path, key, checksums=checksums).is_right else None
-        except OSError:
-            return None
-
-
-class PassedOver:
-    """Stores on disk that failed, and are left alone for a while; each is reported the first time."""
-
-    def __init__(self, verb: str, observer: Observer) -> None:
-        self._verb = verb
-        self._observer = observer
-        # Until when, by the clock of time.monotonic.
-        self._until: dict[str, float] = {}
-
-    def has(self, store: Searchable) -> bool:
-        return bool(self._until) and time.monotonic() < self._until.get(store.name, 0.0)
-
-    def add(self, store: Searchable, error: StoreError) -> None:
-        if store.name not in self._until:
-            self._observer(Noted(f"{error}; {store.name} is not {self._verb} for a while"))
-        self._until[store.name] = time.monotonic() + _PASSED_OVER_S
+_IMAGE_EXTENSIONS = ("dll", "exe", "sys")
 
 
 class DiskSource:
-    """The chains of a symbol path, as far as they lie on disk.
-
-    Args:
-        config: Every setting, the symbol path among them.
-        observer: Told what happens, from any thread.
+    """The chains of a symbol path, as far as they lie on disk; *observer* is told what happens, from any thread.
 
     Raises:
         ConfigError: A place that cannot be reached from this system.
@@ -271,12 +87,10 @@ class DiskSource:
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return what a debugger would open for *key* without a network.
 
-        It looks into every store on disk, for files of any form and for an image under each of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
+        It looks into every store on disk, for files of any form and for an image under each of its names. A
+        `StoreError` says that there is no room to expand one.
         """
-        for name in _names_of(key):
+        for name in published_keys(key):
             for chain in self.chains:
                 present = chain.find_for_debugger(name, checksums)
                 if present is not None:
@@ -309,28 +123,19 @@ class DiskSource:
     def seem_held(self, keys: Iterable[Key]) -> set[str]:
         """Return the folded indexes of those of *keys* that a place on disk seems to have under any of their names.
 
-        Each place is listed once for all of them, so that what is nowhere costs next to nothing.
+        See `held_in`; what is nowhere costs next to nothing.
         """
-        owners: dict[str, str] = {}
-        names: list[Key] = []
-        for key in keys:
-            for name in _names_of(key):
-                names.append(name)
-                owners[name.folded] = key.folded
+        wanted = list(keys)
         held: set[str] = set()
         for store in dict.fromkeys(store for chain in self.chains for store in chain.stores):
             try:
-                held.update(owners[name.folded] for name in store.holding(names))
+                held |= held_in(store, wanted)
             except StoreError:
-                return set(owners.values())  # the search for each file passes the store over, and reports it
+                return {key.folded for key in wanted}  # the search for each file passes it over, and reports it
         return held
 
     def find_image(self, key: ImageKey) -> Image | None:
-        """Return the headers and debug data of *key*'s image, if it lies in a store under any of its names.
-
-        Raises:
-            StoreError: There is no room to expand it.
-        """
+        """Return the headers and debug data of *key*'s image, if a store has it under any of its names; as above."""
         for name in published_keys(key):
             for chain in self.chains:
                 image = chain.find_image(name)
@@ -343,6 +148,8 @@ class DiskSource:
         for access in self._access.values():
             access.flush()
         for store in self._stores.values():
+            for text in store.notes():
+                self._observer(Noted(text))
             store.close()
 
     def _note_use(self, key: Key, path: Path) -> None:
@@ -372,8 +179,8 @@ class DiskSource:
             # Its own store is a share that cannot be reached from here, and nothing can be opened from a server.
             stores.insert(0, self._open_store(self.config.store.folder))
         if element.folder is not None and (path := self._path(element.folder)) is not None:
-            folder = PlainFolder(path)
-            stores.append(self._open_store(path) if folder.is_store else folder)
+            # A folder that holds ``pingme.txt`` is searched as if ``srv*`` stood before it.
+            stores.append(self._open_store(path) if (path / "pingme.txt").is_file() else PlainFolder(path))
         for each in stores:
             # One that stands alone, as a share of others, is read and left as it is.
             if (store := each.local) is not None and (len(stores) > 1 or (store.root / OWN_FOLDER).is_dir()):
@@ -392,7 +199,7 @@ class DiskSource:
         return self._stores[path]
 
     def _path(self, place: LocalPlace | UncPlace) -> Path | None:
-        path = self._local_path(place.path)
+        path = local_path(place.path, self.config.unc.map)
         if path is not None:
             return path
         if isinstance(place, UncPlace):
@@ -404,25 +211,19 @@ class DiskSource:
             where="symbol path",
         )
 
-    def _local_path(self, path: str) -> Path | None:
-        return local_path(path, self.config.unc.map)
-
     def _chain_settings(self) -> ChainSettings:
+        config = self.config
+
         def follow(target: str) -> Path | None:
-            from symcache.stores.arrival import resolve_pointer  # noqa: PLC0415 - few files are pointers
+            from symcache.stores.check import resolve_pointer  # noqa: PLC0415 - few files are pointers
 
-            return resolve_pointer(target, self.config.pointers.allow, self._local_path)
+            return resolve_pointer(target, config.pointers.allow, lambda path: local_path(path, config.unc.map))
 
-        return ChainSettings(
-            observer=self._observer,
-            largest_bytes=self.config.network.largest_file_bytes,
-            durable=self.config.store.durable,
-            follow=follow,
-        )
+        return ChainSettings(self._observer, config.network.largest_file_bytes, config.store.durable, follow)
 
 
 class _Server:
-    """A server of the symbol path, which is not asked."""
+    """A server of the symbol path, which is not asked; nothing of it is on disk."""
 
     local = None
     is_on_disk = False
@@ -431,12 +232,79 @@ class _Server:
         self.name = name
 
     def find(self, key: Key) -> None:
-        """Return None: nothing of it is on disk."""
+        pass
 
     def holding(self, keys: Iterable[Key]) -> Iterator[Key]:  # noqa: ARG002 - of the protocol
-        """Yield nothing: nothing of it is on disk."""
         return iter(())
 
 
-def _names_of(key: Key) -> tuple[Key, ...]:
-    return published_keys(key) if isinstance(key, ImageKey) else (key,)
+class PlainFolder(OnDisk):
+    r"""A folder with files under their names alone, searched as debuggers do: itself, ``<ext>``, ``symbols\<ext>``.
+
+    Sources disagree on the order of the three; as only the right file is ever taken, it makes no difference. Methods
+    raise `StoreError` if it cannot be read.
+    Source: windows-driver-docs, symbol-path; win32, symbol-paths.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._listings = Listings(lambda folder: sorted(path.name for path in folder.iterdir()), 0)
+
+    def find(self, key: Key) -> Stored | None:
+        """Return the file that *key* names, if it lies here."""
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty folder needs no parser
+
+        with store_errors(self.root):
+            for folder in self._folders(key):
+                for path in self._listings.spellings(folder, key.name):
+                    if path.is_file() and check_file(path, key).is_right:
+                        return Stored(path, Form.PLAIN, path.stat().st_size)
+        return None
+
+    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
+        """Yield those of *keys* for which `find` finds something; only those whose name is here are looked for."""
+        names: dict[str, set[str]] = {}
+        for key in keys:
+            extension = fold(key.name).rpartition(".")[2]
+            if extension not in names:
+                names[extension] = {name for folder in self._folders(key) for name in self._listings.listing(folder)}
+            if fold(key.name) in names[extension] and self.find(key) is not None:
+                yield key
+
+    def _folders(self, key: Key) -> Iterator[Path]:
+        own = fold(key.name).rpartition(".")[2]
+        yield self.root
+        for extension in dict.fromkeys((own, *_IMAGE_EXTENSIONS)):
+            yield from self._listings.spellings(self.root, extension)
+            for symbols in self._listings.spellings(self.root, "symbols"):
+                yield from self._listings.spellings(symbols, extension)
+
+
+def held_in(place: Searchable, keys: Sequence[Key]) -> set[str]:
+    """Return the folded indexes of those of *keys* that *place* has under any of their names.
+
+    It is listed once, and below it the folders of names alone that it and *keys* share: the disk is read as often as
+    there are such names and files, not as often as there are keys. `StoreError` if it cannot be read.
+    """
+    names: dict[str, Key] = {}
+    owners: dict[str, list[str]] = {}
+    for key in keys:
+        for name in published_keys(key):
+            names[name.folded] = name
+            owners.setdefault(name.folded, []).append(key.folded)
+    return {owner for held in place.holding(names.values()) for owner in owners[held.folded]}
+
+
+def local_path(path: str, shares: Mapping[str, Path]) -> Path | None:
+    r"""Return *path*, as a symbol path has it, as one of this system; None for a share or drive that it does not have.
+
+    *shares* says where shares are mounted, by prefixes of which whole parts are compared without regard to letter case.
+    """
+    parts = path.replace("/", "\\").rstrip("\\").split("\\")
+    folded = [fold(part) for part in parts]
+    for prefix, folder in shares.items():
+        wanted = fold(prefix).replace("/", "\\").rstrip("\\").split("\\")
+        if folded[: len(wanted)] == wanted:
+            return folder.joinpath(*parts[len(wanted) :])
+    is_of_windows = path.startswith(("\\\\", "//")) or path[1:2] == ":"
+    return None if is_of_windows and os.name != "nt" else Path(path).absolute()

@@ -6,28 +6,24 @@ filled, so that it goes where the store goes; a user's own memory keeps what no 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER
+from symcache.stores.local.rights import make_file, make_folders, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
     from typing import BinaryIO, Literal, Self
 
     from symcache.stores.memory import Memory
-
-__all__ = ["ImageLinks", "Link", "StoreLinks", "links_json", "parse_links"]
 
 
 _LARGEST_SHARD_BYTES = 16 << 20
@@ -36,17 +32,11 @@ _LONGEST_LINE_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One file that an image names.
-
-    Attributes:
-        key: Identity of the PDB or ``.dbg`` file.
-        is_embedded: It lies in the image itself.
-        checksums: ``ALGORITHM:hex`` as the image states them.
-    """
+    """One file that an image names: a PDB or ``.dbg`` file."""
 
     key: PdbKey | Pdb2Key | PortablePdbKey | DbgKey
-    is_embedded: bool = False
-    checksums: tuple[str, ...] = ()
+    is_embedded: bool = False  # it lies in the image itself
+    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex`` as the image states them
 
 
 class StoreLinks:
@@ -55,9 +45,6 @@ class StoreLinks:
     Layout: up to 256 files ``.symcache/links/XX``, where XX begins the SHA-256 of the folded index; a line of JSON for
     each image: ``[index, [[index of the file, is embedded, [checksums]], …]]``. Lines are only ever appended, each in
     one write, so that processes need no lock and a torn line costs no other; the last one for an image counts.
-
-    Args:
-        root: The store's folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -78,7 +65,7 @@ class StoreLinks:
             return False
         shard = self._shard(image)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self._folder)
             with _open(shard, "ab") as file:
                 before = os.fstat(file.fileno())
                 # What lies beyond the bound is never read.
@@ -120,19 +107,18 @@ class StoreLinks:
                 lines = file.read(_LARGEST_SHARD_BYTES).splitlines()
         except OSError:
             return {}
-        links = dict(found for line in lines if (found := _parse_line(line)) is not None)
+        links: dict[str, tuple[Link, ...]] = {}
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                if named := parse_named(json.loads(line)):
+                    links[named[0].folded] = named[1]
         if keep:
             self._shards[shard] = (state, links)
         return links
 
 
 class ImageLinks:
-    """What images name, as far as the stores of a symbol path and this user's own memory know.
-
-    Args:
-        memory: The user's own; None where nothing can be kept.
-        carried: What stores know; the first takes what is learned.
-    """
+    """What images name, as far as stores (*carried*) and this user's own memory know; the first store learns it."""
 
     def __init__(self, memory: Memory | None, carried: Sequence[StoreLinks] = ()) -> None:
         self._memory = memory
@@ -145,7 +131,9 @@ class ImageLinks:
             if links is not None:
                 return links
         text = None if self._memory is None else self._memory.get(image.folded)
-        return None if text is None else _parse(text)
+        with suppress(ValueError, RecursionError):
+            return None if text is None else parse_links(json.loads(text))
+        return None
 
     def remember(self, image: ImageKey, links: Sequence[Link]) -> None:
         """Note what *image* names: in the first store, else in the user's memory."""
@@ -162,26 +150,32 @@ class ImageLinks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def links_json(links: Sequence[Link]) -> list[list[Any]]:
-    """Return the JSON of *links*; `parse_links` reads it."""
     return [[link.key.index, link.is_embedded, list(link.checksums)] for link in links]
 
 
+def parse_named(row: Any) -> tuple[ImageKey, tuple[Link, ...]] | None:
+    """Return the image and what it names that *row*, read from JSON, states, trusting nothing in it; None if none."""
+    with suppress(ValueError, TypeError, AttributeError, InputError):
+        index, rows = row
+        image, links = parse_index(index), parse_links(rows)
+        if isinstance(image, ImageKey) and links is not None:
+            return image, links
+    return None
+
+
 def parse_links(rows: Any) -> tuple[Link, ...] | None:
-    """Return the links that *rows*, read from JSON, state, trusting nothing in them; None if they are none."""
+    """Return the links that *rows* state; as `parse_named`."""
     links: list[Link] = []
     try:
         for index, is_embedded, checksums in rows:
             key = parse_index(index)
-            if not isinstance(key, PdbKey | Pdb2Key | PortablePdbKey | DbgKey) or not all(
-                type(c) is str for c in checksums
-            ):
+            is_text = all(type(each) is str for each in checksums)
+            if not isinstance(key, PdbKey | Pdb2Key | PortablePdbKey | DbgKey) or not is_text:
                 return None
             links.append(Link(key, bool(is_embedded), tuple(checksums)))
     except (ValueError, TypeError, AttributeError, InputError):
@@ -194,37 +188,7 @@ def _state(status: os.stat_result) -> tuple[int, int]:
 
 
 def _open(shard: Path, mode: Literal["rb", "ab"]) -> BinaryIO:
-    """Open *shard*, unbuffered for appending.
-
-    Others can write to a shared store: a link would lead out of it, and a pipe would be waited for.
-
-    Raises:
-        OSError: It is not there, or no plain file.
-    """
-    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
-
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags | guard, 0o666)
-
-    file = open(shard, mode, 0 if mode == "ab" else -1, opener=opener)  # noqa: SIM115 - the caller closes it
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "no plain file", str(shard))
-    return file
-
-
-def _parse(text: str) -> tuple[Link, ...] | None:
-    try:
-        return parse_links(json.loads(text))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _parse_line(line: bytes) -> tuple[str, tuple[Link, ...]] | None:
-    try:
-        index, rows = json.loads(line)
-        image = parse_index(index)
-    except (ValueError, TypeError, AttributeError, RecursionError, InputError):
-        return None
-    links = parse_links(rows)
-    return (image.folded, links) if isinstance(image, ImageKey) and links is not None else None
+    """Open *shard*, unbuffered for appending; an `OSError` unless it is a plain file of the store itself."""
+    if mode == "ab":
+        return open(make_file(shard, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)  # noqa: PTH123 - a descriptor
+    return open(open_plain(shard), "rb")  # noqa: PTH123 - a descriptor

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 import diskcache
 
 from symcache.errors import StoreError
+from symcache.stores.local.atomic import store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
-
-__all__ = ["Memory", "StrictDisk"]
 
 
 _LONGEST_VALUE = 64 * 1024
@@ -38,10 +36,9 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
     """
 
     def put(self, key: object) -> tuple[str, bool]:
-        """Return the form of *key* in the database.
+        """Return the form of *key* in the database; a `TypeError` unless it is exactly a ``str``.
 
-        Raises:
-            TypeError: It is not exactly a ``str``; diskcache would pickle most other types.
+        diskcache would pickle most other types.
         """
         if type(key) is not str:
             raise TypeError(f"a key is a str, not {type(key).__name__}")
@@ -52,11 +49,7 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
         return key if raw and type(key) is str else ""
 
     def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
-        """Return size, mode, file name and column for *value*.
-
-        Raises:
-            TypeError: It is not exactly a ``str`` of at most 64 KiB, or diskcache was asked to read a file.
-        """
+        """Return size, mode, file name and column for *value*, which is exactly a ``str`` of at most 64 KiB."""
         del key
         if read or type(value) is not str or len(value) > _LONGEST_VALUE:
             raise TypeError("a value is a short str")
@@ -67,11 +60,6 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
         return value if mode == _RAW and filename is None and not read and type(value) is str else ""
 
     def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
-        """Refuse: no value lies in a file.
-
-        Raises:
-            TypeError: Always.
-        """
         del key, value
         raise TypeError("no value lies in a file")
 
@@ -112,9 +100,6 @@ class _OneConnection(diskcache.Cache):  # type: ignore[misc]  # diskcache has no
 class Memory:
     """Short texts by name, kept for this user alone; a text that cannot be read or written is as good as absent.
 
-    Args:
-        folder: Where they are kept; made readable for the user alone.
-
     Raises:
         StoreError: The folder cannot be made, or belongs to another user.
     """
@@ -125,7 +110,6 @@ class Memory:
         self._cache: Any = _open(folder)
 
     def get(self, name: str) -> str | None:
-        """Return the text kept under *name*."""
         with self._one_at_a_time, suppress(diskcache.Timeout, sqlite3.Error):
             return self._cache.get(name, default="") or None
         return None
@@ -169,21 +153,17 @@ class Memory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def _make_private(folder: Path) -> None:
-    try:
+    with store_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "geteuid"):
             if folder.stat().st_uid != os.geteuid():
                 raise StoreError("belongs to another user, so it is not trusted", path=folder)
             folder.chmod(0o700)
-    except OSError as error:
-        raise StoreError(error.strerror or str(error), path=folder) from error
 
 
 def _open(folder: Path) -> Any:
@@ -208,12 +188,7 @@ def _open(folder: Path) -> Any:
 
 
 def _check_settings(database: Path) -> None:
-    """Look at what diskcache will make its own attributes and pragmas of, before it does.
-
-    Raises:
-        ValueError: A setting that diskcache did not write.
-        sqlite3.Error: Not a database of diskcache's.
-    """
+    """Look at what diskcache will make its own attributes and pragmas of, before it does; an error says it did not."""
     if not database.exists():
         return
     known = {**diskcache.DEFAULT_SETTINGS, **diskcache.core.METADATA}

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError
-from symcache.identity import fold, parse_index
+from symcache.errors import InputError, StoreError
+from symcache.identity import ImageKey, fold, parse_index, published_keys
 from symcache.stores.base import FileRequest, LookUp
+from symcache.stores.disk import held_in
+from symcache.stores.links import ImageLinks, StoreLinks
 from symcache.stores.memory import Memory
 from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
-    from symcache.identity import ImageKey, Key
-    from symcache.stores.base import Form, Stored, SymbolStore
-    from symcache.stores.local.tree import Store
-
-__all__ = ["Miss", "Misses", "NegativeCache"]
+    from symcache.identity import Key
+    from symcache.stores.base import Form, SymbolStore
+    from symcache.stores.source import SymbolSource
 
 
 _KEPT_S = 90 * 24 * 3600
@@ -32,34 +33,21 @@ _MOST_UNKNOWN_KEYS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """One upstream's "no" for one key.
-
-    Attributes:
-        index: The key, written out.
-        upstream: Who said so, free of credentials.
-        first_asked_s: When it first did; seconds since 1970, UTC.
-        last_asked_s: When it last did.
-        times: How often it did.
-        answer: What it said: ``404``, ``410``, ``MSG: …``.
-        in_passing: The file was requested only for what it names: an image, for its PDB.
-    """
+    """One upstream's "no" for one key; times are in seconds since 1970, UTC."""
 
     index: str
-    upstream: str
+    upstream: str  # free of credentials
     first_asked_s: float
     last_asked_s: float
     times: int
-    answer: str
-    in_passing: bool = False
+    answer: str  # ``404``, ``410``, ``MSG: …``
+    in_passing: bool = False  # the file was requested only for what it names: an image, for its PDB
 
 
 class Misses:
-    """The misses remembered for this user.
+    """The misses remembered for this user, in *folder*, see `Memory`.
 
-    Args:
-        folder: Where they are kept; see `Memory`.
-        ttl_s: Seconds for which a miss counts; afterwards the upstream is asked again. 0 remembers nothing.
-        clock_s: Seconds since 1970.
+    A miss counts for *ttl_s* seconds; afterwards the upstream is asked again. 0 remembers nothing.
 
     Raises:
         StoreError: The folder cannot be made, or belongs to another user.
@@ -77,7 +65,8 @@ class Misses:
 
     def find(self, upstream: str, key: Key) -> Miss | None:
         """Return *upstream*'s miss for *key*, even if it does not count any more."""
-        return self._read(_row(upstream, key.folded))
+        text = self._memory.get(_row(upstream, key.folded))
+        return _parse(text) if text else None
 
     def counts(self, miss: Miss) -> bool:
         """Whether *miss* is recent enough to be believed."""
@@ -85,13 +74,11 @@ class Misses:
 
     def remember(self, upstream: str, key: Key, answer: str, *, in_passing: bool = False) -> None:
         """Note that *upstream* has no such file now; one that was wanted itself before stays so."""
-        row = _row(upstream, key.folded)
         now_s = self._clock_s()
-        known = self._read(row)
+        known = self.find(upstream, key)
         first_s, times = (known.first_asked_s, known.times) if known is not None else (now_s, 0)
         in_passing = in_passing and (known is None or known.in_passing)
-        miss = Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200], in_passing)
-        self._memory.set(row, json.dumps(asdict(miss)), kept_s=_KEPT_S)
+        self.keep(Miss(key.index, upstream, first_s, now_s, times + 1, answer[:200], in_passing))
 
     def keep(self, miss: Miss) -> None:
         """Let *miss* stand as it is, times and all; one with a time long ago is known and does not count."""
@@ -115,90 +102,53 @@ class Misses:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _read(self, row: str) -> Miss | None:
-        text = self._memory.get(row)
-        return _parse(text) if text else None
 
 
 class NegativeCache:
-    """Any store, with its definite "no such file" answers remembered; implements `SymbolStore`.
-
-    Args:
-        store: What is asked if nothing is remembered.
-        misses: Where answers are kept.
-    """
+    """Any store, with its definite "no such file" answers remembered in *misses*; implements `SymbolStore`."""
 
     def __init__(self, store: SymbolStore, misses: Misses) -> None:
         self._store = store
         self._misses = misses
         # Keys that were looked up here and are not remembered, so that there is nothing to forget.
         self._unknown: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        """See `SymbolStore`."""
-        return self._store.name
-
-    @property
-    def local(self) -> Store | None:
-        """See `SymbolStore`."""
-        return self._store.local
-
-    @property
-    def is_on_disk(self) -> bool:
-        """See `SymbolStore`."""
-        return self._store.is_on_disk
-
-    def find(self, key: Key) -> Stored | None:
-        """See `SymbolStore`."""
-        return self._store.find(key)
-
-    def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
-        """See `SymbolStore`."""
-        return self._store.holding(keys)
+        self.name = store.name
+        self.local = store.local
+        self.is_on_disk = store.is_on_disk
+        self.find = store.find
+        self.holding = store.holding
 
     async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """See `SymbolStore`; a store that lacked the file not long ago is not asked."""
         known = self._recall(request)
-        if known is not None:
-            return known
-        looked_up = await self._store.fetch(request, scratch)
-        if looked_up.is_absent and looked_up.is_asked and looked_up.attempts:
-            self.remember_absent(request, looked_up.attempts[-1].answer)
-        return looked_up
+        return self._noted(request, await self._store.fetch(request, scratch)) if known is None else known
 
     async def read_headers(self, key: ImageKey) -> LookUp:
         """See `SymbolStore`; a store that lacked the image not long ago is not asked."""
         request = FileRequest(key, in_passing=True)
         known = self._recall(request)
-        if known is not None:
-            return known
-        answer = await self._store.read_headers(key)
-        if answer.is_absent and answer.is_asked:
-            self.remember_absent(request, answer.attempts[-1].answer)
-        return answer
+        return self._noted(request, await self._store.read_headers(key)) if known is None else known
 
     async def probe(self, key: Key) -> tuple[Form | None, str]:
-        """See `SymbolStore`."""
         known = self._recall(FileRequest(key, in_passing=True))
         return await self._store.probe(key) if known is None else (None, known.attempts[-1].answer)
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
-        """See `SymbolStore`."""
         self._unknown.discard(request.key.folded)
         self._misses.remember(self.name, request.key, answer, in_passing=request.in_passing)
 
     def forget_absent(self, key: Key) -> None:
-        """See `SymbolStore`."""
         if key.folded in self._unknown:
             self._unknown.discard(key.folded)
         else:
             self._misses.forget(self.name, key)
+
+    def _noted(self, request: FileRequest, answer: LookUp) -> LookUp:
+        if answer.is_absent and answer.is_asked and answer.attempts:
+            self.remember_absent(request, answer.attempts[-1].answer)
+        return answer
 
     def _recall(self, request: FileRequest) -> LookUp | None:
         miss = self._misses.find(self.name, request.key)
@@ -235,3 +185,55 @@ def _parse(text: str) -> Miss | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError):
         return None
     return miss if printable else None
+
+
+class MissingFiles:
+    """What is missing: every server of a symbol path said that it lacks it, and no place on disk has it.
+
+    The source need not have been entered.
+    """
+
+    def __init__(self, source: SymbolSource) -> None:
+        self._source = source
+        places = (store for chain in source.chains for store in chain.stores if store.is_on_disk)
+        self._disk = tuple(dict.fromkeys(places))
+
+    def denied(self) -> Iterator[tuple[Miss, ...]]:
+        """Yield all misses of each file that every server which is asked for its kind denied, in the order of indexes.
+
+        Left out are images that were only asked for the PDB that they name, and this is known. Nothing is looked for
+        on disk, so that a hundred thousand take seconds; see `drop_held`.
+        """
+        if self._source.misses is None:
+            return
+        memory: Memory | None = None
+        with suppress(StoreError):  # a warm run says so; here the stores' own notes have to do
+            memory = Memory(self._source.config.misses.folder / "images")
+        with ImageLinks(memory, [StoreLinks(store.root) for store in self._source.stores]) as links:
+            for _, group in groupby(self._source.misses.list(), key=lambda miss: fold(miss.index)):
+                rows = tuple(group)
+                key = parse_index(rows[0].index)
+                asked = {server.name for server in self._source.servers if server.hints.refusal(key) is None}
+                is_denied = bool(asked) and asked.issubset(miss.upstream for miss in rows)
+                if is_denied and not (all(miss.in_passing for miss in rows) and _is_read(key, links)):
+                    yield rows
+
+    def is_held(self, key: Key) -> bool:
+        """Return whether any place on disk has *key*'s file, of an image under any of its names."""
+        for place in self._disk:
+            with suppress(StoreError):  # passed over, as by a walk of the symbol path
+                if any(place.find(name) is not None for name in published_keys(key)):
+                    return True
+        return False
+
+    def drop_held(self, keys: Sequence[Key]) -> list[Key]:
+        """Return those of *keys* that are not held, in one go."""
+        held: set[str] = set()
+        for place in self._disk:
+            with suppress(StoreError):
+                held |= held_in(place, keys)
+        return [key for key in keys if key.folded not in held]
+
+
+def _is_read(key: Key, links: ImageLinks) -> bool:
+    return isinstance(key, ImageKey) and any(links.recall(name) is not None for name in published_keys(key))

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
     from symcache.stores.base import LookUp
 
-__all__ = [
-    "Attempt",
-    "Cause",
-    "Failed",
-    "Fetched",
-    "Hint",
-    "Missing",
-    "Outcome",
-    "Present",
-    "attempts_of",
-    "sum_up",
-]
-
 
 class Cause(StrEnum):
     """Why a key is missing or failed."""
@@ -57,87 +44,60 @@ class Cause(StrEnum):
 
 
 class Hint(StrEnum):
-    """What is known beyond a cause, where that calls for other advice.
+    """What is known beyond a cause, where that calls for other advice."""
 
-    ``page``: a page or a message came with status 200. ``pointer``: a pointer file that may not be followed. ``loop``:
-    servers ask each other in a circle. ``no-server``: the symbol path names no server. ``foreign-system``: the dump is
-    one of Linux, macOS or the like.
-    """
-
-    PAGE = "page"
-    POINTER = "pointer"
-    LOOP = "loop"
-    NO_SERVER = "no-server"
-    FOREIGN_SYSTEM = "foreign-system"
+    PAGE = "page"  # a page or a message came with status 200
+    POINTER = "pointer"  # a pointer file that may not be followed
+    LOOP = "loop"  # servers ask each other in a circle
+    NO_SERVER = "no-server"  # the symbol path names no server
+    FOREIGN_SYSTEM = "foreign-system"  # the dump is one of Linux, macOS or the like
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One question to one place and its answer.
+    """One question to one place and its answer."""
 
-    Attributes:
-        upstream: The store or server asked, free of secrets.
-        answer: What it said, in a few words: ``404``, ``200, but HTML``, ``timed out``.
-        asked: The file name asked for, where it was not the key's own.
-    """
-
-    upstream: str
-    answer: str
-    asked: str | None = None
+    upstream: str  # the store or server asked, free of secrets
+    answer: str  # what it said, in a few words: ``404``, ``200, but HTML``, ``timed out``
+    asked: str | None = None  # the file name asked for, where it was not the key's own
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A store of the symbol path had it already.
+    """A store of the symbol path had it already."""
 
-    Attributes:
-        path: Where; what it holds may be compressed.
-        size_bytes: Length of that file.
-        note: What a debugger has to do before it can open it; None if nothing.
-    """
-
-    path: Path
-    size_bytes: int
-    note: str | None = None
+    path: Path  # what it holds may be compressed
+    size_bytes: int  # length of that file
+    note: str | None = None  # what a debugger has to do before it can open it
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """It came from further up the chain and lies in the bottom-most store now.
+    """It came from further up the chain and lies in the bottom-most store now."""
 
-    Attributes:
-        path: The plain file in the leftmost store that took it.
-        size_bytes: Length of that file.
-        upstream: Where it came from, free of secrets.
-        attempts: What was asked on the way, in order.
-        note: Something odd that does not make it wrong; None if nothing is.
-    """
-
-    path: Path
+    path: Path  # the plain file in the leftmost store that took it
     size_bytes: int
-    upstream: str
-    attempts: tuple[Attempt, ...] = ()
-    note: str | None = None
+    upstream: str  # where it came from, free of secrets
+    attempts: tuple[Attempt, ...] = ()  # what was asked on the way, in order
+    note: str | None = None  # something odd that does not make it wrong
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class _NotHad:
+    cause: Cause
+    attempts: tuple[Attempt, ...] = ()
+    detail: str | None = None
+    hint: Hint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing(_NotHad):
     """Every place said no, or there is nothing to ask for."""
 
-    cause: Cause
-    attempts: tuple[Attempt, ...] = ()
-    detail: str | None = None
-    hint: Hint | None = None
-
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(_NotHad):
     """It may exist, but could not be had; another try may help."""
-
-    cause: Cause
-    attempts: tuple[Attempt, ...] = ()
-    detail: str | None = None
-    hint: Hint | None = None
 
 
 Outcome: TypeAlias = Present | Fetched | Missing | Failed
@@ -172,6 +132,5 @@ _HINTS: dict[type[StoreError | UpstreamError], Hint] = {
 }
 
 
-def attempts_of(answers: Sequence[LookUp]) -> tuple[Attempt, ...]:
-    """Return every question that was asked, in order."""
+def attempts_of(answers: Sequence[LookUp | Missing | Failed]) -> tuple[Attempt, ...]:
     return tuple(attempt for answer in answers for attempt in answer.attempts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ from symcache.config import locate
 from symcache.errors import ConfigError, StoreError, UpstreamRefused
 from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, published_keys
-from symcache.stores.chain import Chain
+from symcache.stores.base import Form
+from symcache.stores.chain import Chain, Searched
 from symcache.stores.disk import DiskSource
 from symcache.stores.http.auth import Credentials
 from symcache.stores.http.client import Client
@@ -29,13 +30,11 @@ from symcache.stores.http.store import HttpStore
 from symcache.stores.local.partial import TransferBoard
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
-from symcache.stores.singleflight import SingleFlight
-from symcache.stores.threads import Batches
+from symcache.stores.sharing import Batches, SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     import httpx
 
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from symcache.stores.results import Attempt, Outcome
     from symcache.sympath import HttpPlace, ResolvedElement
 
-__all__ = ["SymbolSource"]
-
 
 class SymbolSource(DiskSource):
     """The chains of a symbol path with the network behind them.
@@ -56,15 +53,10 @@ class SymbolSource(DiskSource):
     Use it as an asynchronous context manager; downloads live in its task group, so that a caller that is cancelled
     does not end one that others wait for.
 
-    Args:
-        config: Every setting, the symbol path among them.
-        observer: Told what happens, from any thread.
-        transport: Stands in for the network, in tests.
-        tell_end: Told how each walk of the symbol path ended, and after how many seconds; once for all who asked.
-        looks_inline: Look for files and rename them on the event loop itself while the disk is quick, as a program with
-            one user may; a slow store then holds up other work for a moment.
-        clock_s: Monotonic seconds, for the pauses that upstreams get.
-        sleep: Waits a number of seconds, between two tries.
+    *observer* is told what happens, from any thread; *tell_end* how each walk of the symbol path ended, and after how
+    many seconds, once for all who asked. With *looks_inline*, files are looked for and renamed on the event loop itself
+    while the disk is quick, as a program with one user may; a slow store then holds up other work for a moment.
+    *clock_s*, monotonic, and *sleep* time the pauses that upstreams get.
 
     Raises:
         ConfigError: A place that cannot be reached from this system.
@@ -108,7 +100,6 @@ class SymbolSource(DiskSource):
 
     @property
     def max_connections(self) -> int:
-        """How many requests may be under way at most."""
         return self._pool.max_connections
 
     @property
@@ -120,7 +111,7 @@ class SymbolSource(DiskSource):
     async def turn(self, image: ImageKey) -> AsyncIterator[None]:
         """Wait until no other process reads the headers of *image*, and keep others from reading them."""
         store = self.store
-        lock = None if store is None else store.headers_lock(image)
+        lock = None if store is None else store.lock(f"headers of {image.folded}")
         try:
             if lock is not None:
                 await lock.acquire()
@@ -135,11 +126,8 @@ class SymbolSource(DiskSource):
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
         """Search the symbol path for *key*, once for all concurrent requests.
 
-        An image that is published under another name ends up under both, so that a debugger finds it.
-
-        Args:
-            key: What is wanted.
-            checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        An image that is published under another name ends up under both, so that a debugger finds it. *checksums* are
+        ``ALGORITHM:hex`` of a portable PDB, as its image states them.
         """
         if self.is_excluded(key):
             return Missing(Cause.EXCLUDED)
@@ -158,11 +146,7 @@ class SymbolSource(DiskSource):
             self._misses.close()
 
     async def __aenter__(self) -> Self:
-        """Open the way to the network.
-
-        Raises:
-            ConfigError: The certificates or the proxy cannot be used.
-        """
+        """Open the way to the network; `ConfigError` if the certificates or the proxy cannot be used."""
         try:
             self._pool.open()
         except ConfigError as error:
@@ -175,9 +159,7 @@ class SymbolSource(DiskSource):
         self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(self._group)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         # No caller waits for what is still running. The body's own error is not handed to the group, which
         # would give it back as a group of one.
         self._group.cancel_scope.cancel()
@@ -194,18 +176,28 @@ class SymbolSource(DiskSource):
         return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
+        searched = await self._ask_chains(lambda chain: chain.fetch(key, checksums))
+        if isinstance(searched, Missing | Failed):
+            return searched
+        if isinstance(searched.file, Present):
+            self._note_use(key, searched.file.path)
+            return searched.file
+        assert searched.file is not None
+        return replace(searched.file, attempts=(*attempts_of(searched.answers), *searched.file.attempts))
+
+    async def _ask_chains(self, ask: Callable[[Chain], Awaitable[Searched]]) -> Searched | Missing | Failed:
+        """Ask one chain after the other until one has it; its `Searched` has the answers of those before it."""
         answers: list[LookUp] = []
         async with self._keys_at_once:
             for chain in self.chains:
-                searched = await chain.fetch(key, checksums)
-                match searched.file:
-                    case Present() as present:
-                        self._note_use(key, present.path)
-                        return present
-                    case Fetched() as fetched:
-                        return replace(fetched, attempts=(*attempts_of(answers), *fetched.attempts))
+                searched = await ask(chain)
+                if searched.file is not None or searched.image is not None:
+                    return replace(searched, answers=tuple(answers))
                 answers.extend(searched.answers)
-        return self._sum_up(answers)
+        end = sum_up(answers)
+        if isinstance(end, Missing) and not self.config.symbol_path.has_server:
+            return replace(end, hint=Hint.NO_SERVER)
+        return end
 
     async def _walk_names(self, key: ImageKey) -> Outcome:
         """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
@@ -216,17 +208,16 @@ class SymbolSource(DiskSource):
             present = await to_thread.run_sync(self.find, name)
             if present is not None:
                 return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
-        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        ends: list[Missing | Failed] = []
         for name in published_keys(key):
             if self.is_excluded(name):
                 continue
-            walk = partial(self._walk, name, ())
-            found = await self._fetches.run(name.folded, walk)
+            found = await self._fetches.run(name.folded, partial(self._walk, name, ()))
             if isinstance(found, Present | Fetched):
-                attempts = _attempts_under_names(ends, key)
+                attempts = attempts_of(ends)
                 return found if name == key else await to_thread.run_sync(self._file_under, found, name, key, attempts)
-            ends.append((name, found))
-        return _sum_up_names(ends, key)
+            ends.append(_asked_as(found, name, key))
+        return _sum_up_names(ends)
 
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
@@ -236,45 +227,30 @@ class SymbolSource(DiskSource):
         A store that is only read stays as it is. Where none takes it, *found* is the file all the same: a debugger
         looks for *name*, too.
         """
-        note, path = f"published as {name.name}", found.path
+        note = published = f"published as {name.name}"
+        path = found.path
         for store in sorted(self.downstream_stores, key=lambda store: not found.path.is_relative_to(store.root)):
             try:
                 path = store.also_file_under(found.path, key, durable=self.config.store.durable)
             except StoreError as error:
-                note = f"published as {name.name}, and not filed as {key.name}: {error.problem}"
+                note = f"{published}, and not filed as {key.name}: {error.problem}"
             else:
-                note = f"published as {name.name}"
+                note = published
                 break
         if isinstance(found, Present):
             return Present(path, found.size_bytes, note)
         return replace(found, path=path, attempts=(*attempts, *found.attempts), note=found.note or note)
 
     async def _walk_names_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        ends: list[tuple[ImageKey, Missing | Failed]] = []
+        ends: list[Missing | Failed] = []
         for name in published_keys(key):
-            if self.is_excluded(name):
-                continue
-            found = await self._walk_for_headers(name)
-            if not isinstance(found, Missing | Failed):
-                return found
-            ends.append((name, found))
-        return _sum_up_names(ends, key)
-
-    async def _walk_for_headers(self, key: ImageKey) -> Image | Missing | Failed:
-        answers: list[LookUp] = []
-        async with self._keys_at_once:
-            for chain in self.chains:
-                searched = await chain.read_image(key)
-                if searched.image is not None:
+            if not self.is_excluded(name):
+                searched = await self._ask_chains(partial(Chain.read_image, key=name))
+                if isinstance(searched, Missing | Failed):
+                    ends.append(_asked_as(searched, name, key))
+                elif searched.image is not None:
                     return searched.image
-                answers.extend(searched.answers)
-        return self._sum_up(answers)
-
-    def _sum_up(self, answers: Sequence[LookUp]) -> Missing | Failed:
-        end = sum_up(answers)
-        if isinstance(end, Missing) and not self.config.symbol_path.has_server:
-            return replace(end, hint=Hint.NO_SERVER)
-        return end
+        return _sum_up_names(ends)
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
@@ -331,23 +307,62 @@ class SymbolSource(DiskSource):
             return None
 
 
-def _sum_up_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> Missing | Failed:
-    """Return what it means that *key*'s image could be had under none of its names; without *ends* all are excluded."""
+def _asked_as(end: Missing | Failed, name: ImageKey, key: ImageKey) -> Missing | Failed:
+    """Return *end* with the name in each attempt that was asked for where it is not that of *key*."""
+    if name == key:
+        return end
+    attempts = (each if each.asked is not None else replace(each, asked=name.name) for each in end.attempts)
+    return replace(end, attempts=tuple(attempts))
+
+
+def _sum_up_names(ends: Sequence[Missing | Failed]) -> Missing | Failed:
+    """Return what it means that an image could be had under none of its names; without *ends* all are excluded."""
     if not ends:
         return Missing(Cause.EXCLUDED)
-    attempts = _attempts_under_names(ends, key)
-    for _, end in ends:
+    attempts = attempts_of(ends)
+    for end in ends:
         if isinstance(end, Failed):
             return replace(end, attempts=attempts)
-    only_memory = all(end.cause is Cause.REMEMBERED_MISS for _, end in ends)
-    hint = next((end.hint for _, end in ends if isinstance(end, Missing)), None)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=hint)
+    only_memory = all(end.cause is Cause.REMEMBERED_MISS for end in ends)
+    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=ends[0].hint)
 
 
-def _attempts_under_names(ends: Sequence[tuple[ImageKey, Missing | Failed]], key: ImageKey) -> tuple[Attempt, ...]:
-    """Return all attempts, each with the name that was asked for where it is not that of *key*."""
-    return tuple(
-        attempt if attempt.asked is not None or name == key else replace(attempt, asked=name.name)
-        for name, end in ends
-        for attempt in end.attempts
-    )
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One place of the walk of a symbol path."""
+
+    element: int  # number of the element of the symbol path, from 0
+    place: int  # number of the place in it, from 0
+    name: str  # of the place, free of secrets
+    answer: str  # what it says, in a few words
+    has_file: bool  # the walk of a fetch would end here
+    seconds: float  # how long it took to say so
+    copies: tuple[tuple[str, str], ...] = ()  # the stores that would get a copy, each with ``plain`` or ``compressed``
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of ``symcache.explain/1``."""
+        copies = [{"store": store, "form": form} for store, form in self.copies]
+        return {**asdict(self), "seconds": round(self.seconds, 4), "copies": copies}
+
+
+async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
+    """Walk the symbol path for *key* as a fetch would, but copy nothing; yield each place up to the one that has it."""
+    if source.is_excluded(key):
+        yield Step(0, 0, "exclusions.names", "never looked for", has_file=False, seconds=0.0)
+        return
+    for number, chain in enumerate(source.chains):
+        for at, place in enumerate(chain.stores):
+            began_s = time.monotonic()
+            form, answer = await place.probe(key)
+            seconds = time.monotonic() - began_s
+            copies = _copies(chain, at, form) if form is not None else ()
+            yield Step(number, at, place.name, answer, has_file=form is not None, seconds=seconds, copies=copies)
+            if form is not None:
+                return
+
+
+def _copies(chain: Chain, at: int, form: Form) -> tuple[tuple[str, str], ...]:
+    """Return what a fetch would write, in the order in which it would: the bottom-most store comes last, and plain."""
+    stores = [store.local for store in chain.stores[:at] if store.local is not None]
+    between = Form.COMPRESSED if form is Form.COMPRESSED else Form.PLAIN
+    return tuple((store.name, (Form.PLAIN if store is stores[0] else between).value) for store in reversed(stores))

@@ -1,21 +1,30 @@
-"""Adding files to a store and deleting them by transactions, as symstore does, with any number of writers at once."""
+"""Adding files to a store and deleting them by transactions, as symstore does, with any number of writers at once.
+
+What reads or writes raises `StoreError` if the store does not allow it, or if another writer does not end.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from filecmp import cmp
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symcache.errors import StoreError, UsageError
-from symcache.formats.cab.compress import write_cabinet
+from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
+from symcache.formats.cab.cabinet import write_cabinet
+from symcache.formats.pdb.info import Container, NativePdb, SymbolKind, looks_like_pdb, parse_pdb
+from symcache.formats.pe.image import Layout, parse_dbg, parse_image
+from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, fold
-from symcache.stores.local.atomic import as_store_error, remove_empty_folders, take_away
-from symcache.stores.local.locks import NameLock
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.inputs.image import is_image
+from symcache.inputs.pdbfile import pdb_reference_of
+from symcache.stores.check import check_view
+from symcache.stores.local.atomic import drop, remove_empty_folders, store_errors, take_away
 from symcache.stores.local.tree import Form, Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (
@@ -35,14 +44,20 @@ from symcache.symstore.transactions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
+    from symcache.formats.view import ByteView
     from symcache.identity import Key
     from symcache.symstore.transactions import Refs
 
 
 _LOCK_WAIT_S = 600.0
 _BOTH = frozenset({Form.PLAIN, Form.COMPRESSED})
+_START_BYTES = 64
+CONTENT_OF = {
+    SymbolKind.PRIVATE: Content.PRIVATE,
+    SymbolKind.PUBLIC: Content.PUBLIC,
+    SymbolKind.TYPE_ONLY: Content.TYPES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +140,15 @@ class Admin:
         finally:
             for scratch in scratches:
                 with suppress(OSError):
-                    scratch.unlink(missing_ok=True)
+                    drop(scratch)
         return added
 
     def delete(self, id_: int, *, on_left: Callable[[str], None] = lambda _: None) -> Transaction:
-        """Delete transaction *id_*, which is in force; return the transaction that does so.
+        """Delete transaction *id_*; return the transaction that does so. `UsageError` if none such is in force.
 
         A file is removed if no other transaction has it, by ``refs.ptr`` or by its file list. If the file list of
         *id_* is lost or damaged, every ``refs.ptr`` of the store is read. *on_left* is called with a line about that,
         and about each file that stays although no transaction in force has it.
-
-        Raises:
-            UsageError: There is no such transaction in force.
         """
         self._require(id_)  # before the lock, which makes folders where there is no store
         with self.locked():
@@ -149,11 +161,10 @@ class Admin:
 
     def recover(self) -> bool:
         """Undo or finish what a writer whose process ended was doing; return whether there was anything."""
-        had_any = read_journal(self._store) is not None
-        if had_any:
-            with self.locked():
-                pass
-        return had_any
+        if read_journal(self._store) is None:
+            return False
+        with self.locked():
+            return True
 
     def list_transactions(self) -> Iterator[Transaction]:
         """Yield the transactions in force, oldest first; invalid lines are left out, `verify` reports them."""
@@ -183,12 +194,9 @@ class Admin:
     def locked(self, *, to_convert: bool = False) -> Iterator[None]:
         """Hold the lock of the store's only writer for a ``with`` block, after undoing or finishing what is left.
 
-        Raises:
-            StoreError: Another writer does not end, the store cannot be written, or it is half converted and this is
-                not *to_convert* it.
+        A store that is half converted is an error, too, unless this is *to_convert* it.
         """
-        lock = NameLock(self._store.root / OWN_FOLDER / "locks", "000admin")
-        with lock.hold(timeout_s=_LOCK_WAIT_S):
+        with self._store.lock("000admin").hold(timeout_s=_LOCK_WAIT_S):
             if self._store.converting.exists() and not to_convert:
                 raise StoreError("a conversion to another layout was interrupted; end it first", path=self._store.root)
             left = read_journal(self._store)
@@ -222,21 +230,17 @@ class Admin:
         self._complete(intent)
 
     def _entry(self, addition: Addition, kind: Kind) -> Entry:
-        try:
+        with store_errors(self._store.root):
             stored = list_stored(self._store.folder_for(addition.key), addition.key.name)
-        except OSError as error:
-            raise as_store_error(error, self._store.root) from error
         return Entry(TransactionFile(addition.key, _source(addition, kind)), frozenset(each.form for each in stored))
 
     def _publish(self, scratch: Path, key: Key, form: Form) -> None:
         found = self._store.find(key)
-        try:
+        with store_errors(self._store.root):
             # Not replaced by itself: Windows would refuse that while a debugger has it open.
             if found is not None and found.form is form and cmp(found.path, scratch, shallow=False):
-                scratch.unlink()
+                drop(scratch)
                 return
-        except OSError as error:
-            raise as_store_error(error, self._store.root) from error
         self._store.publish(scratch, key, form=form)
 
     def _complete(self, intent: Intent, on_left: Callable[[str], None] = lambda _: None) -> None:
@@ -258,10 +262,10 @@ class Admin:
         keys = {file.key.folded: file.key for file in lines if file is not None}
         if not lines or None in lines:
             keys |= {key.folded: key for key, refs in walk_refs(self._store) if refs.of(id_).lines}
-            found = f"its files are those whose refs.ptr names it ({len(keys)})"
-            on_left(
-                f"the file list of {id_:010} is lost or damaged; {found if keys else 'no refs.ptr names it either'}"
+            found = (
+                f"its files are those whose refs.ptr names it ({len(keys)})" if keys else "no refs.ptr names it either"
             )
+            on_left(f"the file list of {id_:010} is lost or damaged; {found}")
         listed = self._listed_by_others(keys.keys(), id_)
         in_force = self._folder.ids_in_force() - {id_}
         for folded, key in keys.items():
@@ -296,15 +300,13 @@ class Admin:
             if not {ref.id for ref in left.refs}.issuperset(listed_by):
                 # Copies of symstore write no refs.ptr, so the form that they added is unknown.
                 gone = frozenset()
-            try:
+            with store_errors(folder):
                 stored = list_stored(folder, key.name)
-                leaving = [each for each in stored if each.form in gone - left.forms]
-                # Another transaction may have lost the form that it added; then what is left is its file, too.
-                if not left.refs or len(leaving) < len(stored):
-                    for each in leaving:
-                        take_away(self._store, each.path)
-            except OSError as error:
-                raise as_store_error(error, folder) from error
+            leaving = [each for each in stored if each.form in gone - left.forms]
+            # Another transaction may have lost the form that it added; then what is left is its file, too.
+            if not left.refs or len(leaving) < len(stored):
+                for each in leaving:
+                    take_away(self._store, each.path)
             if left != refs:
                 write_refs(self._store, folder, left)
             remove_empty_folders(folder, self._store.root)
@@ -312,14 +314,12 @@ class Admin:
 
 
 def _stage(addition: Addition, scratch: Path, form: Form) -> None:
-    try:
+    with store_errors(addition.path):
         if form is Form.COMPRESSED:
             with addition.path.open("rb") as source, scratch.open("wb") as target:
                 write_cabinet(source, target, name=addition.key.name)
         else:
             shutil.copyfile(addition.path, scratch)
-    except OSError as error:
-        raise as_store_error(error, addition.path) from error
 
 
 def _source(addition: Addition, kind: Kind) -> str:
@@ -334,3 +334,88 @@ def _suggest_content(key: Key) -> Content:
 
 def _matches(text: str, pattern: str) -> bool:
     return fnmatchcase(fold(text), fold(pattern))
+
+
+@dataclass(frozen=True, slots=True)
+class Unidentified:
+    """A file that cannot be added."""
+
+    path: Path
+    problem: str  # why, in one line
+    is_foreign: bool = False  # it is neither an image nor a PDB, and comes from a folder
+
+
+def identify_all(paths: Iterable[Path], *, but: Path) -> Iterator[Addition | Unidentified]:
+    """Yield what each of *paths* is, for a folder what its files are, sorted by name.
+
+    Links to folders are not followed, and the folder *but* is skipped: the store may lie in one of *paths*.
+    """
+    but = but.resolve()
+    for path in paths:
+        if path.is_dir():
+            yield from _identify_below(path, but)
+        else:
+            yield _try(path)
+
+
+def identify(path: Path) -> Addition:
+    """Return the key of the image, ``.dbg`` file or PDB at *path*, under its own name.
+
+    Raises:
+        UnknownFormat: None of these, or an MSFZ container, which stores keep under another path.
+        InputError: It is cut short or contradicts itself, or its name cannot be that of a symbol file.
+        OSError: It cannot be read.
+    """
+    with FileView(path) as view:
+        start = view.read(0, min(view.size, _START_BYTES))
+        key: Key
+        if is_image(start):
+            is_dbg = start.startswith(b"DI")
+            file = parse_dbg(view) if is_dbg else parse_image(view, Layout.DISK)
+            key = (DbgKey if is_dbg else ImageKey)(path.name, file.timestamp, file.size_of_image)
+            content = _suggest_content(key)
+        elif looks_like_pdb(start):
+            key, content = _identify_pdb(view, path.name)
+        else:
+            raise UnknownFormat("neither an image nor a PDB" if start else "it is empty")
+        verdict = check_view(view, key)
+    if verdict.problem is not None:
+        raise MalformedInput(verdict.problem)
+    return Addition(key, path, content)
+
+
+def _identify_pdb(view: ByteView, name: str) -> tuple[Key, Content]:
+    pdb = parse_pdb(view)
+    content = Content.PRIVATE
+    if isinstance(pdb, NativePdb):
+        if pdb.container is Container.MSFZ:
+            raise UnknownFormat("an MSFZ container; debuggers look for it under another path than transactions name")
+        if pdb.symbols is not None:
+            content = CONTENT_OF.get(pdb.symbols, content)
+    return pdb_reference_of(pdb, name).key, content
+
+
+def _try(path: Path, *, is_named: bool = True) -> Addition | Unidentified:
+    try:
+        return identify(path)
+    except UnknownFormat as error:
+        return Unidentified(path, str(error), is_foreign=not is_named)
+    except InputError as error:
+        return Unidentified(path, str(error))
+    except OSError as error:
+        return Unidentified(path, error.strerror or str(error))
+
+
+def _identify_below(root: Path, but: Path) -> Iterator[Addition | Unidentified]:
+    unlisted: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=unlisted.append):
+        if Path(folder).resolve() == but:
+            folders.clear()
+            continue
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                yield _try(path, is_named=False)
+    for error in unlisted:
+        yield Unidentified(Path(os.fsdecode(error.filename)), error.strerror or str(error))

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
-from symcache.stores.local.atomic import as_store_error, write_whole
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
 from symcache.stores.local.tree import Form
-from symcache.symstore.transactions import TransactionFile, parse_file, parse_transaction, split_lines
+from symcache.symstore.transactions import TransactionFile, parse_file, parse_lines, parse_transaction, split_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,20 +50,15 @@ class AdminFolder:
 
     def server(self) -> Iterator[tuple[bytes, Transaction | None]]:
         """Yield each line of ``server.txt``, and the transaction in it; None if the line is invalid."""
-        return _parse_lines(self._read(_SERVER))
+        return parse_lines(self._read(_SERVER), parse_transaction)
 
     def history(self) -> Iterator[tuple[bytes, Transaction | None]]:
         """Yield each line of ``history.txt``, and the transaction in it; None if the line is invalid."""
-        return _parse_lines(self._read(_HISTORY))
+        return parse_lines(self._read(_HISTORY), parse_transaction)
 
     def file_list(self, id_: int) -> Iterator[tuple[bytes, TransactionFile | None]]:
         """Yield each line of transaction *id_*'s file list, and the file in it, also after the transaction's delete."""
-        content = self._read(f"{id_:010}") or self._read(f"{id_:010}.deleted")
-        for line in split_lines(content):
-            file = None
-            with suppress(InputError):
-                file = parse_file(line)
-            yield line, file
+        return parse_lines(self._read(f"{id_:010}") or self._read(f"{id_:010}.deleted"), parse_file)
 
     def has_file_list(self, id_: int) -> bool:
         """Return whether transaction *id_* has a file list, and not one of a deleted transaction."""
@@ -125,13 +119,10 @@ class AdminFolder:
     def mark_deleted(self, id_: int) -> bool:
         """Rename transaction *id_*'s file list to that of a deleted one; return whether it was there."""
         path = self.path / f"{id_:010}"
-        try:
+        with store_errors(path), suppress(FileNotFoundError):
             path.replace(path.with_name(path.name + ".deleted"))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise as_store_error(error, path) from error
-        return True
+            return True
+        return False
 
     def restore_server_line(self, id_: int) -> bool:
         """Copy *id_*'s line from ``history.txt`` to ``server.txt``, in order; return whether there is one."""
@@ -146,7 +137,6 @@ class AdminFolder:
         return True
 
     def write_file_list(self, id_: int, files: list[bytes]) -> None:
-        """Write transaction *id_*'s file list from lines without their ends."""
         self._write(f"{id_:010}", b"".join(each + b"\r\n" for each in files))
 
     def _append(self, name: str, id_: int, line: bytes) -> None:
@@ -158,13 +148,7 @@ class AdminFolder:
         self._write(name, content + line + b"\r\n")
 
     def _read(self, name: str) -> bytes:
-        path = self.path / name
-        try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
-        except OSError as error:
-            raise as_store_error(error, path) from error
+        return read_whole(self.path / name) or b""
 
     def _write(self, name: str, content: bytes) -> None:
         write_whole(self._store, self.path / name, content)
@@ -178,14 +162,6 @@ def find_spelling(parent: Path, name: str) -> Path:
                 if fold(entry.name) == fold(name):
                     return parent / entry.name
     return parent / name
-
-
-def _parse_lines(content: bytes) -> Iterator[tuple[bytes, Transaction | None]]:
-    for line in split_lines(content):
-        transaction = None
-        with suppress(InputError):
-            transaction = parse_transaction(line)
-        yield line, transaction
 
 
 def _id_of(line: bytes) -> int | None:
@@ -237,8 +213,8 @@ def write_journal(store: Store, intent: Intent) -> None:
         "line": intent.line.decode("latin-1"),
         "deleted_id": intent.deleted_id,
         "entries": [
-            {"index": entry.file.key.index, "source": entry.file.source, "had": sorted(entry.had)}
-            for entry in intent.entries
+            {"index": each.file.key.index, "source": each.file.source, "had": sorted(each.had)}
+            for each in intent.entries
         ],
     }
     write_whole(store, journal_path(store), json.dumps(document).encode())
@@ -246,13 +222,9 @@ def write_journal(store: Store, intent: Intent) -> None:
 
 def read_journal(store: Store) -> Intent | None:
     """Return what the last writer was about to do; None if it finished, or there is no valid journal."""
-    path = journal_path(store)
+    content = read_whole(journal_path(store))
     try:
-        return _parse(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise as_store_error(error, path) from error
+        return None if content is None else _parse(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
         return None  # symcache replaces it as a whole, so it did not write this; the next intent replaces it
 
@@ -260,16 +232,9 @@ def read_journal(store: Store) -> Intent | None:
 def _parse(document: dict[str, Any]) -> Intent:
     if document["schema"] != _SCHEMA:
         raise ValueError(document["schema"])
-    deleted_id = document["deleted_id"]
-    return Intent(
-        Stage(document["stage"]),
-        int(document["id"]),
-        document["line"].encode("latin-1"),
-        None if deleted_id is None else int(deleted_id),
-        tuple(
-            Entry(
-                TransactionFile(parse_index(entry["index"]), str(entry["source"])), frozenset(map(Form, entry["had"]))
-            )
-            for entry in document["entries"]
-        ),
-    )
+    entries: list[Entry] = []
+    for entry in document["entries"]:
+        file = TransactionFile(parse_index(entry["index"]), str(entry["source"]))
+        entries.append(Entry(file, frozenset(map(Form, entry["had"]))))
+    id_, line, deleted_id = int(document["id"]), document["line"].encode("latin-1"), document["deleted_id"]
+    return Intent(Stage(document["stage"]), id_, line, None if deleted_id is None else int(deleted_id), tuple(entries))

@@ -1,4 +1,7 @@
-"""The records of symstore: transactions in 000Admin, and the references to them beside each file, in refs.ptr."""
+"""The records of symstore: transactions in 000Admin, and the references to them beside each file, in refs.ptr.
+
+What reads or writes raises `StoreError` if the store does not allow it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import InputError, MalformedInput, StoreError
 from symcache.identity import parse_id, parse_index, printable
-from symcache.stores.local.atomic import as_store_error, take_away, write_whole
+from symcache.stores.local.atomic import read_whole, take_away, write_whole
 from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
+
+T = TypeVar("T")
 
 REFS = "refs.ptr"
 POINTER = "file.ptr"
@@ -111,6 +116,15 @@ def split_lines(content: bytes) -> list[bytes]:
     return [stripped for line in content.split(b"\n") if (stripped := line.rstrip(b"\r"))]
 
 
+def parse_lines(content: bytes, parse: Callable[[bytes], T]) -> Iterator[tuple[bytes, T | None]]:
+    """Yield each line of *content* and what *parse* makes of it; None if the line is invalid."""
+    for line in split_lines(content):
+        parsed = None
+        with suppress(InputError):
+            parsed = parse(line)
+        yield line, parsed
+
+
 def format_added(added: Transaction) -> bytes:
     """Return the line for ``server.txt`` and ``history.txt``, without its end.
 
@@ -130,13 +144,10 @@ def format_deleted(id_: int, deleted_id: int) -> bytes:
 
 
 def parse_transaction(line: bytes) -> Transaction:
-    """Return the transaction in a line of ``server.txt`` or ``history.txt``, in today's form or the old one.
+    """Return the transaction in a line of ``server.txt`` or ``history.txt``; `MalformedInput` for another shape.
 
     The old form has no quotes and years of two digits, of which 70 and more are of the last century. Without quotes
     the comment takes the surplus commas. Source: as `format_added`.
-
-    Raises:
-        MalformedInput: Another shape.
     """
     fields = _split_fields(_decode(line))
     id_ = _parse_id(fields[0], line)
@@ -157,8 +168,7 @@ def format_file(file: TransactionFile) -> bytes:
 def parse_file(line: bytes) -> TransactionFile:
     """Return the file in a line of a transaction's file list; old lines have no quotes, some copies lack the last one.
 
-    Raises:
-        MalformedInput: Another shape, or a name that cannot be part of a path.
+    `MalformedInput` for another shape, or a name that cannot be part of a path.
     """
     index, *source = _split_fields(_decode(line))
     if index.count("\\") != 1 or "/" in index:
@@ -180,10 +190,7 @@ def format_ref(ref: Ref) -> bytes:
 def parse_ref(line: bytes) -> Ref:
     """Return the reference in a line of ``refs.ptr``; the old form has three fields without quotes.
 
-    Raises:
-        MalformedInput: Another shape.
-
-    Source: windows-driver-docs, symbol-storage-format; and as `format_ref`.
+    `MalformedInput` for another shape. Source: windows-driver-docs, symbol-storage-format; and as `format_ref`.
     """
     text = _decode(line)
     match _split_fields(text):
@@ -244,7 +251,6 @@ class Refs:
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """The valid lines."""
         return tuple(ref for _, ref in self.lines if ref is not None)
 
     @property
@@ -270,7 +276,6 @@ class Refs:
         return frozenset(Form.COMPRESSED if ref.compressed else Form.PLAIN for ref in files)
 
     def adding(self, ref: Ref) -> Refs:
-        """Return these lines and one for *ref*."""
         return Refs((*self.lines, (format_ref(ref), ref)), self.exists)
 
     def of(self, id_: int) -> Refs:
@@ -278,23 +283,18 @@ class Refs:
         return Refs(tuple(line for line in self.lines if line[1] is not None and line[1].id == id_), self.exists)
 
     def without(self, id_: int) -> Refs:
-        """Return the lines of all other transactions."""
         return Refs(tuple(line for line in self.lines if line[1] is None or line[1].id != id_), self.exists)
 
 
 def read_refs(folder: Path) -> Refs:
-    """Return the ``refs.ptr`` of a key's folder; an empty one if there is none.
-
-    Raises:
-        StoreError: It cannot be read, or is larger than 64 MiB.
-    """
+    """Return the ``refs.ptr`` of a key's folder, which has at most 64 MiB; an empty one if there is none."""
     path = folder / REFS
-    content = _read(path, _LARGEST_BYTES + 1)
+    content = read_whole(path, _LARGEST_BYTES + 1)
     if content is None:
         return Refs()
     if len(content) > _LARGEST_BYTES:
         raise StoreError(f"larger than {_LARGEST_BYTES} bytes, so it is not a list of transactions", path=path)
-    return Refs(tuple((line, _try_parse_ref(line)) for line in split_lines(content)), exists=True)
+    return Refs(tuple(parse_lines(content, parse_ref)), exists=True)
 
 
 def walk_refs(store: Store) -> Iterator[tuple[Key, Refs]]:
@@ -321,22 +321,5 @@ def write_refs(store: Store, folder: Path, refs: Refs) -> None:
 
 def read_pointer(folder: Path) -> str | None:
     """Return the text of ``file.ptr`` in a key's folder; None if there is none."""
-    content = _read(folder / POINTER, 1 << 16)
+    content = read_whole(folder / POINTER, 1 << 16)
     return None if content is None else content.decode(errors="replace").strip("\r\n\0 ")
-
-
-def _read(path: Path, limit_bytes: int) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(limit_bytes)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise as_store_error(error, path) from error
-
-
-def _try_parse_ref(line: bytes) -> Ref | None:
-    try:
-        return parse_ref(line)
-    except InputError:
-        return None

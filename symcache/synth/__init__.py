@@ -1,4 +1,4 @@
-"""Writers of real-format PE images, PDBs and kernel dumps, and a server on loopback: what the demo is made of.
+"""Writers of the demo's PE images, PDBs and kernel dump, and a symbol server on loopback.
 
 Nothing here is shared with `symcache.formats`: a mistake about a format must not hide in both.
 """

@@ -1,167 +1,61 @@
-"""Writer of native PDBs in an MSF 7 container: identity, types with their fields, public symbols with their index."""
+"""Writes native PDBs as they are published: identity, one public symbol, and a payload, in an MSF 7 container."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-from dataclasses import dataclass, field
 from struct import iter_unpack, pack
-from typing import TYPE_CHECKING, BinaryIO
-
-from symcache.synth.msf import Filler, StreamContent, write_msf
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from uuid import UUID
+    from symcache.identity import PdbKey
 
-__all__ = [
-    "NativePdbSpec",
-    "PublicSymbol",
-    "StructureLayout",
-    "make_pdb",
-    "make_streams",
-    "make_type_stream",
-    "write_pdb",
-]
-
+_MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
+_BLOCK_BYTES = 4096
 _NONE = 0xFFFF
-_IPI_STREAM, _RECORDS_STREAM, _PUBLICS_STREAM, _SECTIONS_STREAM, _MODULE_STREAM = range(4, 9)
-_TILE_BYTES = 1 << 16
-_FIRST_TYPE = 0x1000
-_U64 = 0x0023
-_HASH_BUCKETS = 4096
+_RECORDS, _PUBLICS, _SECTIONS = 5, 6, 7
+_X86 = 0x14C
 
 
-@dataclass(frozen=True, slots=True)
-class StructureLayout:
-    """A structure to be written into a type stream.
+def make_pdb(key: PdbKey, timestamp: int, *, symbol: str, offset: int, payload_bytes: int) -> bytes:
+    """Return the PDB of an x86 driver whose first section has *symbol* at *offset*.
 
-    Attributes:
-        size: Length in bytes.
-        fields: Offset in bytes of each member; all are written as 64-bit integers.
+    Streams: 0 old directory (empty), 1 information, 2 types, 3 debug information, 4 ids, 5 symbol records, 6 public
+    symbols, 7 section headers, 8 payload, which does not compress.
+    Source: LLVM's pages on the PDB streams; microsoft-pdb, gsi.h and misc.h, for the index of public symbols.
     """
-
-    size: int
-    fields: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PublicSymbol:
-    """A public symbol.
-
-    Attributes:
-        name: As the linker spells it.
-        offset: Offset in its section, in bytes.
-        segment: Number of its section, from 1.
-        function: Whether it is code.
-    """
-
-    name: str
-    offset: int
-    segment: int = 1
-    function: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NativePdbSpec:
-    """The contents of a native PDB.
-
-    Attributes:
-        guid: Signature.
-        age: Age in the debug information stream, the one that names the file.
-        info_age: Age in the information stream; None for the same as *age*.
-        timestamp: Signature of the information stream, 32 bits.
-        dbi: Whether there is a debug information stream at all.
-        stripped: Public symbols only: the flag is set and no module has a stream.
-        mini: Marked as made by ``/DEBUG:FASTLINK``.
-        machine: COFF machine number.
-        block_size: Bytes in a block of the MSF container.
-        structures: Types by name.
-        publics: Public symbols.
-        payload_bytes: Length of a stream that only makes the file large; its bytes do not compress.
-        extra_streams: Empty streams at the end, which make the directory longer.
-    """
-
-    guid: UUID
-    age: int = 1
-    info_age: int | None = None
-    timestamp: int = 0x5F000000
-    dbi: bool = True
-    stripped: bool = False
-    mini: bool = False
-    machine: int = 0x8664
-    block_size: int = 4096
-    structures: Mapping[str, StructureLayout] = field(default_factory=dict)
-    publics: tuple[PublicSymbol, ...] = ()
-    payload_bytes: int = 0
-    extra_streams: int = 0
+    no_types = pack("<5IHHII6I", 20040203, 56, 0x1000, 0x1000, 0, _NONE, _NONE, 4, 0x3FFFF, *[0] * 6)
+    named_streams = pack("<IIIII", 0, 0, 1, 0, 0)
+    info = pack("<III", 20000404, timestamp, key.age) + key.guid.bytes_le + named_streams + pack("<I", 20140508)
+    record = pack("<HIIH", 0x110E, 2, offset, 1) + symbol.encode() + b"\0"  # S_PUB32 of a function
+    record += bytes(-(len(record) + 2) % 4)
+    section = pack("<8sIIIIIIHHI", b".text", 1 << 24, 0x1000, 1 << 24, 0x400, 0, 0, 0, 0, 0x60000020)
+    return _make_msf(
+        [
+            b"",
+            info,
+            no_types,
+            _make_debug_information(key.age),
+            no_types,
+            pack("<H", len(record)) + record,
+            _make_index(symbol),
+            section,
+            hashlib.shake_128(key.guid.bytes).digest(payload_bytes),
+        ]
+    )
 
 
-def make_pdb(spec: NativePdbSpec) -> bytes:
-    """Return a native PDB; for large ones see `write_pdb`."""
-    out = io.BytesIO()
-    write_pdb(out, spec)
-    return out.getvalue()
-
-
-def write_pdb(out: BinaryIO, spec: NativePdbSpec) -> None:
-    """Write a native PDB into an empty seekable file; the payload is never in memory as a whole."""
-    write_msf(out, make_streams(spec), block_size=spec.block_size)
-
-
-def make_streams(spec: NativePdbSpec) -> list[StreamContent]:
-    """Return the streams of a native PDB by number.
-
-    0 old directory (empty), 1 information, 2 types, 3 debug information, 4 ids, 5 symbol records, 6 public symbols,
-    7 section headers, 8 the one module's own symbols, then payload and empty streams.
-    """
-    private = spec.dbi and not spec.stripped
-    streams: list[StreamContent] = [
-        b"",
-        _make_info(spec),
-        make_type_stream(spec.structures),
-        _make_dbi(spec) if spec.dbi else b"",
-        make_type_stream({}),
-        make_symbol_records(spec.publics),
-        make_publics(spec.publics),
-        _make_sections(spec.publics),
-        pack("<II", 4, 0) if private else None,
-    ]
-    if spec.payload_bytes:
-        streams.append(Filler(spec.payload_bytes, hashlib.shake_128(spec.guid.bytes).digest(_TILE_BYTES)))
-    streams.extend([b""] * spec.extra_streams)
-    return streams
-
-
-def _make_info(spec: NativePdbSpec) -> bytes:
-    """Return the information stream: version, signature, age, GUID, an empty map of named streams, feature codes."""
-    age = spec.age if spec.info_age is None else spec.info_age
-    named = pack("<I", 0) + pack("<II", 0, 1) + pack("<I", 0) + pack("<I", 0)
-    features = (20140508, 0x494E494D) if spec.mini else (20140508,)
-    head = pack("<III", 20000404, spec.timestamp, age) + spec.guid.bytes_le
-    return head + named + pack(f"<{len(features)}I", *features)
-
-
-def _make_dbi(spec: NativePdbSpec) -> bytes:
-    """Return the debug information stream.
-
-    Layout: header of 64 bytes, one module {64 bytes, two names, padded to 4}, an empty list of source files, an
-    empty table of names, then the numbers of the streams with debug data, of which only section headers exist.
-    Source: LLVM's "The PDB DBI Stream".
-    """
-    stream, symbol_bytes = (_NONE, 0) if spec.stripped else (_MODULE_STREAM, 4)
-    module = pack("<I", 0) + pack("<HHIIIHHII", 1, 0, 0, 0, 0x60000020, 0, 0, 0, 0)
-    module += pack("<HHIIIHHIII", 0, stream, symbol_bytes, 0, 0, 0, 0, 0, 0, 0) + b"synth.obj\0synth.obj\0"
+def _make_debug_information(age: int) -> bytes:
+    """Return header (64 bytes), one module without symbols of its own, no files, no names, numbers of debug streams."""
+    module = pack("<IHHIIIHHII", 0, 1, 0, 0, 0, 0x60000020, 0, 0, 0, 0)
+    module += pack("<HHIIIHHIII", 0, _NONE, 0, 0, 0, 0, 0, 0, 0, 0) + b"synth.obj\0synth.obj\0"
     module += bytes(-len(module) % 4)
     files = pack("<HHHH", 1, 0, 0, 0)
-    debug = pack("<11H", *[_NONE] * 5, _SECTIONS_STREAM, *[_NONE] * 5)
-    names = pack("<IIIIIII", 0xEFFEEFFE, 1, 4, 0, 1, 0, 0)
-    sizes = pack("<IIIIIIII", len(module), 0, 0, len(files), 0, 0, len(debug), len(names))
-    flags = 2 if spec.stripped else 0
+    names = pack("<7I", 0xEFFEEFFE, 1, 4, 0, 1, 0, 0)
+    debug = pack("<11H", *[_NONE] * 5, _SECTIONS, *[_NONE] * 5)
     return (
-        pack("<iIIHHHHHH", -1, 19990903, spec.age, _NONE, 0x8E00, _PUBLICS_STREAM, 0, _RECORDS_STREAM, 0)
-        + sizes
-        + pack("<HHI", flags, spec.machine, 0)
+        pack("<iIIHHHHHH", -1, 19990903, age, _NONE, 0x8E00, _PUBLICS, 0, _RECORDS, 0)
+        + pack("<8I", len(module), 0, 0, len(files), 0, 0, len(debug), len(names))
+        + pack("<HHI", 2, _X86, 0)  # private symbols are stripped
         + module
         + files
         + names
@@ -169,119 +63,26 @@ def _make_dbi(spec: NativePdbSpec) -> bytes:
     )
 
 
-def _make_sections(publics: tuple[PublicSymbol, ...]) -> bytes:
-    """Return headers of sections of 16 MiB: those that symbols lie in, and one without symbols, as images have."""
-    count = 1 + max((symbol.segment for symbol in publics), default=0)
-    size = 1 << 24
-    return b"".join(
-        pack(
-            "<8sIIIIIIHHI",
-            f".s{number}".encode(),
-            size,
-            0x1000 + (number - 1) * size,
-            size,
-            0x400,
-            0,
-            0,
-            0,
-            0,
-            0x60000020,
-        )
-        for number in range(1, count + 1)
-    )
+def _make_index(symbol: str) -> bytes:
+    """Return what finds the one public symbol by name and by address.
 
-
-def make_type_stream(structures: Mapping[str, StructureLayout], *, list_bytes: int = 60_000) -> bytes:
-    """Return a type stream that declares, then defines these structures.
-
-    Args:
-        structures: Layouts by name.
-        list_bytes: Longest field list; longer ones are continued in another, as the record length has 16 bits.
-
-    Layout: header of 56 bytes {version, header length, first index, end index, length of the records, hash stream
-    (none), key size, bucket count, three empty ranges}; records {length u16, leaf u16, data} padded to 4.
-    Source: LLVM's "The PDB TPI and IPI Streams" and "CodeView Type Records".
+    Layout: hash bytes u32, address map bytes u32, fields for thunks (20); the hash {-1, version, bytes of its records,
+    bytes of its buckets, record {offset + 1, 1}, a bit for each of 4097 buckets that is not empty, the start of each
+    of these}; offsets of records in the order of their addresses.
     """
-    records: list[bytes] = []
-
-    def add(leaf: int, data: bytes) -> int:
-        body = _pad(pack("<H", leaf) + data, 2)
-        records.append(pack("<H", len(body)) + body)
-        return _FIRST_TYPE + len(records) - 1
-
-    for name in structures:
-        add(0x1505, pack("<HHIIIH", 0, 0x80, 0, 0, 0, 0) + _text(name))
-    for name, layout in structures.items():
-        first = _add_fields(add, layout.fields, list_bytes)
-        head = pack("<HHIII", min(len(layout.fields), 0xFFFF), 0, first, 0, 0)
-        add(0x1505, head + _number(layout.size) + _text(name))
-    body = b"".join(records)
-    header = pack("<5I", 20040203, 56, _FIRST_TYPE, _FIRST_TYPE + len(records), len(body))
-    return header + pack("<HHII6I", 0xFFFF, 0xFFFF, 4, 0x3FFFF, *[0] * 6) + body
-
-
-def make_symbol_records(symbols: Iterable[PublicSymbol]) -> bytes:
-    """Return the symbol record stream: ``S_PUB32`` {flags u32, offset u32, segment u16, name}, padded to 4."""
-    return b"".join(_public_record(symbol) for symbol in symbols)
-
-
-def make_publics(symbols: Sequence[PublicSymbol]) -> bytes:
-    """Return the stream that finds public symbols by name and by address.
-
-    Layout: hash bytes u32, address map bytes u32, four fields for thunks, section count u32 (28 bytes in all); the
-    hash {-1, version, bytes of its records, bytes of its buckets, records {offset + 1, 1}, a bit for each of 4097
-    buckets that is not empty, the start of each of these in units of 12}; record offsets ordered by address.
-    Source: LLVM's "The PDB Global Symbol Stream"; microsoft-pdb, gsi.h.
-    """
-    placed: list[tuple[int, PublicSymbol]] = []
-    at = 0
-    for symbol in symbols:
-        placed.append((at, symbol))
-        at += len(_public_record(symbol))
-    by_bucket = sorted(placed, key=lambda pair: (_hash_name(pair[1].name), pair[1].name.lower()))
+    bucket = _hash_name(symbol)
     bits = bytearray(4 * 129)
-    starts = []
-    for position, (_, symbol) in enumerate(by_bucket):
-        bucket = _hash_name(symbol.name)
-        if not bits[bucket // 8] >> bucket % 8 & 1:
-            bits[bucket // 8] |= 1 << bucket % 8
-            starts.append(12 * position)
-    records = b"".join(pack("<II", offset + 1, 1) for offset, _ in by_bucket)
-    buckets = bytes(bits) + pack(f"<{len(starts)}I", *starts)
-    table = pack("<IIII", 0xFFFFFFFF, 0xF12F091A, len(records), len(buckets)) + records + buckets
-    by_address = sorted(placed, key=lambda pair: (pair[1].segment, pair[1].offset))
-    addresses = pack(f"<{len(placed)}I", *(offset for offset, _ in by_address))
-    return pack("<IIIIHHII", len(table), len(addresses), 0, 0, 0, 0, 0, 0) + table + addresses
-
-
-def _public_record(symbol: PublicSymbol) -> bytes:
-    body = pack("<HIIH", 0x110E, 2 if symbol.function else 0, symbol.offset, symbol.segment) + _text(symbol.name)
-    body += bytes(-(len(body) + 2) % 4)
-    return pack("<H", len(body)) + body
-
-
-def _add_fields(add: Callable[[int, bytes], int], fields: Mapping[str, int], list_bytes: int) -> int:
-    """Add the field lists, the last one first, as each names the one that continues it; return the first's index."""
-    lists = [bytearray()]
-    for name, offset in fields.items():
-        entry = _pad(pack("<HHI", 0x150D, 3, _U64) + _number(offset) + _text(name), 0)
-        if lists[-1] and len(lists[-1]) + len(entry) > list_bytes:
-            lists.append(bytearray())
-        lists[-1] += entry
-    following = add(0x1203, bytes(lists[-1]))
-    for entries in reversed(lists[:-1]):
-        following = add(0x1203, bytes(entries) + pack("<HHI", 0x1404, 0, following))
-    return following
+    bits[bucket // 8] = 1 << bucket % 8
+    buckets = bytes(bits) + pack("<I", 0)
+    table = pack("<IIIIII", 0xFFFFFFFF, 0xF12F091A, 8, len(buckets), 1, 1) + buckets
+    return pack("<II20x", len(table), 4) + table + pack("<I", 0)
 
 
 def _hash_name(name: str) -> int:
-    """Return the bucket of a name.
-
-    Source: LLVM's "The PDB Global Symbol Stream" names the function; microsoft-pdb, misc.h, for how it mixes.
-    """
+    """Return the bucket of a name: its words and what is left of it, combined, mixed and reduced."""
     data = name.encode()
-    result = 0
     whole = len(data) // 4 * 4
+    result = 0
     for (word,) in iter_unpack("<I", data[:whole]):
         result ^= word
     rest = data[whole:]
@@ -293,21 +94,31 @@ def _hash_name(name: str) -> int:
     result |= 0x20202020
     result ^= result >> 11
     result ^= result >> 16
-    return result % _HASH_BUCKETS
+    return result % 4096
 
 
-def _number(value: int) -> bytes:
-    """Return a number as a leaf: up to 0x7FFF it is itself, else what follows says how long it is."""
-    if value < 0x8000:
-        return pack("<H", value)
-    return pack("<HI", 0x8004, value) if value < 1 << 32 else pack("<HQ", 0x800A, value)
+def _make_msf(streams: list[bytes]) -> bytes:
+    """Return an MSF 7 file: superblock, two free block maps, streams, their directory, its block map.
 
+    Source: LLVM's "The MSF File Format". Without another pair of free block maps it has at most 4096 blocks.
+    """
+    blocks: list[bytes] = []
 
-def _text(name: str) -> bytes:
-    return name.encode() + b"\0"
+    def put(content: bytes) -> list[int]:
+        first = 3 + len(blocks)
+        pieces = (content[at : at + _BLOCK_BYTES] for at in range(0, len(content), _BLOCK_BYTES))
+        blocks.extend(piece.ljust(_BLOCK_BYTES, b"\0") for piece in pieces)
+        return list(range(first, 3 + len(blocks)))
 
-
-def _pad(data: bytes, after: int) -> bytes:
-    """Return *data* padded so that with the *after* bytes before it it ends 4-aligned; each byte says how far it is."""
-    missing = -(len(data) + after) % 4
-    return data + bytes(0xF0 | left for left in range(missing, 0, -1))
+    numbers = [number for content in streams for number in put(content)]
+    sizes = [len(content) for content in streams]
+    directory = pack(f"<{1 + len(sizes) + len(numbers)}I", len(sizes), *sizes, *numbers)
+    directory_blocks = put(directory)
+    (map_block,) = put(pack(f"<{len(directory_blocks)}I", *directory_blocks))
+    total = 3 + len(blocks)
+    if total > _BLOCK_BYTES:
+        raise ValueError(f"{total} blocks are more than one pair of free block maps knows")
+    head = _MAGIC + pack("<6I", _BLOCK_BYTES, 1, total, len(directory), 0, map_block)
+    used = bytes(total // 8) + bytes([0xFF << total % 8 & 0xFF])
+    free_map = used.ljust(_BLOCK_BYTES, b"\xff")
+    return b"".join([head.ljust(_BLOCK_BYTES, b"\0"), free_map, free_map, *blocks])

@@ -13,92 +13,49 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import DriverPlan, KernelPlan, build_machine
-from symcache.synth.pagetables import Paging
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
-from symcache.synth.pe import CodeViewPlan, ImagePlan, disk_bytes
+from symcache.synth.kerneldump import Crash, Driver, make_kernel_dump
+from symcache.synth.pdb import make_pdb
+from symcache.synth.pe import make_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["SESSION", "SessionModule", "make_published", "write_inputs"]
-
-_X86 = 0x14C
-_PAGE = 0x1000
-_MANUALLY_INITIATED_CRASH = 0xE2
-_SERVER = 3
 _LINKED = 0x47918A00  # January 2008
-_CRASHED = 0x1C8872C_5E0F4000  # FILETIME, March 2008
-_UPTIME = 3_600 * 10_000_000
-_SECONDARY_BYTES = 0x10000
+_CRASH = Crash(
+    build=6001,
+    build_lab="6001.18000.x86fre.longhorn_rtm.080118-1840",
+    bugcheck=0xE2,  # MANUALLY_INITIATED_CRASH
+    product_type=3,  # a server
+    time=0x1C8872C_5E0F4000,  # March 2008
+    uptime=3_600 * 10_000_000,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionModule:
-    r"""One module of the session.
+    """One module of the session; one that is paged out had only its headers in memory, and nobody has a copy of it."""
 
-    Attributes:
-        path: Where the loader found it (``\\SystemRoot\\system32\\hal.dll``).
-        timestamp: Stamp of the image.
-        pdb: Identity of the PDB that the image names.
-        code_bytes: Length of the image's code.
-        symbols_bytes: Length of what makes the PDB large.
-        is_published: Whether a server has image and PDB.
-        is_paged_out: Only the image's headers were in memory at the crash, and there is no copy of the file: its PDB
-            cannot be named without asking for the image.
-    """
-
-    path: str
+    path: str  # where the loader found it
     timestamp: int
     pdb: PdbKey
     code_bytes: int
-    symbols_bytes: int
-    is_published: bool = True
+    symbols_bytes: int  # what makes the PDB large
+    is_published: bool = True  # image and PDB
     is_paged_out: bool = False
 
     @property
     def image(self) -> ImageKey:
         """Identity of the image."""
-        return ImageKey(PureWindowsPath(self.path).name, self.timestamp, self._size_of_image)
-
-    @property
-    def image_plan(self) -> ImagePlan:
-        """What the image holds."""
-        record = CodeViewPlan(self.pdb.name, self.pdb.guid, self.pdb.age)
-        return ImagePlan(
-            self.timestamp,
-            self._size_of_image,
-            machine=_X86,
-            pe32_plus=False,
-            code_views=(record,),
-            payload_bytes=self.code_bytes,
-        )
-
-    @property
-    def _size_of_image(self) -> int:
-        """One page of headers, the code, and one page of debug data, in bytes."""
-        return -(-self.code_bytes // _PAGE) * _PAGE + 2 * _PAGE
+        return ImageKey(PureWindowsPath(self.path).name, self.timestamp, len(self.make_image()))
 
     def make_image(self) -> bytes:
-        """Return the image as a file."""
-        return disk_bytes(self.image_plan)
+        """Return the image, in a file and in memory."""
+        return make_image(self.pdb, self.timestamp, self.code_bytes)
 
     def make_pdb(self) -> bytes:
         """Return the PDB, with public symbols alone, as they are published."""
-        entry = PublicSymbol(f"_{self.pdb.name.partition('.')[0]}Entry@8", 0x40, function=True)
-        return make_pdb(
-            NativePdbSpec(
-                self.pdb.guid,
-                self.pdb.age,
-                timestamp=self.timestamp,
-                stripped=True,
-                machine=_X86,
-                publics=(entry,),
-                payload_bytes=self.symbols_bytes,
-            )
-        )
+        entry = f"_{self.pdb.name.partition('.')[0]}Entry@8"
+        return make_pdb(self.pdb, self.timestamp, symbol=entry, offset=0x40, payload_bytes=self.symbols_bytes)
 
 
 def _module(
@@ -128,46 +85,25 @@ SESSION = (
 """The modules in the order of the loader's list, the kernel first."""
 
 
-def make_published(modules: Iterable[SessionModule] = SESSION) -> dict[str, bytes]:
-    """Return the files that a public server has of *modules*, images and PDBs, by index."""
+def make_published() -> dict[str, bytes]:
+    """Return the files that a public server has of the session, images and PDBs, by index."""
     files = {}
-    for module in modules:
+    for module in SESSION:
         if module.is_published:
             files[module.image.index] = module.make_image()
             files[module.pdb.index] = module.make_pdb()
     return files
 
 
-def write_inputs(folder: Path, modules: Iterable[SessionModule] = SESSION) -> tuple[Path, Path]:
+def write_inputs(folder: Path) -> tuple[Path, Path]:
     """Write what someone has after the crash into *folder*; return the folder of images and the dump."""
-    modules = tuple(modules)
     images = folder / "drivers"
     images.mkdir(parents=True)
-    for module in modules:
+    for module in SESSION:
         if not module.is_paged_out:
             (images / module.image.name).write_bytes(module.make_image())
     dump = folder / "MEMORY.DMP"
-    _write_dump(dump, modules)
+    drivers = [Driver(module.path, module.make_image(), module.is_paged_out) for module in SESSION]
+    with dump.open("xb") as file:
+        file.write(make_kernel_dump(drivers, _CRASH))
     return images, dump
-
-
-def _write_dump(path: Path, modules: tuple[SessionModule, ...]) -> None:
-    """Write a kernel memory dump of a machine with PAE that was told to crash."""
-    drivers = tuple(DriverPlan(module.path, module.image_plan) for module in modules)
-    machine = build_machine(
-        KernelPlan(drivers, Paging.PAE, build=6001, build_lab="6001.18000.x86fre.longhorn_rtm.080118-1840")
-    )
-    for module, base in zip(modules, machine.bases, strict=True):
-        if module.is_paged_out:
-            for address in range(base + _PAGE, base + module.image.size_of_image, _PAGE):
-                machine.kernel.page_out(address)
-    plan = DumpPlan(
-        DumpKind.SUMMARY,
-        bugcheck=(_MANUALLY_INITIATED_CRASH, 0, 0, 0, 0),
-        product_type=_SERVER,
-        system_time=_CRASHED,
-        uptime=_UPTIME,
-        secondary_bytes=_SECONDARY_BYTES,
-    )
-    with path.open("xb") as file:
-        write_dump(file, machine, plan)

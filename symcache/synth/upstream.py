@@ -12,7 +12,6 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING
@@ -20,10 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
     from typing import Self
-
-__all__ = ["LoopbackUpstream"]
 
 _SYMBOLS = "/download/symbols/"
 _BLOBS = "/blobs/"
@@ -33,21 +29,12 @@ _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class LoopbackUpstream:
-    """The server, in threads of its own; use it as a context manager.
-
-    Args:
-        files: What it has, by index.
-
-    Attributes:
-        answers: How often it gave each status.
-    """
+    """The server of *files*, by index, in threads of its own; use it as a context manager."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.answers: Counter[int] = Counter()
         self._files = {index.lower(): content for index, content in files.items()}
         self._names = {hashlib.sha256(index.encode()).hexdigest(): index for index in self._files}
         self._secret = secrets.token_bytes(32)
-        self._lock = threading.Lock()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="upstream", daemon=True)
         self._thread.start()
@@ -55,9 +42,7 @@ class LoopbackUpstream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -70,11 +55,6 @@ class LoopbackUpstream:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(_PATIENCE_S)
-
-    def count(self, status: int) -> None:
-        """Note an answer."""
-        with self._lock:
-            self.answers[status] += 1
 
     def sign(self, index: str) -> str | None:
         """Return where the file of *index* can be had for a while; None if there is none."""
@@ -143,7 +123,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(206, fields, content[start:end])
 
     def _answer(self, status: int, fields: Mapping[str, str] | None = None, body: bytes = b"") -> None:
-        self.server.upstream.count(status)
         self.send_response(status)
         for name, value in (fields or {}).items():
             self.send_header(name, value)

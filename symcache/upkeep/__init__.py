@@ -1,4 +1,1 @@
-"""Maintenance of stores: verify, repair, prune, statistics, conversion, bundles.
-
-Everything here raises `StoreError` if the store cannot be read or written.
-"""
+"""Maintenance of stores; what reads or writes raises `StoreError` if the store does not allow it."""

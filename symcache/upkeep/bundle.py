@@ -15,16 +15,17 @@ import struct
 import tempfile
 import zipfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
 from symcache.identity import ImageKey, compressed_name, fold, parse_id, parse_index, printable
-from symcache.stores.links import StoreLinks, links_json, parse_links
-from symcache.stores.local.atomic import as_store_error
+from symcache.stores.links import StoreLinks, links_json, parse_named
+from symcache.stores.local.atomic import drop, store_errors
 from symcache.stores.local.tree import Form
+from symcache.upkeep.inventory import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.links import Link
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.problems import Check
+    from symcache.upkeep.verify import Check
 
 
 LARGEST_MANIFEST_BYTES = 64 << 20
@@ -73,25 +74,12 @@ class BundledFile:
 
     def as_json(self) -> dict[str, str | int]:
         """Return its record in the manifest."""
-        return {
-            "index": self.key.index,
-            "form": self.form,
-            "path": self.path,
-            "size": self.size_bytes,
-            "sha256": self.sha256,
-        }
+        names = {"index": self.key.index, "form": self.form, "path": self.path}
+        return {**names, "size": self.size_bytes, "sha256": self.sha256}
 
 
 def _member_path(key: Key, form: Form) -> str:
     return f"{key.name}/{key.id}/{compressed_name(key.name) if form is Form.COMPRESSED else key.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class NotBundled:
-    """The index of a key whose file is not in the bundle, and why."""
-
-    index: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +89,12 @@ class Exported:
     path: Path
     files: int  # how many files are in it
     size_bytes: int  # their lengths together
-    not_carried: tuple[NotBundled, ...]  # the keys that were asked for and are not in it
+    not_carried: tuple[LeftOut, ...]  # the keys that were asked for and are not in it
     dropped_links: int = 0  # for how many images the manifest had no room to say what they name
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "path": str(self.path),
-            "files": self.files,
-            "bytes": self.size_bytes,
-            "not_carried": [{"index": each.index, "why": each.why} for each in self.not_carried],
-        }
+        not_carried = [asdict(each) for each in self.not_carried]
+        return {"path": str(self.path), "files": self.files, "bytes": self.size_bytes, "not_carried": not_carried}
 
 
 def export_bundle(
@@ -119,7 +103,7 @@ def export_bundle(
     keys: Iterable[Key] | None = None,
     *,
     links: Mapping[ImageKey, Sequence[Link]] | None = None,
-    on_file: Callable[[BundledFile], None] | None = None,
+    on_file: Callable[[BundledFile], object] = lambda _: None,
 ) -> Exported:
     """Write the files of *keys*, or of the whole store, into a new bundle at *path*, which appears when complete.
 
@@ -133,14 +117,13 @@ def export_bundle(
     part = path.with_name(f"{path.name}.{token_hex(4)}.part")
     known = StoreLinks(store.root).list() if links is None else sorted(links.items())
     try:
-        with part.open("xb") as file, tempfile.TemporaryFile() as manifest:
-            writer = _Writer(store, file, manifest, on_file)
-            writer.write_all(_all_keys(store) if keys is None else keys, known)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise as_store_error(error, path) from error
+        with store_errors(path):
+            with part.open("xb") as file, tempfile.TemporaryFile() as manifest:
+                writer = _Writer(store, file, manifest, on_file)
+                writer.write_all(_all_keys(store) if keys is None else keys, known)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -160,11 +143,11 @@ class _Writer:
     store: Store
     file: BinaryIO
     manifest: BinaryIO
-    on_file: Callable[[BundledFile], None] | None
+    on_file: Callable[[BundledFile], object]
     files: int = 0
     size_bytes: int = 0
     dropped_links: int = 0
-    not_carried: list[NotBundled] = field(default_factory=list)
+    not_carried: list[LeftOut] = field(default_factory=list)
 
     def write_all(self, keys: Iterable[Key], links: Iterable[tuple[ImageKey, Sequence[Link]]]) -> None:
         """Write a member for each key, then the manifest, then the archive's directory."""
@@ -186,15 +169,13 @@ class _Writer:
 
     def _write_key(self, archive: zipfile.ZipFile, key: Key) -> None:
         stored = self.store.find(key)
-        if stored is not None and stored.form is Form.POINTER:
-            self.not_carried.append(NotBundled(key.index, "only a pointer to it"))
-            return
-        try:
-            source = None if stored is None else stored.path.open("rb")
-        except FileNotFoundError:
-            source = None
+        source = None
+        if stored is not None and stored.form is not Form.POINTER:
+            with suppress(FileNotFoundError):
+                source = stored.path.open("rb")
         if stored is None or source is None:
-            self.not_carried.append(NotBundled(key.index, "absent"))
+            is_pointer = stored is not None and stored.form is Form.POINTER
+            self.not_carried.append(LeftOut(key.index, "only a pointer to it" if is_pointer else "absent"))
             return
         with source:
             size = os.fstat(source.fileno()).st_size
@@ -204,8 +185,7 @@ class _Writer:
             raise UsageError(f"more than {self.files} files do not go into one bundle; write several")
         self.files += 1
         self.size_bytes += written
-        if self.on_file is not None:
-            self.on_file(bundled)
+        self.on_file(bundled)
 
     def _write_record(self, number: int, record: object) -> bool:
         """Append a record to the manifest; return whether there is room for it."""
@@ -220,12 +200,16 @@ def _write_member(archive: zipfile.ZipFile, name: str, source: BinaryIO, size_by
     """Write one member; return its length in bytes and its hash."""
     info = zipfile.ZipInfo(name, _DATE)
     info.external_attr = _REGULAR_FILE
-    written, digest = 0, hashlib.sha256()
     with archive.open(info, "w", force_zip64=size_bytes > _ZIP64_BYTES) as member:
-        while block := source.read(_BLOCK_BYTES):
-            member.write(block)
-            digest.update(block)
-            written += len(block)
+        return _copy(source, member)
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
+    written, digest = 0, hashlib.sha256()
+    while block := source.read(_BLOCK_BYTES):
+        target.write(block)
+        digest.update(block)
+        written += len(block)
     return written, digest.hexdigest()
 
 
@@ -264,10 +248,8 @@ def import_bundle(store: Store, path: Path, check: Check) -> Iterator[Imported]:
     Raises:
         InputError: Not a bundle, or a malicious one.
     """
-    try:
+    with store_errors(path):
         file = path.open("rb")
-    except OSError as error:
-        raise as_store_error(error, path) from error
     with file:
         with _zip_errors_as_malformed():
             _check_directory(file)
@@ -373,7 +355,9 @@ def _read_manifest(
         unknown.remove(path)
     if unknown:
         raise MalformedInput(f"{printable(min(unknown))!r} is not in {_MANIFEST}")
-    return files, _parse_images(document.get("images", []))
+    rows = document.get("images", [])
+    named = map(parse_named, rows if isinstance(rows, list) else [])
+    return files, dict(each for each in named if each is not None)
 
 
 def _parse_record(record: Any) -> BundledFile:
@@ -394,18 +378,6 @@ def _parse_record(record: Any) -> BundledFile:
     return BundledFile(key, Form(form), size, sha256)
 
 
-def _parse_images(rows: Any) -> dict[ImageKey, tuple[Link, ...]]:
-    """Return what *rows* say that images name; rows of another shape are left out."""
-    found: dict[ImageKey, tuple[Link, ...]] = {}
-    for row in rows if isinstance(rows, list) else []:
-        with suppress(ValueError, TypeError, AttributeError, InputError):
-            index, names = row
-            image, links = parse_index(index), parse_links(names)
-            if isinstance(image, ImageKey) and links is not None:
-                found[image] = links
-    return found
-
-
 def _import_file(
     store: Store, archive: zipfile.ZipFile, member: zipfile.ZipInfo, bundled: BundledFile, check: Check
 ) -> Imported:
@@ -413,26 +385,19 @@ def _import_file(
     if found is not None and found.form is not Form.POINTER:
         return Imported(bundled, Outcome.KEPT)
     scratch = store.scratch()
+    problem: str | None
     try:
-        problem = _copy(archive, member, scratch, bundled.sha256) or check(scratch, bundled.key)
-        if problem is not None:
-            return Imported(bundled, Outcome.REFUSED, problem)
-        store.publish(scratch, bundled.key, form=bundled.form)
-    except OSError as error:
-        raise as_store_error(error, scratch) from error
+        with store_errors(scratch):
+            try:
+                with archive.open(member) as source, scratch.open("xb") as target:
+                    _, sha256 = _copy(source, target)
+                problem = None if sha256 == bundled.sha256 else "its hash is not the one in the manifest"
+            except _ZIP_ERRORS as error:
+                problem = f"damaged in the bundle: {printable(str(error))}"
+            problem = problem or check(scratch, bundled.key)
+            if problem is not None:
+                return Imported(bundled, Outcome.REFUSED, problem)
+            store.publish(scratch, bundled.key, form=bundled.form)
     finally:
-        scratch.unlink(missing_ok=True)
+        drop(scratch)
     return Imported(bundled, Outcome.IMPORTED)
-
-
-def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path, sha256: str) -> str | None:
-    """Copy a member to *scratch*; return why it is not the file that the manifest states."""
-    digest = hashlib.sha256()
-    try:
-        with archive.open(member) as source, scratch.open("xb") as target:
-            while block := source.read(_BLOCK_BYTES):
-                digest.update(block)
-                target.write(block)
-    except _ZIP_ERRORS as error:
-        return f"damaged in the bundle: {printable(str(error))}"
-    return None if digest.hexdigest() == sha256 else "its hash is not the one in the manifest"

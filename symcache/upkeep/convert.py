@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
-from symcache.identity import Tier, fold, tier_folder
-from symcache.stores.local.atomic import as_store_error, put_in_place, remove_empty_folders, take_away, write_whole
-from symcache.stores.local.staging import OWN_FOLDER
-from symcache.stores.local.tree import is_key_folder
+from symcache.identity import Tier, tier_folder
+from symcache.stores.local.atomic import (
+    OWN_FOLDER,
+    put_in_place,
+    remove_empty_folders,
+    store_errors,
+    take_away,
+    write_whole,
+)
+from symcache.stores.local.rights import make_folders
+from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import find_spelling
 from symcache.symstore.transactions import REFS, Refs, read_refs, write_refs
@@ -25,120 +30,95 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Converted:
     """What a conversion did; a second run counts what the first one left to do."""
 
     tier: Tier  # the layout of the store now
-    moved: int  # how many folders moved as a whole, those of names where possible, else those of keys
-    merged: int  # how many keys had a folder in both layouts
-    quarantined: int  # how many files went into quarantine because the new layout had the file of the key already
+    moved: int = 0  # how many folders moved as a whole, those of names where possible, else those of keys
+    merged: int = 0  # how many keys had a folder in both layouts
+    quarantined: int = 0  # how many files went into quarantine because the new layout had the file of the key already
 
     def as_json(self) -> dict[str, int]:
-        return {"tier": self.tier, "moved": self.moved, "merged": self.merged, "quarantined": self.quarantined}
+        return asdict(self)
 
 
-def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], None] | None = None) -> Converted:
+def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], object] = lambda _: None) -> Converted:
     """Give *store* the layout *tier*, or finish a conversion that was interrupted.
 
     A mark says that files may be in either layout, ``index2.txt`` changes, each folder moves in one step, and the mark
-    is removed. After a kill at any instant `Store.find` still finds every file, and a second run does the rest.
-    Transactions wait; publishing continues, in the new layout. symsrv uses only the new layout: for a debugger that
-    reads the tree itself, files that have not moved yet are absent.
-
-    *on_moved* is called with the new path of each folder that moved.
-
-    Raises:
-        StoreError: The store cannot be written, or (Windows) a file is in use; it stays usable, a second run goes on.
+    is removed. After a kill at any instant, or a `StoreError` as a file is in use (Windows), `Store.find` still finds
+    every file, and a second run does the rest. Transactions wait; publishing continues, in the new layout. symsrv uses
+    only that: for a debugger that reads the tree itself, files that have not moved yet are absent. *on_moved* is called
+    with the new path of each folder that moved.
     """
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
     with Admin(store).locked(to_convert=True):
-        mover = _Mover(store, tier, on_moved)
+        done = Converted(tier)
         write_whole(store, store.converting, b"to tier %d\n" % tier)
-        try:
+        with store_errors(store.root):
             index2 = store.root / "index2.txt"
             if tier is Tier.TWO:
                 index2.touch()
             else:
                 index2.unlink(missing_ok=True)
             # Until a pass moves nothing: another process may have published while the layout changed.
-            while mover.move_all():
+            while _move_all(store, done, on_moved):
                 pass
-        except OSError as error:
-            raise as_store_error(error, store.root) from error
         take_away(store, store.converting)
     store.refresh()
-    return Converted(tier, mover.moved, mover.merged, mover.quarantined)
+    return done
 
 
-@dataclass(slots=True)
-class _Mover:
-    store: Store
-    tier: Tier
-    on_moved: Callable[[Path], None] | None
-    moved: int = 0
-    merged: int = 0
-    quarantined: int = 0
+def _move_all(store: Store, done: Converted, on_moved: Callable[[Path], object]) -> bool:
+    """Move what is in the old layout, and count it in *done*; return whether there was anything."""
+    found = False
+    for parent in _folders(store.root) if done.tier is Tier.ONE else [store.root]:
+        for named in _folders(parent):
+            found |= _move_name(store, named, done, on_moved)
+        remove_empty_folders(parent, store.root)
+    return found
 
-    def move_all(self) -> bool:
-        """Move what is in the old layout; return whether there was anything."""
-        root = self.store.root
-        found = False
-        for parent in _folders(root) if self.tier is Tier.ONE else [root]:
-            for named in _folders(parent):
-                found |= self._move_name(named)
-            remove_empty_folders(parent, root)
-        return found
 
-    def _move_name(self, named: Path) -> bool:
-        root = self.store.root
-        old_tier = Tier.ONE if self.tier is Tier.TWO else Tier.TWO
-        folders = _folders(named)
-        keys = [folder for folder in folders if is_key_folder(folder, named.name, old_tier)]
-        for folder in folders:
-            if folder not in keys:
-                remove_empty_folders(folder, root)  # left by a pruned key or a killed process
-        if keys:
-            parent = find_spelling(root, tier_folder(named.name)) if self.tier is Tier.TWO else root
-            target = find_spelling(parent, named.name)
-            if keys == folders and named not in target.parents and rename_folder(named, target):
-                self._count(target)
+def _move_name(store: Store, named: Path, done: Converted, on_moved: Callable[[Path], object]) -> bool:
+    root, is_two = store.root, done.tier is Tier.TWO
+    folders = _folders(named)
+    keys = [folder for folder in folders if is_key_folder(folder, named.name, Tier.ONE if is_two else Tier.TWO)]
+    for folder in folders:
+        if folder not in keys:
+            remove_empty_folders(folder, root)  # left by a pruned key or a killed process
+    found = bool(keys)
+    if found:
+        target = find_spelling(find_spelling(root, tier_folder(named.name)) if is_two else root, named.name)
+        if keys == folders and named not in target.parents and rename_folder(named, target):
+            done.moved += 1
+            on_moved(target)
+            keys = []
+        for folder in keys:
+            spelt = find_spelling(target, folder.name)
+            if rename_folder(folder, spelt):
+                done.moved += 1
+                on_moved(spelt)
             else:
-                for folder in keys:
-                    self._move_key(folder, find_spelling(target, folder.name))
-        remove_empty_folders(named, root)
-        return bool(keys)
-
-    def _move_key(self, folder: Path, target: Path) -> None:
-        if rename_folder(folder, target):
-            self._count(target)
-        else:
-            self.merged += 1
-            self.quarantined += merge_key_folder(self.store, folder, target)
-
-    def _count(self, target: Path) -> None:
-        self.moved += 1
-        if self.on_moved is not None:
-            self.on_moved(target)
+                done.merged += 1
+                done.quarantined += merge_key_folder(store, folder, spelt)
+    remove_empty_folders(named, root)
+    return found
 
 
 def _folders(parent: Path) -> list[Path]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
-        names = [each.name for each in entries if fold(each.name) not in {"000admin", OWN_FOLDER} and each.is_dir()]
-        return [parent / name for name in sorted(names)]
-    return []
+    return [parent / name for name in list_folders(parent)]
 
 
 def rename_folder(folder: Path, target: Path) -> bool:
     """Move a folder in one step; return False if *target* exists, True as well if *folder* is gone.
 
-    Raises:
-        StoreError: A file in it is in use (Windows).
+    A `StoreError` says that a file in it is in use (Windows).
     """
     while True:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(target.parent)
             folder.rename(target)
         except FileNotFoundError:
             if not folder.exists():  # pruned, or moved by a process that published there
@@ -164,7 +144,7 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
         write_refs(store, target, Refs(lines, exists=True))
         take_away(store, folder / REFS)
     quarantined = 0
-    try:
+    with store_errors(folder):
         for path in sorted(folder.iterdir()):
             other = find_spelling(target, path.name)
             if not path.is_dir():
@@ -173,8 +153,6 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
                 for inner in sorted(each for each in path.iterdir() if not each.is_dir()):
                     quarantined += _merge_file(store, inner, find_spelling(other, inner.name))
                 remove_empty_folders(path, folder)
-    except OSError as error:
-        raise as_store_error(error, folder) from error
     remove_empty_folders(folder, folder.parent)
     return quarantined
 
@@ -196,7 +174,5 @@ def move_to_quarantine(store: Store, path: Path, why: str) -> Path:
     folder = store.root / OWN_FOLDER / "quarantine" / token_hex(8)
     was = path.relative_to(store.root).as_posix()
     write_whole(store, folder / "why.json", json.dumps({"path": was, "why": why}).encode())
-    try:
-        return put_in_place(path, lambda: folder / path.name)
-    except OSError as error:
-        raise as_store_error(error, path) from error
+    with store_errors(path):
+        return put_in_place(path, lambda: folder / path.name, store.root)

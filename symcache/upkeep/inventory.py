@@ -1,4 +1,4 @@
-"""What a store holds: the files of each key, their state, and what keeps them from being pruned."""
+"""What a store holds: the files of each key, their state, and the pins that keep them from being pruned."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError
+from symcache.errors import InputError, UsageError
 from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import FileView
-from symcache.identity import fold, parse_id
+from symcache.identity import fold, parse_id, parse_index
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.atomic import as_store_error
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
 from symcache.stores.local.tree import Form, list_stored
-from symcache.symstore.admin import Admin
-from symcache.symstore.transactions import REFS, Content, read_refs
-from symcache.upkeep.pins import Pins, match_pins
+from symcache.symstore.admin import CONTENT_OF, Admin
+from symcache.symstore.transactions import REFS, read_refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,10 +29,12 @@ if TYPE_CHECKING:
 
 MSFZ_FOLDER = "msfz0"
 
-_SYMBOLS_OF = {
-    Content.PRIVATE: SymbolKind.PRIVATE,
-    Content.PUBLIC: SymbolKind.PUBLIC,
-    Content.TYPES: SymbolKind.TYPE_ONLY,
+_SYMBOLS_OF = {content: symbols for symbols, content in CONTENT_OF.items()}
+_LONGEST_PIN = 600
+# Windows has shipped nt and hal under several file names.
+_PINNED_MODULES = {
+    "nt": ("ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp"),
+    "hal": ("hal", "halaacpi", "halacpi", "halapic", "halmacpi", "halmps", "halsp"),
 }
 
 
@@ -110,11 +110,11 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantinedFile:
-    """A file in quarantine."""
+class LeftOut:
+    """The index of a key with whose file something was not done, and why."""
 
-    path: Path
-    size_bytes: int
+    index: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +128,23 @@ class StoredFile:
     symbols: SymbolKind | None  # None if it is not a PDB, or a cabinet without a kind in ``refs.ptr``
 
     def as_json(self) -> dict[str, str | int | None]:
-        return {
-            "index": self.index,
-            "path": str(self.path),
-            "form": self.form,
-            "bytes": self.size_bytes,
-            "symbols": self.symbols,
-        }
+        head = {"index": self.index, "path": str(self.path), "form": self.form}
+        return {**head, "bytes": self.size_bytes, "symbols": self.symbols}
 
 
 def list_files(folder: Path, name: str) -> tuple[FileStatus, ...]:
     """Return the files of the key of *name* in *folder*: every form, and the newer container's, in a folder below."""
-    try:
+    files: list[FileStatus] = []
+    with store_errors(folder):
         found = [(stored.path, str(stored.form)) for stored in list_stored(folder, name)]
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / MSFZ_FOLDER) as entries:
             names = sorted(entry.name for entry in entries if fold(entry.name) == fold(name))
             found += [(folder / MSFZ_FOLDER / each, "msfz") for each in names]
-        files: list[FileStatus] = []
         for path, form in found:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 inode = (status.st_dev, status.st_ino)
                 files.append(FileStatus(path, status.st_size, status.st_mtime_ns, form, status.st_nlink, inode))
-    except OSError as error:
-        raise as_store_error(error, folder) from error
     return tuple(files)
 
 
@@ -180,16 +173,17 @@ def take_inventory(store: Store) -> Iterator[Candidate]:
             )
 
 
-def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[QuarantinedFile, ...]:
+def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[FileStatus, ...]:
     """Return the files that have been in quarantine for more than *older_than_s* seconds."""
-    found: list[QuarantinedFile] = []
+    found: list[FileStatus] = []
     for folder, _, names in os.walk(store.root / OWN_FOLDER / "quarantine"):
         for name in names:
             path = store.root / folder / name
             with suppress(FileNotFoundError):
                 # Moving a file changes the time of its folder, not its own.
                 if now_s - path.parent.stat().st_mtime > older_than_s:
-                    found.append(QuarantinedFile(path, path.lstat().st_size))
+                    status = path.lstat()
+                    found.append(FileStatus(path, status.st_size, status.st_mtime_ns))
     return tuple(sorted(found, key=lambda each: each.path))
 
 
@@ -232,3 +226,79 @@ def _symbols(file: FileStatus, folder: Path) -> SymbolKind | None:
     except (InputError, OSError):
         return None  # `verify` reports what is wrong
     return pdb.symbols if isinstance(pdb, NativePdb) else None
+
+
+def match_pins(pins: Iterable[str]) -> Callable[[str, str], bool]:
+    """Return a predicate that says whether one of *pins* matches a file name and id.
+
+    A pin is an index (``name/id/name``), a file name with ``*``, ``?`` or ``[…]`` as in a shell, or a module's name
+    without extension: ``ntdll``, ``win32*``, and ``nt`` and ``hal`` as debuggers use them. Letter case does not count.
+    """
+    indexes: set[str] = set()
+    patterns: list[str] = []
+    for pin in map(fold, pins):
+        if "/" in pin:
+            indexes.add(pin)
+        else:
+            patterns += [pin, *_PINNED_MODULES.get(pin, ())]
+
+    def is_pinned(name: str, id_: str) -> bool:
+        folded = fold(name)
+        if f"{folded}/{fold(id_)}/{folded}" in indexes:
+            return True
+        stem = folded.rpartition(".")[0] or folded
+        return any(fnmatchcase(folded if "." in pattern else stem, pattern) for pattern in patterns)
+
+    return is_pinned
+
+
+class Pins:
+    """The pins of one store, one a line in ``.symcache/pins``; everyone who uses the store shares them.
+
+    Methods raise `UsageError` for a text that is no pin.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._path = store.root / OWN_FOLDER / "pins"
+
+    def list(self) -> tuple[str, ...]:
+        """Return the pins, oldest first; invalid lines are ignored."""
+        lines = (read_whole(self._path) or b"").decode(errors="replace").split("\n")
+        return tuple(line for line in map(str.strip, lines) if _is_pin(line))
+
+    def add_all(self, pins: Iterable[str]) -> tuple[str, ...]:
+        """Add all of *pins* or none; return them as they are stored, indexes in their canonical form."""
+        wanted = tuple(map(_normalize, pins))
+        self._change(lambda before: tuple(dict.fromkeys((*before, *wanted))))
+        return wanted
+
+    def remove_all(self, pins: Iterable[str]) -> int:
+        """Remove *pins*; return how many were there."""
+        gone = {_normalize(pin) for pin in pins}
+        before = self._change(lambda before: tuple(each for each in before if each not in gone))
+        return len(gone.intersection(before))
+
+    def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> tuple[str, ...]:
+        with self._store.lock("pins").hold(timeout_s=60.0):
+            before = self.list()
+            after = change(before)
+            if after != before:
+                write_whole(self._store, self._path, "".join(f"{pin}\n" for pin in after).encode())
+        return before
+
+
+def _normalize(pin: str) -> str:
+    pin = pin.strip().replace("\\", "/")
+    if "/" in pin:
+        try:
+            return parse_index(pin).index
+        except InputError as error:
+            raise UsageError(f"cannot be pinned: {error}") from error
+    if not _is_pin(pin):
+        raise UsageError(f"{pin[:80]!r} cannot be pinned; name a module, a file, or an index (name/id/name)")
+    return pin
+
+
+def _is_pin(line: str) -> bool:
+    return 0 < len(line) <= _LONGEST_PIN and line.isprintable()

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.atomic import remove_empty_folders, take_away
-from symcache.stores.local.staging import OWN_FOLDER, Staging
+from symcache.stores.local.atomic import OWN_FOLDER, Staging, remove_empty_folders, take_away
 from symcache.symstore.transactions import REFS
-from symcache.upkeep.inventory import MSFZ_FOLDER, Candidate, DiskUsage, QuarantinedFile, freed_bytes, list_files
-from symcache.upkeep.pins import Pins, match_pins
+from symcache.upkeep.inventory import (
+    MSFZ_FOLDER,
+    Candidate,
+    DiskUsage,
+    FileStatus,
+    LeftOut,
+    Pins,
+    freed_bytes,
+    list_files,
+    match_pins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
 # Removing a folder is mostly waiting: ext4 takes 0.5 ms for each, and several at once in the time of one.
 _FOLDERS_AT_ONCE = 4
+_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class PrunePlan:
     kept_keys: int
     kept_bytes: int  # what they take on the disk
     protected_bytes: int  # how much of that is pinned or belongs to transactions
-    quarantined: tuple[QuarantinedFile, ...] = ()  # files in quarantine to remove too
+    quarantined: tuple[FileStatus, ...] = ()  # files in quarantine to remove too
 
     @property
     def freed_bytes(self) -> int:
@@ -70,23 +79,12 @@ class PrunePlan:
         return max(0, self.kept_bytes - self.limits.max_bytes) if self.limits.max_bytes is not None else 0
 
     def as_json(self) -> dict[str, object]:
+        names = ("freed_bytes", "kept_keys", "kept_bytes", "protected_bytes", "over_bytes")
         return {
             "evictions": [each.as_json() for each in self.evictions],
             "leftovers": [{"path": str(each.path), "bytes": each.size_bytes} for each in self.quarantined],
-            "freed_bytes": self.freed_bytes,
-            "kept_keys": self.kept_keys,
-            "kept_bytes": self.kept_bytes,
-            "protected_bytes": self.protected_bytes,
-            "over_bytes": self.over_bytes,
+            **{name: getattr(self, name) for name in names},
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The index of a key of the plan that was not removed, and why."""
-
-    index: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +95,14 @@ class Pruned:
     freed_bytes: int
     removed_folders: int
     swept_files: int  # scratch files of dead processes
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[LeftOut, ...]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def plan_prune(
-    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[QuarantinedFile, ...] = ()
+    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[FileStatus, ...] = ()
 ) -> PrunePlan:
     """Return what to remove for *limits*, from the arguments alone.
 
@@ -120,10 +118,10 @@ def plan_prune(
         if candidate.pinned or (candidate.in_transaction and not limits.include_transactions):
             protected.add(candidate.files)
         elif limits.max_age_s is not None and now_s - candidate.published_s > limits.max_age_s:
-            evictions.append(Eviction(candidate, f"published {_days(now_s - candidate.published_s)} ago"))
+            evictions.append(Eviction(candidate, f"published {(now_s - candidate.published_s) / _DAY_S:.1f} days ago"))
             continue
         elif limits.unused_for_s is not None and now_s - candidate.used_s > limits.unused_for_s:
-            evictions.append(Eviction(candidate, f"not used for {_days(now_s - candidate.used_s)}"))
+            evictions.append(Eviction(candidate, f"not used for {(now_s - candidate.used_s) / _DAY_S:.1f} days"))
             continue
         elif limits.max_bytes is not None:
             rest.append(candidate)
@@ -138,20 +136,19 @@ def plan_prune(
     return PrunePlan(tuple(evictions), limits, kept_keys, kept.size_bytes, protected.size_bytes, quarantined)
 
 
-def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], None] | None = None) -> Pruned:
+def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction], object] = lambda _: None) -> Pruned:
     """Remove what *plan* lists, except keys that have been pinned, used, replaced or added by a transaction since.
 
     A key's lock is held while its files are removed, each in one step; a key that another process is writing stays.
     Readers keep the files that they have open; on Windows such a file stays. Empty folders, and scratch files of dead
     processes, are removed too.
-
     *on_removed* is called for each key that was removed.
     """
     # First of all: the first scratch file of this process would sweep as well, without a count.
     swept = Staging(store.root).sweep()
     used = AccessLog(store).last_used_by_key()
     is_pinned = match_pins(Pins(store).list())
-    skipped: list[Skipped] = []
+    skipped: list[LeftOut] = []
     removed = freed = 0
     with ThreadPoolExecutor(_FOLDERS_AT_ONCE, thread_name_prefix="symcache-prune") as threads:
         emptied: list[Future[int]] = []
@@ -165,14 +162,13 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
             else:
                 result = _remove(store, candidate, plan.limits)
             if isinstance(result, str):
-                skipped.append(Skipped(key.index, result))
+                skipped.append(LeftOut(key.index, result))
                 continue
             removed += 1
             freed += result
             parents = {file.path.parent for file in candidate.files}
             emptied += [threads.submit(remove_empty_folders, parent, store.root) for parent in sorted(parents)]
-            if on_removed is not None:
-                on_removed(eviction)
+            on_removed(eviction)
         folders = sum(each.result() for each in emptied)
     for file in plan.quarantined:
         if take_away(store, file.path):
@@ -201,7 +197,3 @@ def _remove(store: Store, candidate: Candidate, limits: Limits) -> int | str:
     finally:
         lock.release()
     return freed_bytes(files)
-
-
-def _days(seconds: float) -> str:
-    return f"{seconds / 86400:.1f} days"

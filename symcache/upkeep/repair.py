@@ -12,7 +12,7 @@ from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
 from symcache.symstore.transactions import TransactionFile, format_file, read_refs, walk_refs, write_refs
 from symcache.upkeep.convert import convert, merge_key_folder, move_to_quarantine, rename_folder
-from symcache.upkeep.problems import Problem, RepairAction
+from symcache.upkeep.verify import Problem, RepairAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -86,11 +86,7 @@ def _repair(store: Store, problem: Problem, fetch: Callable[[Key], str | None] |
 
 
 def _below(root: Path, relative: str) -> Path:
-    """Return the path below *root*; a checkpoint file may have been changed, so its paths are not trusted.
-
-    Raises:
-        StoreError: The path leads out of the store.
-    """
+    """Return the path below *root*; those in a checkpoint file, which anyone may change, are not trusted."""
     try:
         parts = [check_path_part(part) for part in relative.split("/")]
     except InputError as error:
@@ -164,11 +160,7 @@ def _restore_transaction(store: Store, id_: int) -> str:
 
 
 def _complete_file_list(store: Store, folder: AdminFolder, id_: int) -> int | None:
-    """Write the file list of transaction *id_* from what is left of it and from every refs.ptr.
-
-    Returns:
-        How many files it has now; None if it was complete.
-    """
+    """Write *id_*'s file list from what is left of it and every refs.ptr; return its files, None if it was complete."""
     before = tuple(folder.file_list(id_))
     lines = {file.key.folded: line for line, file in before if file is not None}
     known = len(lines)

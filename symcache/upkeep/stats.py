@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from filecmp import cmp
+from hashlib import file_digest, sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
 from symcache.identity import parse_id
-from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space
+from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space, store_errors
 from symcache.stores.local.tree import Form
 from symcache.symstore.admin import Admin
 from symcache.upkeep.inventory import DiskUsage, list_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from io import BufferedReader
     from pathlib import Path
 
     from symcache.stores.local.tree import Store
     from symcache.upkeep.inventory import FileStatus
 
 
-_BLOCK_BYTES = 1 << 20
 _FIRST_LOOK_BYTES = 1 << 16
 _File: TypeAlias = "tuple[FileStatus, str, str]"  # with the name and id of its key
 
@@ -79,10 +79,7 @@ class Stats:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "tier": self.tier,
-            "names": self.names,
-            "keys": self.keys,
-            "empty_keys": self.empty_keys,
+            **{name: getattr(self, name) for name in ("tier", "names", "keys", "empty_keys")},
             **self.total.as_json(),
             "by_kind": {kind: total.as_json() for kind, total in self.by_kind.items()},
             "transactions": self.transactions,
@@ -151,12 +148,8 @@ class Duplicates:
         return (self.copies - 1) * self.size_bytes
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            "wasted_bytes": self.wasted_bytes,
-            "paths": [str(path) for path, _, _ in self.files],
-        }
+        paths = [str(path) for path, _, _ in self.files]
+        return {"sha256": self.sha256, "bytes": self.size_bytes, "wasted_bytes": self.wasted_bytes, "paths": paths}
 
 
 def find_duplicates(store: Store) -> Iterator[Duplicates]:
@@ -170,8 +163,8 @@ def find_duplicates(store: Store) -> Iterator[Duplicates]:
         if sizes[each[0].size_bytes] > 1:
             by_size.setdefault(each[0].size_bytes, []).append(each)
     for size in sorted(by_size, reverse=True):
-        for first_look in _group(by_size.pop(size), _FIRST_LOOK_BYTES).values():
-            for digest, files in _group(first_look, size).items():
+        for first_look in _group(by_size.pop(size), _hash_start).values():
+            for digest, files in _group(first_look, _hash_whole).items():
                 copies = len({file.inode for file, _, _ in files})
                 paths = sorted((file.path, name, id_) for file, name, id_ in files)
                 yield Duplicates(digest, size, tuple(paths), copies)
@@ -184,27 +177,22 @@ def _files(store: Store) -> Iterator[_File]:
                 yield file, name, id_
 
 
-def _group(files: list[_File], up_to_bytes: int) -> dict[str, list[_File]]:
-    """Return those of *files* whose first *up_to_bytes* bytes are equal, by the hash of those."""
+def _hash_start(file: BufferedReader) -> str:
+    return sha256(file.read(_FIRST_LOOK_BYTES)).hexdigest()
+
+
+def _hash_whole(file: BufferedReader) -> str:
+    return file_digest(file, sha256).hexdigest()
+
+
+def _group(files: list[_File], hash_of: Callable[[BufferedReader], str]) -> dict[str, list[_File]]:
+    """Return those of *files* that have their hash in common with another, by that."""
     groups: dict[str, list[_File]] = {}
     for each in files:
         path = each[0].path
-        try:
-            groups.setdefault(_hash(path, up_to_bytes), []).append(each)
-        except FileNotFoundError:
-            pass  # pruned in the meantime
-        except OSError as error:
-            raise as_store_error(error, path) from error
+        with store_errors(path), suppress(FileNotFoundError), path.open("rb") as file:  # pruned in the meantime
+            groups.setdefault(hash_of(file), []).append(each)
     return {digest: group for digest, group in groups.items() if len(group) > 1}
-
-
-def _hash(path: Path, up_to_bytes: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while up_to_bytes > 0 and (block := file.read(min(_BLOCK_BYTES, up_to_bytes))):
-            digest.update(block)
-            up_to_bytes -= len(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +242,7 @@ def _share(store: Store, path: Path, original: Path, name: str, id_: str) -> Sha
             return Shared(path, original, None, "the disk has neither reflinks nor hard links")
         if means is Means.REFLINK:
             os.utime(scratch, ns=(status.st_atime_ns, status.st_mtime_ns))
-        put_in_place(scratch, lambda: path)
+        put_in_place(scratch, lambda: path, store.root)
     except OSError as error:
         return Shared(path, original, None, as_store_error(error, path).problem)
     finally:

@@ -2,38 +2,204 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
 
-from symcache.errors import InputError, StoreError
-from symcache.identity import OtherKey, compressed_name, fold, parse_id
-from symcache.stores.local.locks import NameLock
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.errors import InputError, StoreError, UnknownFormat
+from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
+from symcache.formats.pdb.deep import check_available, check_blocks, check_identity
+from symcache.formats.pdb.info import NativePdb, Pdb2, SymbolKind, parse_pdb
+from symcache.formats.view import FileView
+from symcache.identity import OtherKey, Pdb2Key, PdbKey, compressed_name, fold, parse_id
+from symcache.stores.check import check_file
+from symcache.stores.local.atomic import OWN_FOLDER, store_errors
+from symcache.stores.local.rights import make_file, make_folders, open_stored
 from symcache.stores.local.tree import Form, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
 from symcache.upkeep.inventory import MSFZ_FOLDER, list_files
-from symcache.upkeep.problems import Check, Checkpoint, Problem, ProblemKind, Progress, RepairAction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
+    from typing import BinaryIO
 
     from symcache.identity import Key
+    from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
 
 
 _CHECKPOINT_KEYS = 64
 _CHECKPOINT_BYTES = 256 << 20
-_LOCK_WAIT_S = 0.1  # a process that sweeps the locks of dead ones holds each for a moment
 _MSFZ_MAGIC = b"Microsoft MSFZ Container"
 _SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
 _SCRATCH_AGE_S = 3600.0  # a younger scratch file may still be written
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_SCHEMA = "symcache.checkpoint/1"
+_LONGEST_LINE = 1 << 16
+_UNKNOWN = "it does not say whether its symbols are private"
+
+Check: TypeAlias = "Callable[[Path, Key], str | None]"
+"""Returns what is wrong with the file of a key, in a few words, or None. The file may be a cabinet.
+
+A text that begins with ``another`` says that the file is complete and belongs to another key.
+"""
+
+
+class ProblemKind(StrEnum):
+    """What is wrong."""
+
+    EMPTY = "empty"
+    HTML = "html"
+    DAMAGED = "damaged"  # cut short, or not a file of the kind at all
+    MISFILED = "misfiled"  # complete, and the file of another key
+    BAD_NAME = "bad-name"  # a folder name that is not valid for a key
+    TWO_SPELLINGS = "two-spellings"  # folders that differ in letter case only
+    UNWANTED = "unwanted"  # the right file, of a kind that this store must not hold
+    STRAY = "stray"  # not a symbol file: as a rule another tool's scratch file
+    POINTER = "pointer"  # file.ptr and refs.ptr contradict each other
+    REFERENCES = "references"  # refs.ptr has invalid lines, or lines of transactions that are not in force
+    ABSENT = "absent"  # a transaction lists it, and it is not there
+    ACCOUNT = "account"  # the files of 000Admin contradict each other
+    INTERRUPTED = "interrupted"  # a transaction or a conversion did not end
+    UNREADABLE = "unreadable"  # the operating system cannot read it
+
+
+class RepairAction(StrEnum):
+    """What `repair` does about a problem."""
+
+    QUARANTINE = "quarantine"  # move the file away; if its key is known, fetch it again
+    FETCH = "fetch"
+    POINTER = "rewrite-pointer"  # write file.ptr from refs.ptr
+    MERGE = "merge"  # move everything into the folder of the other spelling
+    REFERENCES = "rewrite-references"  # remove lines of transactions that are not in force from refs.ptr
+    ACCOUNT = "rewrite-account"  # write files of 000Admin from refs.ptr files and history.txt
+    FINISH = "finish"  # finish what was interrupted
+    NONE = "none"  # needs a person
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a store."""
+
+    path: str  # where, below the store's root, with ``/``
+    kind: ProblemKind
+    detail: str
+    action: RepairAction = RepairAction.NONE  # what would repair it
+    index: str | None = None  # the key that the file should be; None if there is none
+    other: str | None = None  # the folder to merge with, below the root
+    size_bytes: int | None = None  # length of the file when it was checked
+    changed_ns: int | None = None  # time of its last change then, in nanoseconds since 1970
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}: {self.detail}"
+
+    def as_json(self) -> dict[str, str | int | None]:
+        names = {"kind": "problem", "action": "mend"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> Problem:
+        """Return what `as_json` made; a `ValueError` says that *fields* has another shape."""
+        match fields:
+            case {
+                "path": str(path),
+                "problem": str(kind),
+                "detail": str(detail),
+                "mend": str(action),
+                "index": None | str() as index,
+                "other": None | str() as other,
+                "size_bytes": None | int() as size_bytes,
+                "changed_ns": None | int() as changed_ns,
+            }:
+                return cls(path, ProblemKind(kind), detail, RepairAction(action), index, other, size_bytes, changed_ns)
+        raise ValueError(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a verification has come."""
+
+    at: str = ""  # the last folder checked, below the root; empty at the start
+    keys: int = 0
+    size_bytes: int = 0  # bytes of their files
+    problems: int = 0
+
+
+class Checkpoint:
+    """The checkpoint file of one store, one JSON object a line; what follows the last complete progress is dropped.
+
+    It starts over unless it is to *resume* and was written for the same *scope*, which names what is checked. One that
+    does not *keep* anything is for a store that is only read.
+    """
+
+    def __init__(self, store: Store, *, resume: bool, scope: str = "", keeps: bool = True) -> None:
+        self._head = {"schema": _SCHEMA, "scope": scope}
+        self._path = store.root / OWN_FOLDER / "verify.jsonl"
+        self.progress = Progress()
+        self.problems: tuple[Problem, ...] = ()
+        self._file: BinaryIO | None = None
+        if not keeps:
+            return
+        with store_errors(self._path):
+            make_folders(self._path.parent)
+            end = self._read() if resume else 0
+            self._file = open(make_file(self._path, os.O_RDWR), "r+b")  # noqa: PTH123, SIM115 - a descriptor, kept
+            self._file.truncate(end)
+            self._file.seek(end)
+            if not end:
+                self._write(self._head)
+
+    def record(self, problem: Problem) -> None:
+        self._write({"finding": problem.as_json()})
+
+    def advance(self, progress: Progress) -> None:
+        """Record that a later run may continue after *progress*."""
+        numbers = {"keys": progress.keys, "bytes": progress.size_bytes, "findings": progress.problems}
+        self._write({"progress": {"at": progress.at, **numbers}})
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self, *, finished: bool) -> None:
+        """Close the file; remove it if the verification is *finished*."""
+        if self._file is None:
+            return
+        self._file.close()
+        if finished:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        if self._file is None:
+            return
+        with store_errors(self._path):
+            self._file.write(json.dumps(line).encode() + b"\n")
+
+    def _read(self) -> int:
+        """Read the file up to its last complete progress; return where that ends, in bytes."""
+        end = 0
+        problems: list[Problem] = []
+        try:
+            with open_stored(self._path) as file:
+                if json.loads(file.readline(_LONGEST_LINE)) != self._head:
+                    return 0
+                while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
+                    fields = json.loads(line)
+                    if "finding" in fields:
+                        problems.append(Problem.from_json(fields["finding"]))
+                    else:
+                        at, *numbers = (fields["progress"][name] for name in ("at", "keys", "bytes", "findings"))
+                        self.progress = Progress(str(at), *map(int, numbers))
+                        self.problems = tuple(problems)
+                        end = file.tell()
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # no file, or damaged from here on
+        return end
 
 
 def verify(
@@ -43,7 +209,7 @@ def verify(
     policy: Check | None = None,
     scope: str = "",
     resume: bool = True,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], object] = lambda _: None,
 ) -> Iterator[Problem]:
     """Yield every problem of *store*; changes nothing.
 
@@ -57,39 +223,49 @@ def verify(
     """
     if not store.root.is_dir():
         raise StoreError("there is no store here", path=store.root)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_lock(store, "verify").hold(timeout_s=_LOCK_WAIT_S))
-        except StoreError as error:
-            raise StoreError("another verification is under way", path=store.root) from error
+    lock = store.lock("verify")
+    if not _take(lock):
+        raise StoreError("another verification is under way", path=store.root)
+    checkpoint: Checkpoint | None = None
+    finished = False
+    try:
         # The walk over two layouts at once has another order.
-        checkpoint = Checkpoint(store, resume=resume and not store.converting.exists(), scope=scope)
-        finished = False
-        try:
-            yield from checkpoint.problems
-            resumed = bool(checkpoint.progress.at)
-            transactions = _Transactions(store)
-            folders = _KeyFolders(store.root, check, policy, transactions)
-            yield from _verify_keys(store, folders, checkpoint, on_progress)
-            references = transactions.references
-            if resumed:  # this walk has read only some refs.ptr files
-                references = Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
-            yield from _verify_admin(store, references)
-            yield from _find_interrupted(store)
-            finished = True
-        finally:
+        can_resume = resume and not store.converting.exists()
+        checkpoint = Checkpoint(store, resume=can_resume, scope=scope, keeps=lock.is_held)
+        yield from checkpoint.problems
+        resumed = bool(checkpoint.progress.at)
+        transactions = _Transactions(store)
+        folders = _KeyFolders(store.root, check, policy, transactions)
+        yield from _verify_keys(store, folders, checkpoint, on_progress)
+        references = transactions.references
+        if resumed:  # this walk has read only some refs.ptr files
+            references = Counter(id_ for _, refs in walk_refs(store) for id_ in {ref.id for ref in refs.refs})
+        yield from _verify_admin(store, references)
+        yield from _find_interrupted(store)
+        finished = True
+    finally:
+        if checkpoint is not None:
             checkpoint.close(finished=finished)
+        lock.release()
+
+
+def _take(lock: KeyLock) -> bool:
+    """Take *lock* if it is free; return whether to go on, as one may in a store that is only read and has no locks."""
+    try:
+        return lock.try_acquire()
+    except StoreError:
+        return True
 
 
 def _verify_keys(
-    store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], None] | None
+    store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], object]
 ) -> Iterator[Problem]:
     progress = recorded = checkpoint.progress
     spellings = _Spellings(store.root)
     skipping = bool(progress.at)
     for name, _, folder in store.key_folders():
         problems = list(spellings.compare(folder, name))
-        at = folder.relative_to(store.root).as_posix()
+        at = _below(store.root, folder)
         if skipping and at.split("/") <= progress.at.split("/"):
             continue
         skipping = False
@@ -102,8 +278,7 @@ def _verify_keys(
         if is_due or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
             checkpoint.advance(progress)
             recorded = progress
-        if on_progress is not None:
-            on_progress(progress)
+        on_progress(progress)
         yield from problems
     checkpoint.advance(progress)
 
@@ -119,7 +294,7 @@ class _KeyFolders:
 
     def verify(self, folder: Path, name: str) -> Iterator[Problem]:
         """Yield what is wrong in *folder*, a key's folder below that of *name*."""
-        where = folder.relative_to(self.root).as_posix()
+        where = _below(self.root, folder)
         try:
             key = parse_id(name, folder.name)
         except InputError as error:
@@ -131,10 +306,9 @@ class _KeyFolders:
             yield from self._verify_refs(folder, key)
         except FileNotFoundError:
             return  # pruned or moved in the meantime
-        except StoreError as error:
-            yield Problem(where, ProblemKind.UNREADABLE, error.problem, index=key.index)
-        except OSError as error:
-            yield Problem(where, ProblemKind.UNREADABLE, error.strerror or str(error), index=key.index)
+        except (StoreError, OSError) as error:
+            detail = error.problem if isinstance(error, StoreError) else error.strerror or str(error)
+            yield Problem(where, ProblemKind.UNREADABLE, detail, index=key.index)
 
     def _verify_entry(self, path: Path, key: Key) -> Iterator[Problem]:
         folded = fold(path.name)
@@ -143,8 +317,11 @@ class _KeyFolders:
                 for inner in sorted(path.iterdir()):
                     yield from self._verify_file(inner, key, _check_msfz)
             else:
-                where = path.relative_to(self.root).as_posix()
-                yield Problem(where, ProblemKind.STRAY, "debuggers do not look into this folder")
+                yield Problem(_below(self.root, path), ProblemKind.STRAY, "debuggers do not look into this folder")
+        elif not path.is_file():
+            yield Problem(_below(self.root, path), ProblemKind.STRAY, "not a regular file: nothing opens it")
+        elif path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
+            yield Problem(_below(self.root, path), ProblemKind.STRAY, "a link that leads out of the store")
         elif folded in {fold(key.name), fold(compressed_name(key.name))}:
             yield from self._verify_file(path, key, self.check)
         elif folded == POINTER:
@@ -157,11 +334,11 @@ class _KeyFolders:
                 yield self._problem(path, ProblemKind.STRAY, "debuggers do not look for this file", action)
 
     def _verify_file(self, path: Path, key: Key, check: Check) -> Iterator[Problem]:
-        with path.open("rb") as file:
-            head = file.read(512)
+        with open_stored(path) as file:
+            head = file.read(HEAD_BYTES)
         if not head:
             yield self._problem(path, ProblemKind.EMPTY, "no bytes", RepairAction.QUARANTINE, key)
-        elif not isinstance(key, OtherKey) and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+        elif not isinstance(key, OtherKey) and find_markup(head) in {Markup.HTML, Markup.XML}:
             yield self._problem(path, ProblemKind.HTML, "a web page", RepairAction.QUARANTINE, key)
         elif (reason := check(path, key)) is not None:
             kind = ProblemKind.MISFILED if reason.startswith("another") else ProblemKind.DAMAGED
@@ -193,26 +370,29 @@ class _KeyFolders:
                 detail = f"leads to {found}, and refs.ptr ends in a file"
             else:
                 detail = f"leads to {found}, and refs.ptr has {wanted}"
-            where = (folder / POINTER).relative_to(self.root).as_posix()
-            yield Problem(where, ProblemKind.POINTER, detail, RepairAction.POINTER)
+            yield Problem(_below(self.root, folder / POINTER), ProblemKind.POINTER, detail, RepairAction.POINTER)
         forms = {stored.form for stored in list_stored(folder, key.name)}
         if refs.forms and not forms & {Form.PLAIN, Form.COMPRESSED}:
             detail = f"named in refs.ptr by {', '.join(str(ref.id) for ref in refs.refs[:8])}"
-            where = (folder / key.name).relative_to(self.root).as_posix()
+            where = _below(self.root, folder / key.name)
             yield Problem(where, ProblemKind.ABSENT, detail, RepairAction.FETCH, key.index)
 
     def _problem(
         self, path: Path, kind: ProblemKind, detail: str, action: RepairAction, key: Key | None = None
     ) -> Problem:
         status = path.stat()
-        where = path.relative_to(self.root).as_posix()
+        where = _below(self.root, path)
         index = None if key is None else key.index
         return Problem(where, kind, detail, action, index, None, status.st_size, status.st_mtime_ns)
 
 
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
 def _check_msfz(path: Path, key: Key) -> str | None:
     del key  # only debuggers read what is inside the container
-    with path.open("rb") as file:
+    with open_stored(path) as file:
         return None if file.read(len(_MSFZ_MAGIC)) == _MSFZ_MAGIC else "not an MSFZ container"
 
 
@@ -267,7 +447,7 @@ class _Spellings:
 
     def _twins(self, kept: Path, merged: Path) -> Iterator[Problem]:
         if kept != merged:
-            path, other = (each.relative_to(self._root).as_posix() for each in (merged, kept))
+            path, other = (_below(self._root, each) for each in (merged, kept))
             detail = f"there is {other} too"
             yield Problem(path, ProblemKind.TWO_SPELLINGS, detail, RepairAction.MERGE, other=other)
 
@@ -316,21 +496,64 @@ def _verify_transaction(store: Store, folder: AdminFolder, id_: int, references:
             yield Problem(where, ProblemKind.ABSENT, f"names {index}", RepairAction.FETCH, index)
 
 
-def _find_interrupted(store: Store) -> tuple[Problem, ...]:
+def _find_interrupted(store: Store) -> Iterator[Problem]:
     marks = {
         journal_path(store): "a process ended in the middle of a transaction",
         store.converting: "a conversion was interrupted",
     }
+    lock = store.lock("000admin")
+    if not _take(lock):
+        return  # the process that made them is at work
     try:
-        with _lock(store, "000admin").hold(timeout_s=_LOCK_WAIT_S):
-            return tuple(
-                Problem(path.relative_to(store.root).as_posix(), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
-                for path, detail in marks.items()
-                if path.exists()
-            )
-    except StoreError:
-        return ()  # the process that made them is at work
+        found = [(path, detail) for path, detail in marks.items() if path.exists()]
+    finally:
+        lock.release()
+    for path, detail in found:
+        yield Problem(_below(store.root, path), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
 
 
-def _lock(store: Store, name: str) -> NameLock:
-    return NameLock(store.root / OWN_FOLDER / "locks", name)
+class DeepCheck:
+    """Checks a plain file's identity, and with pdbparse the inside of a native PDB; `UsageError` without pdbparse."""
+
+    def __init__(self) -> None:
+        check_available()
+        self.passed_over = 0  # PDBs of a kind or size that pdbparse does not read
+
+    def __call__(self, path: Path, key: Key, /) -> str | None:
+        """Return the problem; None if the file is right. An `OSError` says that it cannot be read."""
+        problem = check_file(path, key).problem
+        if problem is not None or not isinstance(key, PdbKey):
+            return problem
+        try:
+            with FileView(path) as view:
+                pdb = parse_pdb(view)
+            if not isinstance(pdb, NativePdb):
+                return None
+            problems = check_identity(path, pdb.guid, pdb.info_age, pdb.dbi_age) or check_blocks(path)
+        except UnknownFormat:
+            self.passed_over += 1
+            return None
+        except InputError as error:
+            return str(error)
+        return "; ".join(problems) or None
+
+
+def why_private(path: Path, key: Key, /) -> str | None:
+    """Return why a plain file must not be in a store without private symbols; None if it may.
+
+    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources. An
+    `OSError` says that the file cannot be read.
+    """
+    if not isinstance(key, PdbKey | Pdb2Key):
+        return None
+    try:
+        with FileView(path) as view:
+            pdb = parse_pdb(view)
+    except InputError:
+        return _UNKNOWN
+    match pdb:
+        case NativePdb(symbols=SymbolKind.PRIVATE):
+            return "it holds private symbols"
+        case NativePdb(symbols=None) | Pdb2():
+            return _UNKNOWN
+    return None

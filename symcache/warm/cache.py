@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
@@ -17,14 +17,7 @@ from symcache.config import load_config
 from symcache.events import ignore
 from symcache.identity import parse_index
 from symcache.inputs.detect import InputOptions, InputSource, copy_input, open_inputs
-from symcache.inputs.records import (
-    OF_COMPLETE_DUMPS,
-    Input,
-    Module,
-    ProcessSelection,
-    ProcessSummary,
-    Unreadable,
-)
+from symcache.inputs.records import OF_COMPLETE_DUMPS, Input, Module, ProcessSelection, ProcessSummary, Unreadable
 from symcache.stores.source import SymbolSource
 from symcache.warm.inspect import DeepWish, Inspection, inspect_file
 from symcache.warm.plan import ImageChoice, Plan
@@ -32,9 +25,9 @@ from symcache.warm.run import Warmer
 from symcache.warm.servers import ListedServer, list_servers, probe_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
-    from typing import Self
+    from typing import Concatenate, Self
 
     from anyio.from_thread import BlockingPortal
 
@@ -48,19 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Scan", "SymbolCache", "SyncSymbolCache"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What inputs hold.
-
-    Attributes:
-        inputs: The inputs.
-        modules: Their modules, in the order of the inputs.
-        processes: The processes of dumps whose modules were asked for.
-        unreadable: What could not be read.
-    """
+    """What inputs hold, in their order; *processes* are those of dumps whose modules were asked for."""
 
     inputs: tuple[Input, ...] = ()
     modules: tuple[Module, ...] = ()
@@ -77,11 +64,9 @@ class SymbolCache:
             outcome = await cache.fetch("ntdll.pdb/6B9E5E8038E2420E8E7C62EA60DDB0692/ntdll.pdb")
             report = await cache.warm(["MEMORY.DMP"])
 
-    An input is a path, or what a file holds: bytes or a binary file object, alone or as a pair behind its name.
-
-    Args:
-        config: Every setting, as `symcache.load_config` reads them.
-        observer: Told about transfers and files that are settled.
+    An input is a path, or what a file holds: bytes or a binary file object, alone or as a pair behind its name. Every
+    setting is in *config*, as `symcache.load_config` reads them; *observer* is told about transfers and files that are
+    settled.
     """
 
     def __init__(self, config: Config, *, observer: Observer = ignore) -> None:
@@ -93,12 +78,9 @@ class SymbolCache:
     def open(
         cls, symbol_path: str | None = None, *, store: Path | str | None = None, observer: Observer = ignore
     ) -> Self:
-        """Return a cache on *symbol_path*; without one, on what the environment and the config file say.
+        """Return a cache on *symbol_path*, written as ``_NT_SYMBOL_PATH`` is; the bottom-most store is *store*.
 
-        Args:
-            symbol_path: As ``_NT_SYMBOL_PATH`` has it.
-            store: Folder to fill in place of the bottom-most store.
-            observer: Told about transfers and files that are settled.
+        What is not given, the environment and the config file say.
 
         Raises:
             SymbolPathError: *symbol_path* is not one.
@@ -107,10 +89,9 @@ class SymbolCache:
         return cls(_load(symbol_path, store), observer=observer)
 
     async def fetch(self, key: Key | str) -> Outcome:
-        """Return how the search for one file ended; see `Present`, `Fetched`, `Missing` and `Failed`.
+        """Return how the search for the file of *key*, or of an index, ended.
 
-        Args:
-            key: A key, or an index as text.
+        See `Present`, `Fetched`, `Missing` and `Failed`.
 
         Raises:
             MalformedInput: A text that is not an index.
@@ -125,14 +106,11 @@ class SymbolCache:
         all_pdbs: bool = False,
         processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
     ) -> Report:
-        """Fetch what *inputs* need: dumps, images, folders, PDBs, manifests, debugger logs.
+        """Fetch what *inputs*, one or several, need: dumps, images, folders, PDBs, manifests, debugger logs.
 
-        Args:
-            inputs: One or several; what each is, its content says.
-            images: Which images are wanted, too: ``auto``, those that a debugger asks for because the inputs do not
-                hold them; ``all``; ``none``.
-            all_pdbs: Fetch every PDB an image names, not only the one that debuggers ask for.
-            processes: Processes of kernel dumps whose modules count; None for none.
+        Images are wanted, too: those that a debugger asks for because the inputs do not hold them (``auto``), ``all``
+        or ``none``. *all_pdbs* wants every PDB an image names, not only the one that debuggers ask for; of kernel dumps
+        the modules of *processes* count, too.
         """
         with self._warmer(images, all_pdbs=all_pdbs) as warmer:
             return await warmer.warm(warmer.open_inputs(_each(inputs), processes))
@@ -150,12 +128,7 @@ class SymbolCache:
             return await warmer.check(warmer.open_inputs(_each(inputs), processes))
 
     async def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
-        """Return what *inputs* hold; no network, no store. `read_input` yields the same piece by piece.
-
-        Args:
-            inputs: One or several.
-            processes: Processes of kernel dumps whose modules count; None for none.
-        """
+        """Return what *inputs* hold; no network, no store. `read_input` yields the same piece by piece."""
         return await to_thread.run_sync(_scan, _each(inputs), processes, abandon_on_cancel=True)
 
     async def processes(self, dump: InputSource) -> tuple[ProcessSummary, ...]:
@@ -167,11 +140,7 @@ class SymbolCache:
     ) -> Inspection:
         """Return all that can be told of one file; whatever is wrong with it is in there, too.
 
-        Args:
-            source: The file.
-            streams: Also the length of every stream of a PDB; needs pdbparse, as the two that follow.
-            publics: How many of its public symbols.
-            types: How many names of its structures.
+        With pdbparse, also the length of every stream of a PDB, so many of its public symbols and names of structures.
 
         Raises:
             UsageError: pdbparse is needed and not installed, or the file is none that it reads.
@@ -181,9 +150,7 @@ class SymbolCache:
     async def servers(self, *, probe: bool = False, timeout_s: float = 10.0) -> list[ListedServer]:
         """Return the symbol servers that are known and configured, those of the symbol path first.
 
-        Args:
-            probe: Return those of the symbol path alone, and ask each for a file that cannot exist.
-            timeout_s: Longest wait for one server, in seconds.
+        To *probe* is to return those of the symbol path alone, and to ask each for a file that cannot exist.
         """
         listed = list_servers(self._config)
         if not probe:
@@ -215,6 +182,16 @@ class SymbolCache:
         return self._opened
 
 
+def _waiting(
+    method: Callable[Concatenate[SymbolCache, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncSymbolCache, P], T]:
+    @wraps(method)
+    def wait(self: SyncSymbolCache, /, *args: P.args, **options: P.kwargs) -> T:
+        return self._wait(lambda cache: method(cache, *args, **options))
+
+    return wait
+
+
 class SyncSymbolCache:
     """A `SymbolCache` for scripts and notebooks: its methods wait for their results.
 
@@ -224,10 +201,6 @@ class SyncSymbolCache:
 
         with SyncSymbolCache.open() as cache:
             report = cache.warm("MEMORY.DMP")
-
-    Args:
-        config: Every setting, as `symcache.load_config` reads them.
-        observer: Told about transfers and files that are settled.
     """
 
     def __init__(self, config: Config, *, observer: Observer = ignore) -> None:
@@ -244,47 +217,13 @@ class SyncSymbolCache:
         """Return a cache on *symbol_path*; see `SymbolCache.open`."""
         return cls(_load(symbol_path, store), observer=observer)
 
-    def fetch(self, key: Key | str) -> Outcome:
-        """Return how the search for one file ended; see `SymbolCache.fetch`."""
-        return self._wait(lambda cache: cache.fetch(key))
-
-    def warm(
-        self,
-        inputs: Inputs,
-        *,
-        images: ImageChoice | str = ImageChoice.AUTO,
-        all_pdbs: bool = False,
-        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
-    ) -> Report:
-        """Fetch what *inputs* need; see `SymbolCache.warm`."""
-        return self._wait(lambda cache: cache.warm(inputs, images=images, all_pdbs=all_pdbs, processes=processes))
-
-    def check(
-        self,
-        inputs: Inputs,
-        *,
-        images: ImageChoice | str = ImageChoice.AUTO,
-        all_pdbs: bool = False,
-        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
-    ) -> Report:
-        """Return what *inputs* need and whether it is there; see `SymbolCache.check`."""
-        return self._wait(lambda cache: cache.check(inputs, images=images, all_pdbs=all_pdbs, processes=processes))
-
-    def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
-        """Return what *inputs* hold; see `SymbolCache.scan`."""
-        return self._wait(lambda cache: cache.scan(inputs, processes=processes))
-
-    def processes(self, dump: InputSource) -> tuple[ProcessSummary, ...]:
-        """Return the processes of a kernel dump; see `SymbolCache.processes`."""
-        return self._wait(lambda cache: cache.processes(dump))
-
-    def inspect(self, source: InputSource, *, streams: bool = False, publics: int = 0, types: int = 0) -> Inspection:
-        """Return all that can be told of one file; see `SymbolCache.inspect`."""
-        return self._wait(lambda cache: cache.inspect(source, streams=streams, publics=publics, types=types))
-
-    def servers(self, *, probe: bool = False, timeout_s: float = 10.0) -> list[ListedServer]:
-        """Return the symbol servers that are known and configured; see `SymbolCache.servers`."""
-        return self._wait(lambda cache: cache.servers(probe=probe, timeout_s=timeout_s))
+    fetch = _waiting(SymbolCache.fetch)
+    warm = _waiting(SymbolCache.warm)
+    check = _waiting(SymbolCache.check)
+    scan = _waiting(SymbolCache.scan)
+    processes = _waiting(SymbolCache.processes)
+    inspect = _waiting(SymbolCache.inspect)
+    servers = _waiting(SymbolCache.servers)
 
     def close(self) -> None:
         """Close the symbol path and end the thread; safe to call twice, and another call opens it again."""
@@ -295,9 +234,7 @@ class SyncSymbolCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _wait(self, work: Callable[[SymbolCache], Awaitable[T]]) -> T:
@@ -342,16 +279,8 @@ def _scan(inputs: Iterable[InputSource], processes: ProcessSelection | None) -> 
 
 
 def _inspect(source: InputSource, wish: DeepWish) -> Inspection:
-    with _on_disk(source) as (name, path):
-        return replace(inspect_file(path, wish), path=name)
-
-
-@contextmanager
-def _on_disk(source: InputSource) -> Iterator[tuple[str, str]]:
-    """Lend the name of *source* and where it lies: itself, or a copy of what it holds."""
     if isinstance(source, str | Path):
-        yield str(source), str(source)
-        return
+        return inspect_file(str(source), wish)
     with TemporaryDirectory(prefix="symcache-") as folder:
         name, copy = copy_input(source, Path(folder))
-        yield name, str(copy)
+        return replace(inspect_file(str(copy), wish), path=name)

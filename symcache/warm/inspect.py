@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from symcache.upkeep.inventory import MSFZ_FOLDER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.formats.cab.cabinet import Cabinet
     from symcache.identity import Key
 
 __all__ = ["DeepWish", "Filed", "Inspection", "inspect_file"]
@@ -37,15 +36,9 @@ _MOST_EXPANDED_BYTES = 1 << 32  # a cabinet's own field for it has 32 bits
 
 @dataclass(frozen=True, slots=True)
 class DeepWish:
-    """What is wanted beyond identity; it needs pdbparse.
+    """What is wanted beyond identity, for which pdbparse is needed: how many public symbols and names of structures."""
 
-    Attributes:
-        streams: The length of every stream.
-        publics: How many public symbols.
-        types: How many names of structures.
-    """
-
-    streams: bool = False
+    streams: bool = False  # the length of every stream
     publics: int = 0
     types: int = 0
 
@@ -55,54 +48,30 @@ class DeepWish:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """The place in a store's layout that the file was found in.
-
-    Attributes:
-        index: The key of that place, written out.
-        problem: Why the file does not belong there; None if it does.
-        note: Something odd that does not make it wrong.
-    """
+    """The place in a store's layout that the file was found in: its key written out, why the file does not belong."""
 
     index: str
     problem: str | None = None
-    note: str | None = None
+    note: str | None = None  # something odd that does not make it wrong
 
 
 @dataclass(slots=True)
 class Inspection:
-    """What was found out.
+    """What was found out."""
 
-    Attributes:
-        path: As the user named it.
-        size_bytes: Length of the file; None if it could not be opened.
-        kind: What it is; None if that is not known.
-        cabinet: Name and length in bytes of the file within, if it is a cabinet; all else is said of that one.
-        details: Facts of the reader.
-        index: Where a store has such a file; None for what no store has.
-        names: Indexes of the PDBs and ``.dbg`` files that an image names.
-        modules: How many the input lists.
-        identified: How many of them have an identity.
-        unloaded: How many had been unloaded.
-        processes: The processes of a complete dump.
-        filed: The place in a store that it lies in; None outside of stores.
-        problems: What is wrong with it: one line, and where in the file, in bytes; the first hundred.
-        more_problems: How many there are beyond those.
-        deep: What a deep look brought.
-    """
-
-    path: str
-    size_bytes: int | None = None
+    path: str  # as the user named it
+    size_bytes: int | None = None  # None if it could not be opened
     kind: InputKind | None = None
-    cabinet: tuple[str, int] | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-    index: str | None = None
-    names: list[str] = field(default_factory=list)
+    cabinet: tuple[str, int] | None = None  # name and length of the file within; all else is said of that one
+    details: dict[str, Any] = field(default_factory=dict)  # facts of the reader
+    index: str | None = None  # where a store has such a file; None for what no store has
+    names: list[str] = field(default_factory=list)  # indexes of the PDBs and ``.dbg`` files that an image names
     modules: int = 0
     identified: int = 0
     unloaded: int = 0
     processes: list[ProcessSummary] = field(default_factory=list)
-    filed: Filed | None = None
-    problems: list[tuple[str, int | None]] = field(default_factory=list)
+    filed: Filed | None = None  # None outside of stores
+    problems: list[tuple[str, int | None]] = field(default_factory=list)  # in one line, and where; the first hundred
     more_problems: int = 0
     deep: dict[str, Any] = field(default_factory=dict)
 
@@ -132,7 +101,7 @@ class Inspection:
             "names": self.names,
             "modules": {"total": self.modules, "identified": self.identified, "unloaded": self.unloaded},
             "processes": [each.as_json() for each in self.processes],
-            "filed": None if filed is None else {"index": filed.index, "problem": filed.problem, "note": filed.note},
+            "filed": None if filed is None else asdict(filed),
             "problems": [{"problem": text, "offset": offset} for text, offset in self.problems],
             "more_problems": self.more_problems,
             "details": self.details,
@@ -177,14 +146,11 @@ def _plain_file(path: str, found: Inspection) -> Iterator[Path]:
         if len(opened.members) > 1:
             found.add_problem(f"the cabinet holds {len(opened.members)} files; debuggers expect one")
         with TemporaryDirectory(prefix="symcache-") as folder:
-            yield _expand(opened, Path(folder, _content_name(path, member.name)))
-
-
-def _expand(cabinet: Cabinet, plain: Path) -> Path:
-    limit_bytes = min(_MOST_EXPANDED_BYTES, shutil.disk_usage(plain.parent).free)
-    with plain.open("xb") as file:
-        file.writelines(expand(cabinet, cabinet.members[0], limit_bytes=limit_bytes))
-    return plain
+            plain = Path(folder, _content_name(path, member.name))
+            limit_bytes = min(_MOST_EXPANDED_BYTES, shutil.disk_usage(folder).free)
+            with plain.open("xb") as file:
+                file.writelines(expand(opened, member, limit_bytes=limit_bytes))
+            yield plain
 
 
 def _content_name(path: str, member: str) -> str:
@@ -202,9 +168,8 @@ def _take_in(found: Inspection, plain: Path) -> None:
         found.kind = detect(view)  # of a damaged file, too
     for record in read_input(str(plain)):
         match record:
-            case Input():
-                found.kind = record.kind
-                found.details = dict(record.details)
+            case Input(_, found.kind, details):
+                found.details = dict(details)
             case Module():
                 found.modules += 1
                 found.identified += bool(record.image or record.pdbs or record.dbg)
@@ -267,7 +232,6 @@ def _look_deep(found: Inspection, plain: Path, wish: DeepWish) -> Iterator[tuple
         if wish.streams:
             yield "streams", pdb.stream_sizes()
         if wish.publics:
-            symbols = pdb.public_symbols(wish.publics)
-            yield "publics", [{"name": each.name, "segment": each.segment, "offset": each.offset} for each in symbols]
+            yield "publics", [asdict(each) for each in pdb.public_symbols(wish.publics)]
         if wish.types:
             yield "types", pdb.structure_names(wish.types)

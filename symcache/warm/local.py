@@ -1,6 +1,6 @@
 """A run as far as it goes without a network: what is wanted, what the disk has, what became of everything.
 
-`LocalRun` imports no event loop and no HTTP; what it leaves open, `symcache.warm.run` fetches.
+Neither an event loop nor HTTP is imported here; what `LocalRun` leaves open, `symcache.warm.run` fetches.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
-from symcache.identity import published_keys
+from symcache.identity import DbgKey, published_keys
 from symcache.inputs.detect import InputOptions, open_inputs
-from symcache.inputs.records import OF_COMPLETE_DUMPS, ImageUse, KernelPdbWanted, Module, Unreadable
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    ImageUse,
+    KernelPdbWanted,
+    Module,
+    PdbFormat,
+    PdbReference,
+    Unreadable,
+    reference_to,
+)
 from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
 from symcache.warm.plan import (
     FileKind,
@@ -31,10 +40,10 @@ from symcache.warm.report import Report, Symbol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
     from typing import Self
 
     from symcache.events import Observer
+    from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
     from symcache.inputs.detect import InputSource
     from symcache.inputs.records import ProcessSelection, Record
@@ -43,7 +52,7 @@ if TYPE_CHECKING:
     from symcache.stores.results import Outcome
     from symcache.warm.plan import Want
 
-__all__ = ["LocalRun", "OpenWant", "Pause"]
+__all__ = ["LocalRun", "OpenWant", "Pause", "module_of", "read_links"]
 
 # What the network has to be asked for.
 OpenWant: TypeAlias = WantedFile | WantedPdbOfImage
@@ -55,13 +64,7 @@ _CHECKED_EVERY = 64
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Records cannot be read on before a PDB is there.
-
-    Attributes:
-        request: What the reader waits for.
-        wants: What may be that PDB.
-        todo: Those of them that the network has to be asked for.
-    """
+    """The reader that made *request* waits for a PDB: one of *wants*, of which the network is asked for *todo*."""
 
     request: KernelPdbWanted
     wants: Sequence[Want]
@@ -71,15 +74,7 @@ class Pause:
 class LocalRun:
     """Takes records in, settles what the places on disk settle, and reports.
 
-    Args:
-        source: The places on disk; it can be changed for one that has a network.
-        plan: What is wanted already, and how modules are understood.
-        observer: Told how it goes.
-        may_fetch: Something is fetched afterwards; else the stores are left as they are.
-
-    Attributes:
-        links: What images name, of those whose PDB was known by the image alone.
-        unnamed: Images of which it is not known what they name.
+    *source* can be changed for one that has a network. Unless it *may_fetch* afterwards, stores are left as they are.
     """
 
     def __init__(
@@ -88,8 +83,8 @@ class LocalRun:
         self.source = source
         self.may_fetch = may_fetch
         self.plan = Plan() if plan is None else plan
-        self.links: dict[ImageKey, tuple[Link, ...]] = {}
-        self.unnamed: list[ImageKey] = []
+        self.links: dict[ImageKey, tuple[Link, ...]] = {}  # of images that alone name their PDB
+        self.unnamed: list[ImageKey] = []  # of which it is not known what they name
         self._observer = observer
         self._ends: dict[Want, Symbol] = {}
         self._named: dict[Want, Sequence[Want]] = {}
@@ -110,9 +105,7 @@ class LocalRun:
     def check(self, records: Iterable[Record], check_cancelled: Callable[[], None] = lambda: None) -> Report:
         """Return what *records* need and whether the disk has it; nothing is asked for.
 
-        Args:
-            records: What inputs hold.
-            check_cancelled: Called now and then; raises to end it.
+        *check_cancelled* is called now and then and raises to end it.
         """
         self.read(iter(records))
         for want in self.settle_at_hand(None, check_cancelled):
@@ -164,19 +157,15 @@ class LocalRun:
     def settle_at_hand(
         self, wants: Iterable[Want] | None = None, check_cancelled: Callable[[], None] = lambda: None
     ) -> list[OpenWant]:
-        """Settle those of *wants*, or of all, that need no network; return the others, in order.
+        """Settle those of *wants*, or of everything wanted, that need no network; return the others, in order.
 
-        Hops that were made before are resolved.
-
-        Args:
-            wants: What is to be settled; None for everything wanted.
-            check_cancelled: Called now and then; raises to end it.
+        Hops that were made before are resolved. *check_cancelled* is called now and then and raises to end it.
         """
         # Settled are the PDB of a kernel whose dump could not be read without it, and what a first look settled.
         left = list(self.plan.wants if wants is None else wants)
         if self._ends or self._named:
             left = [want for want in left if want not in self._ends and want not in self._named]
-        left = [*self._settle_at_a_glance(left, check_cancelled)]
+        left = self._settle_at_a_glance(left, check_cancelled)
         keys = [want.key for want in left if isinstance(want, WantedFile)]
         held = self.source.seem_held(keys) if len(keys) >= _LISTED_FROM_KEYS else None
         todo: list[OpenWant] = []
@@ -191,25 +180,23 @@ class LocalRun:
             todo.extend(want for want in rest if want is not None)
         return todo
 
-    def _settle_at_a_glance(self, wants: Sequence[Want], check_cancelled: Callable[[], None]) -> Iterator[Want]:
-        """Settle the files that lie where they are expected; yield the other *wants*."""
+    def _settle_at_a_glance(self, wants: Sequence[Want], check_cancelled: Callable[[], None]) -> list[Want]:
+        """Settle the files that lie where they are expected; return the other *wants*."""
         keys = (want.key for want in wants if isinstance(want, WantedFile))
         glances = self.source.glance(keys, for_debugger=not self.may_fetch)
+        left: list[Want] = []
         for number, want in enumerate(wants):
             if number % _CHECKED_EVERY == 0:
                 check_cancelled()
             present = next(glances) if isinstance(want, WantedFile) else None
             if present is None or not isinstance(want, WantedFile) or self.source.is_excluded(want.key):
-                yield want
+                left.append(want)
             else:
                 self.settle(want, present)
+        return left
 
     def report(self, *, is_interrupted: bool = False) -> Report:
-        """Return what became of every want.
-
-        Args:
-            is_interrupted: The work was cancelled; what has no end yet failed for that reason.
-        """
+        """Return what became of every want; in a run that *is_interrupted* what has no end yet failed for that."""
         if is_interrupted:
             self._stopped.set()
         ends = dict(self._ends)
@@ -234,9 +221,7 @@ class LocalRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _in_order(self) -> Iterator[Want]:
@@ -255,19 +240,16 @@ class LocalRun:
 
     def _with_kept(self, want: Want, symbol: Symbol) -> Symbol:
         """Return *symbol* with the PDBs that are at hand and of no use to a debugger without it."""
-        is_at_hand = isinstance(symbol.outcome, Present | Fetched)
-        if is_at_hand or not isinstance(want, WantedFile) or want.use in {None, ImageUse.CODE}:
+        if not isinstance(want, WantedFile) or want.use is None or want.use is ImageUse.CODE or symbol.is_at_hand:
             return symbol
         ends = (self._ends.get(pdb) for pdb in self._pdbs_of.get(want.key.folded, ()))
-        kept = [end.index for end in ends if end is not None and isinstance(end.outcome, Present | Fetched)]
+        kept = (end.index for end in ends if end is not None and end.is_at_hand)
         return replace(symbol, keeps=tuple(index for index in kept if index is not None))
 
     def _resolve_locally(self, want: Want) -> Sequence[Want]:
         if not isinstance(want, WantedPdbOfImage):
             return [want]
-        from symcache.warm.links import module_of, read_links  # noqa: PLC0415
-
-        known = self._image_links.recall(want.image)
+        known = self.recall(want.image)
         if known is not None:
             return self.resolve(want, module_of(want, known), known)
         try:
@@ -312,6 +294,10 @@ class LocalRun:
         except StoreError as error:
             return Failed(Cause.DISK, detail=str(error))
 
+    def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
+        """Return what *image* names, if an earlier run has seen it."""
+        return self._image_links.recall(image)
+
     def remember(self, want: WantedPdbOfImage, module: Module, links: tuple[Link, ...]) -> None:
         """Remember what *want*'s image names; a check leaves the store as it is."""
         if self.may_fetch and not module.unusable_pdb:
@@ -344,30 +330,31 @@ class LocalRun:
 
     def _goes_without_saying(self, want: WantedPdbOfImage, outcome: Outcome) -> bool:
         """Say whether another line of the report tells already how *want*, whose image could not be had, ended."""
-        if self.plan.whole_images(want.image):
-            return True
-        # Nothing speaks against the PDB that is wanted already.
-        return want.is_presumed and isinstance(outcome, Missing)
+        # Where the PDB is wanted already, nothing speaks against that one.
+        return bool(self.plan.whole_images(want.image)) or (want.is_presumed and isinstance(outcome, Missing))
 
     @cached_property
     def _image_links(self) -> ImageLinks:
-        from symcache.warm.links import open_links  # noqa: PLC0415 - with SQLite, for images alone
+        from symcache.stores.links import ImageLinks, StoreLinks  # noqa: PLC0415 - with SQLite, for images alone
+        from symcache.stores.memory import Memory  # noqa: PLC0415
 
-        return open_links(self.source, lambda text: self._observer(Noted(text)))
-
-    def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
-        """Return what *image* names, if an earlier run has seen it."""
-        return self._image_links.recall(image)
+        memory: Memory | None = None
+        try:
+            memory = Memory(self.source.config.misses.folder / "images")
+        except StoreError as error:
+            self._observer(Noted(f"{error}; what images name is remembered in the store alone"))
+        downstream = self.source.downstream_stores
+        stores = sorted(self.source.stores, key=lambda store: store not in downstream)
+        return ImageLinks(memory, [StoreLinks(store.root) for store in stores])
 
 
 def _symbol(want: Want, outcome: Outcome) -> Symbol:
-    match want:
-        case WantedFile(module, key):
-            return Symbol(key.index, kind_of(key), module, outcome, use=want.use, reload=want.reload)
-        case WantedPdbOfImage(module, image, _):
-            return Symbol(image.index, FileKind.PDB, module, outcome)
-        case NothingToFetch(module, kind, _, known, detail, _):
-            return Symbol(None if known is None else known.index, kind, module, outcome, detail)
+    if isinstance(want, WantedFile):
+        key = want.key
+        return Symbol(key.index, kind_of(key), want.module, outcome, None, want.use, want.reload)
+    if isinstance(want, WantedPdbOfImage):
+        return Symbol(want.image.index, FileKind.PDB, want.module, outcome)
+    return Symbol(None if want.key is None else want.key.index, want.kind, want.module, outcome, want.detail)
 
 
 def _cut_off(want: Want) -> Symbol:
@@ -375,3 +362,29 @@ def _cut_off(want: Want) -> Symbol:
     if isinstance(want, NothingToFetch):
         return _symbol(want, Missing(want.cause, hint=want.hint))
     return _symbol(want, Failed(Cause.UNAVAILABLE, detail="interrupted"))
+
+
+def read_links(want: WantedPdbOfImage, image: Image) -> tuple[Module, tuple[Link, ...]]:
+    """Return *want*'s module as *image* shows it, and what is remembered of that."""
+    from symcache.inputs.image import image_module  # noqa: PLC0415
+    from symcache.stores.links import Link  # noqa: PLC0415
+
+    module = replace(image_module(image, want.image.name), name=want.module)
+    if not (module.pdbs or module.dbg):
+        # Damaged debug data names nothing either, and another hop would bring no more.
+        module = replace(module, no_debug_record=True)
+    links = [Link(pdb.key, pdb.format is PdbFormat.EMBEDDED, pdb.checksums) for pdb in module.pdbs]
+    if isinstance(module.dbg, DbgKey):
+        links.append(Link(module.dbg))
+    return module, tuple(links)
+
+
+def module_of(want: WantedPdbOfImage, links: Sequence[Link]) -> Module:
+    """Return what is known of *want*'s module by what its image was seen to name."""
+    pdbs: list[PdbReference] = []
+    for link in links:
+        if (reference := reference_to(link.key)) is not None:
+            format_ = PdbFormat.EMBEDDED if link.is_embedded else reference.format
+            pdbs.append(PdbReference(reference.key, format_, link.checksums))
+    dbg = next((link.key for link in reversed(links) if isinstance(link.key, DbgKey)), None)
+    return Module(want.module, image=want.image, pdbs=tuple(pdbs), dbg=dbg, no_debug_record=not links)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from symcache.identity import Key
-    from symcache.inputs.records import Module, PdbReference
+    from symcache.inputs.records import Module
 
 __all__ = [
     "FileKind",
@@ -25,7 +25,7 @@ __all__ = [
     "Want",
     "WantedFile",
     "WantedPdbOfImage",
-    "choose_pdbs",
+    "kind_of",
     "wants_of",
 ]
 
@@ -51,23 +51,20 @@ class ImageChoice(StrEnum):
         return self is ImageChoice.ALL or (self is ImageChoice.AUTO and module.needs_image is not None)
 
 
+# A name comes from the input and the command is typed into a debugger, which takes ``;`` for the start of another one,
+# ``.shell`` among them.
+_NAME_IN_A_COMMAND = re.compile(r"[\w~][\w.~+-]*", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class WantedFile:
-    """A file that can be asked for.
-
-    Attributes:
-        module: Name of the module that needs it.
-        key: Its identity, under the name that a debugger asks for.
-        checksums: ``ALGORITHM:hex`` of a portable PDB, as its image states them.
-        use: What a debugger needs it for, if it is an image that the input does not hold.
-        base: Address of that image; None if it is not known.
-    """
+    """A file that can be asked for."""
 
     module: str
-    key: Key
-    checksums: tuple[str, ...] = ()
-    use: ImageUse | None = None
-    base: int | None = None
+    key: Key  # under the name that a debugger asks for
+    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex`` of a portable PDB, as its image states them
+    use: ImageUse | None = None  # what a debugger needs it for, if it is an image that the input does not hold
+    base: int | None = None  # address of that image
 
     @property
     def reload(self) -> str | None:
@@ -90,10 +87,7 @@ class WantedFile:
 class WantedPdbOfImage:
     """The PDB of an image that is known by its own key alone: two hops.
 
-    Attributes:
-        module: Name of the module.
-        image: Identity of the image whose headers name the PDB.
-        is_presumed: A PDB that may be this one is wanted by its own key already; the headers are only to settle it.
+    Where it *is_presumed*, a PDB that may be this one is wanted already, and the image's headers only settle it.
     """
 
     module: str
@@ -103,16 +97,7 @@ class WantedPdbOfImage:
 
 @dataclass(frozen=True, slots=True)
 class NothingToFetch:
-    """A module that nothing can be asked for.
-
-    Attributes:
-        module: Its name.
-        kind: What is missing.
-        cause: Why.
-        key: What is known of its identity; None if nothing is.
-        detail: The reason in words.
-        hint: What calls for other advice than the cause.
-    """
+    """A module that nothing can be asked for; *key* is what is known of its identity, *detail* why, in words."""
 
     module: str
     kind: FileKind
@@ -127,17 +112,12 @@ Want: TypeAlias = WantedFile | WantedPdbOfImage | NothingToFetch
 _PDB_OF = "pdb of"
 # Each says more than those before it: without symbols there is no code either, and the last one has a command to type.
 _USES = (None, ImageUse.CODE, ImageUse.SYMBOLS, ImageUse.BY_HAND)
-# A name comes from the input and the command is typed into a debugger, which takes ``;`` for the start of another one,
-# ``.shell`` among them.
-_NAME_IN_A_COMMAND = re.compile(r"[\w~][\w.~+-]*", re.ASCII)
 
 
 class Plan:
     """The unique wants of any number of modules, in the order they came up.
 
-    Args:
-        images: Which images are wanted, too.
-        all_pdbs: Want every PDB that an image names, not only the one that debuggers ask for.
+    *images* are wanted, too; *all_pdbs* wants every PDB of an image, not only the one that debuggers ask for.
     """
 
     def __init__(self, *, images: ImageChoice = ImageChoice.AUTO, all_pdbs: bool = False) -> None:
@@ -166,12 +146,11 @@ class Plan:
 
     def add_module(self, module: Module) -> None:
         """Take in what *module* needs; one whose image was read says more than one that only names that image."""
-        if module.image is not None and module.listed_image is not None:
+        if module.image is not None and (listed := module.listed_image) is not None:
             if self._images.takes(module):
-                listed = module.listed_image
                 self._whole_images.setdefault(module.image.folded, {}).setdefault(listed.folded, listed)
             elif module.needs_image is not None:
-                self._left_out.add(module.listed_image.folded)
+                self._left_out.add(listed.folded)
         for want in self.add(wants_of(module, images=self._images, all_pdbs=self._all_pdbs)):
             if isinstance(want, NothingToFetch) and want.key is not None:
                 self._wants.pop((_PDB_OF, want.key.folded), None)
@@ -200,43 +179,46 @@ class Plan:
 
 def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator[Want]:
     """Yield what *module* needs, each want once or more often."""
-    if module.listed_image is not None and images.takes(module):
-        yield WantedFile(module.name, module.listed_image, use=module.needs_image, base=module.base)
+    name, image = module.name, module.image
+    if image is not None and images.takes(module) and (listed := module.listed_image) is not None:
+        yield WantedFile(name, listed, use=module.needs_image, base=module.base)
     if module.dbg is not None:
-        yield WantedFile(module.name, module.dbg)
+        yield WantedFile(name, module.dbg)
     if module.pdbs:
-        yield from choose_pdbs(module.name, module.pdbs, all_pdbs=all_pdbs)
-        if module.is_presumed and module.image is not None:
-            yield WantedPdbOfImage(module.name, module.image, is_presumed=True)
+        yield from _chosen_pdbs(module, all_pdbs=all_pdbs)
+        if module.is_presumed and image is not None:
+            yield WantedPdbOfImage(name, image, is_presumed=True)
     elif module.unusable_pdb:
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.UNUSABLE_IDENTITY, module.image, module.problem)
+        yield NothingToFetch(name, FileKind.PDB, Cause.UNUSABLE_IDENTITY, image, module.problem)
     elif module.no_debug_record:
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_DEBUG_RECORD, module.image, module.problem)
+        yield NothingToFetch(name, FileKind.PDB, Cause.NO_DEBUG_RECORD, image, module.problem)
     elif module.dbg is not None:
         return
-    elif module.image is not None:
-        yield WantedPdbOfImage(module.name, module.image)
+    elif image is not None:
+        yield WantedPdbOfImage(name, image)
     elif not module.unloaded:
         # An unloaded driver has left nothing but its name, and no debugger asks for it either.
         hint = Hint.FOREIGN_SYSTEM if module.is_foreign else None
-        yield NothingToFetch(module.name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem, hint=hint)
+        yield NothingToFetch(name, FileKind.PDB, Cause.NO_IDENTITY, detail=module.problem, hint=hint)
 
 
-def choose_pdbs(module: str, pdbs: Sequence[PdbReference], *, all_pdbs: bool) -> Iterator[Want]:
-    """Yield the PDBs among *pdbs* that are wanted.
+def _chosen_pdbs(module: Module, *, all_pdbs: bool) -> Sequence[Want]:
+    """Return those PDBs of *module* that are wanted.
 
     Of several native ones the last, which is what Microsoft's debuggers ask for; a portable one where there is no
     native one. One that is embedded is there already, and nothing is to be fetched.
     """
-    native = [pdb for pdb in pdbs if pdb.format in {PdbFormat.NATIVE, PdbFormat.PDB2}]
+    pdbs = module.pdbs
+    if len(pdbs) == 1 and pdbs[0].format is PdbFormat.NATIVE:  # of nearly all modules
+        return (WantedFile(module.name, pdbs[0].key, pdbs[0].checksums),)
     portable = [pdb for pdb in pdbs if pdb.format is PdbFormat.PORTABLE]
     embedded = [pdb for pdb in pdbs if pdb.format is PdbFormat.EMBEDDED]
+    native = [pdb for pdb in pdbs if pdb not in portable and pdb not in embedded]
     chosen = [*native, *portable] if all_pdbs else native[-1:] or ([] if embedded else portable[-1:])
-    for pdb in chosen:
-        yield WantedFile(module, pdb.key, pdb.checksums)
+    wants: list[Want] = [WantedFile(module.name, pdb.key, pdb.checksums) for pdb in chosen]
     if all_pdbs or not chosen:
-        for pdb in embedded:
-            yield NothingToFetch(module, FileKind.PDB, Cause.EMBEDDED, pdb.key)
+        wants.extend(NothingToFetch(module.name, FileKind.PDB, Cause.EMBEDDED, pdb.key) for pdb in embedded)
+    return wants
 
 
 def kind_of(key: Key) -> FileKind:
@@ -263,12 +245,11 @@ def _outdoes(want: Want, known: Want) -> bool:
 
 
 def _name_of(want: Want) -> tuple[str, str]:
-    match want:
-        case WantedFile(_, key):
-            return "file", key.folded
-        case WantedPdbOfImage(_, image, _):
-            return _PDB_OF, image.folded
-        case NothingToFetch(_, _, Cause.EMBEDDED, key) if key is not None:
-            return "file", key.folded
-        case NothingToFetch(module, _, cause, key):
-            return cause, fold(module) if key is None else key.folded
+    """Return what wants of one and the same thing have in common."""
+    if isinstance(want, WantedFile):
+        return "file", want.key.folded
+    if isinstance(want, WantedPdbOfImage):
+        return _PDB_OF, want.image.folded
+    if want.key is None:
+        return want.cause, fold(want.module)
+    return "file" if want.cause is Cause.EMBEDDED else want.cause, want.key.folded

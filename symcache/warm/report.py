@@ -42,32 +42,26 @@ HARMLESS = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD, Cause.UNUSABLE_IDEN
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One wanted file and its end.
+    """One wanted file and its end."""
 
-    Attributes:
-        index: Its key written out; None if its identity is not known.
-        kind: What kind of file it is.
-        module: Name of the module that needs it.
-        outcome: How the search ended.
-        detail: The reason in words, where the outcome has none of its own.
-        use: What a debugger needs the file for, if it is an image that the input does not hold.
-        reload: The command that makes a debugger look for it; None where it does so by itself.
-        keeps: Indexes of PDBs at hand that a debugger does not load without it.
-    """
-
-    index: str | None
+    index: str | None  # its key written out; None if its identity is not known
     kind: FileKind
-    module: str
+    module: str  # name of the module that needs it
     outcome: Outcome
-    detail: str | None = None
-    use: ImageUse | None = None
-    reload: str | None = None
-    keeps: tuple[str, ...] = ()
+    detail: str | None = None  # the reason in words, where the outcome has none of its own
+    use: ImageUse | None = None  # what a debugger needs the file for, if it is an image that the input does not hold
+    reload: str | None = None  # the command that makes a debugger look for it; None where it does so by itself
+    keeps: tuple[str, ...] = ()  # indexes of PDBs at hand that a debugger does not load without it
 
     @property
     def state(self) -> State:
         """See `State`."""
         return _STATES[type(self.outcome)]
+
+    @property
+    def is_at_hand(self) -> bool:
+        """A store has it."""
+        return isinstance(self.outcome, Present | Fetched)
 
     @property
     def cause(self) -> Cause | None:
@@ -119,31 +113,21 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole of a run.
+    """The whole of a run."""
 
-    Attributes:
-        symbol_path: What was searched, free of secrets.
-        store: The store that debuggers open files from; None if the symbol path has none.
-        seconds: How long it took.
-        symbols: Every wanted file once.
-        unreadable: Inputs, and files of folders, that could not be read.
-        is_interrupted: The run was ended before its end.
-        images_left_out: How many images a debugger will ask for were not wanted.
-        is_empty: The inputs hold no module at all.
-    """
-
-    symbol_path: str
-    store: Path | None
+    symbol_path: str  # what was searched, free of secrets
+    store: Path | None  # the one that debuggers open files from
     seconds: float
-    symbols: Sequence[Symbol]
-    unreadable: Sequence[Unreadable] = ()
+    symbols: Sequence[Symbol]  # every wanted file once
+    unreadable: Sequence[Unreadable] = ()  # inputs, and files of folders
     is_interrupted: bool = False
-    images_left_out: int = 0
-    is_empty: bool = False
+    images_left_out: int = 0  # how many images a debugger will ask for were not wanted
+    is_empty: bool = False  # the inputs hold no module at all
 
     def count(self) -> Counter[State]:
         """Return how many files ended in each state."""
-        return Counter(symbol.state for symbol in self.symbols)
+        counts = Counter(type(symbol.outcome) for symbol in self.symbols)
+        return Counter({_STATES[kind]: count for kind, count in counts.items()})
 
     @property
     def fetched_bytes(self) -> int:
@@ -177,9 +161,7 @@ class Report:
             },
             "images_left_out": self.images_left_out,
             "symbols": [symbol.as_json() for symbol in self.symbols],
-            "unreadable": [
-                {"path": item.path, "problem": item.problem, "offset": item.offset} for item in self.unreadable
-            ],
+            "unreadable": [item.as_json() for item in self.unreadable],
         }
 
 

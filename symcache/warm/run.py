@@ -13,13 +13,11 @@ from symcache.errors import StoreError
 from symcache.events import ignore
 from symcache.inputs.records import OF_COMPLETE_DUMPS
 from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
-from symcache.warm.links import module_of, read_links
-from symcache.warm.local import LocalRun
+from symcache.warm.local import LocalRun, module_of, read_links
 from symcache.warm.plan import WantedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
     from typing import Self
 
     from symcache.events import Observer
@@ -36,13 +34,7 @@ __all__ = ["Warmer"]
 
 
 class Warmer:
-    """Carries out the job on one symbol source.
-
-    Args:
-        source: Where symbols come from and go to.
-        plan: What is wanted already, and how modules are understood.
-        observer: Told how it goes.
-    """
+    """Carries out the job on one symbol source."""
 
     def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
         self._source = source
@@ -99,9 +91,7 @@ class Warmer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def _work(self, wants: Iterator[OpenWant]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,49 +31,29 @@ _MOST_STORED = 5
 
 @dataclass(frozen=True, slots=True)
 class ListedServer:
-    """One server.
+    """One server."""
 
-    Attributes:
-        name: What it is called; its host where it has no name.
-        url: As it is asked, secrets and all.
-        shown_url: The URL free of secrets.
-        hints: What is worth asking it.
-        note: What else there is to know.
-        is_configured: The config file speaks of it.
-        has_credentials: The config file or the URL itself has a password or token for it.
-        is_in_path: The symbol path leads to it.
-        probe: What asking it brought; None if it was not asked.
-    """
-
-    name: str
-    url: str
-    shown_url: str
+    name: str  # its host where it has no name
+    url: str  # as it is asked, secrets and all
+    shown_url: str  # free of secrets
     hints: Hints
     note: str = ""
-    is_configured: bool = False
-    has_credentials: bool = False
-    is_in_path: bool = False
-    probe: Probe | None = None
+    is_configured: bool = False  # the config file speaks of it
+    has_credentials: bool = False  # the config file or the URL itself has a password or token for it
+    is_in_path: bool = False  # the symbol path leads to it
+    probe: Probe | None = None  # what asking it brought; None if it was not asked
 
     def as_json(self) -> dict[str, Any]:
         """Return its fields in ``symcache.servers/1``."""
-        hints, probe = self.hints, self.probe
+        probe = self.probe
         return {
             "name": self.name,
             "url": self.shown_url,
             "in_symbol_path": self.is_in_path,
             "configured": self.is_configured,
             "credentials": self.has_credentials,
-            "holds": list(hints.holds),
-            "plain": hints.plain,
-            "compressed": hints.compressed,
-            "compressed_first": hints.compressed_first,
-            "pointers": hints.pointers,
-            "two_tier": hints.two_tier,
-            "ranges": hints.ranges,
-            "checksum": hints.checksum,
-            "letter_case": hints.letter_case,
-            "forbidden_is_missing": hints.forbidden_is_missing,
+            **asdict(self.hints),
+            "holds": list(self.hints.holds),
             "note": self.note or None,
             "probe": None
             if probe is None
@@ -91,25 +71,20 @@ def list_servers(config: Config) -> list[ListedServer]:
     """Return every server once: those of the symbol path in its order, then those of the config file, then the rest."""
     listed: dict[str, ListedServer] = {}
 
-    def add(url: str, name: str = "", note: str = "") -> None:
-        shown = HttpPlace(url).redacted
-        known = listed.get(_same(shown))
-        if known is None:
-            known = _make(url, config.server)
-        listed[_same(shown)] = replace(known, name=name or known.name, note=note or known.note)
-
-    for url in _path_urls(config):
-        add(url)
+    def add(url: str, **facts: Any) -> None:
         same = _same(HttpPlace(url).redacted)
-        listed[same] = replace(listed[same], is_in_path=True)
+        listed[same] = replace(listed.get(same) or _make(url, config.server), **facts)
+
+    for element in chains(config.symbol_path, config.store.folder):
+        for place in element.stores:
+            if isinstance(place, HttpPlace):
+                add(place.url, is_in_path=True)
     for entry in config.server:
         add(entry.url)
     for server in SERVERS:
-        add(server.url, server.name, server.note)
+        add(server.url, name=server.name, note=server.note)
     for entry in config.server:
-        add(entry.url, entry.name or "")
-        same = _same(entry.url)
-        listed[same] = replace(listed[same], is_configured=True)
+        add(entry.url, is_configured=True, **({"name": entry.name} if entry.name else {}))
     return list(listed.values())
 
 
@@ -141,13 +116,9 @@ def _is_url(text: str) -> bool:
 async def probe_listed(
     listed: Sequence[ListedServer], config: Config, *, known: Key | None = None, timeout_s: float = 10.0
 ) -> list[ListedServer]:
-    """Return *listed*, each with what asking it brought.
+    """Return *listed*, each with what asking it brought within *timeout_s*.
 
-    Args:
-        listed: Servers.
-        config: Every setting.
-        known: A file that they have; None for files of the store, where all of them are asked for those anyway.
-        timeout_s: Longest wait for one server.
+    *known* is a file that they have; None for files of the store, where all of them are asked for those anyway.
     """
     # What the store holds is not told to other servers than those that are asked for it anyway.
     is_ours = known is None and all(server.is_in_path for server in listed)
@@ -164,13 +135,6 @@ def stored_files(config: Config) -> Iterator[Key]:
                 with suppress(StoreError, InputError), Store(Path(place.path)) as store:
                     yield from (parse_id(name, id_) for name, id_, _ in islice(store.key_folders(), _MOST_STORED))
                 return
-
-
-def _path_urls(config: Config) -> Iterator[str]:
-    for element in chains(config.symbol_path, config.store.folder):
-        for place in element.stores:
-            if isinstance(place, HttpPlace):
-                yield place.url
 
 
 def _make(url: str, configured: Sequence[ServerEntry]) -> ListedServer:

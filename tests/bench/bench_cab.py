@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
 
-from symcache.formats.cab import fastlzx
+from symcache.formats.cab import cabinet as cabinets
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 
@@ -59,12 +59,12 @@ def main() -> int:
 
 
 def report(name: str, path: Path, cabextract: str | None) -> None:
-    readers = [_PYTHON, _LIBARCHIVE] if name != "MSZIP" and fastlzx.is_available() else [_PYTHON]
+    readers = [_PYTHON, _LIBARCHIVE] if name != "MSZIP" and cabinets.has_libarchive() else [_PYTHON]
     theirs: list[float] = []
     ours: dict[str, list[float]] = {reader: [] for reader in readers}
     for _ in range(ROUNDS):  # in turns, so that what disturbs does not favour one
         for reader in readers:
-            with patch.object(fastlzx, "is_available", lambda reader=reader: reader == _LIBARCHIVE):
+            with patch.object(cabinets, "has_libarchive", lambda reader=reader: reader == _LIBARCHIVE):
                 ours[reader].append(seconds(lambda: expand_ours(path)))
         if cabextract is not None:
             theirs.append(seconds(lambda: expand_theirs(cabextract, path)))

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, write_dump
+from support.synth.kernelmemory import build_machine
 
 from symcache.formats.view import FileView
 from symcache.inputs.kerneldump import read_kernel_dump
 from symcache.inputs.records import Module
-from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import build_machine
 
 PAGES_PER_GIB = 1 << 18
 

@@ -35,9 +35,9 @@ if __name__ in {"__main__", "__mp_main__"}:
 from support.nginx import Nginx
 from support.parts import need
 from support.relay import delayed
+from support.synth.pdb import NativePdbSpec, make_pdb, write_pdb
 
-from symcache.identity.keys import PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb, write_pdb
+from symcache.identity import PdbKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,11 +26,10 @@ from uuid import UUID
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 
-from symcache.identity.keys import ImageKey, PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
+from symcache.identity import ImageKey, PdbKey
 
 _SYMCACHE = "from symcache.cli import main; main()"  # as the installed command does
 _STAT = "import os, sys\nfor line in open(sys.argv[1]):\n    os.stat(line[:-1])\n"

@@ -13,12 +13,11 @@ from support.dbgeng import windows_path
 from support.debuggees import DEBUGGEES
 from support.shared import corpus, corpus_files, needs_corpus
 from support.sources import cabinet
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 from support.upstream import Upstream
 
 from symcache.identity import ImageKey, PdbKey, compressed_name, fold
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

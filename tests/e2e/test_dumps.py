@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 from support.command import run_json
 from support.kernels import expected, kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
+from support.synth.pagetables import Paging
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes
 from support.synth.triagedump import TriagePlan, triage_bytes
-
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pagetables import Paging
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from support.synth.kernelmemory import DriverPlan, KernelPlan, MachineMemory
     from support.upstream import Upstream
-
-    from symcache.synth.kernelmemory import DriverPlan, KernelPlan, MachineMemory
 
 WIDE = [Paging.X64, Paging.ARM64]
 CODE_BYTES = 400_000  # what a ranged download leaves out

@@ -13,9 +13,9 @@ from uuid import UUID
 
 import pytest
 from support.answers import Stall
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.identity import PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from support.upstream import Upstream

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 from support.command import run, run_json
+from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from symcache.synth.session import write_inputs
 
 if TYPE_CHECKING:

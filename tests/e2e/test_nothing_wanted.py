@@ -8,8 +8,7 @@ from uuid import UUID
 import pytest
 from support.command import run, run_json
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump
-
-from symcache.synth.pe import CodeViewPlan, ImagePlan, disk_bytes
+from support.synth.pe import CodeViewPlan, ImagePlan, disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

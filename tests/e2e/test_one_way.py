@@ -11,10 +11,10 @@ import pytest
 from support.command import run, run_json
 from support.kernels import kernel_plan
 from support.serving import serving
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
 
 from symcache import SymbolCache
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,10 +10,9 @@ import pytest
 from support.command import run, run_json
 from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
-from support.synth.pe import plan_image
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.pe import disk_bytes
 from symcache.synth.session import SESSION, write_inputs
 
 if TYPE_CHECKING:

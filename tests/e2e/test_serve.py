@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import Stall, cut, slow
 from support.serving import Client, fetch, publish, serving, serving_process
+from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from support.upstream import Upstream
 
 from symcache.identity import ImageKey
 from symcache.stores.local.tree import Store
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 from support.dying import run_dying
 from support.stores import StoreShell
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.identity import PdbKey
 from symcache.stores.local.tree import Store
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path

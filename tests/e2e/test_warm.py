@@ -13,11 +13,10 @@ import pytest
 from support.answers import Stall, page, status
 from support.command import run, run_json, start
 from support.shared import corpus, corpus_files, needs_corpus, truth
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     import subprocess

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from support.kernels import driver, library
+from support.synth.kerneldump import DumpKind, DumpPlan, write_dump
+from support.synth.kernelmemory import KernelPlan, ProcessPlan, build_machine
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
+from support.synth.pagetables import Paging
+from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
+from support.synth.pe import disk_bytes, memory_bytes
 from support.synth.triagedump import TriagePlan, triage_bytes
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.kerneldump import DumpKind, DumpPlan, write_dump
-from symcache.synth.kernelmemory import KernelPlan, ProcessPlan, build_machine
-from symcache.synth.pagetables import Paging
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
-from symcache.synth.pe import disk_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from symcache.synth.kernelmemory import DriverPlan, MachineMemory
+    from support.synth.kernelmemory import DriverPlan, MachineMemory
 
 __all__ = ["DEBUGGEES", "Debuggee", "published_files"]
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from support.synth.kernelmemory import DriverPlan, KernelPlan, ProcessPlan, UnloadedPlan
+from support.synth.pagetables import Paging
+from support.synth.pe import CodeViewPlan, ImagePlan
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.kernelmemory import DriverPlan, KernelPlan, ProcessPlan, UnloadedPlan
-from symcache.synth.pagetables import Paging
-from symcache.synth.pe import CodeViewPlan, ImagePlan
 
 if TYPE_CHECKING:
     from symcache.inputs.records import Module

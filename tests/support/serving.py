@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+from support.synth.pdb import NativePdbSpec, make_pdb
 from symcache.config import load_config
 from symcache.identity import PdbKey
 from symcache.server import listen, make_server
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

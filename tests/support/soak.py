@@ -15,6 +15,7 @@ from uuid import UUID
 
 import anyio
 
+from support.synth.pdb import NativePdbSpec, make_pdb
 from symcache import Fetched, PdbKey, Present, SymbolCache
 from symcache.config import Config, MissSettings, Network, StoreSettings
 from symcache.formats.cab.cabinet import expand, open_cabinet
@@ -24,7 +25,6 @@ from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.sympath import parse_symbol_path
 from symcache.symstore.admin import Addition, Admin
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.verify import verify

@@ -9,14 +9,13 @@ from uuid import UUID
 import anyio.lowlevel
 
 from support.synth.cab import SynthFolder, build_cabinet
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 from symcache.config import Config, ServerEntry, values
 from symcache.identity import ImageKey, PdbKey
 from symcache.stores.negative import Misses
 from symcache.stores.source import SymbolSource
 from symcache.sympath import parse_symbol_path
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

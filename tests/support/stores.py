@@ -8,12 +8,11 @@ from uuid import UUID
 
 from click.testing import CliRunner
 
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 from symcache.cli.app import root
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

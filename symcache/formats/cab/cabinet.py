@@ -1,9 +1,6 @@
-"""Cabinets as symbol stores keep them: one file, compressed, read as a stream.
+"""Cabinets as symbol stores keep them: one file, compressed, read and written block by block.
 
-A cabinet is a table of members over folders; a folder is one run of bytes, compressed as a whole and cut into blocks of
-at most 32 KiB. Nothing larger than a block and the window of its compression is ever in memory.
-
-Source of the layout: [MS-CAB], and the Cabinet SDK's descriptions of MSZIP and LZX.
+Nothing larger than a block, of at most 32 KiB, and the window of its compression is ever in memory.
 """
 
 from __future__ import annotations
@@ -12,84 +9,65 @@ import itertools
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.cab import fastlzx
 from symcache.formats.cab.lzx import FRAME_BYTES, LzxDecoder
 from symcache.formats.view import PartView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
 
     from symcache.formats.view import ByteView
 
     _Decode = Callable[[bytes, int], bytes]
 
-__all__ = ["Cabinet", "CabinetFolder", "CabinetMember", "block_checksum", "expand", "open_cabinet"]
-
-
 _BLOCK_BYTES = FRAME_BYTES
 _MAX_COMPRESSED_BYTES = _BLOCK_BYTES + 6144
 _MAX_NAME_BYTES = 256
 _STORED, _MSZIP, _QUANTUM, _LZX = range(4)
+_HEADER = struct.Struct("<4s4xI4xI4xBBHHH4x")
+_FOLDER = struct.Struct("<IHH")
+_MEMBER = struct.Struct("<IIHHHH")
+_BLOCK = struct.Struct("<IHH")
 _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = 1, 2, 4
 _FIRST_SPANNING_FOLDER = 0xFFFD
-_UTF8_NAME = 0x80
+_ANY_SIZE = 0x7FFFFFFF
+_ARCHIVE, _UTF8_NAME = 0x20, 0x80
 _OLD_COMPRESSION = {b"SZDD": "compress.exe (SZDD)", b"KWAJ": "compress.exe (KWAJ)", b"SZ \x88": "compress.exe (SZ)"}
 
 
 @dataclass(frozen=True, slots=True)
 class CabinetFolder:
-    """One compressed run of bytes.
+    """One run of bytes, compressed as a whole and cut into blocks."""
 
-    Attributes:
-        compression: The type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12.
-        blocks: How many blocks hold it.
-        data_offset: Offset of its first block in the cabinet, in bytes.
-        offset: Offset of its own record, in bytes.
-    """
-
-    compression: int
+    compression: int  # the type field: method in bits 0 to 3, window of Quantum and LZX in bits 8 to 12
     blocks: int
-    data_offset: int
-    offset: int
+    data_offset: int  # offset of its first block in the cabinet, in bytes
+    offset: int  # offset of its own record, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CabinetMember:
-    """One file of a cabinet.
+    """One file of a cabinet."""
 
-    Attributes:
-        name: As the cabinet spells it. Information for a reader, never a path.
-        size: Length expanded, in bytes.
-        folder: Index of the folder that holds it.
-        folder_offset: Where in the expanded folder it begins, in bytes.
-        offset: Offset of its own record, in bytes.
-    """
-
-    name: str
-    size: int
-    folder: int
-    folder_offset: int
-    offset: int
+    name: str  # as the cabinet spells it. Information for a reader, never a path
+    size: int  # length expanded, in bytes
+    folder: int  # index of the folder that holds it
+    folder_offset: int  # where in the expanded folder it begins, in bytes
+    offset: int  # offset of its own record, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Cabinet:
-    """A cabinet whose tables have been read.
+    """A cabinet whose tables have been read."""
 
-    Attributes:
-        view: Its bytes alone, without what follows it.
-        folders: At least one.
-        members: At least one, in the order of the table; a store's cabinet has exactly one.
-        block_reserve_bytes: Room that the maker reserved in each block.
-    """
-
-    view: ByteView
-    folders: tuple[CabinetFolder, ...]
-    members: tuple[CabinetMember, ...]
-    block_reserve_bytes: int
+    view: ByteView  # its bytes alone, without what follows it
+    folders: tuple[CabinetFolder, ...]  # at least one
+    members: tuple[CabinetMember, ...]  # at least one, in the order of the table; a store's cabinet has exactly one
+    block_reserve_bytes: int  # room that the maker reserved in each block
 
 
 def open_cabinet(view: ByteView) -> Cabinet:
@@ -109,11 +87,10 @@ def open_cabinet(view: ByteView) -> Cabinet:
     Source: [MS-CAB] 2.1 to 2.4.
     """
     _check_signature(view)
-    if view.size < 36:
+    if view.size < _HEADER.size:
         raise TruncatedInput("cabinet header ends early", offset=view.size)
-    size, first_member, minor, major, folder_count, member_count, flags = struct.unpack(
-        "<8xI4xI4xBBHHH4x", view.read(0, 36)
-    )
+    header = _HEADER.unpack(view.read(0, _HEADER.size))
+    _, size, first_member, minor, major, folder_count, member_count, flags = header
     if (major, minor) != (1, 3):
         raise UnknownFormat(f"cabinet of version {major}.{minor}; only 1.3 is read", offset=24)
     if flags & (_HAS_PREVIOUS | _HAS_NEXT):
@@ -125,12 +102,11 @@ def open_cabinet(view: ByteView) -> Cabinet:
         raise MalformedInput("cabinet without a folder", offset=26)
     if not member_count:
         raise MalformedInput("cabinet holds no file", offset=28)
-    header_reserve, folder_reserve, block_reserve = 0, 0, 0
-    folders_at = 36
+    folders_at, folder_reserve, block_reserve = _HEADER.size, 0, 0
     if flags & _HAS_RESERVE:
-        header_reserve, folder_reserve, block_reserve = struct.unpack("<HBB", cabinet.read(36, 4))
-        folders_at = 40 + header_reserve
-    folders = tuple(_read_folders(cabinet, folders_at, folder_count, 8 + folder_reserve))
+        header_reserve, folder_reserve, block_reserve = struct.unpack("<HBB", cabinet.read(folders_at, 4))
+        folders_at += 4 + header_reserve
+    folders = tuple(_read_folders(cabinet, folders_at, folder_count, _FOLDER.size + folder_reserve))
     return Cabinet(cabinet, folders, tuple(_read_members(cabinet, first_member, member_count, folders)), block_reserve)
 
 
@@ -140,13 +116,8 @@ def expand(cabinet: Cabinet, member: CabinetMember, *, limit_bytes: int) -> Iter
     What can be refused is refused by the call itself, the rest as the blocks are read. A block's checksum is verified
     where there is one.
 
-    Args:
-        cabinet: Where *member* is.
-        member: One of the cabinet's members.
-        limit_bytes: The most that may have to be expanded, with what lies before *member* in its folder.
-
     Raises:
-        InputError: More than *limit_bytes* would have to be expanded.
+        InputError: More than *limit_bytes* would have to be expanded, with what lies before *member* in its folder.
         UnknownFormat: Quantum, an unknown compression, or a block that goes on in another cabinet.
         TruncatedInput: A block lies outside of the cabinet.
         MalformedInput: A block is damaged, or the folder ends before *member*.
@@ -158,7 +129,7 @@ def expand(cabinet: Cabinet, member: CabinetMember, *, limit_bytes: int) -> Iter
         raise InputError(f"expands to {end} bytes, more than the limit of {limit_bytes}", offset=member.offset)
     if end > folder.blocks * _BLOCK_BYTES:
         raise MalformedInput(f"{folder.blocks} blocks cannot hold the {end} bytes promised", offset=member.offset)
-    if folder.compression & 0xF == _LZX and member.size and fastlzx.is_available():
+    if folder.compression & 0xF == _LZX and member.size and has_libarchive():
         return _expand_fast(cabinet, member, decode)
     return _expand(cabinet, member, decode)
 
@@ -171,7 +142,7 @@ def _expand_fast(cabinet: Cabinet, member: CabinetMember, decode: _Decode) -> It
     folder = cabinet.folders[member.folder]
     checked = itertools.takewhile(lambda block: block.has_checksum, _blocks(cabinet, folder))
     skip, given = member.folder_offset, 0
-    for piece in fastlzx.expand_lzx(folder.compression, skip + member.size, ((b.data, b.size) for b in checked)):
+    for piece in expand_lzx_fast(folder.compression, skip + member.size, ((b.data, b.size) for b in checked)):
         wanted = piece[skip:]
         skip -= len(piece) - len(wanted)
         given += len(wanted)
@@ -216,8 +187,8 @@ def _blocks(cabinet: Cabinet, folder: CabinetFolder) -> Iterator[_Block]:
     """
     view, at = cabinet.view, folder.data_offset
     for number in range(folder.blocks):
-        header = view.read(at, 8 + cabinet.block_reserve_bytes)
-        checksum, compressed, size = struct.unpack_from("<IHH", header)
+        header = view.read(at, _BLOCK.size + cabinet.block_reserve_bytes)
+        checksum, compressed, size = _BLOCK.unpack_from(header)
         if not size:
             raise UnknownFormat("block goes on in another cabinet", offset=at + 6)
         if size > _BLOCK_BYTES or compressed > _MAX_COMPRESSED_BYTES:
@@ -287,11 +258,6 @@ class _Mszip:
         self._history = b""
 
     def decode(self, data: bytes, size_bytes: int) -> bytes:
-        """Return the next block.
-
-        Raises:
-            MalformedInput: Not such a block, or one of another length than *size_bytes*.
-        """
         if data[:2] != b"CK":
             raise MalformedInput("MSZIP block does not begin with CK")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS, zdict=self._history)
@@ -318,7 +284,7 @@ def _check_signature(view: ByteView) -> None:
 
 def _read_folders(view: ByteView, at: int, count: int, record_bytes: int) -> Iterator[CabinetFolder]:
     for _ in range(count):
-        data_offset, blocks, compression = struct.unpack_from("<IHH", view.read(at, record_bytes))
+        data_offset, blocks, compression = _FOLDER.unpack_from(view.read(at, record_bytes))
         if data_offset > view.size:
             raise MalformedInput(f"folder begins at {data_offset:#x}, outside of the cabinet", offset=at)
         yield CabinetFolder(compression, blocks, data_offset, at)
@@ -327,7 +293,7 @@ def _read_folders(view: ByteView, at: int, count: int, record_bytes: int) -> Ite
 
 def _read_members(view: ByteView, at: int, count: int, folders: tuple[CabinetFolder, ...]) -> Iterator[CabinetMember]:
     for _ in range(count):
-        size, folder_offset, folder, attributes = struct.unpack("<IIH4xH", view.read(at, 16))
+        size, folder_offset, folder, _, _, attributes = _MEMBER.unpack(view.read(at, _MEMBER.size))
         if folder >= _FIRST_SPANNING_FOLDER:
             raise UnknownFormat("file of the cabinet goes on in another one", offset=at + 8)
         if folder >= len(folders):
@@ -338,3 +304,163 @@ def _read_members(view: ByteView, at: int, count: int, folders: tuple[CabinetFol
         text = name.decode("utf-8", "replace") if attributes & _UTF8_NAME else name.decode("latin-1")
         yield CabinetMember(text, size, folder, folder_offset, at)
         at += 16 + len(name) + 1
+
+
+@cache
+def _libarchive() -> Any:
+    """Return the package; None if it is not installed, or finds no library on this system."""
+    try:
+        import libarchive  # noqa: PLC0415  # searches the system for the library
+    except (ImportError, AttributeError, OSError, TypeError):  # what loading no library raises, system by system
+        return None
+    return libarchive
+
+
+def has_libarchive() -> bool:
+    """Whether `expand_lzx_fast` can do anything here."""
+    return _libarchive() is not None
+
+
+def expand_lzx_fast(compression: int, size_bytes: int, blocks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Yield the first *size_bytes* of an LZX folder in pieces of at most 32 KiB; fewer where libarchive cannot go on.
+
+    libarchive, where the extra of that name is installed, is ten to thirty times as fast as `LzxDecoder`, and less
+    strict about damage: it is for blocks whose checksum was verified. It reads whole cabinets only, so it is given one
+    with a single folder, block by block.
+
+    Args:
+        compression: Type field of the folder.
+        size_bytes: Where to stop.
+        blocks: Compressed bytes and expanded length of each block. It may end early, or raise `InputError` or
+            `OSError`: either ends what is yielded.
+    """
+    library = _libarchive()
+    stream = _CabinetStream(compression, size_bytes, blocks)
+    try:
+        with library.stream_reader(
+            stream, format_name="cab", filter_name="none", block_size=2 * _BLOCK_BYTES
+        ) as archive:
+            for entry in archive:
+                yield from entry.get_blocks(_BLOCK_BYTES)
+                break
+    except library.ArchiveError:
+        pass
+    if stream.error is not None and not isinstance(stream.error, (InputError, OSError)):
+        raise stream.error
+
+
+class _CabinetStream:
+    """The stream that libarchive reads, from a callback that must not raise."""
+
+    def __init__(self, compression: int, size_bytes: int, blocks: Iterable[tuple[bytes, int]]) -> None:
+        self.error: BaseException | None = None
+        self._pieces = _pieces(compression, size_bytes, blocks)
+        self._rest = b""
+
+    def seekable(self) -> bool:
+        return False
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill *buffer*, a ctypes array; return how much of it, 0 at the end, and -1 if *blocks* raised."""
+        try:
+            self._rest = self._rest or next(self._pieces, b"")
+        except BaseException as error:  # noqa: BLE001  # an interrupt, too, would be lost in C
+            self.error = error
+            return -1
+        size = min(len(self._rest), len(buffer))
+        memoryview(buffer).cast("B")[:size] = self._rest[:size]  # a slice of the array itself is set byte by byte
+        self._rest = self._rest[size:]
+        return size
+
+
+def _pieces(compression: int, size_bytes: int, blocks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Yield a cabinet: tables, then blocks without checksums."""
+    yield _tables(_ANY_SIZE, -(-size_bytes // _BLOCK_BYTES), compression, size_bytes, b"x")
+    for data, size in blocks:
+        yield _BLOCK.pack(0, len(data), size) + data
+
+
+MAX_CABINET_INPUT_BYTES = 65500 * _BLOCK_BYTES
+"""The most that `write_cabinet` takes, in bytes: a folder has 65,535 blocks, and even if nothing can be compressed the
+cabinet must stay under 2 GiB, because Microsoft's readers keep its size in a signed number."""
+
+
+def write_cabinet(source: BinaryIO, target: BinaryIO, *, name: str, level: int = 6) -> int:
+    """Compress *source*, to its end, into a cabinet at the current position of *target*; return its size in bytes.
+
+    Memory does not grow with *source*. The cabinet depends on its arguments alone, not on the clock. *target* is
+    seekable: the header is written once the sizes are known. *level* is zlib's, 1 to 9.
+
+    Raises:
+        ValueError: *name* does not have 1 to 255 bytes of UTF-8 without NUL.
+        InputError: *source* is larger than `MAX_CABINET_INPUT_BYTES`.
+        OSError: *source* or *target* failed.
+    """
+    encoded = name.encode()
+    if not 0 < len(encoded) < 256 or b"\0" in encoded:
+        raise ValueError(f"{name!r} cannot be the name of a file in a cabinet")
+    start = target.tell()
+    blocks_at = len(_tables(0, 0, _MSZIP, 0, encoded))
+    target.write(bytes(blocks_at))
+    size, blocks, compressed = _write_blocks(source, target, level)
+    cabinet_bytes = blocks_at + compressed
+    attributes = _ARCHIVE if name.isascii() else _ARCHIVE | _UTF8_NAME
+    target.seek(start)
+    target.write(_tables(cabinet_bytes, blocks, _MSZIP, size, encoded, attributes))
+    target.seek(start + cabinet_bytes)
+    return cabinet_bytes
+
+
+def _tables(
+    cabinet_bytes: int, blocks: int, compression: int, member_bytes: int, name: bytes, attributes: int = _ARCHIVE
+) -> bytes:
+    """Return header, folder and member of a cabinet with one of each.
+
+    Its date is 1980-01-01: equal files give equal cabinets, and no reader takes a date for an identity.
+    """
+    tables_bytes = _HEADER.size + _FOLDER.size + _MEMBER.size + len(name) + 1
+    return (
+        _HEADER.pack(b"MSCF", cabinet_bytes, _HEADER.size + _FOLDER.size, 3, 1, 1, 1, 0)
+        + _FOLDER.pack(tables_bytes, blocks, compression)
+        + _MEMBER.pack(member_bytes, 0, 0, 1 << 5 | 1, 0, attributes)
+        + name
+        + b"\0"
+    )
+
+
+def _write_blocks(source: BinaryIO, target: BinaryIO, level: int) -> tuple[int, int, int]:
+    """Write all blocks; return length of *source*, number of blocks, and their length, in bytes."""
+    size, blocks, compressed = 0, 0, 0
+    previous = b""
+    while block := _read_block(source):
+        size += len(block)
+        if size > MAX_CABINET_INPUT_BYTES:
+            raise InputError(f"larger than a cabinet can hold, {MAX_CABINET_INPUT_BYTES} bytes")
+        data = b"CK" + _deflate(block, previous, level)
+        lengths = struct.pack("<HH", len(data), len(block))
+        target.write(_BLOCK.pack(block_checksum(data) ^ block_checksum(lengths), len(data), len(block)) + data)
+        compressed += _BLOCK.size + len(data)
+        blocks += 1
+        previous = block
+    return size, blocks, compressed
+
+
+def _read_block(source: BinaryIO) -> bytes:
+    """Return the next 32 KiB; less only at the end, even if *source* gives them in small pieces."""
+    block = source.read(_BLOCK_BYTES)
+    while len(block) < _BLOCK_BYTES and (more := source.read(_BLOCK_BYTES - len(block))):
+        block += more
+    return block
+
+
+def _deflate(block: bytes, previous: bytes, level: int) -> bytes:
+    """Return one raw deflate stream that may refer to *previous*.
+
+    MSZIP allows a block to grow by 12 bytes. zlib splits what it cannot compress and may need more, so that such a
+    block is written as one stored piece: a final-block byte, the length and its complement.
+    """
+    deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zdict=previous)
+    data = deflate.compress(block) + deflate.flush()
+    if len(data) > len(block) + 5:
+        return struct.pack("<BHH", 1, len(block), len(block) ^ 0xFFFF) + block
+    return data

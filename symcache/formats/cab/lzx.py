@@ -1,11 +1,6 @@
 """LZX as cabinets hold it: one frame of at most 32 KiB at a time, in pure Python.
 
-The cost of a frame is the loop in `LzxDecoder._decode_symbols`; everything around it is written to be read. There a
-symbol is two look-ups, the next 16 bits in `BitStream.windows` and their meaning in a `CodeTable`, and a match is one
-slice.
-
-Source: Microsoft's LZX data compression format paper of the Cabinet SDK, and [MS-PATCH] section 2, which corrects it;
-where they are silent, what libmspack and 7-Zip agree on.
+Source: Microsoft's paper on LZX in the Cabinet SDK; [MS-PATCH] 2, which corrects it; what libmspack and 7-Zip agree on.
 """
 
 from __future__ import annotations
@@ -23,9 +18,6 @@ if TYPE_CHECKING:
 
     _Matches = list[tuple[int, int, int, int, int]]
 
-__all__ = ["FRAME_BYTES", "BitStream", "CodeTable", "LzxDecoder", "make_code_table", "undo_e8"]
-
-
 # (bits of the code, symbol), indexed by as many of the next bits as the longest code has.
 CodeTable = list[tuple[int, int]]
 
@@ -33,11 +25,7 @@ _LONGEST_CODE = 16
 
 
 class BitStream:
-    """The bits of a frame: 16-bit little-endian words, each from its highest bit down.
-
-    Attributes:
-        at: Index of the next bit in *windows*.
-    """
+    """The bits of a frame: 16-bit little-endian words, each from its highest bit down; *at* is the next one's index."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -45,13 +33,12 @@ class BitStream:
         self._seek(0)
 
     @property
-    def size(self) -> int:
-        """Length of the data, in bytes."""
-        return len(self._data)
+    def lacks_pad(self) -> bool:
+        """The pad byte of stored bytes, which was skipped, is not there."""
+        return self._position > len(self._data)
 
     @property
-    def position(self) -> int:
-        """Offset of the next bit's byte; one behind the data if the pad byte of stored bytes is missing."""
+    def _position(self) -> int:
         return self._first + self.at // 8
 
     @property
@@ -87,7 +74,7 @@ class BitStream:
         Raises:
             MalformedInput: There are not as many.
         """
-        start = self.position
+        start = self._position
         piece = self._data[start : start + count]
         if len(piece) < count:
             raise MalformedInput("LZX block of stored bytes ends early")
@@ -128,7 +115,7 @@ def _make_windows(data: bytes) -> array[int]:
     return windows
 
 
-def read_code_lengths(bits: BitStream, lengths: list[int], start: int, end: int) -> None:
+def _read_code_lengths(bits: BitStream, lengths: list[int], start: int, end: int) -> None:
     """Read code lengths *start* to *end*, each written as a difference to the one before it in time, modulo 17.
 
     Twenty lengths of 4 bits make a tree of their own, whose symbols are: 0 to 16 a difference; 17 and 18 a run of
@@ -193,14 +180,7 @@ _OPERAND = struct.Struct("<i")
 
 
 class LzxDecoder:
-    """Decodes the frames of one folder in their order.
-
-    Args:
-        window_bits: Base-2 logarithm of the window, 15 to 21.
-
-    Raises:
-        MalformedInput: No such window.
-    """
+    """Decodes the frames of a folder in their order; raises `MalformedInput` for a window not of 2^15 to 2^21 bytes."""
 
     def __init__(self, window_bits: int) -> None:
         if window_bits not in _SLOTS:
@@ -225,11 +205,7 @@ class LzxDecoder:
         self._frames = 0
 
     def decode(self, data: bytes, size_bytes: int) -> bytes:
-        """Return the next frame, *size_bytes* long, at most 32,768.
-
-        Args:
-            data: The whole of its compressed bytes.
-            size_bytes: Its length; only the last frame of a folder may be shorter than 32,768.
+        """Return the next frame, *size_bytes* long; only the last one of a folder may be shorter than 32,768.
 
         Raises:
             MalformedInput: *data* is not LZX, or gives another length. The decoder is of no further use.
@@ -264,7 +240,7 @@ class LzxDecoder:
         if self._block_kind == _STORED:
             ends_odd = self._stored_is_odd and stop - start == self._block_left
             self._output += bits.take_bytes(stop - start, skip=int(ends_odd))
-            self._pad_due = ends_odd and bits.position > bits.size
+            self._pad_due = ends_odd and bits.lacks_pad
         else:
             self._decode_symbols(bits, stop)
         self._block_left -= stop - start
@@ -279,10 +255,10 @@ class LzxDecoder:
             if kind == _ALIGNED:
                 self._aligned = make_code_table([bits.take(3) for _ in range(8)], "aligned offset")
             self._matches = self._aligned_matches if kind == _ALIGNED else self._plain_matches
-            read_code_lengths(bits, self._main_lengths, 0, _LITERALS)
-            read_code_lengths(bits, self._main_lengths, _LITERALS, len(self._main_lengths))
+            _read_code_lengths(bits, self._main_lengths, 0, _LITERALS)
+            _read_code_lengths(bits, self._main_lengths, _LITERALS, len(self._main_lengths))
             self._main = make_code_table(self._main_lengths, "main")
-            read_code_lengths(bits, self._length_lengths, 0, _LENGTH_SYMBOLS)
+            _read_code_lengths(bits, self._length_lengths, 0, _LENGTH_SYMBOLS)
             self._lengths = make_code_table(self._length_lengths, "length") if any(self._length_lengths) else []
         elif kind == _STORED:
             bits.align_after()
@@ -293,6 +269,9 @@ class LzxDecoder:
 
     def _decode_symbols(self, bits: BitStream, stop: int) -> None:
         """Decode literals and matches until the output is *stop* bytes long.
+
+        This loop is the cost of a frame. A symbol is two look-ups, the next 16 bits in *windows* and their meaning in a
+        table; a match is one slice.
 
         A match is a main symbol (length up to 8 and position slot), then a length symbol, verbatim bits and an aligned
         symbol where these are called for. Slots 0 to 2 repeat one of the last three offsets.
@@ -357,11 +336,8 @@ def undo_e8(frame: bytearray, position: int, file_size: int) -> None:
     """Turn the absolute targets of x86 calls (byte 0xE8) back into relative ones, in place.
 
     The last ten bytes of a frame are never looked at, so that no operand is cut; an operand is never looked into.
-
-    Args:
-        frame: One whole frame.
-        position: Offset of *frame* in the folder, in bytes.
-        file_size: What the maker gave as the size of the file, in bytes; targets beyond it were left alone.
+    *position* is where the whole *frame* begins in its folder, *file_size* what the maker gave as the size of the file,
+    both in bytes; targets beyond that were left alone.
     """
     at = frame.find(0xE8, 0, max(0, len(frame) - 10))
     while at >= 0:

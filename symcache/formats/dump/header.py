@@ -1,4 +1,4 @@
-"""Headers of Windows kernel dumps, 32 and 64 bit."""
+"""Headers of Windows kernel dumps, 32 and 64 bit, and what other memory images are told by."""
 
 from __future__ import annotations
 
@@ -7,110 +7,62 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
-from symcache.errors import TruncatedInput
-from symcache.formats.dump.unsupported import refuse_other_dump
+from symcache.errors import TruncatedInput, UnknownFormat
 
 if TYPE_CHECKING:
     from symcache.formats.view import ByteView
 
-__all__ = ["DumpAttribute", "DumpHeader", "DumpType", "Machine", "PfnRange", "bugcheck_name", "read_dump_header"]
-
-
-# Source: MicrosoftDocs/windows-driver-docs, "Bug check code reference".
-_NAMES = {
-    0x01: "APC_INDEX_MISMATCH",
-    0x0A: "IRQL_NOT_LESS_OR_EQUAL",
-    0x18: "REFERENCE_BY_POINTER",
-    0x19: "BAD_POOL_HEADER",
-    0x1A: "MEMORY_MANAGEMENT",
-    0x1E: "KMODE_EXCEPTION_NOT_HANDLED",
-    0x20: "KERNEL_APC_PENDING_DURING_EXIT",
-    0x23: "FAT_FILE_SYSTEM",
-    0x24: "NTFS_FILE_SYSTEM",
-    0x27: "RDR_FILE_SYSTEM",
-    0x2E: "DATA_BUS_ERROR",
-    0x3B: "SYSTEM_SERVICE_EXCEPTION",
-    0x3D: "INTERRUPT_EXCEPTION_NOT_HANDLED",
-    0x3F: "NO_MORE_SYSTEM_PTES",
-    0x44: "MULTIPLE_IRP_COMPLETE_REQUESTS",
-    0x48: "CANCEL_STATE_IN_COMPLETED_IRP",
-    0x4A: "IRQL_GT_ZERO_AT_SYSTEM_SERVICE",
-    0x4E: "PFN_LIST_CORRUPT",
-    0x50: "PAGE_FAULT_IN_NONPAGED_AREA",
-    0x51: "REGISTRY_ERROR",
-    0x5C: "HAL_INITIALIZATION_FAILED",
-    0x67: "CONFIG_INITIALIZATION_FAILED",
-    0x6B: "PROCESS1_INITIALIZATION_FAILED",
-    0x74: "BAD_SYSTEM_CONFIG_INFO",
-    0x76: "PROCESS_HAS_LOCKED_PAGES",
-    0x77: "KERNEL_STACK_INPAGE_ERROR",
-    0x79: "MISMATCHED_HAL",
-    0x7A: "KERNEL_DATA_INPAGE_ERROR",
-    0x7B: "INACCESSIBLE_BOOT_DEVICE",
-    0x7C: "BUGCODE_NDIS_DRIVER",
-    0x7E: "SYSTEM_THREAD_EXCEPTION_NOT_HANDLED",
-    0x7F: "UNEXPECTED_KERNEL_MODE_TRAP",
-    0x80: "NMI_HARDWARE_FAILURE",
-    0x8E: "KERNEL_MODE_EXCEPTION_NOT_HANDLED",
-    0x93: "INVALID_KERNEL_HANDLE",
-    0x96: "INVALID_WORK_QUEUE_ITEM",
-    0x9C: "MACHINE_CHECK_EXCEPTION",
-    0x9F: "DRIVER_POWER_STATE_FAILURE",
-    0xA0: "INTERNAL_POWER_ERROR",
-    0xA5: "ACPI_BIOS_ERROR",
-    0xBE: "ATTEMPTED_WRITE_TO_READONLY_MEMORY",
-    0xC1: "SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION",
-    0xC2: "BAD_POOL_CALLER",
-    0xC4: "DRIVER_VERIFIER_DETECTED_VIOLATION",
-    0xC5: "DRIVER_CORRUPTED_EXPOOL",
-    0xC9: "DRIVER_VERIFIER_IOMANAGER_VIOLATION",
-    0xCA: "PNP_DETECTED_FATAL_ERROR",
-    0xCB: "DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS",
-    0xCE: "DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
-    0xD1: "DRIVER_IRQL_NOT_LESS_OR_EQUAL",
-    0xD5: "DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL",
-    0xD6: "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION",
-    0xDA: "SYSTEM_PTE_MISUSE",
-    0xDE: "POOL_CORRUPTION_IN_FILE_AREA",
-    0xE2: "MANUALLY_INITIATED_CRASH",
-    0xE3: "RESOURCE_NOT_OWNED",
-    0xE6: "DRIVER_VERIFIER_DMA_VIOLATION",
-    0xEA: "THREAD_STUCK_IN_DEVICE_DRIVER",
-    0xEF: "CRITICAL_PROCESS_DIED",
-    0xF4: "CRITICAL_OBJECT_TERMINATION",
-    0xF7: "DRIVER_OVERRAN_STACK_BUFFER",
-    0xFC: "ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY",
-    0xFE: "BUGCODE_USB_DRIVER",
-    0x101: "CLOCK_WATCHDOG_TIMEOUT",
-    0x109: "CRITICAL_STRUCTURE_CORRUPTION",
-    0x10D: "WDF_VIOLATION",
-    0x10E: "VIDEO_MEMORY_MANAGEMENT_INTERNAL",
-    0x113: "VIDEO_DXGKRNL_FATAL_ERROR",
-    0x116: "VIDEO_TDR_FAILURE",
-    0x117: "VIDEO_TDR_TIMEOUT_DETECTED",
-    0x119: "VIDEO_SCHEDULER_INTERNAL_ERROR",
-    0x122: "WHEA_INTERNAL_ERROR",
-    0x124: "WHEA_UNCORRECTABLE_ERROR",
-    0x12B: "FAULTY_HARDWARE_CORRUPTED_PAGE",
-    0x133: "DPC_WATCHDOG_VIOLATION",
-    0x139: "KERNEL_SECURITY_CHECK_FAILURE",
-    0x13A: "KERNEL_MODE_HEAP_CORRUPTION",
-    0x141: "VIDEO_ENGINE_TIMEOUT_DETECTED",
-    0x144: "BUGCODE_USB3_DRIVER",
-    0x154: "UNEXPECTED_STORE_EXCEPTION",
-    0x15E: "BUGCODE_NDIS_DRIVER_LIVE_DUMP",
-    0x15F: "CONNECTED_STANDBY_WATCHDOG_TIMEOUT_LIVEDUMP",
-    0x161: "LIVE_SYSTEM_DUMP",
-    0x192: "KERNEL_AUTO_BOOST_LOCK_ACQUISITION_WITH_RAISED_IRQL",
-    0x193: "VIDEO_DXGKRNL_LIVEDUMP",
-    0x1A1: "WIN32K_CALLOUT_WATCHDOG_LIVEDUMP",
-    0x1A8: "VIDEO_DXGKRNL_BLACK_SCREEN_LIVEDUMP",
-    0x1C8: "MANUALLY_INITIATED_POWER_BUTTON_HOLD",
-    0x1CA: "SYNTHETIC_WATCHDOG_TIMEOUT",
-    0xDEADDEAD: "MANUALLY_INITIATED_CRASH1",
-    0xC000021A: "STATUS_SYSTEM_PROCESS_TERMINATED",
-    0xC0000221: "STATUS_IMAGE_CHECKSUM_MISMATCH",
-}
+# Hexadecimal number and name. Source: MicrosoftDocs/windows-driver-docs, "Bug check code reference".
+_BUGCHECKS = """
+ 01 APC_INDEX_MISMATCH                                     CA PNP_DETECTED_FATAL_ERROR
+ 0A IRQL_NOT_LESS_OR_EQUAL                                 CB DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS
+ 18 REFERENCE_BY_POINTER                                   CE DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS
+ 19 BAD_POOL_HEADER                                        D1 DRIVER_IRQL_NOT_LESS_OR_EQUAL
+ 1A MEMORY_MANAGEMENT                                      D5 DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL
+ 1E KMODE_EXCEPTION_NOT_HANDLED                            D6 DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION
+ 20 KERNEL_APC_PENDING_DURING_EXIT                         DA SYSTEM_PTE_MISUSE
+ 23 FAT_FILE_SYSTEM                                        DE POOL_CORRUPTION_IN_FILE_AREA
+ 24 NTFS_FILE_SYSTEM                                       E2 MANUALLY_INITIATED_CRASH
+ 27 RDR_FILE_SYSTEM                                        E3 RESOURCE_NOT_OWNED
+ 2E DATA_BUS_ERROR                                         E6 DRIVER_VERIFIER_DMA_VIOLATION
+ 3B SYSTEM_SERVICE_EXCEPTION                               EA THREAD_STUCK_IN_DEVICE_DRIVER
+ 3D INTERRUPT_EXCEPTION_NOT_HANDLED                        EF CRITICAL_PROCESS_DIED
+ 3F NO_MORE_SYSTEM_PTES                                    F4 CRITICAL_OBJECT_TERMINATION
+ 44 MULTIPLE_IRP_COMPLETE_REQUESTS                         F7 DRIVER_OVERRAN_STACK_BUFFER
+ 48 CANCEL_STATE_IN_COMPLETED_IRP                          FC ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY
+ 4A IRQL_GT_ZERO_AT_SYSTEM_SERVICE                         FE BUGCODE_USB_DRIVER
+ 4E PFN_LIST_CORRUPT                                      101 CLOCK_WATCHDOG_TIMEOUT
+ 50 PAGE_FAULT_IN_NONPAGED_AREA                           109 CRITICAL_STRUCTURE_CORRUPTION
+ 51 REGISTRY_ERROR                                        10D WDF_VIOLATION
+ 5C HAL_INITIALIZATION_FAILED                             10E VIDEO_MEMORY_MANAGEMENT_INTERNAL
+ 67 CONFIG_INITIALIZATION_FAILED                          113 VIDEO_DXGKRNL_FATAL_ERROR
+ 6B PROCESS1_INITIALIZATION_FAILED                        116 VIDEO_TDR_FAILURE
+ 74 BAD_SYSTEM_CONFIG_INFO                                117 VIDEO_TDR_TIMEOUT_DETECTED
+ 76 PROCESS_HAS_LOCKED_PAGES                              119 VIDEO_SCHEDULER_INTERNAL_ERROR
+ 77 KERNEL_STACK_INPAGE_ERROR                             122 WHEA_INTERNAL_ERROR
+ 79 MISMATCHED_HAL                                        124 WHEA_UNCORRECTABLE_ERROR
+ 7A KERNEL_DATA_INPAGE_ERROR                              12B FAULTY_HARDWARE_CORRUPTED_PAGE
+ 7B INACCESSIBLE_BOOT_DEVICE                              133 DPC_WATCHDOG_VIOLATION
+ 7C BUGCODE_NDIS_DRIVER                                   139 KERNEL_SECURITY_CHECK_FAILURE
+ 7E SYSTEM_THREAD_EXCEPTION_NOT_HANDLED                   13A KERNEL_MODE_HEAP_CORRUPTION
+ 7F UNEXPECTED_KERNEL_MODE_TRAP                           141 VIDEO_ENGINE_TIMEOUT_DETECTED
+ 80 NMI_HARDWARE_FAILURE                                  144 BUGCODE_USB3_DRIVER
+ 8E KERNEL_MODE_EXCEPTION_NOT_HANDLED                     154 UNEXPECTED_STORE_EXCEPTION
+ 93 INVALID_KERNEL_HANDLE                                 15E BUGCODE_NDIS_DRIVER_LIVE_DUMP
+ 96 INVALID_WORK_QUEUE_ITEM                               15F CONNECTED_STANDBY_WATCHDOG_TIMEOUT_LIVEDUMP
+ 9C MACHINE_CHECK_EXCEPTION                               161 LIVE_SYSTEM_DUMP
+ 9F DRIVER_POWER_STATE_FAILURE                            192 KERNEL_AUTO_BOOST_LOCK_ACQUISITION_WITH_RAISED_IRQL
+ A0 INTERNAL_POWER_ERROR                                  193 VIDEO_DXGKRNL_LIVEDUMP
+ A5 ACPI_BIOS_ERROR                                       1A1 WIN32K_CALLOUT_WATCHDOG_LIVEDUMP
+ BE ATTEMPTED_WRITE_TO_READONLY_MEMORY                    1A8 VIDEO_DXGKRNL_BLACK_SCREEN_LIVEDUMP
+ C1 SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION               1C8 MANUALLY_INITIATED_POWER_BUTTON_HOLD
+ C2 BAD_POOL_CALLER                                       1CA SYNTHETIC_WATCHDOG_TIMEOUT
+ C4 DRIVER_VERIFIER_DETECTED_VIOLATION                    DEADDEAD MANUALLY_INITIATED_CRASH1
+ C5 DRIVER_CORRUPTED_EXPOOL                               C000021A STATUS_SYSTEM_PROCESS_TERMINATED
+ C9 DRIVER_VERIFIER_IOMANAGER_VIOLATION                   C0000221 STATUS_IMAGE_CHECKSUM_MISMATCH
+"""
+_WORDS = _BUGCHECKS.split()
+_NAMES = dict(zip((int(code, 16) for code in _WORDS[::2]), _WORDS[1::2], strict=True))
 _MINIDUMP_VARIANT = 0x10000000
 
 
@@ -172,80 +124,45 @@ class DumpAttribute(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class PfnRange:
-    """Pages of physical memory that lie one after the other.
+    """Pages of physical memory that lie one after the other."""
 
-    Attributes:
-        first: Number of the first page; its address is 4096 times that.
-        count: How many pages.
-    """
-
-    first: int
+    first: int  # number of the first page; its address is 4096 times that
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class DumpHeader:
-    """What the first one or two pages of a kernel dump say; optional fields are None where they were never set.
+    """What the first one or two pages of a kernel dump say; optional fields are None where they were never set."""
 
-    Attributes:
-        is_64bit: ``PAGEDU64``, else ``PAGEDUMP``.
-        size: Length of the header in bytes; the type's own part begins there.
-        dump_type: Number of the type, see `DumpType`; may be unknown.
-        machine: IMAGE_FILE_MACHINE number, see `Machine`; may be unknown.
-        build: Windows build number.
-        checked_build: A debug build of Windows; None if the header does not say.
-        processors: How many the machine had.
-        directory_table_base: Register value that leads to the page tables, not masked.
-        loaded_modules_va: Address of the head of PsLoadedModuleList; 0 if unset.
-        active_processes_va: Address of the head of PsActiveProcessHead; 0 if unset.
-        debugger_data_va: Address of the kernel's debugger data block; 0 if unset.
-        pae_enabled: x86 with physical address extension; None on 64 bit and where unset.
-        bugcheck_code: Bug check code.
-        bugcheck_parameters: Its four parameters.
-        memory: Pages of the physical memory block, in file order; None if unset.
-        memory_problem: Why *memory* cannot be used though it is set.
-        system_time: When the dump was written, in 100 ns since 1601 UTC.
-        uptime: How long Windows had run, in 100 ns.
-        product_type: 1 workstation, 2 domain controller, 3 server.
-        attributes: Bits of `DumpAttribute`.
-        minidump_fields: Which parts a triage dump has.
-        required_space: Bytes the whole dump takes or would have taken.
-        comment: Free text of the tool that wrote the dump.
-    """
-
-    is_64bit: bool
-    size: int
-    dump_type: int
-    machine: int
+    is_64bit: bool  # `PAGEDU64`, else `PAGEDUMP`
+    size: int  # length of the header in bytes; the type's own part begins there
+    dump_type: int  # number of the type, see `DumpType`; may be unknown
+    machine: int  # IMAGE_FILE_MACHINE number, see `Machine`; may be unknown
     build: int
-    checked_build: bool | None
+    checked_build: bool | None  # a debug build of Windows; None if the header does not say
     processors: int
-    directory_table_base: int
-    loaded_modules_va: int
-    active_processes_va: int
-    debugger_data_va: int
-    pae_enabled: bool | None
+    directory_table_base: int  # register value that leads to the page tables, not masked
+    loaded_modules_va: int  # address of the head of PsLoadedModuleList; 0 if unset
+    active_processes_va: int  # address of the head of PsActiveProcessHead; 0 if unset
+    debugger_data_va: int  # address of the kernel's debugger data block; 0 if unset
+    pae_enabled: bool | None  # x86 with physical address extension; None on 64 bit and where unset
     bugcheck_code: int | None
     bugcheck_parameters: tuple[int, ...]
-    memory: tuple[PfnRange, ...] | None
-    memory_problem: str | None
-    system_time: int | None
-    uptime: int | None
-    product_type: int | None
+    memory: tuple[PfnRange, ...] | None  # pages of the physical memory block, in file order; None if unset
+    memory_problem: str | None  # why *memory* cannot be used though it is set
+    system_time: int | None  # when the dump was written, in 100 ns since 1601 UTC
+    uptime: int | None  # how long Windows had run, in 100 ns
+    product_type: int | None  # 1 workstation, 2 domain controller, 3 server
     attributes: DumpAttribute | None
-    minidump_fields: int | None
-    required_space: int | None
-    comment: str
+    minidump_fields: int | None  # which parts a triage dump has
+    required_space: int | None  # bytes the whole dump takes or would have taken
+    comment: str  # free text of the tool that wrote the dump
 
     @property
     def encrypted(self) -> bool:
         """All that follows the header is ciphertext."""
-        bits = self.attributes
-        return (
-            bits is not None
-            and bool(bits & DumpAttribute.ENCRYPTED_DUMP_DATA)
-            and not bits & DumpAttribute.DECRYPTED_DUMP
-        )
+        marks = DumpAttribute.ENCRYPTED_DUMP_DATA | DumpAttribute.DECRYPTED_DUMP
+        return (self.attributes or 0) & marks == DumpAttribute.ENCRYPTED_DUMP_DATA
 
 
 # Offsets in the 32-bit and in the 64-bit header; both begin with signature, ValidDump and two version numbers.
@@ -283,7 +200,7 @@ def read_dump_header(view: ByteView) -> DumpHeader:
     """
     start = view.read(0, min(16, view.size))
     if start[:4] != _FILL_BYTES or start[4:8] not in {b"DUMP", b"DU64"}:
-        raise refuse_other_dump(start)
+        raise _refuse_other_dump(start)
     is_64bit = start[4:8] == b"DU64"
     size = _HEADER_BYTES[is_64bit]
     if view.size < size:
@@ -316,6 +233,7 @@ def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
     at = {name: offsets[is_64bit] for name, offsets in _OFFSETS.items()}
     word = 8 if is_64bit else 4
     major = raw.find(0x08, 4)
+    bits = raw.find(at["attributes"], 4)  # far above those that are known, it was never set
     memory, memory_problem = _parse_memory(raw, at["memory"], word, _MOST_RUNS[is_64bit])
     return DumpHeader(
         is_64bit=is_64bit,
@@ -337,18 +255,11 @@ def _parse(raw: _Raw, *, is_64bit: bool) -> DumpHeader:
         system_time=raw.find(at["system_time"], 8),
         uptime=raw.find(at["uptime"], 8),
         product_type=raw.find(at["product_type"], 4),
-        attributes=_parse_attributes(raw.find(at["attributes"], 4)),
+        attributes=None if bits is None or bits > 0xFFFF else DumpAttribute(bits & _KNOWN_ATTRIBUTES),
         minidump_fields=raw.find(at["minidump_fields"], 4),
         required_space=raw.find(at["required_space"], 8),
         comment=raw.text(at["comment"], 128),
     )
-
-
-def _parse_attributes(value: int | None) -> DumpAttribute | None:
-    """Return the known bits; None for a value with bits far above them, which was never an attribute."""
-    if value is None or value > 0xFFFF:
-        return None
-    return DumpAttribute(value & _KNOWN_ATTRIBUTES)
 
 
 def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[PfnRange, ...] | None, str | None]:
@@ -370,3 +281,66 @@ def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[
     total = sum(range_.count for range_ in ranges)
     problem = None if total == pages else f"the physical memory block claims {pages} pages, its runs hold {total}"
     return ranges, problem
+
+
+# Inputs that are not read though they hold a machine's memory, or may: a refusal names them and says what to do.
+_CONVERT = "convert it to a Windows crash dump first (volatility, MemProcFS and the hypervisor's own tools do)"
+_CRASH = "it is not from Windows; use the crash utility"
+_COMPRESS = (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")
+_VMWARE = (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
+_UNPACK = "unpack it first"
+
+# First bytes, what begins with them, what to do with it.
+# Source: OfflineCrashDumpUefi headers (Raw_Dmp!, Enc_Dmp!); the headers that volatility3's layers and the hypervisors'
+# own documentation name; PO_MEMORY_IMAGE signatures for hibernation files.
+_OTHERS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    (
+        b"Raw_Dmp!",
+        "a raw dump written by firmware (offline crash dump)",
+        "let Windows convert it after a restart, or convert it with the tools of the machine's maker",
+    ),
+    (b"Enc_Dmp!", "an encrypted firmware dump (offline crash dump)", "decrypt it first with the key of its machine"),
+    (b"MDMP", "a minidump of one process", "read it as a user minidump"),
+    (b"PMDM", "a byte-swapped minidump of one process", "it comes from a big-endian machine and names no PDBs"),
+    (b"\x7fELF", "an ELF file (a hypervisor's core dump or a Linux core)", _CONVERT),
+    (b"KDUMP   ", "a compressed Linux kernel dump", _CRASH),
+    (b"DISKDUMP", "a Linux disk dump", _CRASH),
+    (b"makedumpfile", "a Linux kernel dump in makedumpfile's flattened form", _CRASH),
+    (b"EMiL", "a memory image in LiME format", _CONVERT),
+    (b"AVML", "a memory image in AVML format", _CONVERT),
+    (b"QEVM", "a saved state of a QEMU machine", "let QEMU write a Windows dump (dump-guest-memory -w)"),
+    (b"LibvirtQemudSave", "a saved state of a libvirt machine", "let virsh dump write a Windows dump (--memory-only)"),
+    ((b"HIBR", b"hibr", b"RSTR", b"rstr"), "a hibernation file", _CONVERT),
+    ((b"WAKE", b"wake"), "a hibernation file of a machine that woke up", _CONVERT),
+    (b"\x81\x81xpress", "a hibernation file whose header is gone", _CONVERT),
+    (b"\x53\xff\x00\xf0", "a raw memory image", _CONVERT),
+    (_VMWARE, "a saved state of a VMware machine", "convert it with vmss2core -W"),
+    (b"EVF\x09\x0d\x0a\xff\x00", "an evidence file (EnCase)", _CONVERT),
+    (b"MSCF", "a cabinet", _UNPACK),
+    (_COMPRESS, "a file packed by compress.exe", "unpack it first with expand.exe"),
+    (b"MSWIM\0\0\0", "a Windows image archive (WIM)", _UNPACK),
+    (b"PK\x03\x04", "a zip archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"\x1f\x8b", "a gzip file", _UNPACK),
+    (b"BZh", "a bzip2 file", _UNPACK),
+    (b"\xfd7zXZ\x00", "an xz file", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
+    (b"Rar!\x1a\x07", "a rar archive", _UNPACK),
+)
+
+
+def find_other_dump(start: bytes) -> tuple[str, str] | None:
+    """Return what an input is by its first 16 bytes, and what to do with it; None if it is none of these."""
+    return next(((name, advice) for magic, name, advice in _OTHERS if start.startswith(magic)), None)
+
+
+def _refuse_other_dump(start: bytes) -> UnknownFormat:
+    """Return the error for an input that is no kernel dump; its text names what the input is where that is known."""
+    if not start:
+        return UnknownFormat("not a kernel dump: it is empty")
+    if not start.strip(b"\0"):
+        what = "a raw memory image, a used hibernation file, or a file that was never written"
+        return UnknownFormat(f"not a kernel dump: it begins with zeros ({what})")
+    if other := find_other_dump(start):
+        return UnknownFormat(f"{other[0]}, not a kernel dump: {other[1]}", offset=0)
+    return UnknownFormat("not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)

@@ -17,51 +17,29 @@ if TYPE_CHECKING:
     from symcache.formats.dump.paging import PagingMode
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "DEBUGGER_DATA_SIZE",
-    "DebuggerData",
-    "KernelSpace",
-    "open_kernel_space",
-    "parse_debugger_data",
-    "read_debugger_data",
-]
-
-
 DEBUGGER_DATA_SIZE = 0x2B0
 _TAG = b"KDBG"
 
 
 @dataclass(frozen=True, slots=True)
 class DebuggerData:
-    """Addresses of the kernel's variables and offsets within its structures; 0 where the block is too short.
+    """Addresses of the kernel's variables and offsets within its structures; 0 where the block is too short."""
 
-    Attributes:
-        kernel_base_va: Where the kernel's image is loaded.
-        loaded_modules_va: Head of PsLoadedModuleList.
-        active_processes_va: Head of PsActiveProcessHead.
-        unloaded_drivers_va: Address of the variable MmUnloadedDrivers.
-        last_unloaded_driver_va: Address of the variable MmLastUnloadedDriver.
-        build_lab_va: Address of the text NtBuildLab.
-        peb_offset: Of Peb in EPROCESS, in bytes.
-        directory_table_base_offset: Of DirectoryTableBase in EPROCESS, in bytes.
-    """
-
-    kernel_base_va: int
-    loaded_modules_va: int
-    active_processes_va: int
-    unloaded_drivers_va: int
-    last_unloaded_driver_va: int
-    build_lab_va: int
-    peb_offset: int
-    directory_table_base_offset: int
+    kernel_base_va: int  # where the kernel's image is loaded
+    loaded_modules_va: int  # head of PsLoadedModuleList
+    active_processes_va: int  # head of PsActiveProcessHead
+    unloaded_drivers_va: int  # address of the variable MmUnloadedDrivers
+    last_unloaded_driver_va: int  # address of the variable MmLastUnloadedDriver
+    build_lab_va: int  # address of the text NtBuildLab
+    peb_offset: int  # of Peb in EPROCESS, in bytes
+    directory_table_base_offset: int  # of DirectoryTableBase in EPROCESS, in bytes
 
 
 def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | None:
-    """Return the block; None if it does not have its tag, as where Windows keeps it encoded.
+    """Return the block from its first `DEBUGGER_DATA_SIZE` bytes, or fewer if there are not as many.
 
-    Args:
-        data: Its first bytes, `DEBUGGER_DATA_SIZE` if there are as many.
-        pointer_size: Bytes of a pointer of the machine; the block's own are 8, sign-extended where it is 4.
+    None if it does not have its tag, as where Windows keeps it encoded. Its pointers have 8 bytes, sign-extended where
+    those of the machine have 4.
 
     Layout: LIST_ENTRY64, ``KDBG`` at 0x10, size u32 at 0x14, then u64 pointers and u16 offsets.
     Source: rekall and kdmp-parser-rs; the tag and the offsets below were seen in dumps of builds 19041 and 22000.
@@ -89,18 +67,16 @@ def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | Non
     )
 
 
-def read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
+def _read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
     """Return the block at *address*; None if it is not there or has no tag."""
     if not address:
         return None
-    data = b""
     for length in (DEBUGGER_DATA_SIZE, 0x238, 0x58):
         try:
-            data = space.read(address, length)
+            return parse_debugger_data(space.read(address, length), pointer_size=pointer_size)
         except InputError:
             continue
-        break
-    return parse_debugger_data(data, pointer_size=pointer_size)
+    return None
 
 
 _UNREADABLE, _IMPLAUSIBLE, _POSSIBLE, _SOUND = range(4)
@@ -108,27 +84,16 @@ _UNREADABLE, _IMPLAUSIBLE, _POSSIBLE, _SOUND = range(4)
 
 @dataclass(frozen=True, slots=True)
 class KernelSpace:
-    """The kernel's part of a dump's virtual memory.
+    """The kernel's part of a dump's virtual memory."""
 
-    Attributes:
-        space: Its address space, in the mode that fits best.
-        spaces: The same in every mode that was tried; more than one only if none is sure.
-        pointer_size: Bytes of a pointer.
-        loaded_modules_va: Head of the list of loaded modules.
-        active_processes_va: Head of the list of processes; 0 if it is not known.
-        debugger_data: The kernel's debugger data; None if it is not there or encoded.
-        list_found: The head of the list can be read and looks like one.
-        list_problem: Why the list cannot be read; None if *list_found*.
-    """
-
-    space: AddressSpace
-    spaces: tuple[AddressSpace, ...]
+    space: AddressSpace  # its address space, in the mode that fits best
+    spaces: tuple[AddressSpace, ...]  # the same in every mode that was tried; more than one only if none is sure
     pointer_size: int
-    loaded_modules_va: int
-    active_processes_va: int
-    debugger_data: DebuggerData | None
-    list_found: bool
-    list_problem: str | None
+    loaded_modules_va: int  # head of the list of loaded modules
+    active_processes_va: int  # head of the list of processes; 0 if it is not known
+    debugger_data: DebuggerData | None  # the kernel's debugger data; None if it is not there or encoded
+    list_found: bool  # the head of the list can be read and looks like one
+    list_problem: str | None  # why the list cannot be read; None if *list_found*
 
     @property
     def layout(self) -> LoaderLayout:
@@ -137,17 +102,10 @@ class KernelSpace:
 
 
 def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
-    """Return the kernel's address space.
+    """Return the kernel's address space in physical *memory*; raise `UnknownFormat` for a machine of another kind.
 
     No header says everything: PAE may be marked wrongly and 5-level tables are not marked at all. Each mode the
     machine can have is tried, and the one that leads to a sound list of modules is taken.
-
-    Args:
-        memory: Physical memory.
-        header: The dump's header.
-
-    Raises:
-        UnknownFormat: The machine's page tables are not read here.
     """
     pointer_size = 8 if header.is_64bit else 4
     tables = PageTables(memory)
@@ -156,7 +114,7 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
     for mode in _possible_modes(header):
         space = AddressSpace(tables, mode, header.directory_table_base)
         spaces.append(space)
-        block = read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
+        block = _read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
         heads = [header.loaded_modules_va]
         if block is not None and block.loaded_modules_va not in {0, *heads}:
             heads.append(block.loaded_modules_va)

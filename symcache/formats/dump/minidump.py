@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
@@ -17,26 +18,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "CapturedMemory",
-    "ExceptionInfo",
-    "Minidump",
-    "ModuleEntry",
-    "ModuleTable",
-    "ProcessInfo",
-    "Stream",
-    "StreamType",
-    "SystemInfo",
-    "find_module_tables",
-    "parse_exception",
-    "parse_minidump",
-    "parse_module_entry",
-    "parse_process",
-    "parse_system_info",
-    "read_memory_ranges",
-]
-
-
 _SIGNATURE = b"MDMP"
 _SWAPPED_SIGNATURE = b"PMDM"
 _VERSION = 0xA793
@@ -46,9 +27,9 @@ _MODULE_BYTES = 108
 _MODULE = struct.Struct("<QIIII")
 _LOCATION_AT = 0x4C  # of the code view record within a module's entry
 _UNLOADED = struct.Struct("<QIIII")
-_SYSTEM_INFO = struct.Struct("<HHHBBIIIII")
-_EXCEPTION = struct.Struct("<IIIIQQ")
-_PROCESS = struct.Struct("<IIIIII")
+_SYSTEM_INFO = struct.Struct("<H6xIIII4x")
+_EXCEPTION = struct.Struct("<I4xI12xQ")
+_PROCESS = struct.Struct("<4xIII8x")
 _FULL_MEMORY = 0x2
 
 # Writers lay down some twenty streams and Breakpad's reader takes no more than 128; a directory without a bound would
@@ -72,34 +53,21 @@ class StreamType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One entry of the directory.
+    """One entry of the directory."""
 
-    Attributes:
-        type: What the stream is; a `StreamType` or a number that is not read here.
-        size_bytes: Length as the directory states it.
-        offset: Where it begins, in bytes from the start of the file.
-    """
-
-    type: int
-    size_bytes: int
-    offset: int
+    type: int  # what the stream is; a `StreamType` or a number that is not read here
+    size_bytes: int  # length as the directory states it
+    offset: int  # where it begins, in bytes from the start of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Minidump:
-    """What header and directory say.
+    """What header and directory say."""
 
-    Attributes:
-        timestamp: When it was written, in seconds since 1970 (UTC); 0 if its writer did not say.
-        flags: MINIDUMP_TYPE bits.
-        streams: The directory, unused entries left out; several streams may be of one type.
-        truncated: The file ends before its directory or before a stream in it does.
-    """
-
-    timestamp: int
-    flags: int
-    streams: tuple[Stream, ...]
-    truncated: bool
+    timestamp: int  # when it was written, in seconds since 1970 (UTC); 0 if its writer did not say
+    flags: int  # MINIDUMP_TYPE bits
+    streams: tuple[Stream, ...]  # the directory, unused entries left out; several streams may be of one type
+    truncated: bool  # the file ends before its directory or before a stream in it does
 
     @property
     def full_memory(self) -> bool:
@@ -113,68 +81,41 @@ class Minidump:
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """The machine the process ran on.
+    """The machine the process ran on."""
 
-    Attributes:
-        processor: PROCESSOR_ARCHITECTURE number.
-        platform: VER_PLATFORM number, or one of Breakpad's above 0x8000.
-        major: Major version of the system.
-        minor: Minor version of the system.
-        build: Build number of the system.
-    """
-
-    processor: int
-    platform: int
+    processor: int  # PROCESSOR_ARCHITECTURE number
     major: int
     minor: int
     build: int
+    platform: int  # VER_PLATFORM number, or one of Breakpad's above 0x8000
 
 
 @dataclass(frozen=True, slots=True)
 class ExceptionInfo:
-    """Why the dump was written.
+    """Why the dump was written."""
 
-    Attributes:
-        thread: Id of the thread that raised it.
-        code: Exception code, 32 bits unsigned.
-        address: Where it was raised.
-    """
-
-    thread: int
+    thread: int  # id of the thread that raised it
     code: int
-    address: int
+    address: int  # where it was raised
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """The process that was dumped.
+    """The process that was dumped."""
 
-    Attributes:
-        id: Process id; None if the dump does not say.
-        started: Seconds since 1970 (UTC); None if the dump does not say.
-    """
-
-    id: int | None
-    started: int | None
+    id: int | None  # process id; None if the dump does not say
+    started: int | None  # seconds since 1970 (UTC); None if the dump does not say
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleTable:
-    """A list of modules, bounded by its stream and its file.
+    """A list of modules, bounded by its stream and its file."""
 
-    Attributes:
-        unloaded: Its modules had been unloaded before the dump was written.
-        first: Offset of the first entry, in bytes.
-        entry_bytes: Distance from one entry to the next.
-        count: Entries that the stream can hold and the file does hold.
-        stated: Entries that the list claims.
-    """
-
-    unloaded: bool
-    first: int
-    entry_bytes: int
-    count: int
-    stated: int
+    unloaded: bool  # its modules had been unloaded before the dump was written
+    first: int  # offset of the first entry, in bytes
+    entry_bytes: int  # distance from one entry to the next
+    count: int  # entries that the stream can hold and the file does hold
+    stated: int  # entries that the list claims
 
     def offsets(self) -> range:
         """Offsets of the entries, for `parse_module_entry`."""
@@ -183,27 +124,16 @@ class ModuleTable:
 
 @dataclass(frozen=True, slots=True)
 class ModuleEntry:
-    """One module as a list states it.
+    """One module as a list states it."""
 
-    Attributes:
-        base_va: Address it was loaded at.
-        size_of_image: SizeOfImage, in bytes.
-        checksum: CheckSum of the optional header.
-        timestamp: TimeDateStamp of the file header.
-        path: Its path as the writer put it; None if the dump does not hold it.
-        code_view: Bytes of its code view record; None if there is none.
-        code_view_at: Offset of the record; only for errors.
-        problem: Why *path* or *code_view* is missing although the entry points to it; None if neither is.
-    """
-
-    base_va: int
+    base_va: int  # address it was loaded at
     size_of_image: int
-    checksum: int
-    timestamp: int
-    path: str | None
-    code_view: bytes | None
-    code_view_at: int
-    problem: str | None
+    checksum: int  # CheckSum of the optional header
+    timestamp: int  # TimeDateStamp of the file header
+    path: str | None  # its path as the writer put it; None if the dump does not hold it
+    code_view: bytes | None  # bytes of its code view record; None if there is none
+    code_view_at: int  # offset of the record; only for errors
+    problem: str | None  # why *path* or *code_view* is missing although the entry points to it; None if neither is
 
 
 def parse_minidump(view: ByteView) -> Minidump:
@@ -242,10 +172,8 @@ def parse_system_info(view: ByteView, dump: Minidump) -> SystemInfo | None:
     Layout: processor u16, level u16, revision u16, processors u8, product type u8, major u32, minor u32, build u32,
     platform u32, offset of the service pack's name u32.
     """
-    for data in _first_bytes(view, dump, StreamType.SYSTEM_INFO, _SYSTEM_INFO.size):
-        processor, _, _, _, _, major, minor, build, platform, _ = _SYSTEM_INFO.unpack(data)
-        return SystemInfo(processor, platform, major, minor, build)
-    return None
+    fields = _read_first(view, dump, StreamType.SYSTEM_INFO, _SYSTEM_INFO)
+    return None if fields is None else SystemInfo(*fields)
 
 
 def parse_exception(view: ByteView, dump: Minidump) -> ExceptionInfo | None:
@@ -253,10 +181,8 @@ def parse_exception(view: ByteView, dump: Minidump) -> ExceptionInfo | None:
 
     Layout: thread id u32, padding u32, then the record: code u32, flags u32, nested record u64, address u64.
     """
-    for data in _first_bytes(view, dump, StreamType.EXCEPTION, _EXCEPTION.size):
-        thread, _, code, _, _, address = _EXCEPTION.unpack(data)
-        return ExceptionInfo(thread, code, address)
-    return None
+    fields = _read_first(view, dump, StreamType.EXCEPTION, _EXCEPTION)
+    return None if fields is None else ExceptionInfo(*fields)
 
 
 def parse_process(view: ByteView, dump: Minidump) -> ProcessInfo | None:
@@ -264,10 +190,11 @@ def parse_process(view: ByteView, dump: Minidump) -> ProcessInfo | None:
 
     Layout: size u32, flags u32 (1: the id is valid, 2: the times are), process id u32, start time u32.
     """
-    for data in _first_bytes(view, dump, StreamType.MISC_INFO, _PROCESS.size):
-        _, flags, id_, started, _, _ = _PROCESS.unpack(data)
-        return ProcessInfo(id_ if flags & 1 else None, started if flags & 2 else None)
-    return None
+    fields = _read_first(view, dump, StreamType.MISC_INFO, _PROCESS)
+    if fields is None:
+        return None
+    flags, id_, started = fields
+    return ProcessInfo(id_ if flags & 1 else None, started if flags & 2 else None)
 
 
 def find_module_tables(view: ByteView, dump: Minidump) -> tuple[list[ModuleTable], list[InputError]]:
@@ -296,11 +223,7 @@ def parse_module_entry(
 ) -> ModuleEntry:
     """Return the entry at *offset*, one of ``table.offsets()``, with what it points to.
 
-    Args:
-        view: The dump.
-        table: One of its lists.
-        offset: The entry's, in bytes.
-        longest_name_bytes: A longer name is not read; no name of 64 KiB or more is.
+    A name longer than *longest_name_bytes*, or of 64 KiB and more, is not read.
 
     Layout of a module: base u64, SizeOfImage u32, checksum u32, stamp u32, offset of the name u32, version
     information (52 bytes), size and offset of the code view record, size and offset of the miscellaneous record.
@@ -333,10 +256,11 @@ def _parse_name(view: ByteView, offset: int, longest_bytes: int) -> str:
     return data.decode("utf-16-le", "replace").partition("\0")[0]
 
 
-def _first_bytes(view: ByteView, dump: Minidump, type_: StreamType, length: int) -> Iterator[bytes]:
+def _read_first(view: ByteView, dump: Minidump, type_: StreamType, layout: struct.Struct) -> tuple[int, ...] | None:
     for stream in dump.streams_of(type_):
-        if stream.size_bytes >= length and stream.offset + length <= view.size:
-            yield view.read(stream.offset, length)
+        if stream.size_bytes >= layout.size and stream.offset + layout.size <= view.size:
+            return layout.unpack(view.read(stream.offset, layout.size))
+    return None
 
 
 def _locate_modules(view: ByteView, stream: Stream) -> ModuleTable:
@@ -345,9 +269,7 @@ def _locate_modules(view: ByteView, stream: Stream) -> ModuleTable:
     # The size in the directory tells the two apart, even in a file that is cut short.
     padding = 4 if stream.size_bytes == 8 + stated * _MODULE_BYTES else 0
     count = min(stated, max(held - 4 - padding, 0) // _MODULE_BYTES)
-    return ModuleTable(
-        unloaded=False, first=stream.offset + 4 + padding, entry_bytes=_MODULE_BYTES, count=count, stated=stated
-    )
+    return ModuleTable(False, stream.offset + 4 + padding, _MODULE_BYTES, count, stated)
 
 
 def _locate_unloaded(view: ByteView, stream: Stream) -> ModuleTable:
@@ -356,9 +278,7 @@ def _locate_unloaded(view: ByteView, stream: Stream) -> ModuleTable:
     if header_bytes < 12 or entry_bytes < _UNLOADED.size:
         raise MalformedInput("the list of unloaded modules states sizes too small for it", offset=stream.offset)
     count = min(stated, max(held - header_bytes, 0) // entry_bytes)
-    return ModuleTable(
-        unloaded=True, first=stream.offset + header_bytes, entry_bytes=entry_bytes, count=count, stated=stated
-    )
+    return ModuleTable(True, stream.offset + header_bytes, entry_bytes, count, stated)
 
 
 def _held_bytes(view: ByteView, stream: Stream, least: int, what: str) -> int:
@@ -382,9 +302,7 @@ class CapturedMemory:
     """The address space of the process as far as the dump holds it; offsets are addresses.
 
     Three flat arrays, sorted by address and free of overlaps, stand for the ranges: 24 bytes each, whatever their size.
-
-    Attributes:
-        truncated: The file ends before the memory that its lists promise, or they promise too many ranges.
+    It is *truncated* if the file ends before the memory that its lists promise, or they promise too many ranges.
     """
 
     def __init__(self, view: ByteView, ranges: Iterator[tuple[int, int, int]]) -> None:
@@ -415,11 +333,7 @@ class CapturedMemory:
         return len(self._starts)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly *length* bytes from the address *offset*, across ranges that touch.
-
-        Raises:
-            NotInDump: The dump does not hold all of them.
-        """
+        """Return *length* bytes from the address *offset*, across ranges that touch; raise `NotInDump` without them."""
         if length < 0:
             raise NotInDump("a negative length was asked for", address=offset)
         return read_in_parts(self._read_range, offset, length)
@@ -459,14 +373,9 @@ def read_memory_ranges(view: ByteView, dump: Minidump) -> CapturedMemory:
     offset u32 for each range. Layout of a 64-bit one, which full dumps have: count u64, offset u64 of the first byte,
     then address u64 and size u64; the data of one range follows that of the one before.
     """
-    return CapturedMemory(view, _ranges(view, dump))
-
-
-def _ranges(view: ByteView, dump: Minidump) -> Iterator[tuple[int, int, int]]:
-    for stream in dump.streams_of(StreamType.MEMORY64_LIST):
-        yield from _ranges64(view, stream)
-    for stream in dump.streams_of(StreamType.MEMORY_LIST):
-        yield from _ranges32(view, stream)
+    full = (_ranges64(view, stream) for stream in dump.streams_of(StreamType.MEMORY64_LIST))
+    some = (_ranges32(view, stream) for stream in dump.streams_of(StreamType.MEMORY_LIST))
+    return CapturedMemory(view, chain.from_iterable(chain(full, some)))
 
 
 def _ranges32(view: ByteView, stream: Stream) -> Iterator[tuple[int, int, int]]:

@@ -14,25 +14,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.kernel import DebuggerData
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "KLDR32",
-    "KLDR64",
-    "LDR32",
-    "LDR64",
-    "ListWalk",
-    "LoaderEntry",
-    "LoaderLayout",
-    "UnloadedDriver",
-    "find_place_problem",
-    "parse_unloaded_drivers",
-    "read_entry",
-    "read_pointer",
-    "read_unicode_string",
-    "read_unloaded_drivers",
-    "walk_list",
-]
-
-
 _MOST_ENTRIES = 10_000
 _LONGEST_NAME_BYTES = 0x2000
 _LARGEST_IMAGE_BYTES = 1 << 30
@@ -40,19 +21,14 @@ _LARGEST_IMAGE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class LoaderLayout:
-    """Offsets of a loader entry's fields, in bytes.
-
-    Attributes:
-        pointer_size: Bytes of a pointer.
-        stamp: TimeDateStamp; kernel entries have one since Windows 10 only.
-    """
+    """Offsets of a loader entry's fields, in bytes."""
 
     pointer_size: int
     base: int
     size_of_image: int
     full_name: int
     base_name: int
-    stamp: int
+    stamp: int  # TimeDateStamp; kernel entries have one since Windows 10 only
 
 
 # Source: public symbols of Windows 10 (15063 x86, 19041 x64) and XP to 10 for the user's; volatility's types.
@@ -64,48 +40,28 @@ LDR64 = LoaderLayout(pointer_size=8, base=0x30, size_of_image=0x40, full_name=0x
 
 @dataclass(frozen=True, slots=True)
 class LoaderEntry:
-    """One entry of a loader list.
-
-    Attributes:
-        va: Address of the entry.
-        base: Address the image is loaded at.
-        size_of_image: Bytes of address space it takes.
-        full_name: Path; None if its page is not there.
-        base_name: File name; None if its page is not there.
-        name_problem: Why a name is not known.
-        problem: Why this cannot be an image's entry; None for a sound one.
-    """
+    """One entry of a loader list."""
 
     va: int
     base: int
-    size_of_image: int
-    full_name: str | None
-    base_name: str | None
-    name_problem: str | None
-    problem: str | None
+    size_of_image: int  # bytes of address space it takes
+    full_name: str | None  # path; None if its page is not there
+    base_name: str | None  # file name; None if its page is not there
+    name_problem: str | None  # why a name is not known
+    problem: str | None  # why this cannot be an image's entry; None for a sound one
 
 
 @dataclass(frozen=True, slots=True)
 class ListWalk:
-    """Where the entries of a list lie, as far as they could be reached.
+    """Where the entries of a list lie, as far as they could be reached."""
 
-    Attributes:
-        entries: Addresses of the links, in list order without the head.
-        complete: Every link was followed from head to head.
-        problem: What broke the walk; None if it is *complete*.
-    """
-
-    entries: tuple[int, ...]
-    complete: bool
-    problem: str | None
+    entries: tuple[int, ...]  # addresses of the links, in list order without the head
+    complete: bool  # every link was followed from head to head
+    problem: str | None  # what broke the walk; None if it is *complete*
 
 
 def read_pointer(space: ByteView, address: int, pointer_size: int) -> int:
-    """Return the pointer at *address*.
-
-    Raises:
-        NotInDump: Its bytes are not there.
-    """
+    """Return the pointer at *address*; raise `NotInDump` if its bytes are not there."""
     return int.from_bytes(space.read(address, pointer_size), "little")
 
 
@@ -127,7 +83,7 @@ def walk_list(
     Args:
         space: The address space the list lies in.
         head: Address of the list's head.
-        pointer_size: Bytes of a pointer.
+        pointer_size: In bytes.
         accepts: Says whether an address can be that of an entry.
         recognises: Says whether what lies there is an entry, for one that does not point back; None to go by links.
         most: How many entries are read at most.
@@ -138,30 +94,22 @@ def walk_list(
     forward, problem = links.follow(head, 0, most)
     if problem is None:
         return ListWalk(tuple(forward), complete=True, problem=None)
-    backward, back_problem = links.follow(head, 1, most)
-    del back_problem
-    entries = _join(forward, backward[::-1])[:most]
-    return ListWalk(tuple(entries), complete=False, problem=problem)
+    backward, _ = links.follow(head, 1, most)
+    return ListWalk(tuple(_join(forward, backward[::-1])[:most]), complete=False, problem=problem)
 
 
+@dataclass(frozen=True, slots=True)
 class _Links:
-    def __init__(
-        self,
-        space: ByteView,
-        pointer_size: int,
-        accepts: Callable[[int], bool],
-        recognises: Callable[[int], bool] | None,
-    ) -> None:
-        self._space = space
-        self._width = pointer_size
-        self._accepts = accepts
-        self._recognises = recognises
+    space: ByteView
+    width: int
+    accepts: Callable[[int], bool]
+    recognises: Callable[[int], bool] | None
 
     def read(self, address: int, which: int) -> int:
-        return read_pointer(self._space, address + which * self._width, self._width)
+        return read_pointer(self.space, address + which * self.width, self.width)
 
     def follow(self, head: int, which: int, most: int) -> tuple[list[int], str | None]:
-        """Return the entries from *head* on, and what ended the walk before it came back there."""
+        """Return the entries from *head* on, forward (0) or backward (1), and what ended the walk too early."""
         found: list[int] = []
         seen = {head}
         at = head
@@ -175,7 +123,7 @@ class _Links:
                 return found, mismatch
             if following in seen:
                 return found, f"the link at {at:#x} leads back to {following:#x}"
-            if following % self._width or not self._accepts(following):
+            if following % self.width or not self.accepts(following):
                 return found, f"the link at {at:#x} leads to {following:#x}, which cannot be an entry"
             if len(found) >= most:
                 return found, f"it has more than {most} entries"
@@ -195,9 +143,9 @@ class _Links:
         """Return whether *entry* is one: the entry after it points back to it, or it is recognised."""
         try:
             following = self.read(entry, which)
-            if self._accepts(following) and self.read(following, 1 - which) == entry:
+            if self.accepts(following) and self.read(following, 1 - which) == entry:
                 return True
-            return self._recognises is not None and self._recognises(entry)
+            return self.recognises is not None and self.recognises(entry)
         except InputError:
             return False
 
@@ -233,22 +181,16 @@ def read_entry(space: ByteView, va: int, layout: LoaderLayout, *, kernel_start: 
     base = parse_uint(raw, layout.base, layout.pointer_size)
     size = parse_uint(raw, layout.size_of_image, 4)
     names: list[str | None] = []
-    problems: list[str] = []
+    name_problem = None
     for offset in (layout.full_name, layout.base_name):
         try:
-            names.append(read_unicode_string(space, va + offset, layout.pointer_size))
+            names.append(read_unicode_string(space, va + offset, layout.pointer_size) or None)
         except InputError as error:
             names.append(None)
-            problems.append(error.problem)
-    return LoaderEntry(
-        va=va,
-        base=base,
-        size_of_image=size,
-        full_name=names[0] or None,
-        base_name=names[1] or None,
-        name_problem=problems[0] if problems else None,
-        problem=find_place_problem(base, size, kernel_start),
-    )
+            name_problem = name_problem or error.problem
+    full_name, base_name = names
+    problem = find_place_problem(base, size, kernel_start)
+    return LoaderEntry(va, base, size, full_name, base_name, name_problem, problem)
 
 
 def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
@@ -261,10 +203,7 @@ def find_place_problem(base: int, size: int, kernel_start: int) -> str | None:
 
 
 def read_unicode_string(space: ByteView, address: int, pointer_size: int) -> str:
-    """Return the text of the UNICODE_STRING at *address*.
-
-    Raises:
-        NotInDump: Its header or its text is not there.
+    """Return the text of the UNICODE_STRING at *address*; raise `NotInDump` if a part of it is not there.
 
     Layout: length in bytes u16, room in bytes u16, pointer (aligned).
     """
@@ -282,24 +221,15 @@ _NAME_UNITS = 12
 
 @dataclass(frozen=True, slots=True)
 class UnloadedDriver:
-    """A driver that is no longer there; nothing in it identifies a file.
+    """A driver that is no longer there; nothing in it identifies a file."""
 
-    Attributes:
-        name: File name, in triage dumps cut to 12 characters; None if its page is not there.
-        start: Address it was loaded at.
-        end: Address after its last byte.
-    """
-
-    name: str | None
-    start: int
-    end: int
+    name: str | None  # file name, in triage dumps cut to 12 characters; None if its page is not there
+    start: int  # address it was loaded at
+    end: int  # address after its last byte
 
 
 def parse_unloaded_drivers(view: ByteView, offset: int, pointer_size: int) -> Iterator[UnloadedDriver]:
-    """Yield the unloaded drivers of a triage dump, in file order.
-
-    Raises:
-        TruncatedInput: The dump ends within their list.
+    """Yield the unloaded drivers of a triage dump, in file order; raise `TruncatedInput` if it ends within their list.
 
     Layout: count u32 in a slot of a pointer's size; entries {UNICODE_STRING, WCHAR[12], start, end}, 0x38 bytes in 64
     bit dumps and 0x28 in others. The name's length counts bytes; its pointer means nothing here.
@@ -333,7 +263,10 @@ def read_unloaded_drivers(space: ByteView, block: DebuggerData, pointer_size: in
         return
     if array is None:
         return
-    first = _next_slot(space, block.last_unloaded_driver_va)
+    try:
+        first = read_pointer(space, block.last_unloaded_driver_va, 4) % _SLOTS
+    except InputError:
+        first = 0
     for slot in range(_SLOTS):
         at = array + (first + slot) % _SLOTS * size
         try:
@@ -358,13 +291,6 @@ def _find_array(space: ByteView, address: int, pointer_size: int) -> int | None:
     length, room = parse_uint(first, 0, 2), parse_uint(first, 2, 2)
     buffer = parse_uint(first, pointer_size, pointer_size)
     return address if 0 < length <= room and buffer >= kernel_half else None
-
-
-def _next_slot(space: ByteView, address: int) -> int:
-    try:
-        return parse_uint(space.read(address, 4), 0, 4) % _SLOTS
-    except InputError:
-        return 0
 
 
 def _name(space: ByteView, address: int, pointer_size: int) -> str | None:

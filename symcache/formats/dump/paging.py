@@ -8,54 +8,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import Absence, NotInDump
-from symcache.formats.dump.pagemaps import PAGE_SIZE
+from symcache.formats.dump.physical import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.view import ByteView
 
-__all__ = ["ARM64", "PAE", "X64", "X64_LA57", "X86", "AddressSpace", "Level", "PageTables", "PagingMode"]
-
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One step down the page tables.
+    """One step down the page tables."""
 
-    Attributes:
-        shift: Lowest bit of the address that indexes the table.
-        bits: How many bits index it.
-        may_map: An entry may map a large page instead of leading to another table.
-    """
-
-    shift: int
-    bits: int
-    may_map: bool = False
+    shift: int  # lowest bit of the address that indexes the table
+    bits: int  # how many bits index it
+    may_map: bool = False  # an entry may map a large page instead of leading to another table
 
 
 @dataclass(frozen=True, slots=True)
 class PagingMode:
-    """How a processor's page tables are laid out.
-
-    Attributes:
-        name: For people.
-        address_bits: Width of a virtual address; above it, all bits are equal.
-        entry_size: Bytes an entry takes.
-        root_mask: What of the page table register is an address.
-        frame_mask: What of an entry is a physical address.
-        levels: Tables from the root down, the last one's entries map pages of 4 KiB.
-        invalid_mark: Bits that Windows sets in entries that are not valid, and that are no part of an address.
-        two_roots: The processor keeps one root for the kernel's addresses and one for the process's.
-    """
+    """How a processor's page tables are laid out."""
 
     name: str
-    address_bits: int
+    address_bits: int  # width of a virtual address; above it, all bits are equal
     entry_size: int
-    root_mask: int
-    frame_mask: int
-    levels: tuple[Level, ...]
-    invalid_mark: int = 0
-    two_roots: bool = False
+    root_mask: int  # what of the page table register is an address
+    frame_mask: int  # what of an entry is a physical address
+    levels: tuple[Level, ...]  # tables from the root down, the last one's entries map pages of 4 KiB
+    invalid_mark: int = 0  # bits that Windows sets in entries that are not valid, and that are no part of an address
+    two_roots: bool = False  # the processor keeps one root for the kernel's addresses and one for the process's
 
     @property
     def space_size(self) -> int:
@@ -123,11 +104,7 @@ class PageTables:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def read_entry(self, address: int, size: int) -> int:
-        """Return the entry at physical *address*.
-
-        Raises:
-            NotInDump: It is not there.
-        """
+        """Return the entry at physical *address*; raise `NotInDump` if it is not there."""
         start, within = address & -_PIECE_BYTES, address & (_PIECE_BYTES - 1)
         piece = self._kept.get(start)
         if piece is None:
@@ -143,11 +120,8 @@ class PageTables:
 class AddressSpace:
     """One virtual address space, read through its page tables; offsets of this view are virtual addresses.
 
-    Args:
-        tables: Page tables of the dump; several address spaces share one.
-        mode: How they are laid out.
-        root: Value of the page table register, not masked.
-        kernel_root: The same for the kernel's addresses, where *mode* has two roots and this is a process's space.
+    *root* is the value of the page table register, not masked; *kernel_root* the same for the kernel's addresses, where
+    *mode* has two roots and this is a process's space. Several address spaces share the *tables* of a dump.
     """
 
     def __init__(self, tables: PageTables, mode: PagingMode, root: int, kernel_root: int | None = None) -> None:
@@ -200,9 +174,7 @@ class AddressSpace:
     def mapped_pages(self, start: int, most_tables: int) -> Iterator[tuple[int, int]]:
         """Yield virtual and physical address of pages of 4 KiB that valid entries map, from *start* upwards.
 
-        Args:
-            start: Where to begin.
-            most_tables: Page tables to look into at most.
+        At most *most_tables* page tables are looked into.
         """
         mode = self.mode
         extension = mode.space_size - (1 << mode.translated_bits)
@@ -229,13 +201,9 @@ class AddressSpace:
                 walks.append(self._valid_entries(tables[-1], len(walks), at & -(1 << shift), lowest))
 
     def _valid_entries(self, table: int, depth: int, base: int, lowest: int) -> Iterator[tuple[int, int]]:
-        """Yield the first address from *lowest* on that each valid entry covers, and the entry.
+        """Yield the first address from *lowest* on that each valid entry of *table* covers, and the entry.
 
-        Args:
-            table: Physical address of a page table.
-            depth: Its level, 0 for the root.
-            base: First address it covers.
-            lowest: Where to begin.
+        The table lies *depth* levels below the root; *base* is the first address it covers.
         """
         level = self.mode.levels[depth]
         count = 1 << level.bits
@@ -285,7 +253,10 @@ class AddressSpace:
         table = root
         for level in mode.levels:
             index = address >> level.shift & ((1 << level.bits) - 1)
-            entry = self._read_entry(table + index * mode.entry_size, address)
+            try:
+                entry = self._tables.read_entry(table + index * mode.entry_size, mode.entry_size)
+            except NotInDump as error:
+                raise NotInDump(f"page table: {error.problem}", address=address, absence=error.absence) from error
             if level.shift == 12:
                 frame = self._find_frame(entry, address, follow_prototype=follow_prototype)
                 return frame | address & (PAGE_SIZE - 1), PAGE_SIZE - (address & (PAGE_SIZE - 1))
@@ -298,12 +269,6 @@ class AddressSpace:
                 raise _not_mapped("its page table entry is invalid", address)
             table = entry & mode.frame_mask
         raise AssertionError  # every mode ends with pages of 4 KiB
-
-    def _read_entry(self, at: int, address: int) -> int:
-        try:
-            return self._tables.read_entry(at, self.mode.entry_size)
-        except NotInDump as error:
-            raise NotInDump(f"page table: {error.problem}", address=address, absence=error.absence) from error
 
     def _maps_memory(self, entry: int) -> bool:
         if self.mode is ARM64:
@@ -336,9 +301,8 @@ class AddressSpace:
         raise _not_mapped("the page is paged out" if entry else "no page is mapped there", address)
 
     def _find_shared_frame(self, entry: int, address: int) -> int:
-        where = _prototype_address(self.mode, entry)
         try:
-            physical, _ = self._translate(where, follow_prototype=False)
+            physical, _ = self._translate(_prototype_address(self.mode, entry), follow_prototype=False)
             shared = self._tables.read_entry(physical, self.mode.entry_size)
         except NotInDump as error:
             problem = f"the prototype entry of its page is not there ({error.problem})"

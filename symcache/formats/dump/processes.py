@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pdb.types import Structure
 
-__all__ = ["KERNEL_STRUCTURES", "KernelLayout", "Process", "find_kernel_layout", "read_process", "walk_processes"]
-
-
 KERNEL_STRUCTURES = ("_EPROCESS", "_KPROCESS")
 """What `KernelLayout.from_structures` wants from the kernel's PDB."""
 
@@ -28,31 +25,18 @@ _PROCESS_ID_END = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class KernelLayout:
-    """Offsets of fields in EPROCESS, in bytes; they differ from build to build.
+    """Offsets of fields in EPROCESS, in bytes; they differ from build to build."""
 
-    Attributes:
-        links: ActiveProcessLinks; UniqueProcessId lies one pointer before it.
-        image_file_name: ImageFileName, 15 characters.
-        peb: Peb.
-        directory_table_base: DirectoryTableBase of the KPROCESS within.
-        wow64_process: Wow64Process; None where 32-bit processes cannot exist or it is not known.
-        guessed: Some of it was found by looking at memory and not by name.
-    """
-
-    links: int
+    links: int  # ActiveProcessLinks; UniqueProcessId lies one pointer before it
     image_file_name: int
     peb: int
-    directory_table_base: int
-    wow64_process: int | None = None
-    guessed: bool = False
+    directory_table_base: int  # DirectoryTableBase of the KPROCESS within
+    wow64_process: int | None = None  # Wow64Process; None where 32-bit processes cannot exist or it is not known
+    guessed: bool = False  # some of it was found by looking at memory and not by name
 
     @classmethod
     def from_structures(cls, structures: Mapping[str, Structure]) -> KernelLayout | None:
-        """Return the layout that the kernel's PDB states; None if it lacks a field.
-
-        Args:
-            structures: What `read_structures` found of `KERNEL_STRUCTURES`.
-        """
+        """Return the layout that the kernel's PDB states (`KERNEL_STRUCTURES`); None if it lacks a field."""
         process, kernel_process = (structures.get(name) for name in KERNEL_STRUCTURES)
         if process is None or kernel_process is None:
             return None
@@ -72,21 +56,13 @@ class KernelLayout:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process.
-
-    Attributes:
-        id: Process id.
-        name: File name, cut to 14 or 15 characters; empty if it cannot be read.
-        directory_table_base: Root of its page tables.
-        peb: Address of its environment block; 0 for processes without user memory.
-        wow64_process: Address of what leads to its 32-bit environment block; 0 if it is no 32-bit process.
-    """
+    """One process."""
 
     id: int
-    name: str
-    directory_table_base: int
-    peb: int
-    wow64_process: int
+    name: str  # file name, cut to 14 or 15 characters; empty if it cannot be read
+    directory_table_base: int  # root of its page tables
+    peb: int  # address of its environment block; 0 for processes without user memory
+    wow64_process: int  # address of what leads to its 32-bit environment block; 0 if it is no 32-bit process
 
     @property
     def label(self) -> str:
@@ -113,11 +89,7 @@ def walk_processes(space: AddressSpace, head: int, pointer_size: int) -> ListWal
 
 
 def read_process(space: AddressSpace, links_va: int, layout: KernelLayout, pointer_size: int) -> Process:
-    """Return the process whose ActiveProcessLinks lie at *links_va*.
-
-    Raises:
-        NotInDump: One of its fields is not there.
-    """
+    """Return the process whose ActiveProcessLinks lie at *links_va*; raise `NotInDump` if a field is not there."""
     base = links_va - layout.links
     wow64 = 0
     if layout.wow64_process is not None:
@@ -170,38 +142,32 @@ def find_kernel_layout(
     The first process is ``System`` with id 4, its page tables map the kernel, and other processes have environment
     blocks that lead to sound loader lists: what fits all of that is taken. Known layouts come first, then what the
     kernel's debugger data says and looking does.
-
-    Args:
-        space: The kernel's address space.
-        walk: All processes.
-        pointer_size: Bytes of a pointer.
-        block: The kernel's debugger data, if the dump holds it.
-        anchor: An address that every process's page tables map.
+    *anchor* is an address that every process's page tables map.
     """
     if not walk.entries:
         return None
-    prober = _Prober(space, walk, pointer_size, anchor)
-    if not prober.has_system:
+    prober = _Prober(space, walk.entries[:_PROBED_PROCESSES], pointer_size, anchor)
+    system = prober.find_system()
+    if system is None:
         return next((layout for layout in _KNOWN[pointer_size] if prober.fits_any(layout)), None)
     for layout in _KNOWN[pointer_size]:
-        if prober.fits_system(layout) and (
+        if prober.fits_system(system, layout) and (
             prober.fits_others(layout) if block is None or not block.peb_offset else block.peb_offset == layout.peb
         ):
             return layout
-    return prober.search(block)
+    return prober.search(system, block)
 
 
+@dataclass(frozen=True, slots=True)
 class _Prober:
-    def __init__(self, space: AddressSpace, walk: ListWalk, pointer_size: int, anchor: int) -> None:
-        self._space = space
-        self._walk = walk
-        self._width = pointer_size
-        self._anchor = anchor
-        self._first = self._find_system()
+    _space: AddressSpace
+    _probed: tuple[int, ...]  # links of the first processes
+    _width: int
+    _anchor: int
 
-    def _find_system(self) -> int | None:
+    def find_system(self) -> int | None:
         """Return the links of the process with id 4, which is the first but in damaged lists."""
-        for links in self._walk.entries[:_PROBED_PROCESSES]:
+        for links in self._probed:
             try:
                 if read_pointer(self._space, links - self._width, self._width) == _SYSTEM_ID:
                     return links
@@ -209,14 +175,9 @@ class _Prober:
                 continue
         return None
 
-    @property
-    def has_system(self) -> bool:
-        """The process ``System`` is in the list."""
-        return self._first is not None
-
     def fits_any(self, layout: KernelLayout) -> bool:
         """Return whether *layout* makes sense of some process, and its page tables are there."""
-        for links in self._walk.entries[:_PROBED_PROCESSES]:
+        for links in self._probed:
             try:
                 process = read_process(self._space, links, layout, self._width)
             except InputError:
@@ -226,10 +187,8 @@ class _Prober:
                 return True
         return False
 
-    def fits_system(self, layout: KernelLayout) -> bool:
-        if self._first is None:
-            return False
-        base = self._first - layout.links
+    def fits_system(self, system: int, layout: KernelLayout) -> bool:
+        base = system - layout.links
         try:
             if self._space.read(base + layout.image_file_name, len(_FIRST_NAME)) != _FIRST_NAME:
                 return False
@@ -253,7 +212,7 @@ class _Prober:
 
     def fits_others(self, layout: KernelLayout) -> bool:
         """Return whether some process's environment block is where *layout* has it; also if no process has one."""
-        judged = [self._judge_peb(links, layout) for links in self._walk.entries[:_PROBED_PROCESSES]]
+        judged = [self._judge_peb(links, layout) for links in self._probed]
         return True in judged or False not in judged
 
     def _judge_peb(self, links: int, layout: KernelLayout) -> bool | None:
@@ -270,18 +229,16 @@ class _Prober:
             return False
         return _leads_to_loader_list(self._space.with_root(root), peb, self._width)
 
-    def search(self, block: DebuggerData | None) -> KernelLayout | None:
-        if self._first is None:
-            return None
-        name = self._search_name(self._first)
+    def search(self, system: int, block: DebuggerData | None) -> KernelLayout | None:
+        name = self._search_name(system)
         if name is None:
             return None
         dtb_offset = _DIRECTORY_TABLE_BASE[self._width]
         if block is not None and block.directory_table_base_offset:
             dtb_offset = block.directory_table_base_offset
-        for links in self._search_links(self._first, dtb_offset):
+        for links in self._search_links(system, dtb_offset):
             layout = KernelLayout(links, links + name, 0, dtb_offset, guessed=True)
-            peb = block.peb_offset if block is not None and block.peb_offset else self._search_peb(layout)
+            peb = block.peb_offset if block is not None and block.peb_offset else self._search_peb(system, layout)
             if peb is not None:
                 # From Windows 8 on, Wow64Process follows Peb at this distance.
                 return replace(layout, peb=peb, wow64_process=peb + 0x30 if self._width == 8 else None)
@@ -315,14 +272,14 @@ class _Prober:
                     unlikely.append(offset)
         yield from unlikely
 
-    def _search_peb(self, layout: KernelLayout) -> int | None:
-        for links in self._walk.entries[:_PROBED_PROCESSES]:
+    def _search_peb(self, system: int, layout: KernelLayout) -> int | None:
+        for links in self._probed:
             base = links - layout.links
             try:
                 root = read_pointer(self._space, base + layout.directory_table_base, self._width)
             except InputError:
                 continue
-            if links == self._first or not self._maps_kernel(root):
+            if links == system or not self._maps_kernel(root):
                 continue
             user = self._space.with_root(root)
             for offset in range(layout.links, layout.links + _SEARCHED_BYTES, self._width):

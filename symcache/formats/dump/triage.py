@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.modules import UnloadedDriver
     from symcache.formats.view import ByteView
 
-__all__ = ["Triage", "TriageDriver", "TriageMemory", "read_triage"]
-
-
 _MOST_DRIVERS = 2048
 _LONGEST_NAME_UNITS = 0x1000
 _STRIDES = {8: (0x90, 0x98, 0xA0, 0xA8, 0xB0), 4: (0x4C, 0x50, 0x54, 0x58, 0x5C, 0x60)}
@@ -30,27 +27,16 @@ _STRIDES = {8: (0x90, 0x98, 0xA0, 0xA8, 0xB0), 4: (0x4C, 0x50, 0x54, 0x58, 0x5C,
 
 @dataclass(frozen=True, slots=True)
 class TriageDriver:
-    """One entry of the driver list.
+    """One entry of the driver list."""
 
-    Attributes:
-        at: Offset of the entry in the dump, in bytes.
-        path: Full path as the kernel knew it; None if it cannot be read.
-        path_problem: Why *path* is None.
-        base: Address the driver is loaded at.
-        size_of_image: Bytes of address space it takes.
-        checksum: CheckSum of its header; 0 if the header was not in memory.
-        timestamp: TimeDateStamp of its header; 0 if the header was not in memory.
-        problem: Why this cannot be a driver's entry; None for a sound one.
-    """
-
-    at: int
-    path: str | None
-    path_problem: str | None
+    at: int  # offset of the entry in the dump, in bytes
+    path: str | None  # full path as the kernel knew it; None if it cannot be read
+    path_problem: str | None  # why *path* is None
     base: int
-    size_of_image: int
-    checksum: int
-    timestamp: int
-    problem: str | None
+    size_of_image: int  # bytes of address space it takes
+    checksum: int  # CheckSum of its header; 0 if the header was not in memory
+    timestamp: int  # TimeDateStamp of its header; 0 if the header was not in memory
+    problem: str | None  # why this cannot be a driver's entry; None for a sound one
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,69 +56,37 @@ _ENTRY32 = _Entry(base=0x1C, size_of_image=0x24, checksum=0x44, timestamp=0x48, 
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """The table of contents of a triage dump; offsets count from the start of the file, in bytes.
-
-    Attributes:
-        pointer_size: Bytes of a pointer.
-        size_of_dump: How long the dump is by its own account.
-        valid_offset: Where the mark of a complete dump lies.
-        driver_list_offset: First driver entry.
-        driver_count: Drivers listed, at most 10,000.
-        driver_stride: Bytes from one entry to the next.
-        unloaded_offset: List of unloaded drivers; 0 if there is none.
-        debugger_data_offset: Copy of the kernel's debugger data; 0 if there is none.
-        stack: Address, offset and size of the call stack.
-        data_page: Address, offset and size of the data page.
-        debugger_data_size: Bytes of that copy.
-        blocks_offset: Table of data blocks; 0 if there is none.
-        block_count: Data blocks.
-        problems: What contradicts itself or is cut off.
-    """
+    """The table of contents of a triage dump; offsets count from the start of the file, in bytes."""
 
     pointer_size: int
-    size_of_dump: int
-    valid_offset: int
-    driver_list_offset: int
-    driver_count: int
-    driver_stride: int
-    unloaded_offset: int
-    debugger_data_offset: int
-    debugger_data_size: int
-    stack: tuple[int, int, int]
-    data_page: tuple[int, int, int]
-    blocks_offset: int
+    size_of_dump: int  # how long the dump is by its own account
+    valid_offset: int  # where the mark of a complete dump lies
+    driver_list_offset: int  # first driver entry
+    driver_count: int  # drivers listed, at most 2,048
+    driver_stride: int  # bytes from one entry to the next
+    unloaded_offset: int  # list of unloaded drivers; 0 if there is none
+    debugger_data_offset: int  # copy of the kernel's debugger data; 0 if there is none
+    debugger_data_size: int  # bytes of that copy
+    stack: tuple[int, int, int]  # address, offset and size of the call stack
+    data_page: tuple[int, int, int]  # address, offset and size of the data page
+    blocks_offset: int  # table of data blocks; 0 if there is none
     block_count: int
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # what contradicts itself or is cut off
 
     def drivers(self, view: ByteView) -> Iterator[TriageDriver]:
-        """Yield the drivers in file order; the kernel is the first.
-
-        Raises:
-            TruncatedInput: The dump ends within the list.
-        """
+        """Yield the drivers in file order, the kernel first; raise `TruncatedInput` if the dump ends in the list."""
         layout = _ENTRY64 if self.pointer_size == 8 else _ENTRY32
         for index in range(self.driver_count):
             at = self.driver_list_offset + index * self.driver_stride
             raw = view.read(at, layout.end)
             base, size = _parse_place(raw, layout, self.pointer_size)
             path, problem = _read_name(view, parse_uint(raw, 0, 4))
-            yield TriageDriver(
-                at=at,
-                path=path,
-                path_problem=problem,
-                base=base,
-                size_of_image=size,
-                checksum=parse_uint(raw, layout.checksum, 4),
-                timestamp=parse_uint(raw, layout.timestamp, 4),
-                problem=find_place_problem(base, size, 1 << (8 * self.pointer_size - 1)),
-            )
+            checksum, timestamp = parse_uint(raw, layout.checksum, 4), parse_uint(raw, layout.timestamp, 4)
+            misplaced = find_place_problem(base, size, 1 << (8 * self.pointer_size - 1))
+            yield TriageDriver(at, path, problem, base, size, checksum, timestamp, misplaced)
 
     def unloaded_drivers(self, view: ByteView) -> Iterator[UnloadedDriver]:
-        """Yield the drivers that had been unloaded, in file order.
-
-        Raises:
-            TruncatedInput: The dump ends within their list.
-        """
+        """Yield the drivers that had been unloaded, in file order; raise `TruncatedInput` as `drivers` does."""
         if self.unloaded_offset:
             yield from parse_unloaded_drivers(view, self.unloaded_offset, self.pointer_size)
 
@@ -156,16 +110,13 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
     Source: rizin dmp_specs.h and Ghidra pagedump; real dumps of builds 19041 and 22000.
     """
     at = header.size
-    wide = header.is_64bit
-    size = 0x80 if wide else 0x68
+    size, pointer_size = (0x80, 8) if header.is_64bit else (0x68, 4)
     available = max(0, view.size - at)
     if available < 0x48:
         raise TruncatedInput("the triage dump ends before its table of contents", offset=view.size)
     raw = view.read(at, min(size, available)).ljust(size, b"\0")
     words = struct.unpack_from("<18I", raw)
-    top_of_stack = parse_uint(raw, 0x48, 8 if wide else 4)
-    tail = struct.unpack_from("<Q6I", raw, 0x60) if wide else struct.unpack_from("<7I", raw, 0x4C)
-    pointer_size = 8 if wide else 4
+    tail = struct.unpack_from("<Q6I", raw, 0x60) if header.is_64bit else struct.unpack_from("<7I", raw, 0x4C)
     list_offset, count, pool_offset = words[12], words[13], words[14]
     problems = []
     if count > _MOST_DRIVERS:
@@ -186,7 +137,7 @@ def read_triage(view: ByteView, header: DumpHeader) -> Triage:
         unloaded_offset=words[6],
         debugger_data_offset=tail[3],
         debugger_data_size=tail[4],
-        stack=(top_of_stack, words[10], words[11]),
+        stack=(parse_uint(raw, 0x48, pointer_size), words[10], words[11]),
         data_page=(tail[0], tail[1], tail[2]),
         blocks_offset=tail[5],
         block_count=tail[6],
@@ -262,11 +213,7 @@ class TriageMemory:
         self.size = 1 << 8 * triage.pointer_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes from virtual address *offset*.
-
-        Raises:
-            NotInDump: No piece holds them.
-        """
+        """Return *length* bytes from virtual address *offset*; raise `NotInDump` where no piece holds them."""
         return read_in_parts(self._read_block, offset, length)
 
     def _read_block(self, address: int, length: int) -> bytes:

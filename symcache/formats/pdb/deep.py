@@ -1,9 +1,6 @@
 """Streams, symbols and types of a PDB, read with pdbparse, and checks of its block lists.
 
-The one module that knows pdbparse, which is optional: it has no wheels and cannot be installed from Python 3.12 on.
-Of it only what was found to work on real files is called, each call behind checks of our own, because it trusts the
-sizes that a file states: never a stream's ``load()`` for types or debug information, never ``tpi.Type.parse``, which
-opens a debugger on damaged records.
+The one module that knows pdbparse, which is optional: no wheels, not for Python 3.12 and later.
 """
 
 from __future__ import annotations
@@ -14,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,11 +23,7 @@ from symcache.formats.view import FileView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType, TracebackType
     from typing import Self
-
-__all__ = ["DeepIdentity", "DeepPdb", "DeepSymbol", "available", "check_available", "check_blocks", "check_identity"]
-
 
 _HOW_TO_INSTALL = (
     "pdbparse is not installed; deep checks need it: pip install 'symcache[pdbparse]' (Python 3.11 and a C compiler)"
@@ -48,48 +43,22 @@ _HEAD_BYTES = 28
 
 @dataclass(frozen=True, slots=True)
 class DeepIdentity:
-    """Identity of a PDB as pdbparse reads it.
-
-    Attributes:
-        guid: Signature.
-        info_age: Age in the information stream.
-        dbi_age: Age in the debug information stream; None without one.
-        machine: COFF machine number; None without debug information.
-        flags: Flags of the debug information; None without it.
-    """
+    """Identity of a PDB as pdbparse reads it."""
 
     guid: UUID
-    info_age: int
-    dbi_age: int | None
-    machine: int | None
-    flags: int | None
+    info_age: int  # age in the information stream
+    dbi_age: int | None  # age in the debug information stream; None without one
+    machine: int | None  # COFF machine number; None without debug information
+    flags: int | None  # flags of the debug information; None without it
 
 
 @dataclass(frozen=True, slots=True)
 class DeepSymbol:
-    """A public symbol.
+    """A public symbol."""
 
-    Attributes:
-        name: As the linker spells it.
-        segment: Number of its section, from 1.
-        offset: Offset in its section, in bytes.
-    """
-
-    name: str
-    segment: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Library:
-    """The parts of pdbparse that are used, and what its parser raises."""
-
-    root: ModuleType
-    dbi: ModuleType
-    gdata: ModuleType
-    info: ModuleType
-    tpi: ModuleType
-    error: type[Exception]
+    name: str  # as the linker spells it
+    segment: int  # number of its section, from 1
+    offset: int  # offset in its section, in bytes
 
 
 def available() -> bool:
@@ -98,26 +67,19 @@ def available() -> bool:
 
 
 def check_available() -> None:
-    """Do nothing if pdbparse is installed.
-
-    Raises:
-        UsageError: It is not; the text says how to get it.
-    """
+    """Raise `UsageError`, which says how to get it, unless pdbparse is installed."""
     if not available():
         raise UsageError(_HOW_TO_INSTALL)
 
 
-def _load() -> _Library:
+def _load() -> Any:
+    """Return the parts of pdbparse that are used, and what its parser raises, by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # construct 2.9 imports a module that is on its way out
         try:
-            return _Library(
-                root=import_module("pdbparse"),
-                dbi=import_module("pdbparse.dbi"),
-                gdata=import_module("pdbparse.gdata"),
-                info=import_module("pdbparse.info"),
-                tpi=import_module("pdbparse.tpi"),
-                error=import_module("construct").ConstructError,
+            parts = {name: import_module(f"pdbparse.{name}") for name in ("dbi", "gdata", "info", "tpi")}
+            return SimpleNamespace(
+                **parts, PDB7=import_module("pdbparse").PDB7, error=import_module("construct").ConstructError
             )
         except ImportError as error:
             raise UsageError(_HOW_TO_INSTALL) from error
@@ -126,8 +88,9 @@ def _load() -> _Library:
 class DeepPdb:
     """A native PDB opened with pdbparse; use it in a ``with`` statement.
 
-    Args:
-        path: The file.
+    Only what was found to work on real files is called, behind checks of our own, because pdbparse trusts the sizes
+    that a file states: never a stream's ``load()`` for types or debug information, never ``tpi.Type.parse``, which
+    opens a debugger on damaged records.
 
     Raises:
         UsageError: pdbparse is not installed; the text says how to get it.
@@ -143,7 +106,7 @@ class DeepPdb:
         self._file = Path(path).open("rb")  # noqa: SIM115  # closed by close(); what pdbparse opens itself never is
         try:
             with self._translated():
-                self._pdb: Any = self._library.root.PDB7(self._file, fast_load=True)
+                self._pdb: Any = self._library.PDB7(self._file, fast_load=True)
         except BaseException:
             self._file.close()
             raise
@@ -155,9 +118,7 @@ class DeepPdb:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def stream_sizes(self) -> list[int]:
@@ -165,11 +126,7 @@ class DeepPdb:
         return [stream.size for stream in self._pdb.streams]
 
     def identity(self) -> DeepIdentity:
-        """Return GUID and ages.
-
-        Raises:
-            InputError: The streams that hold them are damaged.
-        """
+        """Return GUID and ages; raise `InputError` where the streams that hold them are damaged."""
         with self._translated():
             # The names behind the GUID are left away: they are parsed letter by letter, however many there are.
             head = self._library.info.Info.parse(self._read(_INFO, first_bytes=_HEAD_BYTES) + bytes(4))
@@ -181,11 +138,7 @@ class DeepPdb:
             return DeepIdentity(guid, head.Age, header.age, int(header.Machine), header.flags)
 
     def public_symbols(self, limit: int) -> list[DeepSymbol]:
-        """Return the first *limit* public symbols, in file order.
-
-        Raises:
-            InputError: A symbol record is damaged.
-        """
+        """Return the first *limit* public symbols, in file order; raise `InputError` at a damaged record."""
         found: list[DeepSymbol] = []
         with self._translated():
             header = self._debug_header()
@@ -203,8 +156,7 @@ class DeepPdb:
     def structure_names(self, limit: int) -> list[str]:
         """Return the names of the first *limit* structures and classes that are defined, in file order.
 
-        Raises:
-            InputError: The type stream is damaged.
+        Raises `InputError` where the type stream is damaged.
         """
         found: list[str] = []
         with self._translated():
@@ -290,16 +242,13 @@ def check_identity(path: Path | str, guid: UUID, info_age: int, dbi_age: int | N
 
 
 def check_blocks(path: Path | str) -> list[str]:
-    """Return what is wrong with the block lists of a PDB: numbers out of range, blocks that two streams share.
-
-    At most 20 problems are named.
+    """Return at most 20 faults of the block lists of a PDB: numbers out of range, blocks that two streams share.
 
     Raises:
         UsageError, OSError, InputError: As `DeepPdb`.
     """
     with DeepPdb(path) as pdb:
-        problems = pdb.find_block_problems()
-        return [problem for problem, _ in zip(problems, range(_MOST_PROBLEMS), strict=False)]
+        return list(islice(pdb.find_block_problems(), _MOST_PROBLEMS))
 
 
 def _check_before_pdbparse(view: FileView) -> None:
@@ -318,8 +267,7 @@ def _check_before_pdbparse(view: FileView) -> None:
         raise MalformedInput(f"{msf.stream_count} streams are too few for a PDB")
     if msf.stream_count > _MOST_STREAMS:
         raise MalformedInput(f"{msf.stream_count} streams are more than the 16 bits of a stream number can name")
-    blocks = sum(-(-(size or 0) // msf.block_size) for size in msf.stream_sizes())
-    if 4 + 4 * msf.stream_count + 4 * blocks > msf.directory_size:
+    if 4 + 4 * msf.stream_count + 4 * msf.count_all_blocks() > msf.directory_size:
         raise MalformedInput("the stream directory ends before the block numbers of its streams")
 
 

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from struct import unpack, unpack_from
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb.msf import MSF_MAGIC, Msf, StreamView
-from symcache.formats.pdb.msfz import MSFZ_MAGIC, Msfz
-from symcache.formats.pdb.portable import PORTABLE_MAGIC, PortablePdb, parse_portable
-from symcache.formats.view import BytesView, PartView
+from symcache.formats.pdb.msf import MSF_MAGIC, MSFZ_MAGIC, Msf, Msfz, StreamView
+from symcache.formats.view import BytesView, PartView, parse_uint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from symcache.formats.pdb.msf import StreamContainer
     from symcache.formats.view import ByteView
 
-__all__ = [
-    "PDB2_MAGIC",
-    "Container",
-    "NativePdb",
-    "Pdb2",
-    "PdbIdentity",
-    "SymbolKind",
-    "looks_like_pdb",
-    "open_container",
-    "parse_pdb",
-    "parse_pdb2",
-]
-
-
-PDB2_MAGIC = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
+_PDB2_MAGIC = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
 
 _NUMBERS_AT = 0x3C
 
 
 @dataclass(frozen=True, slots=True)
 class Pdb2:
-    """Identity of a PDB 2.0.
+    """Identity of a PDB 2.0."""
 
-    Attributes:
-        signature: Time stamp, 32 bits; with *age* what an ``NB10`` record names.
-        age: Times the PDB was written.
-        version: Version of the information stream, a date in decimal digits (19970604).
-        block_size: Bytes in a page.
-        stream_count: Streams in the file.
-    """
-
-    signature: int
-    age: int
-    version: int
-    block_size: int
+    signature: int  # time stamp, 32 bits; with *age* what an `NB10` record names
+    age: int  # times the PDB was written
+    version: int  # version of the information stream, a date in decimal digits (19970604)
+    block_size: int  # bytes in a page
     stream_count: int
 
 
@@ -98,6 +74,99 @@ def parse_pdb2(view: ByteView) -> Pdb2:
     numbers = BytesView(root.read(4 + 8 * stream_count + 2 * first_pages, 2))
     version, signature, age = unpack("<3I", view_pages(12, numbers, "stream 1").read(0, 12))
     return Pdb2(signature, age, version, page_size, stream_count)
+
+
+_PORTABLE_MAGIC = b"BSJB"
+
+_ID_BYTES = 20
+_ROOT_LIMIT_BYTES = 4096
+_CHUNK_BYTES = 1 << 20
+_HASHES = {"SHA1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
+
+
+@dataclass(frozen=True, slots=True)
+class PortablePdb:
+    """Identity of a portable PDB."""
+
+    guid: UUID  # first 16 bytes of the 20-byte id
+    stamp: int  # last 4 bytes of the id; equals the time stamp of the image's code view entry
+    metadata_version: str  # version text of the metadata root, `PDB v1.0`
+    id_offset: int  # where the id lies in the file, in bytes
+
+
+def parse_portable(view: ByteView) -> PortablePdb:
+    """Return the identity of a portable PDB; reads at most 4 KiB and the id.
+
+    Raises:
+        UnknownFormat: The magic is another, or it is the metadata of an assembly, without ``#Pdb``.
+        TruncatedInput: The file ends within its root or before its ``#Pdb`` stream.
+        MalformedInput: The root contradicts itself.
+
+    Layout: ``BSJB``, major u16, minor u16, reserved u32, length of the version text u32 (padded to 4), the text, flags
+    u16, stream count u16, then per stream: offset u32, size u32, NUL-terminated name padded to 4.
+    Stream ``#Pdb``: id (20), entry point u32, referenced tables u64.
+    Source: ECMA-335 II.24.2.1; dotnet/runtime, PortablePdb-Metadata.md.
+    """
+    root = view.read(0, min(view.size, _ROOT_LIMIT_BYTES))
+    if root[:4] != _PORTABLE_MAGIC:
+        raise UnknownFormat("not a portable PDB", offset=0)
+    (text_bytes,) = unpack_from("<I", _need(root, 0, 16), 12)
+    if text_bytes > 256:
+        raise MalformedInput(f"a metadata version of {text_bytes} bytes cannot be", offset=12)
+    _, stream_count = unpack_from("<HH", _need(root, 16 + text_bytes, 4))
+    version = root[16 : 16 + text_bytes].partition(b"\0")[0].decode("utf-8", "replace")
+    at = 20 + text_bytes
+    for _ in range(stream_count):
+        offset, size = unpack_from("<II", _need(root, at, 8))
+        name, nul, _ = root[at + 8 : at + 40].partition(b"\0")
+        if not nul:
+            _need(root, at + 8, 32)
+            raise MalformedInput("the name of a metadata stream is not terminated", offset=at + 8)
+        if name == b"#Pdb":
+            return _read_id(view, offset, size, version)
+        at += 8 + (len(name) + 4) // 4 * 4
+    raise UnknownFormat("metadata without a #Pdb stream: not a PDB", offset=0)
+
+
+def compute_portable_checksum(view: ByteView, algorithm: str, *, id_offset: int) -> str:
+    """Return the checksum of a portable PDB, in lower-case hex, as an image's PDB checksum entry states it.
+
+    The file is read in pieces of 1 MiB; its 20-byte id is hashed as zeros, since it is made from the checksum.
+
+    Raises:
+        UnknownFormat: An algorithm that an image calls otherwise than ``SHA256``, ``SHA384``, ``SHA512``, ``SHA1``.
+        TruncatedInput: The file became shorter.
+
+    Source: dotnet/runtime PE-COFF.md, "PDB Checksum Debug Directory Entry"; dotnet/symstore, checksum validation.
+    """
+    name = _HASHES.get(algorithm.upper().replace("-", ""))
+    if name is None:
+        raise UnknownFormat(f"PDB checksums by {algorithm[:40]!r} are not known")
+    digest = hashlib.new(name, usedforsecurity=False)
+    end = id_offset + _ID_BYTES
+    for start, stop in ((0, id_offset), (end, view.size)):
+        for at in range(start, stop, _CHUNK_BYTES):
+            digest.update(view.read(at, min(_CHUNK_BYTES, stop - at)))
+        if stop == id_offset:
+            digest.update(bytes(_ID_BYTES))
+    return digest.hexdigest()
+
+
+def _read_id(view: ByteView, offset: int, size: int, version: str) -> PortablePdb:
+    if size < _ID_BYTES:
+        raise MalformedInput("the #Pdb stream is too short for an id", offset=offset)
+    if offset + size > view.size:
+        raise TruncatedInput("the file ends before its #Pdb stream", offset=view.size)
+    id_ = view.read(offset, _ID_BYTES)
+    return PortablePdb(UUID(bytes_le=id_[:16]), int.from_bytes(id_[16:], "little"), version, offset)
+
+
+def _need(root: bytes, at: int, length: int) -> bytes:
+    if at + length <= len(root):
+        return root[at : at + length]
+    if len(root) == _ROOT_LIMIT_BYTES:
+        raise MalformedInput(f"the metadata root does not end within {_ROOT_LIMIT_BYTES} bytes", offset=at)
+    raise TruncatedInput("the metadata root ends early", offset=len(root))
 
 
 _INFO, _DBI = 1, 3
@@ -144,37 +213,23 @@ class SymbolKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NativePdb:
-    """Identity of a PDB 7.
-
-    Attributes:
-        guid: Signature.
-        info_age: Age in the information stream; source indexing and other edits raise it alone.
-        dbi_age: Age in the debug information stream, the one that an image's code view record holds; None without one.
-        signature: Time stamp of the information stream, 32 bits.
-        version: Version of the information stream, a date in decimal digits (20000404).
-        machine: COFF machine number; None without debug information. Managed compilers write 0xC0EE.
-        flags: Flags of the debug information: 1 linked incrementally, 2 private symbols stripped, 4 conflicting types.
-        mini: Made by ``/DEBUG:FASTLINK``: the symbols stay in the object files.
-        symbols: How much it holds; None where that could not be read.
-        container: Outer layer.
-        block_size: Bytes in a block; None for MSFZ.
-        stream_count: Streams, nil ones counted.
-        unread: Why the debug information could not be read though it is there; None otherwise.
-    """
+    """Identity of a PDB 7."""
 
     guid: UUID
-    info_age: int
+    info_age: int  # age in the information stream; source indexing and other edits raise it alone
+    # Age in the debug information stream, the one that an image's code view record holds; None without one.
     dbi_age: int | None
-    signature: int
-    version: int
-    machine: int | None
+    signature: int  # time stamp of the information stream, 32 bits
+    version: int  # version of the information stream, a date in decimal digits (20000404)
+    machine: int | None  # COFF machine number; None without debug information. Managed compilers write 0xC0EE
+    # Flags of the debug information: 1 linked incrementally, 2 private symbols stripped, 4 conflicting types.
     flags: int | None
-    mini: bool
-    symbols: SymbolKind | None
+    mini: bool  # made by `/DEBUG:FASTLINK`: the symbols stay in the object files
+    symbols: SymbolKind | None  # how much it holds; None where that could not be read
     container: Container
-    block_size: int | None
-    stream_count: int
-    unread: str | None = None
+    block_size: int | None  # bytes in a block; None for MSFZ
+    stream_count: int  # streams, nil ones counted
+    unread: str | None = None  # why the debug information could not be read though it is there; None otherwise
 
     @property
     def age(self) -> int:
@@ -195,7 +250,7 @@ PdbIdentity: TypeAlias = NativePdb | Pdb2 | PortablePdb
 
 def looks_like_pdb(head: bytes) -> bool:
     """Return whether a file that begins with *head* is a PDB of any format; 44 bytes are enough."""
-    return head.startswith((MSF_MAGIC, MSFZ_MAGIC, PDB2_MAGIC, PORTABLE_MAGIC))
+    return head.startswith((MSF_MAGIC, MSFZ_MAGIC, _PDB2_MAGIC, _PORTABLE_MAGIC))
 
 
 def parse_pdb(view: ByteView) -> PdbIdentity:
@@ -209,26 +264,22 @@ def parse_pdb(view: ByteView) -> PdbIdentity:
         MalformedInput: The file contradicts itself.
     """
     head = view.read(0, min(view.size, 512))
-    if head.startswith(PORTABLE_MAGIC):
+    if head.startswith(_PORTABLE_MAGIC):
         return parse_portable(view)
-    if head.startswith(PDB2_MAGIC):
+    if head.startswith(_PDB2_MAGIC):
         return parse_pdb2(view)
-    container = _open(view, head)
-    return _parse_native(container)
+    return _parse_native(open_container(view, head))
 
 
-def open_container(view: ByteView) -> StreamContainer:
-    """Return the streams of a native PDB.
+def open_container(view: ByteView, head: bytes = b"") -> StreamContainer:
+    """Return the streams of a native PDB; *head* may be its first 512 bytes where they were read already.
 
     Raises:
         UnknownFormat: Not a native PDB; the text says what it looks like.
         TruncatedInput: The file is shorter than it says.
         MalformedInput: The file contradicts itself.
     """
-    return _open(view, view.read(0, min(view.size, 512)))
-
-
-def _open(view: ByteView, head: bytes) -> Msf | Msfz:
+    head = head or view.read(0, min(view.size, 512))
     if head.startswith(MSF_MAGIC):
         return Msf(view, head)
     if head.startswith(MSFZ_MAGIC):
@@ -236,7 +287,7 @@ def _open(view: ByteView, head: bytes) -> Msf | Msfz:
     raise _refuse(head)
 
 
-def _parse_native(container: Msf | Msfz) -> NativePdb:
+def _parse_native(container: StreamContainer) -> NativePdb:
     """Return the identity of a native PDB.
 
     Stream 1: version u32, signature u32, age u32, GUID (16, mixed-endian), then the map of named streams and feature
@@ -259,7 +310,7 @@ def _parse_native(container: Msf | Msfz) -> NativePdb:
         version=version,
         machine=machine,
         flags=flags,
-        mini=_MINI in _read_features(info),
+        mini=_is_mini(info),
         symbols=symbols,
         container=Container.MSF if isinstance(container, Msf) else Container.MSFZ,
         block_size=container.block_size if isinstance(container, Msf) else None,
@@ -283,9 +334,7 @@ def _read_dbi(
         return None, None, None, None, error.problem
     if head[:4] != b"\xff\xff\xff\xff":
         raise MalformedInput("the debug information stream has a header of an unknown version")
-    (age,) = unpack_from("<I", head, 8)
-    (modules_bytes,) = unpack_from("<I", head, 24)
-    flags, machine = unpack_from("<HH", head, 56)
+    age, modules_bytes, flags, machine = unpack_from("<8xI12xI28xHH", head)
     stripped = bool(flags & _STRIPPED) or not _has_module_stream(dbi, modules_bytes)
     return age, machine, flags, SymbolKind.PUBLIC if stripped else SymbolKind.PRIVATE, None
 
@@ -319,47 +368,38 @@ def _lists_stream(modules: bytes) -> bool:
     return False
 
 
-def _read_features(info: ByteView) -> frozenset[int]:
-    """Return the feature codes behind the map of named streams; none where that map is damaged.
+def _is_mini(info: ByteView) -> bool:
+    """Return whether the feature codes say so; not where they cannot be read, as identity does not hang on them.
 
-    Identity does not hang on them, so damage there refuses no file.
-    """
-    try:
-        return frozenset(_find_features(info))
-    except InputError:
-        return frozenset()
-
-
-def _find_features(info: ByteView) -> Iterator[int]:
-    """Yield the feature codes.
-
-    Map: length of the names u32, the names, entry count u32, capacity u32, two bit sets {word count u32, words},
-    entries of 8 bytes; then feature codes u32 until the end, or until the one for Visual C++ 2012, which stands alone.
+    Behind the GUID: length of the names of streams u32, the names, entry count u32, capacity u32, two bit sets {word
+    count u32, words}, entries of 8 bytes; then feature codes u32 until the end, or until the one for Visual C++ 2012,
+    which stands alone.
     Source: LLVM's "The PDB Info Stream", "The PDB Serialized Hash Table Format".
     """
 
     def number(at: int) -> int:
-        return int.from_bytes(info.read(at, 4), "little")
+        return parse_uint(info.read(at, 4), 0, 4)
 
-    at = _INFO_BYTES
-    at += 4 + number(at)
-    entries = number(at)
-    at += 8
-    for _ in range(2):
-        at += 4 + 4 * number(at)
-    at += 8 * entries
-    count = max(0, min(info.size - at, _FEATURES_LIMIT_BYTES)) // 4
-    for code in unpack(f"<{count}I", info.read(at, 4 * count)):
-        yield code
-        if code == _VC110:
-            return
+    try:
+        at = _INFO_BYTES
+        at += 4 + number(at)
+        entries = number(at)
+        at += 8
+        for _ in range(2):
+            at += 4 + 4 * number(at)
+        at += 8 * entries
+        count = max(0, min(info.size - at, _FEATURES_LIMIT_BYTES)) // 4
+        codes = unpack(f"<{count}I", info.read(at, 4 * count))
+    except InputError:
+        return False
+    return _MINI in takewhile(lambda code: code != _VC110, codes)
 
 
 def _refuse(head: bytes) -> InputError:
     """Return why a file that begins with *head* is not a PDB."""
     if not head:
         return TruncatedInput("the file is empty", offset=0)
-    if any(magic.startswith(head) for magic in (MSF_MAGIC, MSFZ_MAGIC, PDB2_MAGIC, PORTABLE_MAGIC)):
+    if any(magic.startswith(head) for magic in (MSF_MAGIC, MSFZ_MAGIC, _PDB2_MAGIC, _PORTABLE_MAGIC)):
         return TruncatedInput("the file ends within the magic of a PDB", offset=len(head))
     return UnknownFormat(f"not a PDB: it looks like {_guess(head)}", offset=0)
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["Structure", "read_structures"]
-
-
 _TPI = 2
 _CHUNK_BYTES = 1 << 20
 _LONGEST_RECORD_BYTES = 2 + 0xFFFF
@@ -50,17 +47,12 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Layout of a structure, class or union.
+    """Layout of a structure, class or union."""
 
-    Attributes:
-        name: As the PDB spells it: ``_EPROCESS``.
-        size: Length in bytes.
-        fields: Offset of each data member in bytes, in file order; those of anonymous unions are listed by compilers
-            as if they were the structure's own. A bit field has the offset of the integer that holds it.
-    """
-
-    name: str
-    size: int
+    name: str  # as the PDB spells it: `_EPROCESS`
+    size: int  # length in bytes
+    # Offset of each data member in bytes, in file order. Compilers list those of anonymous unions as if they were the
+    # structure's own; a bit field has the offset of the integer that holds it.
     fields: Mapping[str, int]
 
 
@@ -69,10 +61,6 @@ def read_structures(view: ByteView, names: Collection[str]) -> dict[str, Structu
 
     A name that is only declared (a forward reference) or not there at all is left out. Of several definitions with
     one name the first counts. Time is linear in the type stream, which is read once, 1 MiB at a time.
-
-    Args:
-        view: The PDB.
-        names: Names of structures, classes or unions.
 
     Raises:
         UnknownFormat: Not a native PDB.

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symcache.errors import MalformedInput
-from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold, parse_id
-from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
+from symcache.identity import DbgKey, ImageKey, OtherKey, PdbKey, PortablePdbKey, base_name, fold, parse_id
+from symcache.inputs.records import ImageUse, Module, reference_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from symcache.identity import Key
+    from symcache.inputs.records import PdbReference
 
-__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of"]
+__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of", "sighting_of"]
 
 
 UNREADABLE_STAMP = 0xFFFFFFFE
@@ -48,44 +49,24 @@ _NO_KEY = "the log does not show its key"
 
 @dataclass(slots=True)
 class Sighting:
-    """A module as far as the lines so far tell.
+    """A module as far as the lines so far tell."""
 
-    Attributes:
-        name: The debugger's name for it, without an extension.
-        base: Address.
-        size: SizeOfImage, in bytes.
-        timestamp: Stamp of its image.
-        image_name: File name of its image.
-        path: Path of its image.
-        unloaded: From the table of unloaded modules.
-        pdbs: PDBs that were asked for or loaded, by folded index.
-        dbg: The separate ``.dbg`` file that was asked for.
-        pdb_name: PDB that the transcript names without its key.
-        image_is_lacking: The debugger asked for the image and did not get it.
-        reason: Why the transcript does not show what identifies it, where that is known.
-    """
-
-    name: str
+    name: str  # the debugger's, without an extension
     base: int | None = None
-    size: int | None = None
+    size: int | None = None  # SizeOfImage, in bytes
     timestamp: int | None = None
     image_name: str | None = None
-    path: str | None = None
+    path: str | None = None  # of its image
     unloaded: bool = False
-    pdbs: dict[str, PdbReference] = field(default_factory=dict)
-    dbg: DbgKey | None = None
-    pdb_name: str | None = None
-    image_is_lacking: bool = False
-    reason: str | None = None
+    pdbs: dict[str, PdbReference] = field(default_factory=dict)  # asked for or loaded, by folded index
+    dbg: DbgKey | None = None  # that was asked for
+    pdb_name: str | None = None  # of a PDB that the transcript names without its key
+    image_is_lacking: bool = False  # the debugger asked for the image and did not get it
+    reason: str | None = None  # why the transcript does not show what identifies it, where that is known
 
     def agrees_with(self, other: Sighting) -> bool:
         """Nothing in *other* contradicts this one."""
-        for mine, theirs in (
-            (self.base, other.base),
-            (self.size, other.size),
-            (self.timestamp, other.timestamp),
-            (self.image_name and _family(self.image_name), other.image_name and _family(other.image_name)),
-        ):
+        for mine, theirs in zip(self._marks(), other._marks(), strict=True):
             if mine is not None and theirs is not None and mine != theirs:
                 return False
         if len(self.pdbs) + len(other.pdbs) > _MOST_PENDING:
@@ -93,17 +74,15 @@ class Sighting:
         names = {fold(reference.key.name) for reference in self.pdbs.values()}
         return all(index in self.pdbs or fold(other.pdbs[index].key.name) not in names for index in other.pdbs)
 
+    def _marks(self) -> tuple[int | str | None, ...]:
+        return self.base, self.size, self.timestamp, self.image_name and _family(self.image_name)
+
     def add(self, other: Sighting) -> None:
         """Take over what *other* knows and this one does not."""
-        self.base = other.base if self.base is None else self.base
-        self.size = other.size if self.size is None else self.size
-        self.timestamp = other.timestamp if self.timestamp is None else self.timestamp
-        self.image_name = self.image_name or other.image_name
-        self.path = self.path or other.path
-        self.dbg = self.dbg or other.dbg
-        self.pdb_name = self.pdb_name or other.pdb_name
+        for name in ("base", "size", "timestamp", "image_name", "path", "dbg", "pdb_name", "reason"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(other, name))
         self.image_is_lacking |= other.image_is_lacking
-        self.reason = self.reason or other.reason
         self.pdbs.update(other.pdbs)
 
     def add_key(self, key: Key) -> None:
@@ -112,8 +91,8 @@ class Sighting:
             self.dbg = key
         elif isinstance(key, ImageKey):
             self.image_name, self.timestamp, self.size = key.name, key.timestamp, key.size_of_image
-        else:
-            self.pdbs[key.folded] = _reference(key)
+        elif (reference := reference_to(key)) is not None:
+            self.pdbs[key.folded] = reference
 
     def records(self) -> Iterator[Module]:
         """Yield it as a module.
@@ -121,29 +100,29 @@ class Sighting:
         A ``.dbg`` file that was asked for beside an image whose PDB is not known is a record of its own: the image,
         once it is there, may name a PDB after all.
         """
-        image = self._image_key()
-        if self.pdb_name is not None and not self.pdbs and image is None and self.base is None:
+        image = None
+        if self.image_name and self.timestamp and self.size:
+            image = ImageKey(self.image_name, self.timestamp, self.size)
+        elif self.pdb_name is not None and not self.pdbs and self.base is None:
             yield Module(self.pdb_name, problem=f"the log does not show its key; it is the PDB of {self.name}")
             return
-        is_apart = self.dbg is not None and image is not None and not self.pdbs
+        apart = self.dbg if image is not None and not self.pdbs else None
+        use = None
+        if image is not None and self.image_is_lacking:
+            use = ImageUse.CODE if self.pdbs else ImageUse.SYMBOLS
         yield Module(
-            self.image_name or (self.dbg.name if self.dbg is not None else self.name),
+            self.image_name or (self.name if self.dbg is None else self.dbg.name),
             path=self.path,
             base=self.base,
             unloaded=self.unloaded,
             image=image,
             pdbs=tuple(self.pdbs.values()),
-            dbg=None if is_apart else self.dbg,
+            dbg=None if apart is not None else self.dbg,
             problem=self._problem(image),
-            needs_image=self._use_of(image),
+            needs_image=use,
         )
-        if is_apart and self.dbg is not None:
-            yield Module(self.dbg.name, dbg=self.dbg)
-
-    def _use_of(self, image: ImageKey | None) -> ImageUse | None:
-        if image is None or not self.image_is_lacking:
-            return None
-        return ImageUse.CODE if self.pdbs else ImageUse.SYMBOLS
+        if apart is not None:
+            yield Module(apart.name, dbg=apart)
 
     def _problem(self, image: ImageKey | None) -> str | None:
         if self.pdbs:
@@ -156,18 +135,9 @@ class Sighting:
             return f"the log does not show the key of its PDB, {self.pdb_name}"
         return self.reason or _NO_IDENTITY
 
-    def _image_key(self) -> ImageKey | None:
-        if not self.image_name or not self.timestamp or not self.size:
-            return None
-        return ImageKey(self.image_name, self.timestamp, self.size)
-
 
 class LogModules:
-    """Collects what lines say and yields the modules in the order they came up in, each once.
-
-    Attributes:
-        overflowed: The transcript names more than is kept.
-    """
+    """Collects what lines say and yields the modules in the order they came up in, each once."""
 
     def __init__(self) -> None:
         self._sightings: list[Sighting] = []
@@ -178,7 +148,7 @@ class LogModules:
         self._found: set[str] = set()
         self._asked: set[str] = set()
         self._mentions: dict[str, tuple[str, str]] = {}
-        self.overflowed = False
+        self.overflowed = False  # the transcript names more than is kept
 
     def see(self, fact: Sighting) -> None:
         """Add *fact* to the module that it is about."""
@@ -194,7 +164,7 @@ class LogModules:
     def ask(self, key: Key) -> None:
         """Note that *key* was asked for, or its file used."""
         if key.folded not in self._pending and len(self._pending) >= _MOST_PENDING:
-            self._let_go(next(iter(self._pending)))
+            self.spot(self._pending.pop(next(iter(self._pending))))
         self._pending[key.folded] = key
         if _is_image(key) and key.folded not in self._asked and self._has_room():
             self._asked.add(key.folded)
@@ -234,7 +204,7 @@ class LogModules:
     def settle(self) -> None:
         """Note that what was asked for so far has nothing to do with what comes next."""
         for index in list(self._pending):
-            self._let_go(index)
+            self.spot(self._pending.pop(index))
         if self._pending_pdb_name is not None:
             self.mention(self._pending_pdb_name, _NO_KEY)
             self._pending_pdb_name = None
@@ -255,11 +225,7 @@ class LogModules:
         self.settle()
         self._place_loose_images()
         self._place_mentions()
-        seen: set[Module] = set()
-        for module in self._all_modules():
-            if module not in seen:
-                seen.add(module)
-                yield module
+        yield from dict.fromkeys(self._all_modules())
 
     def _all_modules(self) -> Iterator[Module]:
         claimed: set[str] = set()
@@ -338,13 +304,19 @@ class LogModules:
                 return candidates[0]
         return found[-1] if found else images[0] if len(images) == 1 else None
 
-    def _let_go(self, index: str) -> None:
-        self.spot(self._pending.pop(index))
-
     def _has_room(self) -> bool:
         held = sum(map(len, (self._sightings, self._loose, self._mentions, self._found, self._asked)))
         self.overflowed |= held >= _MOST_FACTS
         return not self.overflowed
+
+
+def sighting_of(name: str, *keys: Key | None, **facts: Any) -> Sighting:
+    """Return what *keys* and *facts*, fields of `Sighting`, say of the module whose image is the file *name*."""
+    found = Sighting(name.rpartition(".")[0] or name, image_name=name, **facts)
+    for key in keys:
+        if key is not None:
+            found.add_key(key)
+    return found
 
 
 def key_of(name: str, id_: str) -> Key | None:
@@ -357,28 +329,17 @@ def key_of(name: str, id_: str) -> Key | None:
     except MalformedInput:
         return None
     match key:
-        case PdbKey() | PortablePdbKey():
-            return key if key.guid.int else None
-        case ImageKey():
-            return key if key.timestamp not in {0, UNREADABLE_STAMP} and key.size_of_image else None
+        case PdbKey(guid=guid) | PortablePdbKey(guid=guid):
+            return key if guid.int else None
+        case ImageKey(timestamp=stamp, size_of_image=size):
+            return key if stamp not in {0, UNREADABLE_STAMP} and size else None
         case OtherKey():
             return None
     return key
 
 
-def _reference(key: Key) -> PdbReference:
-    match key:
-        case PdbKey():
-            return PdbReference(key, PdbFormat.NATIVE)
-        case Pdb2Key():
-            return PdbReference(key, PdbFormat.PDB2)
-        case PortablePdbKey():
-            return PdbReference(key, PdbFormat.PORTABLE)
-    raise AssertionError(key)
-
-
 def _is_image(key: Key) -> bool:
-    return isinstance(key, ImageKey) and not isinstance(key, DbgKey)
+    return type(key) is ImageKey
 
 
 def _build(key: Key) -> tuple[int, int]:

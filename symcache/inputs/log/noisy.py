@@ -16,15 +16,15 @@ from urllib.parse import unquote
 
 from symcache.errors import MalformedInput
 from symcache.identity import base_name, check_name, compressed_name, fold
-from symcache.inputs.log.margin import SHOWN
 from symcache.inputs.log.modules import UNREADABLE_HEADERS, key_of
+from symcache.inputs.log.text import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.identity import Key
-    from symcache.inputs.log.margin import Fact
     from symcache.inputs.log.modules import LogModules
+    from symcache.inputs.log.text import Fact
 
 __all__ = ["NoisyLines", "find_keys", "noisy_facts", "safe_name"]
 

@@ -11,28 +11,25 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import UnknownFormat
 from symcache.formats.view import BytesView
-from symcache.inputs.log.analysis import AnalysisLines
-from symcache.inputs.log.kind import TextKind
-from symcache.inputs.log.margin import Margin, Seams
 from symcache.inputs.log.modules import LogModules
 from symcache.inputs.log.noisy import NoisyLines, find_keys, noisy_facts
-from symcache.inputs.log.tables import TableLines, table_facts
-from symcache.inputs.log.text import iter_lines, text_encoding
+from symcache.inputs.log.tables import AnalysisLines, TableLines, table_facts
+from symcache.inputs.log.text import Margin, Seams, iter_lines
 from symcache.inputs.log.tools import ToolLines, is_of_list, names_identity
+from symcache.inputs.manifest import text_encoding
 from symcache.inputs.records import Input, InputKind, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.view import ByteView
-    from symcache.inputs.log.margin import Fact
+    from symcache.inputs.log.text import Fact
     from symcache.inputs.records import Record
 
 __all__ = ["find_kind_of_text", "is_long_text", "looks_like_debugger_log", "read_debugger_log"]
 
 
 _FEW_LINES = 16
-
 _BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _SIGNS = re.compile(
     r"(?:SYMSRV2?|DBGHELP|DBGENG|SYMCHK): |\[SYMCHK\] |Microsoft \(R\) Windows Debugger|noisy mode - symbol prompts"
@@ -45,6 +42,60 @@ _DETAILS = {
     "debugger": re.compile(r"Microsoft \(R\) Windows Debugger +Version (.{1,80})"),
     "dump": re.compile(r"Loading Dump File \[(.{1,400})\]"),
 }
+
+# What a text is that identifies no file, and what to give in its place. The first that is seen counts, from the most
+# telling to the least.
+_RUN = "run `lmv` or `lm t n` in the debugger and give its output, or give the dump"
+_KINDS = (
+    (
+        re.compile(r"<!doctype html|<\?xml", re.IGNORECASE),
+        "a web page or XML, perhaps what a server sent in place of the file: fetch it again",
+    ),
+    (
+        re.compile(r"(?:Dump File|Crash Time|Bug Check (?:String|Code)) +: "),
+        "a report of BlueScreenView without the drivers' time stamps: give the dump that it shows",
+    ),
+    (
+        re.compile(r"Initialize engine version: |SymInit: Symbol-SearchPath: |, SymType: '"),
+        "a log of the Unity player that names modules without their PDBs: give the crash.dmp beside it",
+    ),
+    (
+        re.compile(r"\((?:Win32|CLR|CoreCLR)[^)]{0,40}\): (?:Loaded|Unloaded) '|Cannot find or open the PDB file"),
+        "the output of Visual Studio, which names modules without what identifies them: save a dump and give that",
+    ),
+    (
+        re.compile(
+            r"Faulting (?:module|application) (?:name|path): |(?:Problem )?Event Name: +(?:APPCRASH|BEX|BlueScreen)"
+        ),
+        "an error report of Windows, which has time stamps of modules but not their sizes: give the dump",
+    ),
+    (
+        re.compile(r"Link Date|Driver Type|^Driver Name .*Type"),
+        "a list of drivers without time stamps: give the drivers themselves, or the dump",
+    ),
+    (
+        re.compile(r"^\s*start +end +module name|ModLoad: |^Loaded modules:$"),
+        f"a list of modules without time stamps: {_RUN}",
+    ),
+    (
+        re.compile(
+            r"(?:Child-SP|ChildEBP) +RetAddr|RetAddr +: Args to Child|\b[\w.]{1,64}![\w:~<>@?$]{1,200}\+0x[0-9a-f]"
+        ),
+        f"a debugger's stack, which names modules without what identifies them: {_RUN}",
+    ),
+    (
+        re.compile(r"\*\*\* (?:ERROR|WARNING): |Unable to load image |^SYMCHK: "),
+        (
+            "messages that name files without what identifies them: run `!sym noisy`, `.reload /f` and `lm t n` in the "
+            "debugger (`symchk /v` in place of symchk) and give their output, or give the dump"
+        ),
+    ),
+)
+_LOG = (
+    "a debugger's log that names no file by its key: run `!sym noisy`, `.reload /f` and `lm t n` and give their "
+    "output, or give the dump"
+)
+_NO_LOG = "not a debugger log: no line is from a debugger or symchk, and no index path stands in it"
 
 
 def looks_like_debugger_log(head: bytes) -> bool:
@@ -71,10 +122,19 @@ def find_kind_of_text(head: bytes) -> str | None:
     """Return what *head* is the beginning of and what to give in its place, if it is a known tool's text."""
     if text_encoding(head) is None and _BINARY.search(head):
         return None
-    kind = TextKind()
+    kind = len(_KINDS)
     for line in iter_lines(BytesView(head)):
-        kind.see(line)
-    return kind.hint
+        kind = _kind_of(line, kind)
+    return _hint(kind)
+
+
+def _kind_of(line: str, kind: int) -> int:
+    """Return which of `_KINDS` *line* is of, if it tells more than *kind*."""
+    return next((better for better, (sign, _) in enumerate(_KINDS[:kind]) if sign.search(line)), kind)
+
+
+def _hint(kind: int) -> str | None:
+    return _KINDS[kind][1] if kind < len(_KINDS) else None
 
 
 def is_long_text(head: bytes, size: int) -> bool:
@@ -96,38 +156,31 @@ def read_debugger_log(view: ByteView, path: str) -> Iterator[Record]:
         log.take(text)
     log.end()
     if log.known_lines == log.list_lines and log.list_lines in {0, log.lines}:
-        raise UnknownFormat(log.kind.problem(is_log=False))
+        raise UnknownFormat(_hint(log.kind) or _NO_LOG)
     yield Input(path, InputKind.DEBUGGER_LOG, {**log.details, "lines": log.lines, "known_lines": log.known_lines})
     is_identified = False
     for module in log.modules.modules():
         is_identified = is_identified or module.image is not None or bool(module.pdbs) or module.dbg is not None
         yield module
     if not is_identified:
-        yield Unreadable(path, log.kind.problem(is_log=True))
+        yield Unreadable(path, _hint(log.kind) or _LOG)
     if log.modules.overflowed:
         yield Unreadable(path, "the log names more files than are kept; the rest of it was left out")
 
 
 class _Log:
-    """One text, line by line: who understands a line takes it.
-
-    Attributes:
-        modules: What the lines say of modules.
-        kind: Which text it may be.
-        details: Facts about the session.
-        lines: How many there are, blank ones left out.
-        known_lines: How many of them say something.
-        list_lines: How many of these are a manifest's.
-    """
+    """One text, line by line: who understands a line takes it."""
 
     def __init__(self) -> None:
         self.modules = LogModules()
-        self.kind = TextKind()
-        self.details: dict[str, str | int] = {}
-        self.lines = self.known_lines = self.list_lines = 0
+        self.kind = len(_KINDS)
+        self.details: dict[str, str | int] = {}  # of the session
+        self.lines = 0  # without blank ones
+        self.known_lines = 0
+        self.list_lines = 0  # those that are a manifest's
         self._margin, self._seams = Margin(), Seams(_facts)
-        self._noisy, self._tables = NoisyLines(self.modules), TableLines(self.modules)
-        self._analysis, self._tools = AnalysisLines(self.modules), ToolLines(self.modules)
+        # What is understood depends on the neighbours, so that each keeps what it has seen.
+        self._takers = [taker(self.modules) for taker in (NoisyLines, AnalysisLines, TableLines, ToolLines)]
 
     def take(self, text: str) -> None:
         """Take a line as it stands in the text."""
@@ -143,33 +196,26 @@ class _Log:
         """Note that the text has ended."""
         for whole in self._seams.end():
             self._take_whole(whole)
-        for lines in (self._noisy, self._tables, self._analysis, self._tools):
-            lines.end()
+        noisy, analysis, tables, tools = self._takers
+        for taker in (noisy, tables, analysis, tools):
+            taker.end()
 
     def _take_whole(self, line: str) -> None:
-        self.kind.see(line)
-        self.known_lines += self._understand(line) or self._spot(line)
-
-    def _understand(self, line: str) -> bool:
-        """Take a line whose meaning depends on its neighbours."""
-        return self._noisy.take(line) or self._analysis.take(line) or self._tables.take(line) or self._tools.take(line)
+        self.kind = _kind_of(line, self.kind)
+        self.known_lines += any(taker.take(line) for taker in self._takers) or self._spot(line)
 
     def _spot(self, line: str) -> bool:
         """Take a line of whatever kind for the keys in it."""
-        known = False
+        known = _SIGNS.search(line) is not None
         for key in find_keys(line):
             self.modules.spot(key)
             known = True
-        return _note_details(line, self.details) or known
+        for name, pattern in _DETAILS.items():
+            if match := pattern.search(line):
+                self.details.setdefault(name, match[1].strip())
+        return known
 
 
 def _facts(line: str) -> Iterator[Fact]:
     yield from noisy_facts(line)
     yield from table_facts(line)
-
-
-def _note_details(line: str, details: dict[str, str | int]) -> bool:
-    for name, pattern in _DETAILS.items():
-        if match := pattern.search(line):
-            details.setdefault(name, match[1].strip())
-    return _SIGNS.search(line) is not None

@@ -1,7 +1,7 @@
-"""What debugger commands print of modules: ``lm`` in its variants, ``!lmi``, ``!chksym``, ``.reload``; and symchk.
+"""What commands print of modules: ``lm`` in its variants, ``!lmi``, ``!chksym``, ``.reload``, ``!analyze``; and symchk.
 
 Source: windows-driver-docs, "lm (List Loaded Modules)", "!lmi", "Symbol Status Abbreviations", "SymChk Command-Line
-Options"; transcripts for what these leave out.
+Options"; transcripts for what these leave out, of WinDbg 10 for ``!analyze``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 from typing import TYPE_CHECKING
 
 from symcache.identity import ImageKey, base_name, fold
-from symcache.inputs.log.modules import UNREADABLE_STAMP, Sighting, key_of
+from symcache.inputs.log.modules import UNREADABLE_STAMP, Sighting, key_of, sighting_of
 from symcache.inputs.log.noisy import find_keys, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.inputs.log.margin import Fact
     from symcache.inputs.log.modules import LogModules
+    from symcache.inputs.log.text import Fact
 
-__all__ = ["TableLines", "table_facts"]
+__all__ = ["AnalysisLines", "TableLines", "table_facts"]
 
 
 _ADDRESS = r"(?:0x)?([0-9a-fA-F]{8}(?:`?[0-9a-fA-F]{8})?)"
@@ -40,7 +40,7 @@ _STAMP = re.compile(r"\(([0-9A-Fa-f]{8})\)|\b([0-9A-Fa-f]{8}) \(")
 _LEADING_STAMP = re.compile(r"([0-9A-Fa-f]{8})\b|([0-9A-Fa-f]{5,7})(?=$| [A-Z(])")
 _FIELD_NAME = re.compile(r"[A-Za-z][\w ]{0,30}")
 _LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
-_GUID = re.compile(r"\{?([0-9A-Fa-f]{8})-((?:[0-9A-Fa-f]{4}-){3})([0-9A-Fa-f]{12})\}?")
+_GUID = re.compile(r"\{?([0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})\}?")
 _LMI_PDB = re.compile(r"Age: ([0-9A-Fa-f]{1,8}), pdb: (.+)$", re.IGNORECASE)
 _LMI_NB10 = re.compile(r"NB10 - Sig: ([0-9A-Fa-f]{8}), Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
 _HEX = re.compile(r"(?:0x)?([0-9A-Fa-f]{1,8})\b")
@@ -110,13 +110,10 @@ class TableLines:
 
     def _take_row(self, line: str) -> bool:
         """Take a heading, a row of a table or the beginning of ``!lmi``."""
-        if _HEADING.match(line):
+        is_unloaded = line.startswith("Unloaded modules:")
+        if is_unloaded or _HEADING.match(line):
             self._close_entry()
-            self._in_table, self._unloaded = True, False
-            return True
-        if line.startswith("Unloaded modules:"):
-            self._close_entry()
-            self._in_table = self._unloaded = True
+            self._in_table, self._unloaded = True, is_unloaded
             return True
         if block := _LMI.search(line):
             self._close_entry()
@@ -142,12 +139,10 @@ class TableLines:
         """Take what an engine prints when a module is loaded; the name alone is what ``lm`` lists it by."""
         base, limit = (int(address.replace("`", ""), 16) for address in (start, end))
         name = safe_name(path)
-        if name is None or limit <= base:
-            return
-        fact = Sighting(name.rpartition(".")[0] or name, base, limit - base)
-        fact.image_name = name if "." in name else None
-        fact.path = path if set("\\/") & set(path) else None
-        self._modules.see(fact)
+        if name is not None and limit > base:
+            fact = sighting_of(name, base=base, size=limit - base, path=path if set("\\/") & set(path) else None)
+            fact.image_name = name if "." in name else None
+            self._modules.see(fact)
 
     def _take_detail(self, line: str) -> bool:
         """Take a line that ``lmv`` prints below a row, or one of ``!lmi``."""
@@ -157,7 +152,7 @@ class TableLines:
         if nb10 := _LMI_NB10.search(line):
             _add_pdb(entry, nb10[3], nb10[1] + nb10[2])
         elif guid := _GUID.search(line):
-            self._guid = guid[1] + guid[2].replace("-", "") + guid[3]
+            self._guid = guid[1].replace("-", "")
         elif (pdb := _LMI_PDB.search(line)) and self._guid is not None:
             _add_pdb(entry, pdb[2], self._guid + pdb[1])
             self._guid = None
@@ -174,7 +169,7 @@ class TableLines:
         name, value = _field(line)
         if name == "timestamp" and re.fullmatch(r"[0-9A-Fa-f]{8}", value):
             self._close_check()
-            self._fields = {"image": self._line_before.strip(), "dbgtimedatestamp": value}
+            self._fields = {"image": self._line_before.strip(), "stamp": value}
         elif name in _CHECK_FIELDS and self._fields:
             self._fields[_CHECK_FIELDS[name]] = value
             if name == "age":
@@ -213,7 +208,7 @@ class TableLines:
             return False
         field, value = str(match.lastgroup), match[str(match.lastgroup)]
         is_decimal = field in {"size", "age"}
-        self._fields[_MODULE_FIELDS[field]] = f"{int(value):x}" if is_decimal else value
+        self._fields[field] = f"{int(value):x}" if is_decimal else value
         return True
 
     def _take_symchk_field(self, line: str) -> bool:
@@ -222,17 +217,15 @@ class TableLines:
             return False
         if fold(field[1]) == "result":
             self._close_check()
-        self._fields[fold(field[1])] = field[2]
+        else:
+            self._fields[_SYMCHK_FIELDS[fold(field[1])]] = field[2]
         return True
 
     def _take_mention(self, line: str) -> bool:
-        if (match := _UNLOADABLE.search(line)) or (match := _MENTION.search(line)):
-            path = match[1]
-        else:
-            return False
-        if (name := safe_name(path)) is not None:
+        mention = _UNLOADABLE.search(line) or _MENTION.search(line)
+        if mention is not None and (name := safe_name(mention[1])) is not None:
             self._modules.mention(name)
-        return True
+        return mention is not None
 
     def _close_entry(self) -> None:
         if self._entry is not None:
@@ -242,16 +235,15 @@ class TableLines:
     def _close_check(self) -> None:
         """Put together what a block of symchk or ``!chksym`` said."""
         fields, self._fields = self._fields, {}
-        pdb, age = fields.get("pdbfilename", ""), _hex(fields.get("pdbdbiage", ""))
-        guid = _GUID.search(fields.get("pdbsignature", ""))
+        pdb, age, guid = fields.get("pdb", ""), _hex(fields.get("age", "")), _GUID.search(fields.get("guid", ""))
         image = safe_name(fields.get("image", ""))
         if image is None and guid is None:
             return
-        entry = Sighting((image or "").rpartition(".")[0] or image or base_name(pdb), image_name=image)
-        entry.timestamp = _known(_HEX.match(fields.get("dbgtimedatestamp", "").strip()))
-        entry.size = _hex(fields.get("dbgsizeofimage", "")) or None
+        entry = Sighting(base_name(pdb)) if image is None else sighting_of(image)
+        entry.timestamp = _known(_HEX.match(fields.get("stamp", "").strip()))
+        entry.size = _hex(fields.get("size", "")) or None
         if guid is not None and age is not None:
-            _add_pdb(entry, pdb, f"{guid[1]}{guid[2].replace('-', '')}{guid[3]}{age:x}")
+            _add_pdb(entry, pdb, f"{guid[1].replace('-', '')}{age:x}")
         if entry.pdbs or entry.timestamp:
             self._modules.see(entry)
 
@@ -300,15 +292,14 @@ def _is_called(module: str, file: str) -> bool:
     return fold(module) in {stem, re.sub(r"\W", "_", stem)} or (fold(module) == "nt" and stem.startswith("nt"))
 
 
-_MODULE_FIELDS = {
-    "size": "dbgsizeofimage",
-    "stamp": "dbgtimedatestamp",
-    "image": "image",
-    "pdb": "pdbfilename",
-    "guid": "pdbsignature",
-    "age": "pdbdbiage",
+_SYMCHK_FIELDS = {
+    "dbgtimedatestamp": "stamp",
+    "dbgsizeofimage": "size",
+    "pdbfilename": "pdb",
+    "pdbsignature": "guid",
+    "pdbdbiage": "age",
 }
-_CHECK_FIELDS = {"sizeofimage": "dbgsizeofimage", "pdb": "pdbfilename", "pdbsig": "pdbsignature", "age": "pdbdbiage"}
+_CHECK_FIELDS = {"sizeofimage": "size", "pdb": "pdb", "pdbsig": "guid", "age": "age"}
 
 
 def _row_sighting(name: str, base: int, size: int, rest: str, *, unloaded: bool) -> Sighting:
@@ -362,18 +353,13 @@ def _add_field(entry: Sighting, name: str, value: str) -> bool:
 
 
 def _add_pdb(entry: Sighting, path: str, id_: str) -> None:
-    key = key_of(path, id_)
-    if key is not None:
+    if (key := key_of(path, id_)) is not None:
         entry.add_key(key)
 
 
 def _stamp(text: str) -> int | None:
     """Return the stamp in *text*: ``<time> (HEX)``, ``HEX (…build file hash…)`` or of ``!lmi`` ``HEX <time>``."""
-    if text.startswith("unavailable"):
-        return None
-    if match := _STAMP.search(text):
-        return _known(match)
-    return _known(_LEADING_STAMP.match(text))
+    return None if text.startswith("unavailable") else _known(_STAMP.search(text) or _LEADING_STAMP.match(text))
 
 
 def _known(match: re.Match[str] | None) -> int | None:
@@ -384,3 +370,82 @@ def _known(match: re.Match[str] | None) -> int | None:
 def _hex(text: str) -> int | None:
     match = _HEX.match(text.strip())
     return int(match[1], 16) if match else None
+
+
+# Markdown may have put backslashes before the underscores.
+_ANALYSIS_FIELD = re.compile(r"\s{0,40}([A-Z](?:[A-Z0-9]|\\?_|\.[A-Za-z]){2,40}): {1,40}(\S.*)$")
+_BEGIN = re.compile(r"\s*(?:\*+ *)?(?:\S{1,20}> )?!analyze\b|\*? *(?:Bugcheck|Exception) Analysis\b")
+_FAULTING = re.compile(r"([0-9A-Fa-f`]{8,17}) (\S+)")
+_WRONG = re.compile(r"\.wrong\.symbols\.(\w{2,4})\b|_wrong_symbols(?![A-Za-z0-9])", re.IGNORECASE)
+_BEFORE_NAME = re.compile(r"[^\w.+-]")
+_LONGEST_NAME = 200
+_WRITTEN_OUT = re.compile(
+    r"wrong[._]symbols(?:\.\w{2,4})?[!_]([0-9A-Fa-f]{8})([0-9A-Fa-f]{1,8})(?![0-9A-Za-z])", re.IGNORECASE
+)
+# Modules that are not called like their files, or whose files alone are called so.
+_FILES = {"nt": "ntoskrnl.exe", "ntdll": "ntdll.dll", "hal": "hal.dll", "kernel32": "kernel32.dll"}
+
+
+class AnalysisLines:
+    """Takes the lines of an analysis; what they say together is one module."""
+
+    def __init__(self, modules: LogModules) -> None:
+        self._modules = modules
+        self._said: Sighting | None = None
+        self._bucket_module = ""
+
+    def take(self, line: str) -> bool:
+        """Note what *line* says; False if it says nothing of wrong symbols."""
+        if _BEGIN.match(line):
+            self.end()
+            return False
+        field = _ANALYSIS_FIELD.match(line)
+        name = "" if field is None else field[1].replace("\\", "")
+        value = line if field is None else field[2].replace("\\_", "_")
+        if name == "WRONG_SYMBOLS_TIMESTAMP":
+            self.end()
+            self._open().timestamp = _hex(value)
+        elif name == "WRONG_SYMBOLS_SIZE":
+            self._open().size = _hex(value)
+        elif name == "FAULTING_MODULE" and self._said is not None and (faulting := _FAULTING.match(value)):
+            self._said.base, self._said.name = int(faulting[1].replace("`", ""), 16), faulting[2]
+        elif _WRONG.search(value) or _WRITTEN_OUT.search(value):
+            self._take_names(self._open(), value, is_bucket="BUCKET" in name.upper() or field is None)
+        else:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Note that the analysis has ended."""
+        said, self._said, bucket_module, self._bucket_module = self._said, None, self._bucket_module, ""
+        if said is None:
+            return
+        said.name = said.name or (said.image_name or "").rpartition(".")[0] or bucket_module
+        if not said.name:
+            return
+        said.image_name = said.image_name or _FILES.get(fold(said.name))
+        if said.timestamp in {None, 0, UNREADABLE_STAMP} or not said.size:
+            said.timestamp = said.size = None
+        elif said.image_name is None:
+            said.reason = f"the log shows stamp and size of {said.name}, but not the name of its file"
+        self._modules.see(said)
+
+    def _open(self) -> Sighting:
+        if self._said is None:
+            self._said = Sighting("")
+        return self._said
+
+    def _take_names(self, said: Sighting, value: str, *, is_bucket: bool) -> None:
+        for wrong in _WRONG.finditer(value):
+            name = _BEFORE_NAME.split(value[max(wrong.start() - _LONGEST_NAME, 0) : wrong.start()])[-1]
+            if is_bucket:
+                name = name.rpartition("_")[2]  # what stands before it in a bucket has underscores, too
+            if wrong[1]:
+                said.image_name = said.image_name or safe_name(f"{name}.{wrong[1]}")
+            elif is_bucket:
+                self._bucket_module = self._bucket_module or name
+            else:
+                said.name = said.name or name
+        if key := _WRITTEN_OUT.search(value):
+            said.timestamp = said.timestamp or int(key[1], 16)
+            said.size = said.size or int(key[2], 16)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from symcache.identity import ImageKey, base_name
-from symcache.inputs.log.modules import Sighting, key_of
+from symcache.identity import ImageKey
+from symcache.inputs.log.modules import Sighting, key_of, sighting_of
 from symcache.inputs.log.noisy import safe_name
 
 if TYPE_CHECKING:
@@ -105,10 +105,8 @@ class ToolLines:
         name = safe_name(self._fields.get("file", ""))
         if name is None or isinstance(key, ImageKey):
             self._modules.spot(key)
-            return
-        fact = Sighting(name.rpartition(".")[0] or name, image_name=name)
-        fact.add_key(key)
-        self._modules.see(fact)
+        else:
+            self._modules.see(sighting_of(name, key))
 
     def _take_breakpad(self, line: str) -> bool:
         if module := _BREAKPAD_MODULE.match(line):
@@ -135,10 +133,8 @@ class ToolLines:
             return False
         name = safe_name(file)
         if name is not None:
-            fact = Sighting(name.rpartition(".")[0] or name, int(base, 16), image_name=name)
-            if (key := key_of(pdb, id_)) is not None and not isinstance(key, ImageKey):
-                fact.add_key(key)
-            self._modules.see(fact)
+            key = key_of(pdb, id_)
+            self._modules.see(sighting_of(name, None if isinstance(key, ImageKey) else key, base=int(base, 16)))
         return True
 
     def _take_field(self, line: str) -> bool:
@@ -166,20 +162,15 @@ class ToolLines:
             stamp, size = (int(fields[name], 16) for name in ("stamp", "size"))
             key = key_of(fields["file"], f"{stamp:08X}{size:x}")
             if isinstance(key, ImageKey):
-                fact = Sighting(key.name.rpartition(".")[0] or key.name)
-                fact.add_key(key)
-                self._modules.see(fact)
+                self._modules.see(sighting_of(key.name, key))
 
     def _see_lldb(self, guid: str, age: str, base: str, path: str) -> bool:
         r"""Take a row of ``image list``: the PDB's GUID and age, but not its name, which is the image's as a rule."""
         name = safe_name(path)
         if name is None:
             return False
-        stem = name.rpartition(".")[0]
-        fact = Sighting(stem, int(base, 16), image_name=name, path=path)
-        if (key := key_of(f"{stem}.pdb", f"{guid.replace('-', '')}{int(age, 16):x}")) is not None:
-            fact.add_key(key)
-        self._modules.see(fact)
+        pdb = key_of(f"{name.rpartition('.')[0]}.pdb", f"{guid.replace('-', '')}{int(age, 16):x}")
+        self._modules.see(sighting_of(name, pdb, base=int(base, 16), path=path))
         return True
 
 
@@ -195,10 +186,12 @@ def names_identity(line: str) -> bool:
 
 def _keys_of(line: str) -> Iterator[Key]:
     """Yield the keys that *line* by itself shows in another form than a path."""
-    for match in _RSDS.finditer(line):
-        yield from _key(match[3], match[1], match[2])
-    for match in _NAME_GUID_AGE.finditer(line):
-        yield from _key(match[1], match[2], match[3])
+    pdbs = [(match[3], match[1], match[2]) for match in _RSDS.finditer(line)]
+    pdbs += [(match[1], match[2], match[3]) for match in _NAME_GUID_AGE.finditer(line)]
+    for path, guid, age in pdbs:
+        number = int(age) if age.isdecimal() else int(age, 16)  # these programs write decimal ones
+        if (pdb := key_of(path, f"{guid.replace('-', '')}{number:x}")) is not None:
+            yield pdb
     for match in _NAMED_ID.finditer(line):
         key = key_of(match[1], match[3])
         is_list = bool(match[2].strip())
@@ -207,11 +200,3 @@ def _keys_of(line: str) -> Iterator[Key]:
             continue
         if key is not None:
             yield key
-
-
-def _key(path: str, guid: str, age: str) -> Iterator[Key]:
-    """Yield the PDB's key; these programs write ages in decimal."""
-    number = int(age) if age.isdecimal() else int(age, 16)
-    key = key_of(base_name(path), f"{guid.replace('-', '')}{number:x}")
-    if key is not None:
-        yield key

@@ -133,7 +133,12 @@ class Client:
             if origin_of(target) == origin_of(first):
                 response = await self._send_signed(transport, target, fields | extra, shown=shown)
             else:
-                response = await self._send(transport, target, fields, shown=shown)
+                try:
+                    response = await self._send(transport, target, fields, shown=shown)
+                except UpstreamError as error:
+                    # The host is no secret, and a firewall may keep one from it alone; only the rest may be signed.
+                    error.problem += f" (at {target.host}, where it redirects to)"
+                    raise
             if not response.has_redirect_location:
                 return response
             await drain(response)

@@ -496,7 +496,7 @@ async def _ask_socks4(stream: ByteStream, proxy: Proxy, host: str, port: int) ->
 
 def describe_os_error(error: BaseException) -> str:
     """Return what a connection failed of, to stand behind a message; empty if that is not known."""
-    while isinstance(error.__cause__, OSError):  # of anyio, which tries several addresses
+    while isinstance(error.__cause__, OSError):  # of httpx and anyio
         error = error.__cause__
     text = str(error).rpartition("] ")[2]
     if isinstance(error, ssl.SSLError):  # its number is none of the system

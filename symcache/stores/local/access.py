@@ -7,6 +7,7 @@ nothing but a file pruned earlier than it might have been.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import fold
-from symcache.stores.local.atomic import as_store_error, put_in_place
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER, put_in_place, store_errors
+from symcache.stores.local.rights import make_file, make_folders, open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
-
-__all__ = ["AccessLog"]
 
 
 _LINE = re.compile(rb"([0-9]{1,11}) ([^\n]{1,1200})")
@@ -36,16 +35,11 @@ _PENDING_S = 5.0
 
 
 class AccessLog:
-    """When the keys of one store were last used, by any process.
+    """When the keys of one store were last used, by any process; times are in seconds since 1970.
 
-    Note each use with `touch`, or with `touch_later` where many come at once. Neither fails or
-    waits for anybody; a store that cannot be written keeps no record.
-
-    Args:
-        store: The store.
-        clock_s: Seconds since 1970.
-        recent_bytes: How large the appended file may grow.
-        summary_keys: How many keys are remembered, the most recently used ones.
+    Note each use with `touch`, or with `touch_later` where many come at once. Neither fails or waits for anybody; a
+    store that cannot be written keeps no record. The appended file may grow to *recent_bytes*; *summary_keys* keys are
+    remembered, the most recently used ones.
     """
 
     def __init__(
@@ -67,7 +61,7 @@ class AccessLog:
         self._lock = threading.Lock()
 
     def touch(self, key: Key) -> None:
-        """Note that *key* is used now; once a minute is enough, and a store that cannot be written is no error."""
+        """Note that *key* is used now; once a minute is enough."""
         self.touch_later(key)
         self.flush()
 
@@ -96,23 +90,19 @@ class AccessLog:
             pending, self._pending = self._pending, {}
         if not pending:
             return
-        lines = b"".join(b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in pending.items())
+        lines = b"".join(_lines(pending))
         recent = self._folder / "recent"
         with suppress(OSError, StoreError):
             try:
                 size = _append(recent, lines)
             except FileNotFoundError:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self._folder)
                 size = _append(recent, lines)
             if size > self._recent_bytes:
                 self.compact()
 
-    def last_used(self, key: Key) -> float | None:
-        """Return when *key* was last used, in seconds since 1970; None if that is not known."""
-        return self.last_used_by_key().get(key.folded)
-
     def last_used_by_key(self) -> dict[str, float]:
-        """Return when each key was last used, in seconds since 1970, by the key's folded index.
+        """Return when each key was last used, by the key's folded index.
 
         A time in the future, from a clock that was wrong, counts as now, so that it keeps no file for ever.
         """
@@ -124,40 +114,30 @@ class AccessLog:
         return used
 
     def compact(self) -> None:
-        """Fold what was appended into the summary, unless another process is doing so.
-
-        Raises:
-            StoreError: The store cannot be written.
-        """
+        """Fold what was appended into the summary, unless another process does; `StoreError` if that fails."""
         from secrets import token_hex  # noqa: PLC0415 - one run in many comes here
 
-        from symcache.stores.local.locks import let_go, try_lock  # noqa: PLC0415
-
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = try_lock(self._folder / "compact.lock")
-        except OSError as error:
-            raise as_store_error(error, self._folder) from error
-        if lock is None:
+        lock = self._store.lock("access log")
+        if not lock.try_acquire():
             return
         try:
-            with suppress(FileNotFoundError):
-                (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
-            folding = sorted(self._folder.glob("*.folding"))
-            used = self.last_used_by_key()
-            if len(used) > self._summary_keys:
-                newest = sorted(used.items(), key=lambda item: item[1], reverse=True)
-                used = dict(newest[: self._summary_keys])
-            scratch = self._store.scratch()
-            with scratch.open("wb") as file:
-                file.writelines(b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in used.items())
-            put_in_place(scratch, lambda: self._folder / "summary")
-            for path in folding:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise as_store_error(error, self._folder) from error
+            with store_errors(self._folder):
+                make_folders(self._folder)
+                with suppress(FileNotFoundError):
+                    (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
+                folding = sorted(self._folder.glob("*.folding"))
+                used = self.last_used_by_key()
+                if len(used) > self._summary_keys:
+                    newest = sorted(used.items(), key=lambda item: item[1], reverse=True)
+                    used = dict(newest[: self._summary_keys])
+                scratch = self._store.scratch()
+                with scratch.open("wb") as file:
+                    file.writelines(_lines(used))
+                put_in_place(scratch, lambda: self._folder / "summary", self._store.root)
+                for path in folding:
+                    path.unlink(missing_ok=True)
         finally:
-            let_go(lock)
+            lock.release()
 
     def _files(self) -> Iterator[Path]:
         # Against the direction in which lines move, so that a line that moves during the reading is seen at least once.
@@ -166,15 +146,19 @@ class AccessLog:
         yield self._folder / "summary"
 
 
+def _lines(used: dict[str, float]) -> Iterator[bytes]:
+    return (b"%d %s\n" % (at_s, folded.encode()) for folded, at_s in used.items())
+
+
 def _append(path: Path, lines: bytes) -> int:
-    with path.open("ab", buffering=0) as file:
+    with open(make_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor
         file.write(lines)
         return file.tell()
 
 
 def _read(path: Path) -> Iterator[tuple[str, float]]:
     try:
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             while line := file.readline(4096):
                 match = _LINE.fullmatch(line.rstrip(b"\n"))
                 if match is not None:

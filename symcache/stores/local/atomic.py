@@ -1,35 +1,31 @@
-"""Atomic writes: put a file in its place or take it away in one step, with other processes at work in the store."""
+"""Atomic writes: files grow in scratch files out of every debugger's sight, and are put in their place in one step.
+
+Scratch files lie in the store's own folder, so that the last step is a rename within one disk.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
+from symcache.stores.local.rights import make_folders, open_stored, take_over_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
 
-__all__ = [
-    "Means",
-    "as_store_error",
-    "flush",
-    "put_in_place",
-    "remove_empty_folders",
-    "share_space",
-    "take_away",
-    "write_whole",
-]
 
-
+OWN_FOLDER = ".symcache"
 _TRIES = 8
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
@@ -41,20 +37,18 @@ class Means(StrEnum):
     HARD_LINK = "hard link"  # all of the file, its times too
 
 
-def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
-    """Rename *scratch* to the path that *choose* returns, and make its folder where need be; return the path.
+def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
+    """Rename *scratch*, complete and on the same disk, to the path below *root* that *choose* returns; return that.
 
-    Args:
-        scratch: A complete file on the same disk; it is gone afterwards.
-        choose: Asked again for each try, since folders come and go.
-
-    Raises:
-        OSError: The disk does not take it.
+    The folder is made where need be. *choose* is asked again for each try, since folders come and go. An `OSError` says
+    that the disk does not take it, or that a link leads out of the store.
     """
     for left in reversed(range(_TRIES)):
         target = choose()
         try:
-            _make_folders(str(target.parent))
+            make_folders(target.parent)
+            _check_inside(target.parent, root)
+            take_over_file(scratch, target.parent)
             os.replace(scratch, target)  # noqa: PTH105 - for each file
         except FileNotFoundError:
             # Another process pruned the empty folder between the two calls.
@@ -70,50 +64,48 @@ def put_in_place(scratch: Path, choose: Callable[[], Path]) -> Path:
     raise AssertionError
 
 
-def _make_folders(folder: str) -> None:
-    """Make *folder* and those above it, unless they exist; as `Path.mkdir` does, in half the time."""
-    try:
-        os.mkdir(folder)  # noqa: PTH102
-    except FileNotFoundError:
-        parent = os.path.dirname(folder)  # noqa: PTH120
-        if parent == folder:
-            raise
-        _make_folders(parent)
-        _make_folders(folder)
-    except OSError:
-        if not os.path.isdir(folder):  # noqa: PTH112
-            raise
+def _check_inside(folder: Path, root: Path) -> None:
+    """Raise an `OSError` if a link leads from *folder*, below the store *root*, out of it."""
+    at, end = os.fspath(folder), os.fspath(root)
+    while len(at) > len(end):
+        if os.path.islink(at) and not folder.resolve().is_relative_to(root.resolve()):  # noqa: PTH114 - for each file
+            raise OSError(errno.ELOOP, "a link that leads out of the store", at)
+        at = os.path.dirname(at)  # noqa: PTH120
 
 
 def write_whole(store: Store, path: Path, content: bytes) -> None:
-    """Let *path*, a file within *store*, hold *content*; readers see the old content or the new, never a part.
-
-    Raises:
-        StoreError: The disk does not take it.
-    """
+    """Let *path*, in *store*, hold *content*; readers see the old or the new, never a part. Raises `StoreError`."""
     scratch = store.scratch()
-    try:
+    with store_errors(path):
         scratch.write_bytes(content)
         flush(scratch)
-        put_in_place(scratch, lambda: path)
+        put_in_place(scratch, lambda: path, store.root)
         store.note(path.parent)
-    except OSError as error:
-        raise as_store_error(error, path) from error
+
+
+def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
+    """Return a file's bytes, at most *limit_bytes*; None if there is none, `StoreError` if it cannot be read."""
+    with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), open_stored(path) as file:
+        return file.read(limit_bytes)
+    return None
+
+
+def drop(scratch: Path) -> None:
+    """Remove *scratch* if it is there; one that is open on another machine goes when the staging folder is swept."""
+    with suppress(OSError):
+        scratch.unlink()
 
 
 def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
-    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open.
-
-    Raises:
-        StoreError: It is in use, where that matters (Windows), or the store cannot be written.
+    Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open. A
+    `StoreError` says that it is in use, where that matters (Windows), or that the store cannot be written.
     """
     scratch = store.scratch()
     try:
         path.replace(scratch)
-        with suppress(OSError):  # a scratch file that is still open goes when the staging folder is swept
-            scratch.unlink()
+        drop(scratch)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -141,10 +133,8 @@ def share_space(original: Path, scratch: Path) -> Means | None:
     """Let *scratch*, which does not exist yet, hold what *original* holds without a copy; return how.
 
     Files in a store are replaced, never written to, so that a hard link is as good as a copy. Where the system can
-    share blocks alone, that is done instead. None if the disk can do neither; *scratch* is not there then.
-
-    Raises:
-        OSError: *original* cannot be read, or *scratch* not be made.
+    share blocks alone, that is done instead. None if the disk can do neither, and *scratch* is not there then; an
+    `OSError` if *original* cannot be read, or *scratch* not be made.
     """
     if _reflink(original, scratch):
         return Means.REFLINK
@@ -169,15 +159,21 @@ def _reflink(original: Path, scratch: Path) -> bool:
     return False
 
 
-def flush(path: Path) -> None:
-    """Bring the bytes of *path* to the disk.
+# What file systems answer that have nothing to flush.
+_NO_FLUSH = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EROFS})
+unflushed: set[int] = set()
+"""Devices that refused to flush: a power cut can damage what was just written to them."""
 
-    Raises:
-        OSError: The disk does not take them.
-    """
+
+def flush(path: Path) -> None:
+    """Bring the bytes of *path* to the disk, if its file system does that; an `OSError` if it does not take them."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+        unflushed.add(os.fstat(fd).st_dev)
     finally:
         os.close(fd)
 
@@ -187,3 +183,103 @@ def as_store_error(error: OSError, root: Path) -> StoreError:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
     problem = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
     return StoreError(problem, path=path)
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as a `StoreError`, with its own path or else *path*."""
+    try:
+        yield
+    except OSError as error:
+        raise as_store_error(error, path) from error
+
+
+class Staging:
+    """This process's scratch files in one store; the folder is made at the first use.
+
+    Each process has a folder with a lock that dies with it, so that what a killed one left can be told from what is
+    being written, and is swept then.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._parent = root / OWN_FOLDER / "staging"
+        self._folder: Path | None = None
+        self._lock: KeyLock | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the folder for scratch files exists; it may have been removed with the store."""
+        return self._folder is not None and os.path.isdir(self._folder)  # noqa: PTH112 - for each file
+
+    def new_path(self) -> Path:
+        """Return the path of a new scratch file, which does not exist yet; `OSError` if the store cannot be written."""
+        with self._opening:
+            if not self.is_open:
+                self.close()
+                self._open()
+        assert self._folder is not None
+        from secrets import token_hex  # noqa: PLC0415 - with locks and all, for who writes
+
+        return self._folder / f"{token_hex(6)}.part"
+
+    def close(self) -> None:
+        """Remove the scratch files and let go of the lock; safe to call twice."""
+        if self._folder is not None and self._lock is not None:
+            _remove_staged(self._folder, self._lock)
+            self._folder = self._lock = None
+
+    def _open(self) -> None:
+        from secrets import token_hex  # noqa: PLC0415
+
+        make_folders(self._parent)
+        self.sweep()
+        folder = self._parent / f"{_STAGED}{token_hex(6)}"
+        # The lock comes first: a folder without one that is held belongs to the dead. Another name may have its byte.
+        while not (lock := self._lock_of(folder)).try_acquire():
+            folder = self._parent / f"{_STAGED}{token_hex(6)}"
+        try:
+            make_folders(folder)
+        except OSError:
+            lock.release()
+            raise
+        self._folder, self._lock = folder, lock
+
+    def _lock_of(self, folder: Path) -> KeyLock:
+        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415
+
+        return KeyLock(self._parent.parent.resolve() / "locks", f"staging {folder.name}")
+
+    def sweep(self) -> int:
+        """Remove what processes that are gone left behind; return how many files."""
+        swept = 0
+        folders = sorted(self._parent.iterdir()) if self._parent.is_dir() else []
+        for folder in folders:
+            lock = self._lock_of(folder)
+            if not folder.name.startswith(_STAGED):
+                # Of symcache 0.1, which locks otherwise and may be at work: a day old, it is not.
+                with suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > _OLD_S:
+                        swept += _remove_staged(folder, lock)
+                continue
+            with suppress(OSError, StoreError):
+                if lock.try_acquire():
+                    swept += _remove_staged(folder, lock)
+        return swept
+
+
+_STAGED = "p-"
+_OLD_S = 24 * 3600
+
+
+def _remove_staged(folder: Path, lock: KeyLock) -> int:
+    import shutil  # noqa: PLC0415 - with locks and all, for who writes
+
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        lock.release()
+        return 0
+    files = sum(1 for _ in folder.iterdir())
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    return files

@@ -1,132 +1,70 @@
-"""Locks that die with their process: on files of their own, and on single bytes of one file for the many keys."""
+"""Locks that die with their process: single bytes of one file for all that a store has, or lock files with a lease."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from zlib import crc32
 
 import anyio
-from filelock import FileLock, Timeout
 
 from symcache.errors import StoreError
+from symcache.stores.local.rights import make_file, make_folders
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from types import TracebackType
+    from pathlib import Path
     from typing import Self
-
-__all__ = ["KeyLock", "NameLock", "let_go", "sweep_locks", "try_lock"]
 
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
 
 
-def try_lock(path: Path) -> FileLock | None:
-    """Return the lock on *path*, held; None if another process, or another task of this one, holds it.
+class KeyLock:
+    """A lock by name, which dies with its process; for tasks and for code on no event loop, without holding a thread.
 
-    Raises:
-        OSError: The lock file cannot be made.
-    """
-    lock = FileLock(path, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
+    It is one byte of the file that all locks of a store share, so it costs one system call. Two names may have the same
+    byte: between processes they exclude each other, then, which costs a wait; within one process they do not. Where the
+    file system has no such locks, it is a file with a lease; see `_Lease`.
 
-
-def let_go(lock: FileLock) -> None:
-    """Remove the lock's file and release it.
-
-    The file is removed while the lock is held: a waiting process then sees a file without a name and starts over, so no
-    two hold locks of one name. Windows refuses that; there the file is removed afterwards, unless it is open elsewhere.
-    """
-    path = Path(lock.lock_file)
-    try:
-        path.unlink()
-    except OSError:
-        lock.release()
-        with suppress(OSError):
-            path.unlink()
-    else:
-        lock.release()
-
-
-def sweep_locks(folder: Path) -> int:
-    """Remove the lock files in *folder* that no process holds, as killed ones leave them; return how many."""
-    swept = 0
-    for path in folder.glob("*.lock"):
-        with suppress(OSError):
-            lock = try_lock(path)
-            if lock is not None:
-                let_go(lock)
-                swept += 1
-    return swept
-
-
-class _Lock:
-    """A lock by name, for tasks and for code on no event loop; waits without holding a thread.
-
-    Attributes:
-        is_held: It is ours.
-        waited: Another process or task had it when it was first asked for.
+    What takes the lock raises `StoreError` if the file cannot be made.
     """
 
-    def __init__(self, path: Path, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        self._path = folder / "keys"
+        self._name = name
         self._sleep = sleep
         self.is_held = False
-        self.waited = False
 
     async def acquire(self) -> None:
-        """Wait until the lock is ours.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Wait until the lock is ours."""
         wait_s = _FIRST_WAIT_S
         while not self.try_acquire():
-            self.waited = True
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is ours now.
-
-        Raises:
-            StoreError: The lock file cannot be made.
-        """
+        """Take the lock if it is free; return whether it is ours now."""
         try:
-            self.is_held = self._try()
+            self.is_held = _LockedBytes.of(self._path).take(self._name)
         except OSError as error:
             raise StoreError(f"cannot be locked: {error.strerror or error}", path=self._path) from error
         return self.is_held
 
     @contextmanager
     def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-        """Hold the lock for a ``with`` block of code that runs on no event loop.
-
-        Args:
-            timeout_s: Seconds to wait at most, as far as *sleep* is exact.
-            sleep: Waits a number of seconds.
-
-        Raises:
-            StoreError: The lock file cannot be made, or another process still holds the lock at the end of the wait.
-        """
+        """Hold the lock for a ``with`` block; a `StoreError` if another process still has it after *timeout_s*."""
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while not self.try_acquire():
-            self.waited = True
             if waited_s >= timeout_s:
                 raise StoreError(f"another process has held this lock for {waited_s:.0f} s", path=self._path)
             sleep(wait_s)
@@ -141,80 +79,42 @@ class _Lock:
         """Give the lock back, if it is ours."""
         if self.is_held:
             self.is_held = False
-            self._let_go()
-
-    def _try(self) -> bool:
-        raise NotImplementedError
-
-    def _let_go(self) -> None:
-        raise NotImplementedError
+            _LockedBytes.of(self._path).give_back(self._name)
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
 
-class NameLock(_Lock):
-    """A lock on a file of its own, which is gone when the lock is free; for what is locked seldom.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
-    """
-
-    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        super().__init__(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock", sleep)
-        self._held: FileLock | None = None
-
-    def _try(self) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._held = try_lock(self._path)
-        return self._held is not None
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            let_go(self._held)
-            self._held = None
+def note_of(folder: Path) -> str | None:
+    """Return what is given up for the locks in *folder*, for a person; None for nothing."""
+    refused = _LockedBytes.of(folder / "keys").refused
+    if refused is None:
+        return None
+    return f"{folder.parent.parent}: no locks here ({os.strerror(refused)}); lock files with a lease are used instead"
 
 
-class KeyLock(_Lock):
-    """A lock on one byte of a file that all keys of a store share: it costs one system call.
-
-    Two names may have the same byte. Between processes they exclude each other, then, which costs a wait; within one
-    process they do not.
-
-    Args:
-        folder: Where the locks of the store lie.
-        name: What is locked; equal names exclude each other.
-        sleep: Waits a number of seconds.
-    """
-
-    def __init__(self, folder: Path, name: str, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        super().__init__(folder / "keys", sleep)
-        self._name = name
-
-    def _try(self) -> bool:
-        return _LockedBytes.of(self._path).take(self._name)
-
-    def _let_go(self) -> None:
-        _LockedBytes.of(self._path).give_back(self._name)
+def use_leases(folder: Path) -> None:
+    """Use leases for the locks in *folder*, whose file system has locks that exclude no other machine."""
+    _LockedBytes.of(folder / "keys").has_leases = True
 
 
 # Windows answers EACCES or, under wine 8, no error number at all; POSIX leaves the choice of the first two.
 _LOCKED_ELSEWHERE = frozenset([errno.EACCES, errno.EAGAIN, errno.EDEADLK, *([0] if sys.platform == "win32" else [])])
 
 
+# NFS without a lock service, some FUSE and SMB mounts, kernels without the call.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
 class _LockedBytes:
     """The bytes of one file that this process has locked.
 
-    POSIX gives a record lock to the process, not to a thread, and drops all of them when any
-    descriptor of the file is closed; so a process has one descriptor, and this keeps its threads and tasks apart.
+    POSIX gives a record lock to the process, not to a thread, and drops all of them when any descriptor of the file is
+    closed; so a process has one descriptor, and this keeps its threads and tasks apart.
     Source: POSIX, fcntl, "Advisory Record Locking".
     """
 
@@ -226,6 +126,9 @@ class _LockedBytes:
         self._fd: int | None = None
         self._names: set[str] = set()
         self._bytes: Counter[int] = Counter()
+        self._leases: dict[int, _Lease] = {}
+        self.has_leases = False
+        self.refused: int | None = None
         self._one_at_a_time = threading.Lock()
 
     @classmethod
@@ -242,6 +145,7 @@ class _LockedBytes:
         for each in cls._all.values():
             each.close()
         cls._all.clear()
+        _Lease.forget()
         cls._guard = threading.Lock()
 
     def take(self, name: str) -> bool:
@@ -256,6 +160,25 @@ class _LockedBytes:
             self._bytes[offset] += 1
             return True
 
+    def _lock(self, offset: int) -> bool:
+        if not self.has_leases:
+            fd = self._open()
+            try:
+                _lock_byte(fd, offset)
+            except OSError as error:
+                if error.errno in _LOCKED_ELSEWHERE:
+                    return False
+                if error.errno not in _NO_LOCKS:
+                    raise
+                self.has_leases, self.refused = True, error.errno
+            else:
+                return True
+        lease = _Lease(self._path.with_name(f"{offset:08x}.lease"))
+        if not lease.take():
+            return False
+        self._leases[offset] = lease
+        return True
+
     def give_back(self, name: str) -> None:
         offset = crc32(name.encode()) >> 1
         with self._one_at_a_time:
@@ -263,23 +186,18 @@ class _LockedBytes:
             self._bytes[offset] -= 1
             if not self._bytes[offset]:
                 del self._bytes[offset]
+                lease = self._leases.pop(offset, None)
                 with suppress(OSError):
-                    _unlock_byte(self._open(), offset)
+                    if lease is not None:
+                        lease.give_back()
+                    else:
+                        _unlock_byte(self._open(), offset)
             self._close_if_unused()
-
-    def _lock(self, offset: int) -> bool:
-        try:
-            _lock_byte(self._open(), offset)
-        except OSError as error:
-            if error.errno in _LOCKED_ELSEWHERE:
-                return False
-            raise
-        return True
 
     def _open(self) -> int:
         if self._fd is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            make_folders(self._path.parent)
+            self._fd = make_file(self._path, os.O_RDWR)
         return self._fd
 
     def _close_if_unused(self) -> None:
@@ -291,6 +209,140 @@ class _LockedBytes:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+class _Lease:
+    """A lock file that only one process can make, as exclusive creation works on every file system.
+
+    Who holds it renews it; one that was not renewed for `_LEASE_S` belongs to a process that is gone, or, on this
+    machine, to one that no longer runs, and may be taken over. Times are those of the file system, whatever clocks say.
+    """
+
+    _held: ClassVar[set[_Lease]] = set()
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+    _renewing: ClassVar[threading.Thread | None] = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._owner = f"{socket.gethostname()} {os.getpid()} {os.urandom(8).hex()}"
+
+    @classmethod
+    def forget(cls) -> None:
+        """Hold nothing, in a child of `os.fork`."""
+        cls._held, cls._guard, cls._renewing = set(), threading.Lock(), None
+
+    def take(self) -> bool:
+        make_folders(self.path.parent)
+        try:
+            self._make()
+        except FileExistsError:
+            if not self._is_abandoned():
+                return False
+            try:
+                self._make()
+            except FileExistsError:
+                return False  # another process was quicker
+        with self._guard:
+            self._held.add(self)
+            if self._renewing is None:
+                _Lease._renewing = threading.Thread(target=self._renew_all, name="leases", daemon=True)
+                _Lease._renewing.start()
+        return True
+
+    def give_back(self) -> None:
+        with self._guard:
+            self._held.discard(self)
+        if self._read() == self._owner:
+            self.path.unlink()
+
+    def _make(self) -> None:
+        """Make the lease, whole at once where the disk has hard links, so that none is seen without its owner."""
+        new = self._beside()
+        fd = make_file(new, os.O_WRONLY)
+        try:
+            os.write(fd, self._owner.encode())
+            try:
+                os.link(new, self.path)
+            except FileExistsError:
+                raise
+            except OSError:
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+                os.replace(new, self.path)  # noqa: PTH105
+        finally:
+            os.close(fd)
+            with suppress(OSError):
+                new.unlink()
+
+    def _beside(self) -> Path:
+        return self.path.with_suffix(f".{os.urandom(8).hex()}")
+
+    def _is_abandoned(self) -> bool:
+        """Take away the lease of an owner that is gone; return whether it was."""
+        owner = self._read()
+        if owner is None:
+            return True
+        host, _, rest = owner.partition(" ")
+        pid = rest.partition(" ")[0]
+        is_dead = host == socket.gethostname() and pid.isdigit() and not _runs(int(pid))
+        if not is_dead and self._age_s() < _LEASE_S:
+            return False
+        # Two that find it so: the rename gives it to one of them, and what was renamed is looked at once more.
+        mine = self._beside()
+        try:
+            os.rename(self.path, mine)  # noqa: PTH104 - which must not replace anything
+        except OSError:
+            return False
+        is_same = mine.read_text("utf-8", "replace") == owner
+        if not is_same:
+            with suppress(OSError):
+                os.link(mine, self.path)
+        mine.unlink(missing_ok=True)
+        return is_same
+
+    def _read(self) -> str | None:
+        try:
+            return self.path.read_text("utf-8", "replace")
+        except OSError:
+            return None
+
+    def _age_s(self) -> float:
+        """Return how long ago the lease was renewed, by the clock of the file system."""
+        probe = self._beside()
+        try:
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            return probe.stat().st_mtime - self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+    @classmethod
+    def _renew_all(cls) -> None:
+        while True:
+            time.sleep(_RENEW_S)
+            with cls._guard:
+                held = list(cls._held)
+            for lease in held:
+                with suppress(OSError):
+                    os.utime(lease.path)
+
+
+_LEASE_S = 60.0
+_RENEW_S = 10.0
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process of this machine runs; one of another user counts."""
+    if sys.platform == "win32":
+        return True  # `os.kill` would end it; its lease runs out
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 if sys.platform == "win32":

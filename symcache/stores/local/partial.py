@@ -12,47 +12,33 @@ from typing import TYPE_CHECKING, Self
 
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import fold
-from symcache.stores.local.staging import OWN_FOLDER
+from symcache.stores.local.atomic import OWN_FOLDER
+from symcache.stores.local.rights import make_file, make_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from symcache.events import Event, Observer
 
-__all__ = ["PartialDownload", "PartialNote", "TransferBoard", "find_partial", "sweep_partials"]
-
 
 # Magic, starts, length of the whole file, length that is there without gaps; then folder and name of the scratch file.
 _HEAD = Struct("<8sQQQ")
 _MAGIC = b"symgrow1"
-_PLACE = re.compile(rb"([0-9a-f]{12})/([0-9a-f]{12}\.part)")
+_PLACE = re.compile(rb"(p-[0-9a-f]{12})/([0-9a-f]{12}\.part)")
 
 
 @dataclass(frozen=True, slots=True)
 class PartialDownload:
-    """A file that is being downloaded.
+    """A file that is being downloaded."""
 
-    Attributes:
-        scratch: Where it grows.
-        starts: How often the download started over; bytes read before the last start are void.
-        size_bytes: How long it will be.
-        whole_bytes: Length of the beginning that is there.
-    """
-
-    scratch: Path
-    starts: int
-    size_bytes: int
-    whole_bytes: int
+    scratch: Path  # where it grows
+    starts: int  # how often the download started over; bytes read before the last start are void
+    size_bytes: int  # how long it will be
+    whole_bytes: int  # length of the beginning that is there
 
 
 class PartialNote:
-    """The note of one file that this process brings; a store that cannot be written goes without.
-
-    Args:
-        scratch: Where it grows, as `Store.scratch` gave it.
-        folded: The key's folded index.
-        size_bytes: How long it will be.
-    """
+    """The note of a file that this process brings into *scratch*, of a store; one that cannot be written has none."""
 
     def __init__(self, scratch: Path, folded: str, size_bytes: int) -> None:
         root = scratch.parents[3]
@@ -63,8 +49,8 @@ class PartialNote:
         self._fd: int | None = None
         place = f"{scratch.parent.name}/{scratch.name}".encode()
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+            make_folders(self._path.parent)
+            self._fd = make_file(self._path, os.O_RDWR | os.O_TRUNC)
             os.write(self._fd, self._head() + place)
 
     def advance(self, whole_bytes: int) -> None:
@@ -79,13 +65,12 @@ class PartialNote:
 
     def withdraw(self) -> None:
         """Remove the note; safe to call twice."""
-        if self._fd is None:
-            return
-        fd, self._fd = self._fd, None
-        with suppress(OSError):
-            os.close(fd)
-        with suppress(OSError):
-            self._path.unlink()
+        if self._fd is not None:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._fd = None
+            with suppress(OSError):
+                self._path.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +86,6 @@ def find_partial(root: Path, folded: str) -> PartialDownload | None:
     """Return the file that a process is downloading for the key; None if there is no note that can be read.
 
     A note may outlive its process; then its scratch file is gone or grows no more.
-
-    Args:
-        root: The store's root.
-        folded: The key's folded index.
     """
     return _read(_note_path(root, folded), root)
 
@@ -146,18 +127,13 @@ _WORTH_NOTING_BYTES = 1 << 20  # what is smaller is published before anybody has
 
 
 class TransferBoard:
-    """Stands before an observer and keeps a `PartialNote` for each large transfer.
-
-    Args:
-        observer: Gets every event.
-    """
+    """Stands before an observer and keeps a `PartialNote` for each large transfer."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._notes: dict[Path, PartialNote] = {}
 
     def observe(self, event: Event) -> None:
-        """Take note of *event* and pass it on."""
         match event:
             case TransferStarted(index, _, int(size_bytes), path) if path is not None:
                 if size_bytes >= _WORTH_NOTING_BYTES:

@@ -7,21 +7,32 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from symcache.identity import Tier, compressed_name, fold, tier_folder
-from symcache.stores.base import Form, OnDisk, Stored
-from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, remove_empty_folders, share_space
-from symcache.stores.local.staging import OWN_FOLDER, Staging
+from symcache.identity import Tier, compressed_name, fold, relative_parts, tier_folder
+from symcache.stores.base import Form, OnDisk, Stored, copy_file
+from symcache.stores.local.atomic import (
+    OWN_FOLDER,
+    Means,
+    Staging,
+    as_store_error,
+    drop,
+    flush,
+    put_in_place,
+    remove_empty_folders,
+    share_space,
+    store_errors,
+    unflushed,
+)
+from symcache.stores.local.rights import make_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
-    from symcache.identity import ImageKey, Key
+    from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["OWN_FOLDER", "Form", "Store", "Stored", "as_store_error", "is_key_folder", "list_stored"]
+__all__ = ["Form", "Listings", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 
 _POINTER = "file.ptr"
@@ -32,33 +43,23 @@ class Store(OnDisk):
     """A store on disk, single-tier or two-tier, made by any tool.
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
-    letter cases apart; folders that exist are reused as they are spelt.
-
-    Args:
-        root: The store's folder; it need not exist before the first `publish`.
-        new_tier: Tiers of a store that is created.
-        clock_s: Monotonic seconds, for how long a listing is trusted.
+    letter cases apart; folders that exist are reused as they are spelt. The root need not exist before the first
+    `publish`, which makes it with *new_tier*. Methods raise `StoreError` if the store cannot be read or written.
     """
 
     def __init__(self, root: Path, *, new_tier: Tier = Tier.ONE, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self.root = root
+        super().__init__(root)
         self._new_tier = new_tier
         self._staging = Staging(root)
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
-        self._listings = _Listings(clock_s)
+        self._listings = Listings(list_folders, 20, clock_s)
         # Looked for several times a file, as texts: joining and asking paths takes longer than the system call.
         self._two_tier_mark = str(root / "index2.txt")
         self._converting_mark = str(self.converting)
 
     @property
-    def name(self) -> str:
-        """What reports call it."""
-        return str(self.root)
-
-    @property
     def local(self) -> Store:
-        """The store itself: debuggers open files from it."""
         return self
 
     @property
@@ -72,28 +73,19 @@ class Store(OnDisk):
         return self.root / OWN_FOLDER / "converting"
 
     def create(self, tier: Tier = Tier.ONE) -> None:
-        """Make the root with its marks, unless it is a store already.
-
-        Raises:
-            StoreError: The folder or its marks cannot be written.
-        """
-        try:
-            if self._is_inhabited():
-                return
+        """Make the root with its marks, unless it is a store already."""
+        with store_errors(self.root):
+            with suppress(FileNotFoundError), os.scandir(self.root) as entries:
+                if any(entry.name != OWN_FOLDER for entry in entries):
+                    return
             self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / "pingme.txt").touch()
-            if tier is Tier.TWO:
-                (self.root / "index2.txt").touch()
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
+            for mark in ["pingme.txt", *(["index2.txt"] if tier is Tier.TWO else [])]:
+                os.close(make_file(self.root / mark, os.O_WRONLY))
 
     def find(self, key: Key) -> Stored | None:
         """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.
 
         Empty files count as absent; debuggers have been seen to leave them behind.
-
-        Raises:
-            StoreError: The store cannot be read.
         """
         try:
             while True:
@@ -113,22 +105,17 @@ class Store(OnDisk):
 
         The root is listed once, and the folder of each name that is there: with many keys that is far less than
         looking for each.
-
-        Raises:
-            StoreError: The store cannot be read.
         """
         wanted: dict[str, dict[str, list[Key]]] = {}
         for key in keys:
             wanted.setdefault(fold(key.name), {}).setdefault(fold(key.id), []).append(key)
         ids: dict[str, set[str]] = {}
-        try:
+        with store_errors(self.root):
             for tier in set(self._tiers()):
-                for parent in [self.root] if tier is Tier.ONE else [self.root / name for name in _folders(self.root)]:
-                    for name in _folders(parent):
+                for parent in _parents(self.root, tier):
+                    for name in list_folders(parent):
                         if fold(name) in wanted:
-                            ids.setdefault(fold(name), set()).update(map(fold, _folders(parent / name)))
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
+                            ids.setdefault(fold(name), set()).update(map(fold, list_folders(parent / name)))
         for name, found in ids.items():
             for id_ in found & wanted[name].keys():
                 yield from (key for key in wanted[name][id_] if self.find(key) is not None)
@@ -138,39 +125,20 @@ class Store(OnDisk):
 
         For many keys at once: the tier is looked up once. While a store is converted, `find` looks into both.
         """
-        root, folder_of = f"{self.root}{os.sep}", tier_folder if self.tier is Tier.TWO else None
+        root, tier = f"{self.root}{os.sep}", self.tier
+        return lambda key: root + os.sep.join((*relative_parts(key, tier), key.name))  # noqa: PTH118 - for each file
 
-        def path_of(key: Key) -> str:
-            name = key.name
-            path = f"{root}{name}{os.sep}{key.id}{os.sep}{name}"
-            return path if folder_of is None else f"{root}{folder_of(name)}{os.sep}{path[len(root) :]}"
-
-        return path_of
-
-    def lock(self, key: Key) -> KeyLock:
-        """Return the lock that every process takes before it fills in *key*'s files."""
+    def lock(self, what: Key | str) -> KeyLock:
+        """Return the lock that every process takes before it fills in a key's files, or does what a name stands for."""
         from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
 
-        return KeyLock(self._locks, key.folded)
-
-    def headers_lock(self, image: ImageKey) -> KeyLock:
-        """Return the lock that every process takes before it asks anybody which PDB *image* names."""
-        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
-
-        return KeyLock(self._locks, f"headers of {image.folded}")
+        return KeyLock(self._locks, what if isinstance(what, str) else what.folded)
 
     def scratch(self) -> Path:
-        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`.
-
-        Raises:
-            StoreError: The store cannot be written.
-        """
+        """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
             if not self._staging.is_open:
-                from symcache.stores.local.locks import sweep_locks  # noqa: PLC0415 - a look into a store needs no lock
-
                 self.create(self._new_tier)
-                sweep_locks(self._locks)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
@@ -178,14 +146,8 @@ class Store(OnDisk):
     def publish(self, scratch: Path, key: Key, *, form: Form = Form.PLAIN, durable: bool = True) -> Path:
         """Let *scratch*, complete and verified, become the key's file in one step; return where.
 
-        Args:
-            scratch: A path from `scratch`; it is gone afterwards.
-            key: What the file is.
-            form: `Form.PLAIN` or `Form.COMPRESSED`, which decides the name.
-            durable: Bring the bytes to the disk before the name shows, so that a power cut leaves no hole either.
-
-        Raises:
-            StoreError: The disk does not take it.
+        *form*, plain or compressed, decides the name. With *durable* the bytes are brought to the disk before the name
+        shows, so that a power cut leaves no hole either.
         """
         try:
             if durable:
@@ -199,56 +161,54 @@ class Store(OnDisk):
 
         A file of this store shares its space with the new one where the disk can do that; others are copied, as
         other programs may write to them.
-
-        Raises:
-            StoreError: It cannot be read, or the disk does not take it.
         """
         scratch = self.scratch()
         try:
-            means = share_space(path, scratch) if path.is_relative_to(self.root) else None
+            with store_errors(self.root):
+                means = share_space(path, scratch) if path.is_relative_to(self.root) else None
             if means is None:
-                import shutil  # noqa: PLC0415
-
-                shutil.copyfile(path, scratch)
+                copy_file(path, scratch)
             # A hard link has no bytes of its own to flush, and a file that is in use cannot be opened for that.
             return self.publish(scratch, key, durable=durable and means is not Means.HARD_LINK)
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
         finally:
-            scratch.unlink(missing_ok=True)
+            drop(scratch)
 
     def folder_for(self, key: Key) -> Path:
         """Return the folder *key*'s file goes into: one that exists in any spelling, else the canonical one."""
-        parent = self.root
-        if self.tier is Tier.TWO:
-            parent = self._spelt(parent, tier_folder(key.name))
-        return self._spelt(self._spelt(parent, key.name), key.id)
+        folder = self.root
+        for part in relative_parts(key, self.tier):
+            folder = next(self._listings.spellings(folder, part), folder / part)
+        return folder
 
     def key_folders(self) -> Iterator[tuple[str, str, Path]]:
-        """Yield name, id and folder of every key's folder, sorted, one name's at a time.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
+        """Yield name, id and folder of every key's folder, sorted, one name's at a time."""
         tiers = sorted(set(self._tiers()))
-        try:
+        with store_errors(self.root):
             for tier in tiers:
-                for name, id_, folder in _walk(self.root, tier):
-                    if len(tiers) == 1 or is_key_folder(folder, name, tier):
-                        yield name, id_, folder
-        except OSError as error:
-            raise as_store_error(error, self.root) from error
+                for parent in _parents(self.root, tier):
+                    for name in list_folders(parent):
+                        for id_ in list_folders(parent / name):
+                            folder = parent / name / id_
+                            if len(tiers) == 1 or is_key_folder(folder, name, tier):
+                                yield name, id_, folder
 
     def note(self, folder: Path) -> None:
-        """Take note that *folder*, somewhere below the root, is there now.
-
-        Without that a second spelling might come beside one that was made a moment ago.
-        """
+        """Take note that *folder*, below the root, is there now, lest a second spelling of it comes beside it."""
         self._listings.add(folder, self.root)
 
     def refresh(self) -> None:
         """Forget what was seen of the store's folders; call it after moving them."""
         self._listings.forget()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what this disk cannot do, and what is done instead."""
+        from symcache.stores.local.locks import note_of  # noqa: PLC0415 - for who has locked something
+
+        if (text := note_of(self._locks)) is not None:
+            yield text
+        with suppress(OSError):
+            if self.root.stat().st_dev in unflushed:
+                yield f"{self.root}: this disk refuses to flush files; a power cut can damage what was just published"
 
     def close(self) -> None:
         """Drop this process's scratch files; safe to call twice."""
@@ -257,17 +217,8 @@ class Store(OnDisk):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _is_inhabited(self) -> bool:
-        try:
-            with os.scandir(self.root) as entries:
-                return any(entry.name != OWN_FOLDER for entry in entries)
-        except FileNotFoundError:
-            return False
 
     def _tiers(self) -> tuple[Tier, ...]:
         """Return the layouts to look in.
@@ -281,20 +232,11 @@ class Store(OnDisk):
         return (tier, Tier.ONE if tier is Tier.TWO else Tier.TWO, tier)
 
     def _find_in(self, key: Key, tier: Tier) -> Stored | None:
-        best: Stored | None = None
-        parents = [self.root]
-        if tier is Tier.TWO:
-            parents = list(self._listings.spellings(self.root, tier_folder(key.name)))
-        for parent in parents:
-            for named in self._listings.spellings(parent, key.name):
-                for folder in self._listings.spellings(named, key.id):
-                    for stored in list_stored(folder, key.name):
-                        if stored.size_bytes and (best is None or _RANK[stored.form] < _RANK[best.form]):
-                            best = stored
-        return best
-
-    def _spelt(self, parent: Path, name: str) -> Path:
-        return next(self._listings.spellings(parent, name), parent / name)
+        folders = [self.root]
+        for part in relative_parts(key, tier):
+            folders = [spelt for folder in folders for spelt in self._listings.spellings(folder, part)]
+        found = (stored for folder in folders for stored in list_stored(folder, key.name) if stored.size_bytes)
+        return min(found, key=lambda stored: _RANK[stored.form], default=None)
 
     def _rename(self, scratch: Path, key: Key, form: Form) -> Path:
         tier = self.tier
@@ -307,30 +249,34 @@ class Store(OnDisk):
             name = folder.parent.name if fold(folder.parent.name) == fold(key.name) else key.name
             return folder / (compressed_name(name) if form is Form.COMPRESSED else name)
 
-        path = put_in_place(scratch, target)
+        path = put_in_place(scratch, target, self.root)
         while tier is not self.tier:
             # A conversion began after the path was chosen, and may have passed there already.
             before, path = path, target()
             with suppress(FileNotFoundError):
-                path = put_in_place(before, target)
+                path = put_in_place(before, target, self.root)
                 remove_empty_folders(before.parent, self.root)
         self.note(path.parent)
         return path
 
 
-class _Listings:
-    """How folders below one folder are spelt, where letter case may differ from what is asked.
+class Listings:
+    """How what lies in a folder is spelt, where letter case may differ from what is asked.
 
-    A listing is kept while the folder is unchanged; a changed one is read again only after twenty times as long as
-    the reading took, so that filling a large store does not mean listing it for each file.
+    *names_in* returns the names in a folder, sorted. A listing is kept while the folder is unchanged; a changed one is
+    read again only after *trusted_times* as long as the reading took, so that filling a large store does not mean
+    listing it for each file.
     """
 
-    def __init__(self, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, names_in: Callable[[Path], list[str]], trusted_times: int, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._names_in = names_in
+        self._trusted_times = trusted_times
         self._clock_s = clock_s
         self._known: dict[Path, tuple[int, float, dict[str, list[str]]]] = {}
 
     def forget(self) -> None:
-        """Trust no listing made so far."""
         self._known.clear()
 
     def add(self, folder: Path, root: Path) -> None:
@@ -344,30 +290,31 @@ class _Listings:
             folder = folder.parent
 
     def spellings(self, parent: Path, name: str) -> Iterator[Path]:
-        """Yield the folders in *parent* that are called *name*, exact spelling first."""
+        """Yield what is called *name* in *parent*, exact spelling first."""
         exact = parent / name
-        if exact.is_dir():
+        if exact.exists():
             yield exact
-        for other in self._listing(parent).get(fold(name), ()):
+        for other in self.listing(parent).get(fold(name), ()):
             if other != name:
                 yield parent / other
 
-    def _listing(self, parent: Path) -> dict[str, list[str]]:
+    def listing(self, parent: Path) -> dict[str, list[str]]:
+        """Return the names in *parent* by their folded form."""
+        listing: dict[str, list[str]] = {}
         try:
             changed_ns = parent.stat().st_mtime_ns
+            now_s = self._clock_s()
+            known = self._known.get(parent)
+            if known is not None and (known[0] == changed_ns or now_s < known[1]):
+                return known[2]
+            for name in self._names_in(parent):
+                listing.setdefault(fold(name), []).append(name)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        now_s = self._clock_s()
-        known = self._known.get(parent)
-        if known is not None and (known[0] == changed_ns or now_s < known[1]):
-            return known[2]
-        listing: dict[str, list[str]] = {}
-        for name in _folders(parent):
-            listing.setdefault(fold(name), []).append(name)
         took_s = self._clock_s() - now_s
         if len(self._known) >= 256:
             self._known.clear()
-        self._known[parent] = (changed_ns, now_s + 20 * took_s, listing)
+        self._known[parent] = (changed_ns, now_s + self._trusted_times * took_s, listing)
         return listing
 
 
@@ -375,23 +322,16 @@ _RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
 
 
 def list_stored(folder: Path, name: str) -> list[Stored]:
-    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
+    """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included."""
     names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, _POINTER: Form.POINTER}
     stored: list[Stored] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                form = names.get(fold(entry.name))
-                if form is not None:
-                    with suppress(FileNotFoundError):  # pruned since
-                        if entry.is_file():
-                            stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            form = names.get(fold(entry.name))
+            if form is not None:
+                with suppress(FileNotFoundError):  # pruned since
+                    if entry.is_file():
+                        stored.append(Stored(folder / entry.name, form, entry.stat().st_size))
     return sorted(stored, key=lambda file: (_RANK[file.form], file.path.name))
 
 
@@ -399,30 +339,21 @@ def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
     """Return whether *folder*, found where *tier* has the folders of keys, holds files of a key of that *name*.
 
     With both layouts in one tree the same depth has folders of the other one too: what lies in them tells.
-
-    Raises:
-        OSError: The folder cannot be read.
     """
     if tier is Tier.TWO and fold(tier_folder(name)) != fold(folder.parent.parent.name):
         return False
     names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        return any(
-            (fold(entry.name) == _MSFZ_FOLDER) if entry.is_dir() else (fold(entry.name) in names) for entry in entries
-        )
+        return any(fold(each.name) in ({_MSFZ_FOLDER} if each.is_dir() else names) for each in entries)
     return False
 
 
-def _walk(root: Path, tier: Tier) -> Iterator[tuple[str, str, Path]]:
-    for parent in [root] if tier is Tier.ONE else [root / name for name in _folders(root)]:
-        for name in _folders(parent):
-            for id_ in _folders(parent / name):
-                yield name, id_, parent / name / id_
+def _parents(root: Path, tier: Tier) -> list[Path]:
+    return [root] if tier is Tier.ONE else [root / name for name in list_folders(root)]
 
 
-def _folders(parent: Path) -> list[str]:
-    try:
-        with os.scandir(parent) as entries:
-            return sorted(e.name for e in entries if e.name != OWN_FOLDER and fold(e.name) != "000admin" and e.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def list_folders(parent: Path) -> list[str]:
+    """Return the names of the folders in *parent*, sorted, those apart that a store keeps for itself."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as entries:
+        return sorted(e.name for e in entries if fold(e.name) not in {OWN_FOLDER, "000admin"} and e.is_dir())
+    return []

@@ -1,1 +1,1 @@
-"""Writers of formats that only tests need; `symcache.synth` has those of the demo."""
+"""Writers of real formats, which share no code with `symcache`: a mistake about a format must not hide in both."""

@@ -9,11 +9,11 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from symcache.synth.kerneldump import DumpKind, DumpPlan, header_bytes
-from symcache.synth.pe import memory_bytes
+from support.synth.kerneldump import DumpKind, DumpPlan, header_bytes
+from support.synth.pe import memory_bytes
 
 if TYPE_CHECKING:
-    from symcache.synth.kernelmemory import MachineMemory
+    from support.synth.kernelmemory import MachineMemory
 
 __all__ = ["TriagePlan", "triage_bytes"]
 

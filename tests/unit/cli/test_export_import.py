@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.kernels import kernel_plan
 from support.stores import APP, IMAGE, PUBLIC, StoreShell, write_build
-from support.synth.pe import plan_image
+from support.synth.kernelmemory import build_machine
+from support.synth.pe import disk_bytes, plan_image
 from support.synth.triagedump import triage_bytes
 
 from symcache.identity import ImageKey
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

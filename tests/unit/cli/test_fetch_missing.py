@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from support import sources
 from support.answers import status
 from support.sources import IMAGE, IMAGE_KEY, PDB
+from support.synth.pdb import NativePdbSpec, make_pdb
 from support.upstream import Upstream
 
 from symcache.cli.app import root
 from symcache.cli.options import Settings
 from symcache.cli.warm import run_warm
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.warm.plan import Plan, WantedPdbOfImage
 
 if TYPE_CHECKING:

@@ -11,15 +11,13 @@ import pytest
 from support.kernels import kernel_plan
 from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.synth.cab import SynthFolder, build_cabinet
-from support.synth.pdb import make_compressed_pdb, make_pdb2
-from support.synth.pe import plan_image
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
+from support.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_compressed_pdb, make_pdb, make_pdb2
+from support.synth.pe import dbg_bytes, disk_bytes, plan_image
 
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb
-from symcache.synth.pe import dbg_bytes, disk_bytes
 from symcache.warm.inspect import DeepWish, Filed, Inspection, inspect_file
 
 if TYPE_CHECKING:

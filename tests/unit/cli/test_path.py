@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.cli.app import root
 from symcache.cli.path import _POWERSHELL_QUOTES
 from symcache.config import load_config
 from symcache.errors import UsageError
 from symcache.identity import PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path

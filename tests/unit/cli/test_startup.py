@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.identity import PdbKey
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from support.synth.lzx import lzx_frames
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.cab import fastlzx
+from symcache.formats.cab import cabinet as cabinets
 from symcache.formats.cab.cabinet import Cabinet, expand, open_cabinet
 from symcache.formats.view import BytesView, FileView, PartView
 
@@ -42,13 +42,13 @@ def lzx_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "libarchive":
         need_libarchive()
     else:
-        monkeypatch.setattr(fastlzx, "is_available", lambda: False)
+        monkeypatch.setattr(cabinets, "has_libarchive", lambda: False)
 
 
 def need_libarchive() -> None:
     """Skip the test without the package or without the library that it looks for."""
     need("libarchive")
-    if not fastlzx.is_available():
+    if not cabinets.has_libarchive():
         assert not is_required("libarchive")
         pytest.skip("this system has no libarchive")
 
@@ -440,8 +440,8 @@ def from_libarchive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             lengths.append(len(piece))
             yield piece
 
-    fast = fastlzx.expand_lzx
-    monkeypatch.setattr(fastlzx, "expand_lzx", expand_lzx)
+    fast = cabinets.expand_lzx_fast
+    monkeypatch.setattr(cabinets, "expand_lzx_fast", expand_lzx)
     return lengths
 
 
@@ -463,8 +463,8 @@ def test_where_libarchive_gives_up_our_decoder_goes_on(
     def one_block(compression: int, size_bytes: int, blocks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
         return whole(compression, size_bytes, islice(blocks, 1))
 
-    whole = fastlzx.expand_lzx
-    monkeypatch.setattr(fastlzx, "expand_lzx", one_block)
+    whole = cabinets.expand_lzx_fast
+    monkeypatch.setattr(cabinets, "expand_lzx_fast", one_block)
     cabinet = open_bytes(build_cabinet([SynthFolder([("a", LINES[:700]), ("b", LINES[700:])], Lzx(15))]))
     assert b"".join(expand(cabinet, cabinet.members[1], limit_bytes=MIB)) == LINES[700:]
     assert sum(from_libarchive) <= 32768
@@ -476,7 +476,7 @@ def test_a_read_that_is_interrupted_below_libarchive_stays_interrupted() -> None
 
     need_libarchive()
     with pytest.raises(KeyboardInterrupt):
-        list(fastlzx.expand_lzx(0x0F03, 10, map(interrupt, range(1))))
+        list(cabinets.expand_lzx_fast(0x0F03, 10, map(interrupt, range(1))))
 
 
 def test_damage_that_a_checksum_covers_is_refused_or_gives_as_many_bytes() -> None:
@@ -484,12 +484,12 @@ def test_damage_that_a_checksum_covers_is_refused_or_gives_as_many_bytes() -> No
     content = LINES[:3000] + bytes(200) + LINES[:1000]
     (frame,) = lzx_frames(content, window_bits=15, kinds=("verbatim", "aligned", "stored"), block_bytes=900)
     for mutant in mutants(frame, 300, rng_seed=3, hot=120):
-        pieces = fastlzx.expand_lzx(0x0F03, len(content), [(mutant, len(content))])
+        pieces = cabinets.expand_lzx_fast(0x0F03, len(content), [(mutant, len(content))])
         assert sum(map(len, pieces)) <= len(content)
 
 
 def test_without_the_library_nothing_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libarchive", None)
-    fastlzx._libarchive.cache_clear()
-    assert not fastlzx.is_available()
-    fastlzx._libarchive.cache_clear()
+    cabinets._libarchive.cache_clear()
+    assert not cabinets.has_libarchive()
+    cabinets._libarchive.cache_clear()

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from support.parts import need
 
 from symcache.errors import InputError
-from symcache.formats.cab import compress
-from symcache.formats.cab.cabinet import expand, open_cabinet
-from symcache.formats.cab.compress import write_cabinet
+from symcache.formats.cab import cabinet as cabinets
+from symcache.formats.cab.cabinet import expand, open_cabinet, write_cabinet
 from symcache.formats.view import BytesView
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def test_a_name_that_no_cabinet_can_hold_is_an_error(name: str) -> None:
 
 
 def test_a_file_too_large_for_a_cabinet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress, "MAX_CABINET_INPUT_BYTES", 65536)
+    monkeypatch.setattr(cabinets, "MAX_CABINET_INPUT_BYTES", 65536)
     assert expanded(cabinet_of(bytes(65536))) == ("app.pdb", bytes(65536))
     with pytest.raises(InputError, match="65536"):
         cabinet_of(bytes(65537))

@@ -10,7 +10,8 @@ import pytest
 from support.mutation import mutants
 from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus
-from support.synth.pdb import make_pdb2
+from support.synth.msf import Filler, make_msf, write_msf
+from support.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_pdb2, make_streams
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
 from symcache.formats.pdb import deep
@@ -18,8 +19,6 @@ from symcache.formats.pdb.deep import DeepIdentity, DeepPdb, DeepSymbol, availab
 from symcache.formats.pdb.info import NativePdb, parse_pdb
 from symcache.formats.pdb.msf import Msf
 from symcache.formats.view import FileView
-from symcache.synth.msf import Filler, make_msf, write_msf
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_streams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +53,7 @@ def test_pdbparse_and_the_own_reader_agree_on_real_pdbs(name: str) -> None:
     with FileView(path) as view:
         own = parse_pdb(view)
         msf = Msf(view)
-        sizes = [size or 0 for size in msf.stream_sizes()]
+        sizes = [msf.stream_size(index) or 0 for index in range(msf.stream_count)]
         contents = [msf.stream(index).read(0, size) for index, size in enumerate(sizes)]
     assert isinstance(own, NativePdb)
     with DeepPdb(path) as pdb:

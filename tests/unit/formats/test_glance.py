@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 from support.mutation import mutants
 from support.shared import corpus
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.errors import InputError
 from symcache.formats.glance import glance_at_image, glance_at_pdb
@@ -17,8 +18,6 @@ from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import BytesView
 from symcache.identity import ImageKey, PdbKey
 from symcache.stores.check import check_view
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import UnloadedPlan, build_machine
+from support.synth.pagetables import Paging
 
 from symcache.formats.dump.header import bugcheck_name, read_dump_header
 from symcache.formats.dump.kernel import DebuggerData, open_kernel_space, parse_debugger_data
 from symcache.formats.dump.modules import UnloadedDriver, read_unloaded_drivers
 from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.view import BytesView
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import UnloadedPlan, build_machine
-from symcache.synth.pagetables import Paging
 
 
 def block(size: int = 0x380) -> bytes:

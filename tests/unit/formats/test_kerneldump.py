@@ -4,13 +4,13 @@ from functools import cache
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpPlan, header_bytes
+from support.synth.kernelmemory import MachineMemory, build_machine
+from support.synth.pagetables import Paging
 
 from symcache.errors import TruncatedInput, UnknownFormat
 from symcache.formats.dump.header import DumpAttribute, DumpHeader, PfnRange, read_dump_header
 from symcache.formats.view import BytesView
-from symcache.synth.kerneldump import DumpPlan, header_bytes
-from symcache.synth.kernelmemory import MachineMemory, build_machine
-from symcache.synth.pagetables import Paging
 
 
 @cache

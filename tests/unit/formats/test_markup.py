@@ -5,10 +5,9 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.synth.pdb import make_pdb2, make_portable_pdb
+from support.synth.pdb import NativePdbSpec, make_pdb, make_pdb2, make_portable_pdb
 
 from symcache.formats.markup import HEAD_BYTES, Markup, could_be_markup, find_markup
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 GUID = UUID(int=1)
 PAGES = [

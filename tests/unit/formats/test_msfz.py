@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
-from support.synth.pdb import Packing, make_compressed_pdb, make_msfz
+from support.synth.pdb import NativePdbSpec, Packing, make_compressed_pdb, make_msfz, make_streams
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb import msfz as msfz_module
+from symcache.formats.pdb import msf as msfz_module
 from symcache.formats.pdb.info import Container, NativePdb, parse_pdb
-from symcache.formats.pdb.msfz import Msfz
+from symcache.formats.pdb.msf import Msfz
 from symcache.formats.view import BytesView
-from symcache.synth.pdb import NativePdbSpec, make_streams
 
 ZSTD = importlib.util.find_spec("compression") is not None
 GUID = UUID("72e103a8-5cb2-4907-8b76-b2e7c06257b1")

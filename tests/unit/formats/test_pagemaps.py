@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.errors import MalformedInput, TruncatedInput
-from symcache.formats.dump.pagemaps import BitmapPageMap, Place, RangePageMap
+from symcache.formats.dump.physical import BitmapPageMap, Place, RangePageMap
 from symcache.formats.view import BytesView
 
 FIRST = 0xA038

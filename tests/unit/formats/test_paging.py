@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.synth.pagetables import Paging, PhysicalPages, VirtualMemory
 
 from symcache.errors import Absence, NotInDump
 from symcache.formats.dump import paging as formats
 from symcache.formats.dump.paging import AddressSpace, PageTables
-from symcache.synth.pagetables import Paging, PhysicalPages, VirtualMemory
 
 MODES: dict[Paging, formats.PagingMode] = {
     Paging.X86: formats.X86,

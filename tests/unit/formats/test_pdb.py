@@ -10,15 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
-from support.synth.pdb import Packing, make_compressed_pdb, make_pdb2, make_portable_pdb
+from support.synth.msf import Filler, make_msf, write_msf
+from support.synth.pdb import (
+    NativePdbSpec,
+    Packing,
+    PublicSymbol,
+    StructureLayout,
+    make_compressed_pdb,
+    make_pdb,
+    make_pdb2,
+    make_portable_pdb,
+    make_streams,
+)
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb.info import Container, NativePdb, Pdb2, SymbolKind, looks_like_pdb, parse_pdb
-from symcache.formats.pdb.portable import PortablePdb
+from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import BytesView, FileView
-from symcache.synth.msf import Filler, make_msf, write_msf
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, make_streams
 
 GUID = UUID("3249d99d-0c40-4931-8610-f4e4fb0b6936")
 AGES = st.integers(0, 0xFFFFFFFF)

@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from support.mutation import mutants
 from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus
-from support.synth.pdb import make_compressed_pdb
+from support.synth.msf import make_msf
+from support.synth.pdb import NativePdbSpec, StructureLayout, make_compressed_pdb, make_pdb, make_type_stream
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.formats.pdb.deep import DeepPdb
 from symcache.formats.pdb.types import Structure, read_structures
 from symcache.formats.view import BytesView, FileView
-from symcache.synth.msf import make_msf
-from symcache.synth.pdb import NativePdbSpec, StructureLayout, make_pdb, make_type_stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

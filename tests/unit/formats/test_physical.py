@@ -6,14 +6,14 @@ from functools import cache
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import MachineMemory, build_machine
+from support.synth.pagetables import Paging
 
 from symcache.errors import Absence, InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
 from symcache.formats.dump.header import read_dump_header
 from symcache.formats.dump.physical import DumpBody, PhysicalMemory, Storage, read_dump_body
 from symcache.formats.view import BytesView
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import MachineMemory, build_machine
-from symcache.synth.pagetables import Paging
 
 STORAGE = {
     DumpKind.FULL: Storage.RUNS,

@@ -11,7 +11,7 @@ from support.synth.pdb import make_portable_pdb
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.pdb.portable import compute_portable_checksum, parse_portable
+from symcache.formats.pdb.info import compute_portable_checksum, parse_portable
 from symcache.formats.view import BytesView, FileView
 
 GUID = UUID("1d6929b4-468b-4db8-9389-9a12bd257e1b")

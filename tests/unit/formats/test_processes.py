@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import EprocessPlan, KernelPlan, build_machine
+from support.synth.pagetables import Paging
 
 from symcache.formats.dump.header import read_dump_header
 from symcache.formats.dump.kernel import KernelSpace, open_kernel_space
@@ -11,9 +14,6 @@ from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.dump.processes import KernelLayout, Process, find_kernel_layout, read_process, walk_processes
 from symcache.formats.pdb.types import Structure
 from symcache.formats.view import BytesView
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import EprocessPlan, KernelPlan, build_machine
-from symcache.synth.pagetables import Paging
 
 
 def space_of(plan: KernelPlan) -> KernelSpace:

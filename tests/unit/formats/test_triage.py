@@ -5,15 +5,15 @@ from functools import cache
 
 import pytest
 from support.kernels import driver, kernel_plan
+from support.synth.kernelmemory import MachineMemory, build_machine
+from support.synth.pagetables import Paging
+from support.synth.pe import memory_bytes
 from support.synth.triagedump import TriagePlan, triage_bytes
 
 from symcache.errors import InputError, NotInDump, TruncatedInput
 from symcache.formats.dump.header import read_dump_header
 from symcache.formats.dump.triage import Triage, TriageMemory, read_triage
 from symcache.formats.view import BytesView
-from symcache.synth.kernelmemory import MachineMemory, build_machine
-from symcache.synth.pagetables import Paging
-from symcache.synth.pe import memory_bytes
 
 WIDTHS = [Paging.X64, Paging.PAE]
 

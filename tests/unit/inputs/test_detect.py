@@ -12,9 +12,11 @@ import pytest
 from support.kernels import kernel_plan
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump
-from support.synth.pdb import make_compressed_pdb, make_pdb2, make_portable_pdb
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
+from support.synth.pe import dbg_bytes, disk_bytes, plan_image
 
 from symcache.errors import InputError, UnknownFormat
 from symcache.formats.view import BytesView, FileView
@@ -30,10 +32,6 @@ from symcache.inputs.records import (
     Record,
     Unreadable,
 )
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import dbg_bytes, disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from support.synth.pe import ImagePlan, dbg_bytes, disk_bytes
 
 from symcache.formats.view import FileView
-from symcache.inputs import folder
-from symcache.inputs.folder import read_folder
+from symcache.inputs import detect
+from symcache.inputs.detect import read_folder
 from symcache.inputs.image import is_image, read_image
 from symcache.inputs.records import Input, InputKind, Module, Unreadable
-from symcache.synth.pe import ImagePlan, dbg_bytes, disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.inputs.folder import Reader
+    from symcache.inputs.detect import Reader
 
 IMAGE = disk_bytes(ImagePlan(0x4549B18E))
 
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_opened_is_reported(tmp_path: Path, monkeypatch: p
             raise PermissionError(13, "Permission denied", path)
         return FileView(path)
 
-    monkeypatch.setattr(folder, "FileView", refuse)
+    monkeypatch.setattr(detect, "FileView", refuse)
     refused, module = read(tmp_path)
     assert refused == Unreadable(str(tmp_path / "a.exe"), "Permission denied")
     assert isinstance(module, Module)
@@ -172,7 +172,7 @@ def test_a_file_is_read_no_further_than_its_headers(tmp_path: Path, monkeypatch:
             read_bytes += length
             return super().read(offset, length)
 
-    monkeypatch.setattr(folder, "FileView", Counting)
+    monkeypatch.setattr(detect, "FileView", Counting)
     read(tmp_path)
     assert 0 < read_bytes < 8192
 
@@ -200,13 +200,13 @@ def test_no_more_folders_are_held_open_however_deep_the_tree(tmp_path: Path, mon
 
 def test_a_junction_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "a.exe", "junction/b.exe")
-    monkeypatch.setattr(folder, "_is_junction", lambda entry: entry.name == "junction")
+    monkeypatch.setattr(detect, "_is_junction", lambda entry: entry.name == "junction")
     assert names(tmp_path, read(tmp_path)) == ["a.exe"]
 
 
 def test_the_walk_stays_near_a_slow_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, *(f"{n:04}.exe" for n in range(1000)))
-    walk = folder._walk
+    walk = detect._walk
     walked = 0
 
     def counted(root: Path) -> Generator[str | Unreadable, None, None]:
@@ -215,7 +215,7 @@ def test_the_walk_stays_near_a_slow_consumer(tmp_path: Path, monkeypatch: pytest
             walked += 1
             yield file
 
-    monkeypatch.setattr(folder, "_walk", counted)
+    monkeypatch.setattr(detect, "_walk", counted)
     records = read_folder(tmp_path, choose, threads=1)
     next(records)
     assert isinstance(next(records), Module)

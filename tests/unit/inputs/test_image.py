@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 
 from symcache.errors import InputError, UnknownFormat
+from symcache.formats.glance import glance_at_keys
 from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.inputs.image import image_module, is_image, read_image
+from symcache.inputs.image import image_module, is_image, read_image, read_module
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
-from symcache.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from symcache.formats.view import ByteView
@@ -174,6 +176,50 @@ def test_images_and_dbg_files_are_told_by_their_first_bytes(start: bytes, expect
     assert is_image(start) == expected
 
 
+PLANS = {
+    "plain": PLAN,
+    "PE32": replace(PLAN, pe32_plus=False),
+    "others": replace(PLAN, reproducible=True, other_debug_types=(12, 13, 20)),
+    "portable": replace(PLAN, code_views=(CodeViewPlan("b.pdb", GUID, portable=True),), embedded_pdb=b"BSJB"),
+    "checksum": replace(PLAN, pdb_checksums=(("SHA256", b"\xab"),)),
+    "two": replace(PLAN, code_views=(CodeViewPlan("a.pdb", GUID, 1), CodeViewPlan("b.pdb", GUID, 2))),
+    "PDB 2.0": replace(PLAN, code_views=(CodeViewPlan("old.pdb", age=2, signature=5),)),
+    "nil": replace(PLAN, code_views=(CodeViewPlan("a.pdb", UUID(int=0)),)),
+    "unusable": replace(PLAN, code_views=(CodeViewPlan("../..", GUID),)),
+    "stripped": replace(PLAN, dbg_name="dll\\secdrv.dbg"),
+    "nothing": replace(PLAN, code_views=()),
+}
+
+
+AT_A_GLANCE = [PLANS[name] for name in ("plain", "PE32", "others", "nil", "unusable")]
+
+
+def same(data: bytes, path: str) -> bool:
+    """Tell whether both ways to read an image agree, an error included; and whether it was told at a glance."""
+    try:
+        expected: object = [record for record in read_image(BytesView(data), path) if isinstance(record, Module)]
+    except InputError as error:
+        expected = str(error)
+    try:
+        found: object = [*read_module(BytesView(data), path)]
+    except InputError as error:
+        found = str(error)
+    assert found == expected
+    return glance_at_keys(BytesView(data)) is not None
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("path", ["drivers/secdrv.sys", "-", "a/nul"])
+def test_an_image_read_for_its_keys_alone_is_the_same_module(plan: ImagePlan, path: str) -> None:
+    assert same(disk_bytes(plan), path) is (plan in AT_A_GLANCE)
+
+
+def test_a_damaged_image_read_for_its_keys_alone_is_the_same_module() -> None:
+    told = [same(data, "secdrv.sys") for plan in AT_A_GLANCE for data in mutants(disk_bytes(plan), 200, hot=1024)]
+    assert any(told)
+    assert not all(told)
+
+
 @needs_corpus
 @pytest.mark.parametrize("name", [*corpus_files("pe"), *corpus_files("pe-bad")])
 def test_real_images_get_the_keys_that_debuggers_ask_for(name: str) -> None:
@@ -182,8 +228,11 @@ def test_real_images_get_the_keys_that_debuggers_ask_for(name: str) -> None:
         if "error" in facts:
             with pytest.raises(InputError):
                 list(read_image(view, name))
+            with pytest.raises(InputError):
+                read_module(view, name)
             return
         _, module = read_one(view, name)
+        assert read_module(view, name) == (module,)
     assert module.image is not None
     assert module.image.id == facts["image_key"]
     told = facts.get("codeview", [])

@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 from support.kernels import PAGINGS, driver, expected, found, kernel_plan
 from support.mutation import mutants
 from support.shared import corpus, needs_corpus, truth
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
+from support.synth.pagetables import Paging
 
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.inputs.kerneldump import read_kernel_dump
 from symcache.inputs.records import ImageUse, Input, InputKind, Module, ProcessSelection, ProcessSummary, Unreadable
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
+    from support.synth.kernelmemory import KernelPlan, MachineMemory
+
     from symcache.inputs.records import Record
-    from symcache.synth.kernelmemory import KernelPlan, MachineMemory
 
 MEMORY_KINDS = [kind for kind in DumpKind if kind not in {DumpKind.HEADER, DumpKind.TRIAGE}]
 # Dumps of debuggers exist for 64-bit machines only.

@@ -15,20 +15,20 @@ import pytest
 from support.bounds import measure
 from support.kernels import expected, found, kernel_plan, library
 from support.mutation import mutants
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
+from support.synth.kernelmemory import ProcessPlan, build_machine
+from support.synth.pagetables import Paging
 from support.synth.triagedump import TriagePlan, triage_bytes
 from support.views import CountingView as CountedView
 
 from symcache.formats.view import BytesView, FileView
 from symcache.inputs.kerneldump import read_kernel_dump
 from symcache.inputs.records import Module, ProcessSelection, Unreadable
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
-from symcache.synth.kernelmemory import ProcessPlan, build_machine
-from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from symcache.synth.kernelmemory import KernelPlan
+    from support.synth.kernelmemory import KernelPlan
 
 GIB = 1 << 30
 PAGES_PER_GIB = GIB >> 12

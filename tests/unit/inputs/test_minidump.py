@@ -12,6 +12,7 @@ from support.bounds import measure
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record, write_minidump
+from support.synth.pe import CodeViewPlan, ImagePlan, memory_bytes
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.dump.minidump import StreamType, parse_minidump
@@ -19,7 +20,6 @@ from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, Pdb2Key, PdbKey
 from symcache.inputs.minidump import read_minidump
 from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
-from symcache.synth.pe import CodeViewPlan, ImagePlan, memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

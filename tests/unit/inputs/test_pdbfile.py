@@ -7,14 +7,22 @@ from uuid import UUID
 
 import pytest
 from support.shared import corpus, corpus_files, needs_corpus, truth
-from support.synth.pdb import Packing, make_compressed_pdb, make_msfz, make_pdb2, make_portable_pdb
+from support.synth.pdb import (
+    NativePdbSpec,
+    Packing,
+    make_compressed_pdb,
+    make_msfz,
+    make_pdb,
+    make_pdb2,
+    make_portable_pdb,
+    make_streams,
+)
 
 from symcache.errors import InputError, UnknownFormat
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey
 from symcache.inputs.pdbfile import read_pdb
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
-from symcache.synth.pdb import NativePdbSpec, make_pdb, make_streams
 
 GUID = UUID("3249d99d-0c40-4931-8610-f4e4fb0b6936")
 

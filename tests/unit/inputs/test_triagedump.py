@@ -7,14 +7,14 @@ import pytest
 from support.kernels import expected, found, kernel_plan
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.kernelmemory import MachineMemory, build_machine
+from support.synth.pagetables import Paging
 from support.synth.triagedump import TriagePlan, triage_bytes
 
 from symcache.errors import InputError, TruncatedInput
 from symcache.formats.view import BytesView, FileView
 from symcache.inputs.kerneldump import read_kernel_dump
 from symcache.inputs.records import ImageUse, Input, InputKind, Module, ProcessSelection, Unreadable
-from symcache.synth.kernelmemory import MachineMemory, build_machine
-from symcache.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from symcache.inputs.records import Record

@@ -11,11 +11,10 @@ import pytest
 from support.answers import Stall, busy, cut, file, not_found, page, status, unframed
 from support.serving import Client, fetch, serving
 from support.synth.cab import SynthFolder, build_cabinet
-from support.synth.pe import plan_image
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.config import Breaker
 from symcache.identity import ImageKey
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

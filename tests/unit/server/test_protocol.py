@@ -17,7 +17,7 @@ from support.answers import Stall, not_found
 from support.serving import Client, fetch, serving
 
 from symcache.server import hash_token
-from symcache.server.known import KnownAnswers
+from symcache.server.symbols import KnownAnswers
 from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses
 
@@ -104,7 +104,7 @@ def test_a_known_miss_is_answered_as_the_first_time(
 def test_a_known_miss_is_compared_with_the_store_and_what_is_remembered(
     tmp_path: Path, upstream: Upstream, small: Published, known: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symcache.server.known._MISS_FOR_S", -1.0)
+    monkeypatch.setattr("symcache.server.symbols._MISS_FOR_S", -1.0)
     upstream.always("*", not_found())
     with serving(tmp_path, upstream=upstream.url) as served, Client(served.port) as client:
         assert client.get(small.index).status == 404

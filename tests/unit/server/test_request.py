@@ -1,98 +1,99 @@
 from __future__ import annotations
 
-from uuid import UUID
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.identity import ImageKey, PdbKey
-from symcache.server.request import FileAsked, MalformedPath, Mark, NotAFile, parse_path, read_in_decimal
-from symcache.stores.local.tree import Form
+from symcache.server.request import FileInfo, select
 
-GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
-HEX = GUID.hex.upper()
-PDB = PdbKey("ntkrnlmp.pdb", GUID, 0x1A)
+MODIFIED_S = 1_700_000_000
+FACTS = FileInfo.of(1000, MODIFIED_S * 10**9 + 5)
+DATE = formatdate(MODIFIED_S, usegmt=True).encode()
+EARLIER = formatdate(MODIFIED_S - 60, usegmt=True).encode()
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("wanted", "start", "stop"),
     [
-        f"/ntkrnlmp.pdb/{HEX}1a/ntkrnlmp.pdb",
-        f"/download/symbols/ntkrnlmp.pdb/{HEX}1a/ntkrnlmp.pdb",
-        f"/nt/ntkrnlmp.pdb/{HEX}1a/ntkrnlmp.pdb",
-        f"//ntkrnlmp.pdb/{HEX}1a/ntkrnlmp.pdb",
-        f"/ntkrnlmp.pdb/{HEX.lower()}1A/NTKRNLMP.PDB",
-        f"/%6etkrnlmp%2Epdb/{HEX}1a/ntkrnlmp.pdb",
-    ],
-    ids=["root", "prefix", "two tiers", "double slash", "letter case", "percent"],
-)
-def test_the_last_three_parts_name_the_file(path: str) -> None:
-    asked = parse_path(path.encode())
-    assert isinstance(asked, FileAsked)
-    assert (asked.key, asked.form) == (PDB, Form.PLAIN)
-
-
-@pytest.mark.parametrize(
-    ("file", "form"),
-    [("x.dl_", Form.COMPRESSED), ("X.DL_", Form.COMPRESSED), ("file.ptr", Form.POINTER), ("x.dll", Form.PLAIN)],
-)
-def test_a_file_has_three_forms(file: str, form: Form) -> None:
-    asked = parse_path(f"/x.dll/6AA9A872c000/{file}".encode())
-    assert isinstance(asked, FileAsked)
-    assert (asked.key, asked.form) == (ImageKey("x.dll", 0x6AA9A872, 0xC000), form)
-
-
-@pytest.mark.parametrize("path", ["/index2.txt", "/a/b/Index2.txt", "/pingme.txt"])
-def test_marks_of_a_store_are_known_below_any_prefix(path: str) -> None:
-    assert isinstance(parse_path(path.encode()), Mark)
-
-
-@pytest.mark.parametrize("path", ["/", "/x", "/x.pdb/AB", f"/x.pdb/{HEX}1/y.pdb", f"/x.pdb/{HEX}1/msfz0/x.pdb"])
-def test_other_paths_are_no_files(path: str) -> None:
-    assert parse_path(path.encode()) is NotAFile.OTHER
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/../x.pdb/AB/x.pdb",
-        "/a/./x.pdb/AB/x.pdb",
-        "/%2e%2e/AB/%2e%2e",
-        "/x%2fy/AB/x%2fy",
-        "/x%5cy/AB/x%5cy",
-        "/x%00/AB/x%00",
-        "/con.pdb/AB/con.pdb",
-        "/x.pdb:s/AB/x.pdb:s",
-        "/file.ptr/AB/file.ptr",
-        "/000Admin/AB/000Admin",
-        "/%ff/AB/%ff",
-        "/" + "a" * 300 + "/AB/" + "a" * 300,
-        "/" + "a/" * 3000,
-        "x.pdb/AB/x.pdb",
-        "*",
+        (b"bytes=0-9", 0, 10),
+        (b"bytes=990-", 990, 1000),
+        (b"bytes=-10", 990, 1000),
+        (b"bytes=-5000", 0, 1000),
+        (b"bytes=5-99999", 5, 1000),
+        (b"Bytes=7-7", 7, 8),
     ],
 )
-def test_a_path_that_no_file_can_have_is_malformed(path: str) -> None:
-    with pytest.raises(MalformedPath):
-        parse_path(path.encode())
+def test_one_range_is_served(wanted: bytes, start: int, stop: int) -> None:
+    chosen = select(FACTS, {b"range": wanted})
+    fields = dict(chosen.headers)
+    assert (chosen.status, chosen.start, chosen.stop) == (206, start, stop)
+    assert fields[b"content-length"] == str(stop - start).encode()
+    assert fields[b"content-range"] == b"bytes %d-%d/1000" % (start, stop - 1)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_file_something_else_or_malformed(path: bytes) -> None:
-    try:
-        asked = parse_path(b"/" + path)
-    except MalformedPath:
-        return
-    if isinstance(asked, FileAsked):
-        assert not {"/", "\\", "\0"} & set(asked.key.name + asked.key.id)
-        assert ".." not in {asked.key.name, asked.key.id}
+@pytest.mark.parametrize("wanted", [b"bytes=1000-", b"bytes=5000-6000", b"bytes=-0"])
+def test_a_range_behind_the_end_is_refused_with_the_length(wanted: bytes) -> None:
+    chosen = select(FACTS, {b"range": wanted})
+    assert (chosen.status, chosen.start, chosen.stop) == (416, 0, 0)
+    assert dict(chosen.headers)[b"content-range"] == b"bytes */1000"
+
+
+@pytest.mark.parametrize("wanted", [b"bytes=", b"bytes=-", b"bytes=9-5", b"bytes=0-1,5-6", b"lines=0-1", b"bytes=a-b"])
+def test_other_ranges_get_the_whole(wanted: bytes) -> None:
+    chosen = select(FACTS, {b"range": wanted})
+    assert (chosen.status, chosen.start, chosen.stop) == (200, 0, 1000)
 
 
 @pytest.mark.parametrize(
-    ("id_text", "age"), [(f"{HEX}26", 26), (f"{HEX}10", 10), (f"{HEX}9", None), (f"{HEX}1a", None), (f"{HEX}026", None)]
+    ("fields", "status"),
+    [
+        ({b"if-none-match": FACTS.etag}, 304),
+        ({b"if-none-match": b'"x", W/' + FACTS.etag}, 304),
+        ({b"if-none-match": b"*"}, 304),
+        ({b"if-none-match": b'"x"'}, 200),
+        ({b"if-none-match": b'"x"', b"if-modified-since": DATE}, 200),
+        ({b"if-modified-since": DATE}, 304),
+        ({b"if-modified-since": EARLIER}, 200),
+        ({b"if-modified-since": b"yesterday"}, 200),
+        ({b"if-match": FACTS.etag}, 200),
+        ({b"if-match": b'"x"'}, 412),
+        ({b"if-unmodified-since": EARLIER}, 412),
+        ({b"range": b"bytes=0-9", b"if-range": FACTS.etag}, 206),
+        ({b"range": b"bytes=0-9", b"if-range": b'"x"'}, 200),
+        ({b"range": b"bytes=0-9", b"if-range": DATE}, 206),
+        ({b"range": b"bytes=0-9", b"if-range": EARLIER}, 200),
+        ({b"range": b"bytes=0-9", b"if-none-match": FACTS.etag}, 304),
+    ],
 )
-def test_an_age_of_digits_has_a_second_reading(id_text: str, age: int | None) -> None:
-    asked = parse_path(f"/x.pdb/{id_text}/x.pdb".encode())
-    assert isinstance(asked, FileAsked)
-    assert read_in_decimal(asked) == (None if age is None else PdbKey("x.pdb", GUID, age))
+def test_preconditions(fields: dict[bytes, bytes], status: int) -> None:
+    assert select(FACTS, fields).status == status
+
+
+def test_a_file_that_still_arrives_has_no_validator() -> None:
+    facts = FileInfo.of(1000)
+    assert not {b"etag", b"last-modified"} & set(dict(facts.headers))
+    assert select(facts, {b"if-none-match": b"*", b"if-modified-since": DATE}).status == 200
+    assert select(facts, {b"range": b"bytes=0-9", b"if-range": b'""'}).status == 200
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since"]),
+        st.one_of(st.binary(max_size=60), st.from_regex(rb"bytes=[0-9]{0,22}-[0-9]{0,22}", fullmatch=True)),
+    ),
+    st.integers(0, 2**50),
+)
+def test_whatever_is_asked_the_answer_lies_within_the_file(fields: dict[bytes, bytes], size_bytes: int) -> None:
+    chosen = select(FileInfo.of(size_bytes, MODIFIED_S * 10**9), fields)
+    assert 0 <= chosen.start <= chosen.stop <= size_bytes
+    if chosen.status in {200, 206}:
+        assert int(dict(chosen.headers)[b"content-length"]) == chosen.stop - chosen.start
+
+
+@pytest.mark.parametrize("name", [b"if-none-match", b"if-match", b"range", b"if-range", b"if-modified-since"])
+@pytest.mark.parametrize("filler", [b" ", b'"', b'"" ', b"9", b"W/", b"bytes=0-0,", b"\t,"])
+def test_long_fields_are_judged_at_once(name: bytes, filler: bytes) -> None:
+    # 64 KiB that a careless pattern would look at from every position anew, which takes minutes.
+    assert select(FACTS, {name: filler * (65536 // len(filler))}).status in {200, 206, 304, 412, 416}

@@ -38,10 +38,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_a_use_is_remembered_across_processes_and_letter_cases(store: Store) -> None:
     clock = Clock()
-    assert AccessLog(store).last_used(KEYS[0]) is None
+    assert AccessLog(store).last_used_by_key().get(KEYS[0].folded) is None
     AccessLog(store, clock_s=clock).touch(KEYS[0])
     other = PdbKey(KEYS[0].name.upper(), KEYS[0].guid, 1)
-    assert AccessLog(store, clock_s=clock).last_used(other) == clock.now_s
+    assert AccessLog(store, clock_s=clock).last_used_by_key().get(other.folded) == clock.now_s
 
 
 def test_the_same_key_is_noted_once_a_minute(store: Store) -> None:
@@ -54,7 +54,7 @@ def test_the_same_key_is_noted_once_a_minute(store: Store) -> None:
     assert recent.read_bytes().count(b"\n") == 1
     clock.now_s += 60
     log.touch(KEYS[0])
-    assert log.last_used(KEYS[0]) == clock.now_s
+    assert log.last_used_by_key().get(KEYS[0].folded) == clock.now_s
 
 
 def test_the_log_stays_small_and_forgets_nothing(store: Store) -> None:
@@ -69,7 +69,7 @@ def test_the_log_stays_small_and_forgets_nothing(store: Store) -> None:
     assert set(sizes) <= {"recent", "summary"}
     assert sizes.get("recent", 0) <= 600
     assert (folder / "summary").read_bytes().count(b"\n") == len(KEYS)
-    assert {log.last_used(key) for key in KEYS} == {clock.now_s - 100}
+    assert {log.last_used_by_key().get(key.folded) for key in KEYS} == {clock.now_s - 100}
 
 
 def test_of_too_many_keys_the_newest_are_remembered(store: Store) -> None:
@@ -88,10 +88,10 @@ def test_what_a_killed_compaction_left_is_not_lost(store: Store) -> None:
     log.touch(KEYS[0])
     folder = store.root / ".symcache" / "access"
     (folder / "recent").rename(folder / "dead.folding")
-    assert log.last_used(KEYS[0]) == clock.now_s
+    assert log.last_used_by_key().get(KEYS[0].folded) == clock.now_s
     log.compact()
     assert [path.name for path in folder.iterdir()] == ["summary"]
-    assert log.last_used(KEYS[0]) == clock.now_s
+    assert log.last_used_by_key().get(KEYS[0].folded) == clock.now_s
 
 
 def test_a_time_in_the_future_counts_as_now(store: Store) -> None:
@@ -99,7 +99,7 @@ def test_a_time_in_the_future_counts_as_now(store: Store) -> None:
     log = AccessLog(store, clock_s=clock)
     log.touch(KEYS[0])
     clock.now_s -= 500_000
-    assert log.last_used(KEYS[0]) == clock.now_s
+    assert log.last_used_by_key().get(KEYS[0].folded) == clock.now_s
 
 
 @given(garbage=st.binary(max_size=300))
@@ -111,9 +111,9 @@ def test_garbage_in_the_log_hides_no_other_line(tmp_path_factory: pytest.TempPat
         with (store.root / ".symcache" / "access" / "recent").open("ab") as file:
             file.write(garbage + b"\n")
         log.touch(KEYS[1])
-        assert log.last_used(KEYS[0]) == log.last_used(KEYS[1]) == clock.now_s
+        assert log.last_used_by_key().get(KEYS[0].folded) == log.last_used_by_key().get(KEYS[1].folded) == clock.now_s
         log.compact()
-        assert log.last_used(KEYS[0]) == log.last_used(KEYS[1]) == clock.now_s
+        assert log.last_used_by_key().get(KEYS[0].folded) == log.last_used_by_key().get(KEYS[1].folded) == clock.now_s
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written")

@@ -11,17 +11,16 @@ from uuid import UUID
 import pytest
 from anyio import to_thread
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, scratch_files, visible
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
 from symcache.stores.base import FileRequest, Form, LookUp
-from symcache.stores.chain import Chain
-from symcache.stores.disk import ChainSettings
+from symcache.stores.chain import Chain, ChainSettings
 from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
-from symcache.stores.threads import Batches
-from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.stores.sharing import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,14 +10,13 @@ from uuid import UUID
 import pytest
 from support.answers import page, status
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
-from support.synth.pdb import make_portable_pdb
+from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 
 from symcache.config import ServerEntry
 from symcache.errors import ConfigError
 from symcache.events import Noted
 from symcache.identity import PdbKey, PortablePdbKey
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,7 +225,7 @@ async def test_a_store_that_was_passed_over_is_looked_into_again_after_a_while(
             raise OSError(5, "Input/output error", str(path))
         return scan(path)
 
-    monkeypatch.setattr("symcache.stores.disk._PASSED_OVER_S", 0.0)
+    monkeypatch.setattr("symcache.stores.chain._PASSED_OVER_S", 0.0)
     async with rig.source(f"srv*{stores[0]}*{stores[1]}*{upstream.url}") as source:
         monkeypatch.setattr(os, "scandir", fail)
         assert not isinstance(await source.fetch(KEY), Fetched)

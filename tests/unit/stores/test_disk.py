@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import file
 from support.sources import CAB, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.events import Noted, TransferEnded, TransferStarted
 from symcache.stores.http import download
 from symcache.stores.results import Cause, Failed, Fetched
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.config import load_config
 from symcache.identity import ImageKey, OtherKey, PdbKey, compressed_name
 from symcache.stores.disk import DiskSource
 from symcache.stores.results import Present
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import Stall, chunked, cut, entity_tag, file, gzipped, in_turn, raw, slow, status
 from support.sources import KEY, PATH, PDB, Rig, scratch_files, visible
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import values
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.stores.http import download
 from symcache.stores.results import Cause, Failed, Fetched, Missing
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from support.answers import page, status
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import load_config
 from symcache.identity import PdbKey, Tier, compressed_name, relative_parts
-from symcache.stores.explain import Step, explain
 from symcache.stores.local.tree import Form, Store
-from symcache.stores.source import SymbolSource
-from symcache.synth.pdb import NativePdbSpec, make_pdb
+from symcache.stores.source import Step, SymbolSource, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

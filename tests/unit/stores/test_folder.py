@@ -9,7 +9,7 @@ import pytest
 from support.sources import KEY, PDB
 
 from symcache.errors import StoreError
-from symcache.stores.folder import PlainFolder
+from symcache.stores.disk import PlainFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

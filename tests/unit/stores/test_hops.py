@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import Stall, chunked, cut, file, in_turn, page, status
 from support.sources import IMAGE, IMAGE_KEY, KEY, Rig, cabinet, scratch_files, visible
-from support.synth.pe import plan_image
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.config import ServerEntry
 from symcache.formats.pe.image import Image
 from symcache.stores.results import Cause, Failed, Missing
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from support.answers import Answer

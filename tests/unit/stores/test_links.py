@@ -171,19 +171,19 @@ def test_nothing_but_a_plain_file_is_read_or_written(tmp_path: Path, kind: str) 
 
 
 def test_each_line_is_read_at_most_once_by_who_writes_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[bytes] = []
-    parse = links_module._parse_line
+    read: list[object] = []
+    parse = links_module.parse_named
 
-    def note(line: bytes) -> object:
-        read.append(line)
-        return parse(line)
+    def note(row: object) -> object:
+        read.append(row)
+        return parse(row)
 
-    monkeypatch.setattr(links_module, "_parse_line", note)
+    monkeypatch.setattr(links_module, "parse_named", note)
     store, other = StoreLinks(tmp_path), StoreLinks(tmp_path)
     images = [ImageKey(f"{number}.dll", 1, 0x1000) for number in range(3000)]
     for image in images:
         assert store.remember(image, [])
-    assert len([line for line in read if line]) <= 256  # the first of each of the files
+    assert len(read) <= 256  # the first of each of the files
     mine, theirs = (Link(PdbKey("a.pdb", GUID, age)) for age in (1, 2))
     assert other.remember(IMAGE, [theirs])
     assert store.recall(IMAGE) == (theirs,)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.answers import busy, chunked, cut, file, gzipped, hang_up, page, raw, redirect, reset, status, unframed
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
+from support.synth.pdb import NativePdbSpec, make_pdb
 from support.wire import closed_port
 
 from symcache.config import ServerEntry
 from symcache.formats.pe.image import Image
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from conftest import MakeUpstream

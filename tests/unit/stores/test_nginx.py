@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import values
 from symcache.formats.pe.image import Image
 from symcache.stores.http import download
 from symcache.stores.results import Fetched, Missing
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -48,7 +48,7 @@ def test_withdrawing_twice_does_no_harm(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_goes_without(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the store should be")
-    scratch = tmp_path / "store/.symcache/staging/0123456789ab/0123456789ab.part"
+    scratch = tmp_path / "store/.symcache/staging/p-0123456789ab/0123456789ab.part"
     with PartialNote(scratch, FOLDED, 1000) as note:
         note.advance(5)
     assert find_partial(tmp_path / "store", FOLDED) is None
@@ -86,7 +86,7 @@ def test_any_bytes_are_a_note_or_none(tmp_path_factory: pytest.TempPathFactory, 
 
 def write_note(root: Path) -> Path:
     """Return the path of a note that somebody left."""
-    scratch = root / ".symcache/staging/0123456789ab/0123456789ab.part"
+    scratch = root / ".symcache/staging/p-0123456789ab/0123456789ab.part"
     with PartialNote(scratch, FOLDED, 1000):
         (note,) = (root / ".symcache/growing").iterdir()
         data = note.read_bytes()

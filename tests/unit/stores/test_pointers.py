@@ -12,7 +12,7 @@ from support.sources import CAB, KEY, PATH, PDB, Rig, scratch_files, visible
 
 from symcache.config import ServerEntry
 from symcache.errors import MalformedInput
-from symcache.stores.arrival import Pointer, parse_pointer, resolve_pointer
+from symcache.stores.check import Pointer, parse_pointer, resolve_pointer
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing
 
 if TYPE_CHECKING:

@@ -110,10 +110,9 @@ def test_scratch_is_gone_after_closing_and_what_a_dead_process_left_is_swept(tmp
         store.scratch().write_bytes(b"half")
     assert visible_files(tmp_path) == ["pingme.txt"]
     assert not list((tmp_path / ".symcache" / "staging").iterdir())
-    left = tmp_path / ".symcache" / "staging" / "dead"
+    left = tmp_path / ".symcache" / "staging" / "p-dead"
     left.mkdir()
     (left / "x.part").write_bytes(b"half")
-    left.with_suffix(".lock").touch()
     with Store(tmp_path) as store:
         store.scratch()
         assert not left.exists()

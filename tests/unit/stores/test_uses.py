@@ -27,7 +27,7 @@ def put(root: Path) -> None:
 
 
 def last_used(root: Path) -> float | None:
-    return AccessLog(Store(root)).last_used(KEY)
+    return AccessLog(Store(root)).last_used_by_key().get(KEY.folded)
 
 
 async def test_a_hit_is_noted_once_the_source_is_left(rig: Rig, upstream: Upstream) -> None:

@@ -7,16 +7,14 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.synth.pdb import make_compressed_pdb, make_pdb2, make_portable_pdb
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_compressed_pdb, make_pdb, make_pdb2, make_portable_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.symstore.identify import Identified, Unidentified, identify, identify_all
+from symcache.symstore.admin import Addition, Unidentified, identify, identify_all
 from symcache.symstore.transactions import Content
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
-from symcache.upkeep.contents import why_private
+from symcache.upkeep.verify import why_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +48,7 @@ def put(folder: Path, name: str, content: bytes) -> Path:
 def test_a_file_is_what_its_content_says(tmp_path: Path, kind: str) -> None:
     content, key, noted, private = FILES[kind]
     path = put(tmp_path, key.name, content)
-    assert identify(path) == Identified(path, key, noted)
+    assert identify(path) == Addition(key, path, noted)
     said = why_private(path, key)
     assert said is None if private is None else said is not None and said.startswith(private)
 

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.kernels import kernel_plan
-
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pagetables import Paging
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes, write_dump
+from support.synth.kernelmemory import build_machine
+from support.synth.pagetables import Paging
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from symcache.synth.kernelmemory import MachineMemory
+    from support.synth.kernelmemory import MachineMemory
 
 # Neither reads a bitmap's part used last byte; volatility takes whole words only.
 MEMORY = ((0x0, 0x9F), (0x100, 0x400))

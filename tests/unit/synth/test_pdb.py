@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 from support.parts import need
+from support.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, write_pdb
 
 from symcache.formats.pdb.info import parse_pdb
 from symcache.formats.view import FileView
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_pdb, write_pdb
 
 if TYPE_CHECKING:
     from pathlib import Path

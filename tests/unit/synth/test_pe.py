@@ -7,10 +7,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from support.synth.pe import plan_image
+from support.synth.pe import CodeViewPlan, ImagePlan, disk_bytes, memory_bytes, plan_image
 
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.synth.pe import CodeViewPlan, ImagePlan, disk_bytes, memory_bytes
 
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
 WIDE = ImagePlan(

@@ -75,9 +75,3 @@ def test_a_signature_expires(upstream: LoopbackUpstream, monkeypatch: pytest.Mon
     place = place_of(upstream)
     monkeypatch.setattr("symcache.synth.upstream.time.time", lambda: 4e9)
     assert ask(upstream, place)[0] == 403
-
-
-def test_answers_are_counted(upstream: LoopbackUpstream) -> None:
-    ask(upstream, place_of(upstream))
-    ask(upstream, "/")
-    assert upstream.answers == {302: 1, 200: 1, 404: 1}

@@ -13,8 +13,7 @@ from symcache.identity import ImageKey, PdbKey, Tier
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.tree import Form, Store
 from symcache.symstore.admin import Addition, Admin
-from symcache.upkeep.inventory import Candidate, FileStatus, find_quarantined, take_inventory
-from symcache.upkeep.pins import Pins, match_pins
+from symcache.upkeep.inventory import Candidate, FileStatus, Pins, find_quarantined, match_pins, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 
 if TYPE_CHECKING:
@@ -185,9 +184,8 @@ def test_old_quarantine_and_scratch_of_the_dead_go_too(store: Store) -> None:
     own = store.root / ".symcache"
     (own / "quarantine" / "q").mkdir(parents=True)
     (own / "quarantine" / "q" / "bad.pdb").write_bytes(b"bad")
-    (own / "staging" / "dead").mkdir(parents=True)
-    (own / "staging" / "dead" / "x.part").write_bytes(b"half")
-    (own / "staging" / "dead.lock").touch()
+    (own / "staging" / "p-dead").mkdir(parents=True)
+    (own / "staging" / "p-dead" / "x.part").write_bytes(b"half")
     later_s = (own / "quarantine" / "q" / "bad.pdb").stat().st_ctime + 2 * DAY
     assert find_quarantined(store, older_than_s=3 * DAY, now_s=later_s) == ()
     quarantined = find_quarantined(store, older_than_s=DAY, now_s=later_s)

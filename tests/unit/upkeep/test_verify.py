@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import StoreError, UsageError
 from symcache.identity import Key, OtherKey, PdbKey, Tier, parse_index
@@ -19,21 +20,18 @@ from symcache.stores.check import StoredCheck
 from symcache.stores.local.tree import Form, Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.upkeep.contents import DeepCheck
 from symcache.upkeep.convert import convert
 from symcache.upkeep.inventory import take_inventory
-from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import collect_stats
-from symcache.upkeep.verify import verify
+from symcache.upkeep.verify import DeepCheck, Problem, ProblemKind, RepairAction, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.upkeep.problems import Progress
+    from symcache.upkeep.verify import Progress
 
 KEYS = [PdbKey(f"file{number}.pdb", UUID(int=number << 124), 10) for number in range(4)]
 

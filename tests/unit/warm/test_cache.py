@@ -8,7 +8,10 @@ from uuid import UUID
 
 import pytest
 from support.kernels import kernel_plan
-from support.synth.pe import plan_image
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import build_machine
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 from support.wire import closed_port
 
 from symcache import (
@@ -26,10 +29,6 @@ from symcache import (
 )
 from symcache.config import load_config
 from symcache.events import Settled
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import build_machine
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import pytest
 from support.sources import cabinet
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
 
 from symcache.config import Config, load_config
 from symcache.identity import ImageKey, PdbKey, compressed_name
@@ -18,8 +19,6 @@ from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
 from symcache.stores.links import Link, StoreLinks
 from symcache.stores.results import Present
 from symcache.stores.source import SymbolSource
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import disk_bytes
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 

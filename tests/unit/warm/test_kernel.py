@@ -6,6 +6,9 @@ from uuid import UUID
 
 import pytest
 from support.kernels import kernel_plan
+from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
+from support.synth.kernelmemory import EprocessPlan, build_machine
+from support.synth.pdb import NativePdbSpec, StructureLayout, make_pdb
 
 from symcache.config import Config, load_config
 from symcache.identity import PdbKey, parse_index
@@ -14,9 +17,6 @@ from symcache.inputs.records import KernelPdbWanted, Module, ProcessSelection, U
 from symcache.inputs.usermodules import read_kernel_layout
 from symcache.stores.disk import DiskSource
 from symcache.stores.source import SymbolSource
-from symcache.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
-from symcache.synth.kernelmemory import EprocessPlan, build_machine
-from symcache.synth.pdb import NativePdbSpec, StructureLayout, make_pdb
 from symcache.warm.local import LocalRun
 from symcache.warm.report import State
 from symcache.warm.run import Warmer

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 from support.synth.cab import SynthFolder, build_cabinet
+from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import load_config
 from symcache.events import Planned, Settled
@@ -13,7 +14,6 @@ from symcache.identity import ImageKey, PdbKey
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
 from symcache.stores.disk import DiskSource
 from symcache.stores.results import Cause, Missing, Present
-from symcache.synth.pdb import NativePdbSpec, make_pdb
 from symcache.warm.local import LocalRun
 
 if TYPE_CHECKING:

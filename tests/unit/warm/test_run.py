@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.answers import status
-from support.synth.pdb import make_portable_pdb
-from support.synth.pe import plan_image
+from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
+from support.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
 
 from symcache.config import Config, load_config
 from symcache.events import Planned, Settled
@@ -22,8 +22,6 @@ from symcache.inputs.records import Module, PdbFormat, PdbReference, Unreadable
 from symcache.stores.local.tree import Store
 from symcache.stores.results import Cause, Fetched, Missing
 from symcache.stores.source import SymbolSource
-from symcache.synth.pdb import NativePdbSpec, make_pdb
-from symcache.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes
 from symcache.warm.plan import ImageChoice, Plan, WantedFile, WantedPdbOfImage
 from symcache.warm.report import State
 from symcache.warm.run import Warmer

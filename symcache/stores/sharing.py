@@ -1,4 +1,4 @@
-"""Worker threads for short work that blocks: what many tasks want at the same time takes one trip to a thread."""
+"""What concurrent tasks share: one fetch for all who ask for the same thing, one trip to a thread for many calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import anyio
 from anyio import to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
-__all__ = ["Batches"]
+    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
@@ -39,13 +39,10 @@ class Batches:
     """Runs functions in worker threads, those that wait at the same time one after the other in one thread.
 
     A trip to a thread and back costs as much as looking for a file, or more. With few threads, calls that come while
-    all are busy gather, and the next thread takes them together.
+    all are busy gather, and the next thread takes them together, *longest* at most.
 
-    Args:
-        threads: Most threads at once.
-        longest: Most calls that one thread takes together.
-        inline: Call functions on the event loop itself while they are quick. Threads that make many short system calls
-            fight for the interpreter's lock: for small files that takes two fifths of the time of a run.
+    With *inline*, functions are called on the event loop itself while they are quick. Threads that make many short
+    system calls fight for the interpreter's lock: for small files that takes two fifths of the time of a run.
     """
 
     def __init__(self, threads: int, longest: int = 16, *, inline: bool = False) -> None:
@@ -114,3 +111,44 @@ class Batches:
         """Let one that waits start the next batch."""
         if self._free and self._waiting:
             self._waiting[0].woken.set()
+
+
+class _Flight(Generic[T]):
+    def __init__(self) -> None:
+        self.landed = anyio.Event()
+        self.result: T | None = None
+        self.error: Exception | None = RuntimeError("the group that this ran in has ended")
+
+
+class SingleFlight(Generic[T]):
+    """Runs a piece of work once for all concurrent callers.
+
+    The work lives in *group*: a caller that is cancelled leaves it to the others, and cancelling *group* ends all. Its
+    errors reach every caller.
+    """
+
+    def __init__(self, group: TaskGroup) -> None:
+        self._group = group
+        self._flights: dict[Hashable, _Flight[T]] = {}
+
+    async def run(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what *work* does, or the work under way as *name*; `RuntimeError` if the group ended before that."""
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = _Flight()
+            self._group.start_soon(self._fly, name, flight, work)
+            self._flights[name] = flight
+        await flight.landed.wait()
+        if flight.error is not None:
+            raise flight.error
+        return flight.result  # type: ignore[return-value]  # set by _fly whenever error is not
+
+    async def _fly(self, name: Hashable, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            flight.result = await work()
+            flight.error = None
+        except Exception as error:  # noqa: BLE001 - raised in every caller
+            flight.error = error
+        finally:
+            del self._flights[name]
+            flight.landed.set()

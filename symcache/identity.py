@@ -1,15 +1,14 @@
-"""Keys: values that name one file for a symbol store, and their written form, the index ``name/id/name``."""
+"""Keys, which name one file for a symbol store, their written form ``name/id/name``, and safe names. No I/O."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 from symcache.errors import MalformedInput
-from symcache.identity.names import check_name, check_path_part, fold, printable
 
 _GUID_AGE = re.compile(r"([0-9A-Fa-f]{32})([0-9A-Fa-f]{0,8})")
 _STAMP_REST = re.compile(r"([0-9A-Fa-f]{8})([0-9A-Fa-f]{1,8})")
@@ -20,7 +19,18 @@ _FAMILIES = (
     ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"),
     ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"),
 )
-_COPY_PREFIXES = ("dump_", "hiber_")
+_COPY = re.compile(r"(?:dump_|hiber_)(.+\.sys)", re.ASCII | re.DOTALL | re.IGNORECASE)
+_LONGEST_BYTES = 255
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-]")  # nearly all names there are
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
+    + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
+)
+_ADMIN = frozenset(
+    ["000admin", "pingme.txt", "index2.txt", "file.ptr", "refs.ptr", "wantsptr.txt", "msfz0", ".symcache"]
+)
 
 
 class Tier(IntEnum):
@@ -39,7 +49,6 @@ class _Named:
 
     @property
     def id(self) -> str:
-        """The middle part of the index."""
         raise NotImplementedError
 
     @property
@@ -55,15 +64,10 @@ class _Named:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PdbKey(_Named):
-    """Which PDB 7 an image was linked with.
-
-    Attributes:
-        guid: Signature of the PDB.
-        age: Times the PDB was written, 32 bits unsigned; 0 for a PDB without a debug information stream.
-    """
+    """Which PDB 7 an image was linked with."""
 
     guid: UUID
-    age: int
+    age: int  # times it was written, 32 bits unsigned; 0 for a PDB without a debug information stream
 
     @property
     def id(self) -> str:
@@ -77,15 +81,10 @@ class PdbKey(_Named):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pdb2Key(_Named):
-    """Which PDB 2.0 an image was linked with (an ``NB10`` record).
+    """Which PDB 2.0 an image was linked with (an ``NB10`` record)."""
 
-    Attributes:
-        signature: Time stamp of the PDB, 32 bits.
-        age: Times the PDB was written, 32 bits unsigned.
-    """
-
-    signature: int
-    age: int
+    signature: int  # its time stamp, 32 bits
+    age: int  # 32 bits unsigned
 
     @property
     def id(self) -> str:
@@ -101,31 +100,20 @@ class PortablePdbKey(_Named):
 
     @property
     def id(self) -> str:
-        """GUID in 32 upper-case hex digits, then ``FFFFFFFF``.
-
-        Source: SSQP_Key_Conventions.md, "Portable-Pdb-Signature".
-        """
+        """GUID in 32 upper-case hex digits, then ``FFFFFFFF``; SSQP_Key_Conventions.md, "Portable-Pdb-Signature"."""
         return f"{self.guid.hex.upper()}FFFFFFFF"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ImageKey(_Named):
-    """Which image: an executable, a library, a driver.
+    """Which image: an executable, a library, a driver."""
 
-    Attributes:
-        timestamp: TimeDateStamp of the file header, 32 bits; a hash in reproducible builds.
-        size_of_image: SizeOfImage of the optional header, in bytes; not the file's length.
-    """
-
-    timestamp: int
-    size_of_image: int
+    timestamp: int  # TimeDateStamp of the file header, 32 bits; a hash in reproducible builds
+    size_of_image: int  # SizeOfImage of the optional header, in bytes; not the file's length
 
     @property
     def id(self) -> str:
-        """Stamp in 8 upper-case hex digits, size in lower-case hex without padding.
-
-        Source: SSQP_Key_Conventions.md, "PE-timestamp-filesize".
-        """
+        """Stamp in 8 upper-case hex digits, size in lower-case; SSQP_Key_Conventions.md, "PE-timestamp-filesize"."""
         return f"{self.timestamp:08X}{self.size_of_image:x}"
 
 
@@ -146,11 +134,11 @@ class OtherKey(_Named):
 
     @property
     def id(self) -> str:
-        """The id as it was given."""
         return self.other_id
 
 
 Key: TypeAlias = PdbKey | Pdb2Key | PortablePdbKey | ImageKey | OtherKey
+K = TypeVar("K", bound=Key)
 
 
 def parse_id(name: str, id_: str) -> Key:
@@ -200,10 +188,7 @@ def tier_folder(name: str) -> str:
 
 
 def compressed_name(name: str) -> str:
-    """Return the name of a file's cabinet: the last character becomes an underscore.
-
-    Source: windows-driver-docs, symstore-command-line-options.
-    """
+    """Return a cabinet's name: the last character becomes ``_``; windows-driver-docs, symstore-command-line-options."""
     return name[:-1] + "_"
 
 
@@ -219,30 +204,88 @@ def source_name(name: str) -> str:
     Drivers that write a crash dump or hibernate run as second copies, listed as ``dump_storport.sys`` or
     ``hiber_storport.sys``; no such file exists. The prefix is taken off once: ``dump_dumpfve.sys`` is ``dumpfve.sys``.
     """
-    folded = fold(name)
-    for prefix in _COPY_PREFIXES:
-        if folded.startswith(prefix) and folded.endswith(".sys") and len(name) > len(prefix) + 4:
-            return name[len(prefix) :]
-    return name
+    match = _COPY.fullmatch(name)
+    return name if match is None else match[1]
 
 
-def published_keys(key: ImageKey) -> tuple[ImageKey, ...]:
-    """Return the keys under which *key*'s image may be published, the likeliest first, *key* among them.
+def published_keys(key: K) -> tuple[K, ...]:
+    """Return the keys under which *key*'s file may be published, the likeliest first, *key* among them.
 
     The same stamp and size under any of an image's names is the same file. dbgeng 10.0.15063 was seen to look for all
-    names, whichever the dump lists.
+    names, whichever the dump lists. Other files have one name.
     """
-    if isinstance(key, DbgKey):
+    if type(key) is not ImageKey:
         return (key,)
     try:
-        source = _renamed(key, source_name(key.name))
+        source = replace(key, name=source_name(key.name))
     except MalformedInput:  # "dump_con.sys" is a valid file name, "con.sys" is not
         return (key,)
     if source != key:
         return (source, key)
     family = next((family for family in _FAMILIES if fold(key.name) in family), ())
-    return (key, *(_renamed(key, name) for name in family if name != fold(key.name)))
+    return (key, *(replace(key, name=name) for name in family if name != fold(key.name)))
 
 
-def _renamed(key: ImageKey, name: str) -> ImageKey:
-    return ImageKey(name, key.timestamp, key.size_of_image)
+def base_name(path: str) -> str:
+    r"""Return what follows the last ``\`` or ``/``, whichever system wrote *path*.
+
+    Source: SSQP_Key_Conventions.md; code view records hold Windows and Unix paths alike.
+    """
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def check_path_part(part: str) -> str:
+    """Return *part* if every file system accepts it as the name of one file, in the folder that it is used in.
+
+    Raises:
+        MalformedInput: Empty, ``.`` or ``..``, a separator, a drive or stream mark, a wildcard, a control
+            character, a trailing dot or blank, a device name, or more than 255 bytes of UTF-8.
+    """
+    if problem := _find_problem(part):
+        raise MalformedInput(f"{printable(part)!r} cannot be a file name: {problem}")
+    return part
+
+
+def check_name(name: str) -> str:
+    """Return *name* if it can be the name of a symbol file in a store.
+
+    Raises:
+        MalformedInput: As `check_path_part`, and for names that a store reserves (``000Admin``, ``file.ptr``).
+    """
+    check_path_part(name)
+    if fold(name) in _ADMIN:
+        raise MalformedInput(f"{name!r} cannot be a symbol's name: a store keeps that name for itself")
+    return name
+
+
+def fold(name: str) -> str:
+    """Return *name* in the letter case in which debuggers compare names."""
+    return name.lower()
+
+
+def printable(text: str) -> str:
+    """Return *text* cut to a length that fits an error line."""
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _find_problem(part: str) -> str | None:
+    if _PLAIN.fullmatch(part) and fold(part.partition(".")[0]) not in _DEVICES:
+        return None
+    if not part:
+        return "it is empty"
+    if part in {".", ".."}:
+        return "it names a folder"
+    # The number of characters first: an input may give 64 KiB, and what follows looks at each.
+    if len(part) > _LONGEST_BYTES:
+        return f"it is longer than {_LONGEST_BYTES} bytes"
+    if _CONTROL.search(part):
+        return "it has a control character"
+    if bad := _FORBIDDEN.intersection(part):
+        return f"it has {min(bad)!r}"
+    if part[-1] in ". ":
+        return "it ends in a dot or blank"
+    if fold(part.partition(".")[0].rstrip(" ")) in _DEVICES:
+        return "Windows treats it as a device"
+    if len(part.encode()) > _LONGEST_BYTES:
+        return f"it is longer than {_LONGEST_BYTES} bytes"
+    return None

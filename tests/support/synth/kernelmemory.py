@@ -9,11 +9,11 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from symcache.synth.pagetables import Paging, PhysicalPages, VirtualMemory
-from symcache.synth.pe import memory_bytes
+from support.synth.pagetables import Paging, PhysicalPages, VirtualMemory
+from support.synth.pe import memory_bytes
 
 if TYPE_CHECKING:
-    from symcache.synth.pe import ImagePlan
+    from support.synth.pe import ImagePlan
 
 __all__ = [
     "DriverPlan",

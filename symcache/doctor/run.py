@@ -1,0 +1,99 @@
+"""The whole examination: the program, servers, stores, the debugger."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from symcache._version import __version__
+from symcache.doctor.debugger import examine_debugger
+from symcache.doctor.finding import Finding, Rating
+from symcache.doctor.servers import examine_servers
+from symcache.doctor.stores import examine_store
+from symcache.stores.disk import local_path
+from symcache.sympath import LocalPlace, UncPlace, chains
+from symcache.warm.servers import choose_servers, list_servers, stored_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from symcache.config import Config
+
+__all__ = ["examine"]
+
+
+_EXTRAS = {
+    "serve": ("uvicorn",),
+    "negotiate": ("pyspnego",),
+    "pac": ("pypac",),
+    "keyring": ("keyring",),
+    "libarchive": ("libarchive-c",),
+    "pdbparse": ("pdbparse",),
+}
+
+
+async def examine(
+    config: Config, variables: Mapping[str, str], *, servers: Sequence[str] | None = (), timeout_s: float = 10.0
+) -> list[Finding]:
+    """Return what is found, the program first, then servers, stores and the debugger.
+
+    Args:
+        config: Every setting.
+        variables: The environment.
+        servers: Names or URLs; empty for those of the symbol path, None to leave servers alone.
+        timeout_s: Longest wait for each stage of one server.
+
+    Raises:
+        UsageError: A name that no server has.
+    """
+    findings = [_describe_program(config)]
+    if servers is not None:
+        listed = list_servers(config)
+        chosen = choose_servers(listed, servers, config) if servers else [each for each in listed if each.is_in_path]
+        # What the store holds is not told to other servers than those that are asked for it anyway.
+        known = [] if servers else await to_thread.run_sync(lambda: list(stored_files(config)))
+        urls = [server.url for server in chosen]
+        findings += await examine_servers(urls, config, known=known, timeout_s=timeout_s)
+    for text, root in _stores(config).items():
+        findings += [_unreachable(text)] if root is None else await to_thread.run_sync(_examine_store, root)
+    findings += examine_debugger(variables, config)
+    return findings
+
+
+def _describe_program(config: Config) -> Finding:
+    extras = [name for name, packages in _EXTRAS.items() if all(map(_is_installed, packages))]
+    parts = [
+        f"symcache {__version__}",
+        f"Python {platform.python_version()}",
+        platform.platform(),
+        f"extras: {', '.join(extras) or 'none'}",
+        f"settings: {config.source or 'no file'}",
+    ]
+    return Finding("program", "symcache", "version", Rating.FINE, "; ".join(parts))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def _stores(config: Config) -> dict[str, Path | None]:
+    """Return the folders that are searched or filled, by how the symbol path writes them; None if not reachable."""
+    places = (place for element in chains(config.symbol_path, config.store.folder) for place in element.stores)
+    texts = dict.fromkeys(place.path for place in places if isinstance(place, LocalPlace | UncPlace))
+    return {text: local_path(text, config.unc.map) for text in texts}
+
+
+def _examine_store(root: Path) -> list[Finding]:
+    return list(examine_store(root))
+
+
+def _unreachable(text: str) -> Finding:
+    advice = "name the folder where it is mounted under [unc.map] in the config file"
+    return Finding("store", text, "folder", Rating.WRONG, "cannot be reached from this system", advice)
