@@ -460,7 +460,7 @@ def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:
             if said.get(name):
                 until_s = _parse_time(said[name])
                 break
-    elif "password=" in text:
+    elif re.match(r"(?:protocol|host|path|username|password)=", text):
         lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         token = lines.get("password")
         if "password_expiry_utc" in lines:

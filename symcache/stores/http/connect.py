@@ -50,6 +50,7 @@ _HEAD_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
 _NEXT_ADDRESS_S = 0.25
 _LOOK_S = 5.0
+_ALERT_S = 2.0
 _MOST_TUNNEL_TRIES = 3
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead, OSError)
 
@@ -105,6 +106,7 @@ class Connector:
         self._trust = trust
         self._permit = permit
         self._shown: dict[Origin, Certificate | None] = {}
+        self._silent: set[Origin] = set()
 
     async def open(self, request: httpx.Request, origin: Origin) -> Opened:
         """Return a connection that *request* can be sent on, by the first route that works.
@@ -121,6 +123,32 @@ class Connector:
             with suppress(httpx.ConnectTimeout, httpx.ConnectError, httpx.ProxyError):
                 return await self._open(request, origin, route)
         return await self._open(request, origin, routes[-1])
+
+    async def listen_for_alert(self, request: httpx.Request, origin: Origin) -> None:
+        """Return if nothing explains why *origin* closed a connection on which a request was sent.
+
+        With TLS 1.3 a server says only after the handshake that it wants a certificate, and what it says is lost where
+        a request arrives before it has closed.
+
+        Raises:
+            httpx.ReadError: From what it says to a connection on which nothing is sent.
+        """
+        if origin[0] != "https" or origin in self._silent:
+            return
+        alert = None
+        with anyio.move_on_after(_ALERT_S), suppress(httpx.HTTPError, UpstreamRefused):
+            opened = await self.open(request, origin)
+            try:
+                await opened.stream.receive(1)
+            except ssl.SSLError as error:
+                alert = error
+            except _LOST:
+                pass
+            finally:
+                await anyio.aclose_forcefully(opened.stream)
+        if alert is not None:
+            raise httpx.ReadError(str(alert), request=request) from alert
+        self._silent.add(origin)  # once is enough
 
     async def _open(self, request: httpx.Request, origin: Origin, route: Route) -> Opened:
         timeout_s = request.extensions.get("timeout", {}).get("connect")

@@ -61,6 +61,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         if connection is not None and connection.is_stale:
             await connection.aclose()
             connection = None
+        is_new = connection is None
         if connection is None:
             connection = _Connection(await self._connector.open(request, origin), request)
         try:
@@ -68,6 +69,11 @@ class Http1Transport(httpx.AsyncBaseTransport):
             if status == 407 and connection.is_relayed:
                 connection, status = await self._answer(connection, request, origin)
             return httpx.Response(status, headers=connection.fields, stream=_Body(self, origin, connection))
+        except httpx.NetworkError:
+            await connection.aclose()
+            if is_new:
+                await self._connector.listen_for_alert(request, origin)
+            raise
         except BaseException:
             await connection.aclose()
             raise
