@@ -39,7 +39,9 @@ def make_environment(root: Path, folder: str, requirements: list[str], *, extras
     python = target / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = target / _STAMP
     project = f"{root}[{extras}]" if extras else str(root)
-    wanted = _fingerprint(root, [project, *requirements])
+    settings = (root / "pyproject.toml").read_text(encoding="utf-8")
+    parts = [sys.version, sys.base_prefix, settings, project, *requirements]
+    wanted = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _runs(python):
         return python
     if target.exists() and not (target / "pyvenv.cfg").exists():
@@ -125,11 +127,6 @@ def _run(command: list[str], problem: str) -> None:
     done = subprocess.run(command, check=False, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     if done.returncode != 0:
         raise BootstrapError(f"{problem}: {' '.join(command)}")
-
-
-def _fingerprint(root: Path, requirements: list[str]) -> str:
-    parts = [sys.version, sys.base_prefix, (root / "pyproject.toml").read_text(encoding="utf-8"), *requirements]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _runs(python: Path) -> bool:

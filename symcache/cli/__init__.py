@@ -1,4 +1,4 @@
-"""The command line: one short file per command, each imported when it is called."""
+"""The command line: a module for commands that share something, imported when one of them is called."""
 
 from symcache.cli.app import main
 

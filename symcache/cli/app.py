@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from symcache._version import __version__
-from symcache.cli.output import say_error
+from symcache.cli.output import blot, say_error
 from symcache.errors import InputError, SymcacheError, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = root.main(args=list(arguments), prog_name="symcache", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        click.echo(blot(said.getvalue()), nl=False, err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _leave_at_once()

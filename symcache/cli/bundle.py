@@ -13,6 +13,7 @@ from click.exceptions import Exit
 from symcache.cli.options import Settings, Wish, WishCommand, settings_options, wish_options
 from symcache.cli.output import (
     EMPTY,
+    blot,
     count_text,
     say_error,
     size_text,
@@ -61,12 +62,7 @@ class Needs(NamedTuple):
 
 
 def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: ProcessSelection | None) -> Needs:
-    """Return what `symcache warm` would fetch for *inputs*.
-
-    Raises:
-        ConfigError: A place of the symbol path that cannot be reached from this system.
-        StoreError: The store cannot be read.
-    """
+    """Return what `symcache warm` would fetch for *inputs*; raises what `DiskSource` and the store raise."""
     source = DiskSource(config)
     with closing(source), LocalRun(source, plan) as run:
         report = run.check(run.open_inputs(inputs, processes))
@@ -77,24 +73,17 @@ def find_needs(config: Config, inputs: Sequence[str], plan: Plan, processes: Pro
         if key is None:
             nameless.append(f"{symbol.module}: {symbol.reason or symbol.cause}")
         elif _is_file(symbol, key):
-            keys.append(_name_in_store(source.store, key))
+            # A kernel, HAL or driver of the crash goes by the one of its names that the store has it under.
+            names = published_keys(key) if source.store is not None and isinstance(key, ImageKey) else ()
+            keys.append(next((name for name in names if source.store and source.store.find(name) is not None), key))
     return Needs(keys, list(run.unnamed), nameless, report.unreadable, run.links, report.is_empty)
-
-
-def _name_in_store(store: Store | None, key: Key) -> Key:
-    """Return the one of the names that debuggers try under which *store* has *key*'s file; *key* if there is none."""
-    if store is None or not isinstance(key, ImageKey):
-        return key
-    return next((name for name in published_keys(key) if store.find(name) is not None), key)
 
 
 def _is_file(symbol: Symbol, key: Key) -> bool:
     if symbol.kind is FileKind.PDB and isinstance(key, ImageKey):
         return False  # a PDB that is known by its image alone
-    match symbol.outcome:
-        case Present() | Failed() | Missing(Cause.NOT_CACHED):
-            return True
-    return False
+    outcome = symbol.outcome
+    return isinstance(outcome, Present | Failed) or (isinstance(outcome, Missing) and outcome.cause is Cause.NOT_CACHED)
 
 
 @click.command(cls=WishCommand)
@@ -182,7 +171,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
     Exit code 1: the disk did not take a file; 4: a bundle cannot be read, or a file in it is not what it says.
     """
     results: list[Imported] = []
-    unreadable: list[tuple[Path, str]] = []
+    unreadable: list[tuple[str, str]] = []
     with find_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:
         for bundle in bundles:
             imported = import_bundle(store, bundle, StoredCheck(store))
@@ -191,7 +180,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
                     imported, results, show, lambda each: f"{count_text(len(results), 'file')}  {each.file.key.name}"
                 )
             except InputError as error:
-                unreadable.append((bundle, str(error)))
+                unreadable.append((blot(str(bundle)), str(error)))
     counts = Counter(each.outcome for each in results)
     if settings.as_json:
         write_store_json(
@@ -199,7 +188,7 @@ def import_command(settings: Settings, bundles: tuple[Path, ...]) -> None:
             store,
             summary={outcome.value: counts[outcome] for outcome in Outcome},
             files=[each.as_json() for each in results],
-            unreadable=[{"path": str(path), "problem": problem} for path, problem in unreadable],
+            unreadable=[{"path": path, "problem": problem} for path, problem in unreadable],
         )
     else:
         _write_imported(store, results, counts, settings)

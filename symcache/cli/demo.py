@@ -10,7 +10,7 @@ import anyio
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import color_option, folder_option, json_option
+from symcache.cli.options import color_option, folder_option, json_option, quiet_option
 from symcache.cli.output import say, say_error, write_json, write_line, write_table
 from symcache.cli.progress import show_progress
 from symcache.cli.report import write_report
@@ -22,6 +22,7 @@ from symcache.stores.source import SymbolSource
 from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
 from symcache.synth.session import SESSION, make_published, write_inputs
 from symcache.synth.upstream import LoopbackUpstream
+from symcache.warm.local import LocalRun
 from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _NEXT = (
     "--keep", "Keep all of it in DIR, a new folder: the dump, the drivers and the store, to go on with a debugger."
 )
 @json_option
-@click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
 @color_option
 def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
@@ -121,8 +122,8 @@ class Rehearsal(NamedTuple):
 async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Observer) -> Report:
     """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
     async with SymbolSource(rehearsal.config, observer=observer) as source:
-        with Warmer(source, observer=observer) as warmer:
-            return await warmer.warm(warmer.open_inputs(inputs))
+        with LocalRun(source, observer=observer) as run:
+            return await Warmer(source, run).warm(run.open_inputs(inputs))
 
 
 def find_deviations(report: Report, modules: Sequence[SessionModule], published: Mapping[str, bytes]) -> Iterator[str]:

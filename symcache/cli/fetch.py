@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 import click
@@ -139,7 +139,7 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
     if retry:
         plan = Plan()
         plan.add(map(_want_of, files))
-        finish(run_warm(settings, plan, believe_misses=False), settings, allow_missing=False)
+        finish(run_warm(settings, plan, believe_misses=False), settings)
     elif settings.as_json:
         _write_missing_json(files)
     else:
@@ -194,19 +194,24 @@ def _matches(index: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _write_missing_json(files: list[list[_Row]]) -> None:
-    missing = [{"index": rows[0].miss.index, "upstreams": [*map(_row_json, rows)]} for rows in files]
+    missing = [
+        {
+            "index": rows[0].miss.index,
+            "upstreams": [
+                {
+                    "upstream": miss.upstream,
+                    "answer": miss.answer,
+                    "first_asked": _time(miss.first_asked_s),
+                    "last_asked": _time(miss.last_asked_s),
+                    "times": miss.times,
+                    "is_believed": counts,
+                }
+                for miss, counts in rows
+            ],
+        }
+        for rows in files
+    ]
     write_json({"schema": "symcache.missing/1", "missing": missing})
-
-
-def _row_json(row: _Row) -> dict[str, Any]:
-    return {
-        "upstream": row.miss.upstream,
-        "answer": row.miss.answer,
-        "first_asked": _time(row.miss.first_asked_s),
-        "last_asked": _time(row.miss.last_asked_s),
-        "times": row.miss.times,
-        "is_believed": row.counts,
-    }
 
 
 def _write_missing(files: list[list[_Row]]) -> None:
@@ -216,13 +221,13 @@ def _write_missing(files: list[list[_Row]]) -> None:
         write_table(
             [
                 "",
-                row.miss.upstream,
-                row.miss.answer,
-                f"first {_time(row.miss.first_asked_s)}",
-                f"last {_time(row.miss.last_asked_s)}",
-                count_text(row.miss.times, "time") + ("" if row.counts else ", will be asked again"),
+                miss.upstream,
+                miss.answer,
+                f"first {_time(miss.first_asked_s)}",
+                f"last {_time(miss.last_asked_s)}",
+                count_text(miss.times, "time") + ("" if counts else ", will be asked again"),
             ]
-            for row in rows
+            for miss, counts in rows
         )
 
 

@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import F, color_option, json_option
-from symcache.cli.output import size_text, write_json, write_line, write_processes, write_table
+from symcache.cli.output import blot, size_text, write_json, write_line, write_processes, write_table
 from symcache.errors import UsageError
 from symcache.warm.inspect import DeepWish, inspect_file
 
@@ -109,7 +109,7 @@ def _write(found: Inspection) -> None:
 
 
 def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
-    yield "file", found.path
+    yield "file", blot(found.path)
     yield "kind", found.kind or "unknown"
     if found.size_bytes is not None:
         yield "size", f"{found.size_bytes} bytes ({size_text(found.size_bytes)})"
@@ -143,11 +143,15 @@ def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         label = _LABELS.get(name, name.replace("_", " "))
         match name:
             case "bugcheck_code":
-                yield label, _bugcheck(details)
+                named = f" {details['bugcheck_name']}" if details.get("bugcheck_name") else ""
+                yield label, f"{value}{named} ({', '.join(details.get('bugcheck_parameters', ()))})"
             case "exception":
                 yield label, f"{value['code']} at {value['address']}"
             case "code_views":
-                yield from _numbered(label, map(_code_view, value))
+                views = (
+                    f"{view['path']} ({view['format']}{', portable' if view['portable'] else ''})" for view in value
+                )
+                yield from _numbered(label, views)
             case "fuller_dumps":
                 yield from _numbered(label, value)
             case "physical_memory_bytes":
@@ -157,17 +161,8 @@ def _detail_rows(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             case "uptime_s":
                 yield label, _duration(value)
             case _:
-                yield label, _text(value)
-
-
-def _bugcheck(details: Mapping[str, Any]) -> str:
-    name = details.get("bugcheck_name")
-    parameters = ", ".join(details.get("bugcheck_parameters", ()))
-    return f"{details['bugcheck_code']}{f' {name}' if name else ''} ({parameters})"
-
-
-def _code_view(view: Mapping[str, Any]) -> str:
-    return f"{view['path']} ({view['format']}{', portable' if view['portable'] else ''})"
+                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                yield label, "yes" if value is True else text
 
 
 def _duration(seconds: float) -> str:
@@ -175,12 +170,6 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{f'{days} days ' if days else ''}{hours}:{minutes:02}:{rest_s:02}"
-
-
-def _text(value: Any) -> str:
-    if value is True:
-        return "yes"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _deep_rows(name: str, items: list[Any]) -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,7 @@ import click
 
 from symcache._version import __version__
 from symcache.cli.output import say
+from symcache.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,12 +36,7 @@ class Settings(NamedTuple):
     as_json: bool = False
 
     def load(self, *, upstreams: Sequence[str] = ()) -> Config:
-        """Read the config file and the environment; the options win, and *upstreams* are asked first.
-
-        Raises:
-            ConfigError: A setting that cannot be used.
-            SymbolPathError: ``-y`` is not a symbol path.
-        """
+        """Read the config file and the environment; the options win, and *upstreams* are asked first."""
         from symcache.config import load_config  # noqa: PLC0415 - not needed for --help
 
         return load_config(self.config_file, symbol_path=self.symbol_path, store=self.store, upstreams=upstreams)
@@ -58,6 +54,23 @@ class Wish(NamedTuple):
     processes: ProcessSelection | None
     allow_missing: bool
     allow_empty: bool
+
+
+def folder_option(name: str, help_text: str) -> Callable[[F], F]:
+    """Return an option whose value is a folder, there or not."""
+    return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help_text)
+
+
+def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.color = False
+
+
+inputs_argument = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+color_option = click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Use no colours.")
+version_option = click.version_option(__version__, message="symcache %(version)s")
 
 
 def settings_options(*, json: bool = True, version: bool = True) -> Callable[[F], F]:
@@ -79,10 +92,10 @@ def settings_options(*, json: bool = True, version: bool = True) -> Callable[[F]
             "-y", "--symbol-path", metavar="TEXT", help="Symbol path, in place of _NT_SYMBOL_PATH and the config file."
         )
         @folder_option("--store", "Use DIR as the bottom-most store.")
-        @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+        @quiet_option
         @click.option("-v", "--verbose", is_flag=True, help="Print more.")
         @color_option
-        @(click.version_option(__version__, message="symcache %(version)s") if version else _nothing)
+        @(version_option if version else _nothing)
         @functools.wraps(command)
         def wrapped(**said: Any) -> Any:
             common = {name: said.pop(name) for name in Settings._fields if name in said}
@@ -95,32 +108,6 @@ def settings_options(*, json: bool = True, version: bool = True) -> Callable[[F]
 
 def _nothing(command: F) -> F:
     return command
-
-
-def folder_option(name: str, help_text: str) -> Callable[[F], F]:
-    """Return an option whose value is a folder, there or not."""
-    return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help_text)
-
-
-def json_option(command: F) -> F:
-    """Give *command* ``--json``, passed on as ``as_json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(command)
-
-
-def color_option(command: F) -> F:
-    """Give *command* ``--no-color``."""
-
-    def no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-        if value:
-            context.color = False
-
-    option = click.option("--no-color", is_flag=True, expose_value=False, callback=no_color, help="Use no colours.")
-    return option(command)
-
-
-def inputs_argument(command: F) -> F:
-    """Give *command* its inputs."""
-    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(command)
 
 
 def process_options(command: F) -> F:
@@ -169,18 +156,13 @@ def wish_options(verb: str) -> Callable[[F], F]:
         @click.option("--allow-empty", is_flag=True, help="Exit with 0 even if the inputs hold no module.")
         @functools.wraps(command)
         def wrapped(
-            *arguments: Any,
-            images: str,
-            all_pdbs: bool,
-            selection: ProcessSelection | None,
-            allow_missing: bool,
-            allow_empty: bool,
-            **more: Any,
+            *arguments: Any, images: str, all_pdbs: bool, selection: ProcessSelection | None, **more: Any
         ) -> Any:
             from symcache.warm.plan import ImageChoice, Plan  # noqa: PLC0415 - not needed for --help
 
             plan = Plan(images=ImageChoice(images), all_pdbs=all_pdbs)
-            return command(*arguments, wish=Wish(plan, selection, allow_missing, allow_empty), **more)
+            wish = Wish(plan, selection, more.pop("allow_missing"), more.pop("allow_empty"))
+            return command(*arguments, wish=wish, **more)
 
         return wrapped  # type: ignore[return-value]
 
@@ -204,13 +186,8 @@ class WishCommand(click.Command):
 
 
 def parse_key(index: str) -> Key:
-    """Return the key that *index* writes out.
-
-    Raises:
-        UsageError: It is no index; what may be a password in it is not shown.
-    """
-    from symcache.errors import InputError, UsageError  # noqa: PLC0415 - not needed for --help
-    from symcache.identity import parse_index  # noqa: PLC0415
+    """Return the key that *index* writes out; else `UsageError`, which shows nothing that may be a password."""
+    from symcache.identity import parse_index  # noqa: PLC0415 - not needed for --help
     from symcache.sympath import redact_text  # noqa: PLC0415
 
     try:

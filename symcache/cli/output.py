@@ -26,20 +26,12 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 8
 
 
 def parse_size(text: str) -> int:
-    """Return bytes: ``KB``, ``MB``, ``GB``, ``TB`` are powers of 1000, ``KiB`` and so on of 1024.
-
-    Raises:
-        BadParameter: Something else.
-    """
+    """Return bytes: ``KB``, ``MB``, ``GB``, ``TB`` count by 1000, ``KiB`` and so on by 1024; else `BadParameter`."""
     return int(_parse(text, _BYTES, "a size such as 20GB, 500MB or 1.5TiB"))
 
 
 def parse_age(text: str) -> float:
-    """Return seconds: ``s``, ``m`` minutes, ``h``, ``d``, ``w``, ``y`` of 365 days.
-
-    Raises:
-        BadParameter: Something else.
-    """
+    """Return seconds: ``s``, ``m`` minutes, ``h``, ``d``, ``w``, ``y`` of 365 days; else `BadParameter`."""
     return _parse(text, _SECONDS, "a time such as 90d, 12h or 2w")
 
 
@@ -106,13 +98,22 @@ def write_processes(processes: Sequence[ProcessSummary]) -> None:
 
 
 def say(text: str) -> None:
-    """Write a note to stderr."""
-    click.echo(plain(text), err=True)
+    """Write a note to stderr; what looks like a user and password in it is not shown."""
+    click.echo(plain(blot(text)), err=True)
 
 
 def say_error(text: str) -> None:
     """Write one line about what went wrong to stderr."""
     say(f"symcache: {text}")
+
+
+def blot(text: str) -> str:
+    """Return *text* without what looks like a user and password in it, be it a URL or not."""
+    if "@" not in text:
+        return text
+    from symcache.sympath import redact_words  # noqa: PLC0415 - not needed for --help
+
+    return redact_words(text)
 
 
 def plain(text: str) -> str:

@@ -22,6 +22,7 @@ from symcache.sympath import (
     LocalPlace,
     SymbolPath,
     UncPlace,
+    redact_path,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _folders(path: SymbolPath) -> tuple[list[str], list[str]]:
     one_tier: list[str] = []
     two_tier: list[str] = []
     for folder in dict.fromkeys(place.path for place in stores):
-        (two_tier if Path(folder, "index2.txt").exists() else one_tier).append(folder)
+        (two_tier if Path(folder, "index2.txt").exists() else one_tier).append(redact_path(folder))
     return one_tier, two_tier
 
 
@@ -169,12 +170,12 @@ def _explain(settings: Settings, config: Config, key: Key) -> None:
     if settings.as_json:
         write_json({"schema": "symcache.explain/1", "index": key.index, "steps": [step.as_json() for step in steps]})
         return
-    write_table([f"{step.element + 1}.{step.place + 1}", step.name, step.answer, _more(step)] for step in steps)
-
-
-def _more(step: Step) -> str:
-    copies = "".join(f"; would be copied to {name} ({form})" for name, form in step.copies)
-    return f"{step.seconds * 1000:.0f} ms{copies}"
+    rows = []
+    for step in steps:
+        copies = "".join(f"; would be copied to {name} ({form})" for name, form in step.copies)
+        place = f"{step.element + 1}.{step.place + 1}"
+        rows.append([place, step.name, step.answer, f"{step.seconds * 1000:.0f} ms{copies}"])
+    write_table(rows)
 
 
 async def _ask_all(config: Config, key: Key) -> list[Step]:

@@ -50,7 +50,11 @@ _NEEDED_FOR = {
 
 def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
     """Write *report* to stdout; with *quiet* only what is wanting, with *verbose* every file."""
-    shown = [symbol for symbol in report.symbols if verbose or _matters(symbol)]
+    shown = [
+        symbol
+        for symbol in report.symbols
+        if verbose or symbol.is_wanting or symbol.state is State.FAILED or symbol.cause is Cause.UNUSABLE_IDENTITY
+    ]
     blocking = [symbol for symbol in shown if symbol.keeps]
     if blocking:
         count = sum(len(symbol.keeps) for symbol in blocking)
@@ -61,9 +65,13 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_table(["", _named(symbol), evidence(symbol), f"keeps {', '.join(symbol.keeps)}"] for symbol in blocking)
         write_line()
     shown = [symbol for symbol in shown if not symbol.keeps]
+    groups: dict[tuple[Cause | None, Hint | None], list[Symbol]] = {}
+    for symbol in shown:
+        hint = symbol.outcome.hint if isinstance(symbol.outcome, Missing | Failed) else None
+        groups.setdefault((symbol.cause, hint), []).append(symbol)
     for cause, advice in _ADVICE.items():
         for hint in (None, *Hint):
-            group = [symbol for symbol in shown if (symbol.cause, _hint_of(symbol)) == (cause, hint)]
+            group = groups.get((cause, hint))
             if group:
                 state = group[0].state.value
                 write_line(f"{state}: {cause.value} ({len(group)}) - {advice if hint is None else _HINTED[hint]}")
@@ -82,14 +90,6 @@ def write_report(report: Report, *, quiet: bool, verbose: bool) -> None:
         write_line(_summary(report))
         if report.store is not None:
             write_line(f"store: {report.store}")
-
-
-def _matters(symbol: Symbol) -> bool:
-    return symbol.is_wanting or symbol.state is State.FAILED or symbol.cause is Cause.UNUSABLE_IDENTITY
-
-
-def _hint_of(symbol: Symbol) -> Hint | None:
-    return symbol.outcome.hint if isinstance(symbol.outcome, Missing | Failed) else None
 
 
 def _row(symbol: Symbol) -> list[str]:

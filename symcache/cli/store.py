@@ -9,10 +9,12 @@ import click
 
 from symcache.cli.app import LazyGroup
 from symcache.cli.options import Settings, settings_options
-from symcache.cli.output import TWO_TIER_NOTE, say, write_line
+from symcache.cli.output import TWO_TIER_NOTE, count_text, say, say_error, write_line
 from symcache.errors import UsageError
 from symcache.identity import Tier, fold
 from symcache.stores.disk import local_path
+from symcache.stores.local.atomic import store_errors
+from symcache.stores.local.rights import find_group, share_with
 from symcache.stores.local.tree import Store
 from symcache.sympath import HttpPlace, chains
 
@@ -37,23 +39,15 @@ _MARKS = {"pingme.txt", "index2.txt", "000admin"}
 
 
 def find_store(config: Config) -> Store:
-    """Return the bottom-most store of the symbol path, which ``--store`` names; it need not exist.
-
-    Raises:
-        UsageError: The symbol path names none that this system can reach.
-    """
+    """Return the bottom-most store of the symbol path that this system can reach, there or not; else `UsageError`."""
     path = _first_folder(config)
     if path is None:
         raise UsageError("the symbol path names no store on this machine; name one with --store DIR")
-    return Store(path, new_tier=Tier.TWO if config.store.two_tier else Tier.ONE)
+    return Store(path, new_tier=Tier.TWO if config.store.two_tier else Tier.ONE, locking=config.store.locks)
 
 
 def open_store(config: Config) -> Store:
-    """Return the same store, which must exist.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the same store, which must exist; else `UsageError`."""
     store = find_store(config)
     if not store.root.is_dir():
         raise UsageError(f"{store.root}: there is no store here; `symcache store init` makes one")
@@ -85,21 +79,42 @@ def store_command() -> None:
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--two-tier", is_flag=True, help="Put a folder of two letters above each name, for very large stores.")
+@click.option(
+    "--shared",
+    "group",
+    metavar="GROUP",
+    help="Let every user of GROUP (name or number) fill it; also for a store that is there already.",
+)
 @settings_options(json=False)
-def init_command(settings: Settings, folder: Path | None, two_tier: bool) -> None:
-    """Make an empty store in DIR, or where the symbol path has its bottom-most one."""
-    config = settings.load()
-    store = find_store(config) if folder is None else Store(folder.absolute())
+def init_command(settings: Settings, folder: Path | None, two_tier: bool, group: str | None) -> None:
+    """Make an empty store in DIR, or where the symbol path has its bottom-most one.
+
+    What is made in a store takes over rights and group of its folder, whatever the umask of who makes it.
+    """
+    config = (settings if folder is None else settings._replace(store=folder)).load()
+    store = find_store(config)
+    gid = None if group is None else find_group(group)
     tier = Tier.TWO if two_tier or config.store.two_tier else Tier.ONE
     names = {fold(path.name) for path in store.root.iterdir()} if store.root.is_dir() else set()
     if names & _MARKS:
         if two_tier and store.tier is not Tier.TWO:
             raise UsageError(f"{store.root} is a single-tier store; `symcache store convert --two-tier` changes that")
         write_line(f"{store.root} is a store already")
+        _share(store, gid)
         return
     if names - {".symcache"}:
         raise UsageError(f"{store.root} is not empty, and no store; choose another folder")
     store.create(tier)
     write_line(f"made {'a two-tier' if tier is Tier.TWO else 'a'} store in {store.root}")
+    _share(store, gid)
     if tier is Tier.TWO:
         say(TWO_TIER_NOTE)
+
+
+def _share(store: Store, gid: int | None) -> None:
+    if gid is not None:
+        with store_errors(store.root):
+            count, left = share_with(store.root, gid)
+        write_line(f"{count_text(count, 'file')} and folders can be used by the group")
+        if left:
+            say_error(f"{count_text(left, 'file')} and folders are another user's, who alone can change them")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING
 
 import click
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
+    from symcache.upkeep.prune import Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
     from symcache.upkeep.stats import Duplicates, Shared, Stats
     from symcache.upkeep.verify import Problem
@@ -265,7 +266,13 @@ def prune_command(
     with open_store(settings.load()) as store:
         bad = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
         plan = plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=bad)
-        pruned = None if dry_run else _prune(store, plan, settings)
+        pruned = None
+        if not dry_run:
+            gone, all_keys = count(1), count_text(len(plan.evictions), "key")
+            with show_ticker(quiet=settings.quiet) as show:
+                pruned = carry_out(
+                    store, plan, on_removed=lambda each: show(f"{next(gone)} of {all_keys}  {each.candidate.key.name}")
+                )
     if settings.as_json:
         write_store_json("prune", store, plan=plan.as_json(), pruned=None if pruned is None else pruned.as_json())
     else:
@@ -274,18 +281,6 @@ def prune_command(
         over = size_text(plan.over_bytes)
         settings.note(f"the store stays {over} above --max-size: the rest is pinned or in transactions")
     raise Exit(3 if plan.over_bytes else 0)
-
-
-def _prune(store: Store, plan: PrunePlan, settings: Settings) -> Pruned:
-    removed = 0
-    with show_ticker(quiet=settings.quiet) as show:
-
-        def count(eviction: Eviction) -> None:
-            nonlocal removed
-            removed += 1
-            show(f"{removed} of {count_text(len(plan.evictions), 'key')}  {eviction.candidate.key.name}")
-
-        return carry_out(store, plan, on_removed=count)
 
 
 def _write_pruned(plan: PrunePlan, pruned: Pruned | None, *, quiet: bool) -> None:

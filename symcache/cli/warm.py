@@ -6,6 +6,7 @@ import signal
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,6 @@ from symcache.warm.local import LocalRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    import anyio
 
     from symcache.config import Config
     from symcache.events import Event, Observer
@@ -44,7 +43,7 @@ def warm_command(settings: Settings, inputs: tuple[str, ...], wish: Wish, upstre
     debugger log; its content decides which. - is standard input.
     """
     report = run_warm(settings, wish.plan, lambda run: run.open_inputs(inputs, wish.processes), upstreams=upstreams)
-    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, wish)
 
 
 @click.command(cls=WishCommand)
@@ -63,7 +62,7 @@ def check_command(settings: Settings, inputs: tuple[str, ...], wish: Wish) -> No
         LocalRun(source, wish.plan, observer=observer) as run,
     ):
         report = run.check(run.open_inputs(inputs, wish.processes))
-    finish(report, settings, allow_missing=wish.allow_missing, allow_empty=wish.allow_empty)
+    finish(report, settings, wish)
 
 
 def run_warm(
@@ -87,7 +86,7 @@ def run_warm(
         with LocalRun(DiskSource(config, observer=observe), plan, observer=observer, may_fetch=True) as run:
             records = iter(read(run))
             try:
-                with _interrupted_by_sigterm(), closing(run.source):
+                with _on_first([signal.SIGTERM], _interrupt), closing(run.source):
                     is_done = run.begin(records)
                 if is_done and config.network.ca_file is None:  # a file that cannot be used is said in any case
                     return run.report()
@@ -100,14 +99,20 @@ def run_warm(
 
 
 async def _fetch_rest(config: Config, run: LocalRun, records: Iterator[Record], observer: Observer) -> Report:
+    import asyncio  # noqa: PLC0415 - it runs already
+
     import anyio  # noqa: PLC0415
 
     from symcache.stores.source import SymbolSource  # noqa: PLC0415
     from symcache.warm.run import Warmer  # noqa: PLC0415
 
+    loop = asyncio.get_running_loop()
     async with SymbolSource(config, observer=observer, looks_inline=True) as source:
-        with anyio.CancelScope() as scope, _cancelled_by_interrupt(scope):
-            return await Warmer.carrying_on(run, source).warm(records)
+        with (
+            anyio.CancelScope() as scope,
+            _on_first([signal.SIGINT, signal.SIGTERM], partial(loop.call_soon_threadsafe, scope.cancel)),
+        ):
+            return await Warmer(source, run).warm(records)
         return run.report(is_interrupted=True)
 
 
@@ -126,24 +131,21 @@ def _say_notes_once(observer: Observer) -> Observer:
 
 
 @contextmanager
-def _cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
-    """Cancel *scope* at the first Ctrl-C or SIGTERM; the second ends the process as it always does.
+def _on_first(numbers: Sequence[signal.Signals], act: Callable[[], object]) -> Iterator[None]:
+    """Call *act* at the first of these signals; the second ends the process as it always does.
 
-    Needs asyncio, and does nothing outside the main thread, where signals do not arrive.
+    Does nothing outside the main thread, where signals do not arrive.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    import asyncio  # noqa: PLC0415 - it runs already
-
-    loop = asyncio.get_running_loop()
-    before: dict[int, Any] = {}
 
     def stop(number: int, _frame: object) -> None:
         signal.signal(number, before[number])
-        loop.call_soon_threadsafe(scope.cancel)
+        act()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before: dict[int, Any] = {}
+    for number in numbers:
         before[number] = signal.signal(number, stop)
     try:
         yield
@@ -152,26 +154,13 @@ def _cancelled_by_interrupt(scope: anyio.CancelScope) -> Iterator[None]:
             signal.signal(stopped, handler)
 
 
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let the first SIGTERM interrupt a body without an event loop as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _frame: object) -> None:
-        signal.signal(number, before)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
-def finish(report: Report, settings: Settings, *, allow_missing: bool = False, allow_empty: bool = False) -> None:
+def finish(report: Report, settings: Settings, wish: Wish | None = None) -> None:
     """Write *report* and end with its exit code."""
+    allow_missing, allow_empty = (False, False) if wish is None else (wish.allow_missing, wish.allow_empty)
     if settings.as_json:
         write_json(report.as_json())
     else:

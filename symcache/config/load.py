@@ -29,7 +29,7 @@ from symcache.sympath import (
     HttpPlace,
     LocalPlace,
     SymbolPath,
-    redact_folder,
+    redact_path,
     redact_text,
     with_store,
     with_upstreams,
@@ -76,7 +76,7 @@ def load_config(
         SymbolPathError: *symbol_path* is not a symbol path.
     """
     variables = os.environ if environ is None else environ
-    config = _with_secrets(_read_file(_find_file(path, variables)), variables)
+    config = _with_secrets(_read_file(path, variables), variables)
     proxy = read_proxy(variables.get("_NT_SYMBOL_PROXY", ""), "_NT_SYMBOL_PROXY")
     if proxy is not None:
         config = replace(config, network=replace(config.network, proxy=proxy))
@@ -118,18 +118,13 @@ def locate(error: ConfigError, config: Config) -> ConfigError:
     return error if line is None else ConfigError(error.problem, where=f"{path}: {error.where}", line=line)
 
 
-def _find_file(path: Path | None, variables: Mapping[str, str]) -> Path | None:
-    if path is not None:
-        return path
-    if named := variables.get("SYMCACHE_CONFIG"):
-        return Path(named)
-    usual = platformdirs.user_config_path("symcache", appauthor=False) / "symcache.toml"
-    return usual if usual.is_file() else None
-
-
-def _read_file(path: Path | None) -> Config:
-    if path is None:
-        return Config()
+def _read_file(path: Path | None, variables: Mapping[str, str]) -> Config:
+    if path is None and (named := variables.get("SYMCACHE_CONFIG")):
+        path = Path(named)
+    elif path is None:
+        path = platformdirs.user_config_path("symcache", appauthor=False) / "symcache.toml"
+        if not path.is_file():
+            return Config()
     import tomllib  # noqa: PLC0415 - most runs have no file
 
     where = str(path)
@@ -203,7 +198,7 @@ def _environment_path(around: Environment) -> SymbolPath | None:
 
 def _expand_folder(folder: Path, around: Environment) -> Path:
     text = str(folder)
-    if re.match(r"(?i)https?:[\\/]", text) or redact_folder(text) != text:
+    if re.match(r"(?i)https?:[\\/]", text) or redact_path(text) != text:
         problem = "a store is a folder; servers are named by the symbol path and by upstreams"
         raise ConfigError(problem, where=f"store {redact_text(text)}")
     if not re.search("[~$%]", text):

@@ -27,7 +27,7 @@ _MIB = 1 << 20
 _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 _DAY_S = 24 * 3600
 
-_Read: TypeAlias = Callable[[object, str], object]
+_Read: TypeAlias = Callable[[Any, str], object]
 """Takes a value as TOML has it and where it stands; returns ours, None for "not set"; raises `ConfigError`."""
 
 _Table = TypeVar("_Table", bound="DataclassInstance")
@@ -42,41 +42,83 @@ def _key(read: _Read) -> Mapping[str, _Read]:
     return {"read": read}
 
 
+def _fit(allowed: str, fits: Callable[[Any], bool], make: Callable[[Any], object] = lambda value: value) -> _Read:
+    """Return a reader that takes what *fits*, says what is allowed of all else, and returns what *make* does of it."""
+
+    def read(value: object, where: str) -> object:
+        if not fits(value):
+            raise _unfit(allowed, where)
+        return make(value)
+
+    return read
+
+
 def _is_number(value: object, kind: Any, low: float, high: float) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
 
 def _whole(low: int, high: int) -> Mapping[str, _Read]:
     """Return the metadata of a key that holds a whole number within bounds, both included."""
-
-    def read(value: object, where: str) -> object:
-        if not _is_number(value, int, low, high):
-            raise _unfit(f"a whole number from {low} to {high}", where)
-        return value
-
-    return _key(read)
+    return _key(_fit(f"a whole number from {low} to {high}", lambda value: _is_number(value, int, low, high)))
 
 
 def _number(low: float, high: float) -> Mapping[str, _Read]:
     """Return the metadata of a key that holds a number within bounds, both included."""
-
-    def read(value: Any, where: str) -> float:
-        if not _is_number(value, int | float, low, high):
-            raise _unfit(f"a number from {low:g} to {high:g}", where)
-        return float(value)
-
-    return _key(read)
+    allowed = f"a number from {low:g} to {high:g}"
+    return _key(_fit(allowed, lambda value: _is_number(value, int | float, low, high), float))
 
 
 def _one_of(*texts: str) -> Mapping[str, _Read]:
     """Return the metadata of a key that holds one of *texts*."""
+    return _key(_fit(" or ".join(f'"{text}"' for text in texts), lambda value: value in texts))
 
-    def read(value: object, where: str) -> object:
-        if value not in texts:
-            raise _unfit(" or ".join(f'"{text}"' for text in texts), where)
-        return value
 
-    return _key(read)
+def _list_of(allowed: str, fits: Callable[[str], bool] = lambda _text: True) -> Mapping[str, _Read]:
+    """Return the metadata of a key that holds a list of texts that fit, none of them empty."""
+
+    def all_fit(value: object) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(item, str) and item and item.isprintable() and fits(item) for item in value
+        )
+
+    return _key(_fit(f"a list of {allowed}", all_fit, tuple))
+
+
+def _is_network(text: str) -> bool:
+    import ipaddress  # noqa: PLC0415
+
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+_FLAG = _key(_fit("true or false", lambda value: isinstance(value, bool)))
+_CONNECTIONS = _key(
+    _fit(
+        '"auto" or a whole number from 1 to 256',
+        lambda value: value == "auto" or _is_number(value, int, 1, 256),
+        lambda value: None if value == "auto" else value,
+    )
+)
+_HOLDS = _key(
+    _fit(
+        'a list of "pdb", "portable", "image"',
+        lambda value: value and isinstance(value, list) and all(item in ("pdb", "portable", "image") for item in value),
+        tuple,
+    )
+)
+_TEXTS = _list_of("texts, none of them empty")
+_NETWORKS = _list_of("addresses and networks, such as '10.0.0.5' and '10.1.0.0/16'", _is_network)
+_USERS = _list_of(
+    "'name:hash', as symcache serve --hash-password prints it",
+    lambda text: re.fullmatch("[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}", text) is not None,
+)
+_TOKENS = _list_of(
+    "'sha256:' and 64 hex digits, as symcache serve --new-token prints it",
+    lambda text: re.fullmatch("sha256:[0-9a-f]{64}", text) is not None,
+)
 
 
 def _table(kind: type[_Table]) -> Mapping[str, _Read]:
@@ -91,18 +133,6 @@ def _tables(kind: type[_Table]) -> Mapping[str, _Read]:
         if not isinstance(value, list):
             raise _unfit("tables headed by two pairs of brackets", where)
         return tuple(read_table(kind, item, f"{where}[{number}].") for number, item in enumerate(value))
-
-    return _key(read)
-
-
-def _texts_like(pattern: str, allowed: str) -> Mapping[str, _Read]:
-    """Return the metadata of a key that holds a list of texts that fit *pattern*."""
-
-    def read(value: object, where: str) -> tuple[str, ...]:
-        texts = _read_texts(value, where)
-        if not all(re.fullmatch(pattern, text) for text in texts):
-            raise _unfit(f"a list of {allowed}", where)
-        return texts
 
     return _key(read)
 
@@ -132,21 +162,6 @@ def read_table(kind: type[_Table], value: object, where: str) -> _Table:
     return kind(**{name: item for name, item in read.items() if item is not None})
 
 
-def _read_connections(value: object, where: str) -> int | None:
-    """Return a number of connections; None for ``auto``."""
-    if value == "auto":
-        return None
-    if not isinstance(value, int) or not _is_number(value, int, 1, 256):
-        raise _unfit('"auto" or a whole number from 1 to 256', where)
-    return value
-
-
-def _read_flag(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _unfit("true or false", where)
-    return value
-
-
 def read_text(value: object, where: str) -> str:
     """Return one line of text, empty or not."""
     if not isinstance(value, str) or not value.isprintable():
@@ -159,11 +174,6 @@ def read_header_text(value: object, where: str) -> str:
     if not read_text(value, where).isascii():
         raise _unfit("plain ASCII text", where)
     return read_text(value, where)
-
-
-def _read_token(value: object, where: str) -> str | None:
-    """Return one line of ASCII, fit for a header; None if it is empty."""
-    return read_header_text(value, where) or None
 
 
 def _read_header_name(value: object, where: str) -> str | None:
@@ -179,24 +189,6 @@ def _read_command(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item.isprintable() for item in value):
         raise _unfit("a list of a program and its arguments, such as ['gh', 'auth', 'token']", where)
     return tuple(value)
-
-
-def _read_texts(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
-        raise _unfit("a list of texts, none of them empty", where)
-    return tuple(value)
-
-
-def _read_networks(value: object, where: str) -> tuple[str, ...]:
-    import ipaddress  # noqa: PLC0415
-
-    texts = _read_texts(value, where)
-    for text in texts:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise _unfit("a list of addresses and networks, such as '10.0.0.5' and '10.1.0.0/16'", where) from None
-    return texts
 
 
 def read_path(value: object, where: str) -> Path | None:
@@ -236,15 +228,6 @@ def read_server_url(value: object, where: str) -> str:
         case (ChainElement((HttpPlace(url) as place,)),) if place.redacted == url:
             return url
     raise _unfit("one URL without user, password and query; username and password are keys of their own", where)
-
-
-_HOLDS = ("pdb", "portable", "image")
-
-
-def _read_holds(value: object, where: str) -> tuple[str, ...]:
-    if not value or not isinstance(value, list) or not all(item in _HOLDS for item in value):
-        raise _unfit("a list of " + ", ".join(f'"{kind}"' for kind in _HOLDS), where)
-    return tuple(value)
 
 
 def _read_unc_map(value: object, where: str) -> Mapping[str, Path]:
@@ -291,12 +274,6 @@ def _is_share(text: str) -> bool:
     return len(elements) == 1 and isinstance(elements[0], FolderElement) and isinstance(elements[0].place, UncPlace)
 
 
-_USERS = _texts_like(
-    "[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}", "'name:hash', as symcache serve --hash-password prints it"
-)
-_TOKENS = _texts_like("sha256:[0-9a-f]{64}", "'sha256:' and 64 hex digits, as symcache serve --new-token prints it")
-
-
 def _default_store() -> Path:
     r"""Return where current debuggers keep what they download; elsewhere the user's cache.
 
@@ -313,11 +290,15 @@ def _default_misses() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published."""
+    """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published.
+
+    *locks* is ``auto``, or ``lease`` for lock files that exclude other machines where the file system's own do not.
+    """
 
     folder: Path = field(default_factory=_default_store, metadata=_key(read_path))
-    two_tier: bool = field(default=False, metadata=_key(_read_flag))
-    durable: bool = field(default=True, metadata=_key(_read_flag))
+    two_tier: bool = field(default=False, metadata=_FLAG)
+    durable: bool = field(default=True, metadata=_FLAG)
+    locks: str = field(default="auto", metadata=_one_of("auto", "lease"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +328,7 @@ class Network:
     as expanded.
     """
 
-    connections: int | None = field(default=None, metadata=_key(_read_connections))
+    connections: int | None = field(default=None, metadata=_CONNECTIONS)
     transport: str = field(default="auto", metadata=_one_of("auto", "httpx"))
     connect_timeout_s: float = field(default=10.0, metadata=_number(0.1, 3600))
     read_timeout_s: float = field(default=30.0, metadata=_number(0.1, 3600))
@@ -357,10 +338,10 @@ class Network:
     longest_backoff_s: float = field(default=30.0, metadata=_number(0, 3600))
     proxy: str | None = field(default=None, repr=False, metadata=_key(read_proxy))
     proxy_script: str = field(default="", metadata=_key(read_text))
-    no_proxy: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
+    no_proxy: tuple[str, ...] = field(default=(), metadata=_TEXTS)
     ca_file: Path | None = field(default=None, metadata=_key(read_path))
     user_agent_extra: str = field(default="", metadata=_key(read_header_text))
-    netrc: bool = field(default=False, metadata=_key(_read_flag))
+    netrc: bool = field(default=False, metadata=_FLAG)
     largest_file_bytes: int = field(default=16 << 30, metadata=_whole(_MIB, 1 << 50))
     breaker: Breaker = field(default_factory=Breaker, metadata=_table(Breaker))
     parallel_ranges: ParallelRanges = field(default_factory=ParallelRanges, metadata=_table(ParallelRanges))
@@ -378,7 +359,7 @@ class MissSettings:
 class Pointers:
     """``[pointers]``: which targets of ``file.ptr`` are followed, by the beginning of their path; none by default."""
 
-    allow: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
+    allow: tuple[str, ...] = field(default=(), metadata=_TEXTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +373,7 @@ class Unc:
 class Exclusions:
     """``[exclusions]``: files that are never looked up, as names with ``*`` and ``?``."""
 
-    names: tuple[str, ...] = field(default=(), metadata=_key(_read_texts))
+    names: tuple[str, ...] = field(default=(), metadata=_TEXTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,8 +401,8 @@ class Serve:
     users: tuple[str, ...] = field(default=(), repr=False, metadata=_USERS)
     tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
     upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
-    trusted_proxies: tuple[str, ...] = field(default=(), metadata=_key(_read_networks))
-    warm_from_page: bool = field(default=True, metadata=_key(_read_flag))
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata=_NETWORKS)
+    warm_from_page: bool = field(default=True, metadata=_FLAG)
     largest_input_bytes: int = field(default=256 * _MIB, metadata=_whole(0, 1 << 50))
     largest_store_bytes: int = field(default=0, metadata=_whole(0, 1 << 60))
     unused_for_s: float = field(default=0.0, metadata=_number(0, 3650 * _DAY_S))
@@ -441,26 +422,28 @@ class ServerEntry:
 
     url: str = field(metadata=_key(read_server_url))
     name: str | None = field(default=None, metadata=_key(read_text))
-    plain: bool | None = field(default=None, metadata=_key(_read_flag))
-    compressed: bool | None = field(default=None, metadata=_key(_read_flag))
-    compressed_first: bool | None = field(default=None, metadata=_key(_read_flag))
-    pointers: bool | None = field(default=None, metadata=_key(_read_flag))
-    two_tier: bool | None = field(default=None, metadata=_key(_read_flag))
-    ranges: bool | None = field(default=None, metadata=_key(_read_flag))
-    holds: tuple[str, ...] | None = field(default=None, metadata=_key(_read_holds))
+    plain: bool | None = field(default=None, metadata=_FLAG)
+    compressed: bool | None = field(default=None, metadata=_FLAG)
+    compressed_first: bool | None = field(default=None, metadata=_FLAG)
+    pointers: bool | None = field(default=None, metadata=_FLAG)
+    two_tier: bool | None = field(default=None, metadata=_FLAG)
+    ranges: bool | None = field(default=None, metadata=_FLAG)
+    holds: tuple[str, ...] | None = field(default=None, metadata=_HOLDS)
     letter_case: str | None = field(default=None, metadata=_one_of("given", "lower"))
-    forbidden_is_missing: bool | None = field(default=None, metadata=_key(_read_flag))
-    checksum: bool | None = field(default=None, metadata=_key(_read_flag))
+    forbidden_is_missing: bool | None = field(default=None, metadata=_FLAG)
+    checksum: bool | None = field(default=None, metadata=_FLAG)
     username: str | None = field(default=None, metadata=_key(read_text))
     password: str | None = field(default=None, repr=False, metadata=_key(read_text))
     password_env: str | None = field(default=None, metadata=_key(read_text))
     password_keyring: str | None = field(default=None, metadata=_key(read_text))
-    token: str | None = field(default=None, repr=False, metadata=_key(_read_token))
+    token: str | None = field(
+        default=None, repr=False, metadata=_key(lambda value, where: read_header_text(value, where) or None)
+    )
     token_env: str | None = field(default=None, metadata=_key(read_text))
     token_command: tuple[str, ...] = field(default=(), metadata=_key(_read_command))
     token_header: str | None = field(default=None, metadata=_key(_read_header_name))
     auth: str | None = field(default=None, metadata=_one_of("negotiate", "ntlm"))
-    allow_http: bool = field(default=False, metadata=_key(_read_flag))
+    allow_http: bool = field(default=False, metadata=_FLAG)
     client_certificate: Path | None = field(default=None, metadata=_key(read_path))
     client_key: Path | None = field(default=None, metadata=_key(read_path))
 

@@ -7,9 +7,7 @@ import shutil
 import stat
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -17,12 +15,16 @@ from symcache.doctor.finding import Finding, Rating
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, fold
 from symcache.stores.local.atomic import OWN_FOLDER
+from symcache.stores.local.mounts import find_mount
 from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = ["Mount", "examine_store", "find_mount"]
+    from symcache.stores.local.mounts import Mount
+
+__all__ = ["examine_store"]
 
 
 _LITTLE_ROOM_BYTES = 5 << 30
@@ -32,58 +34,6 @@ _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "virtiofs", "vboxsf", "drvfs", "fuse.sshfs"}
 )
 _NO_SHARED_LOCKS = ("nolock", "local_lock=all", "local_lock=posix", "nobrl")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """The file system that a folder lies on.
-
-    Attributes:
-        kind: ``ext4``, ``nfs4``, ``NTFS``; empty if the system does not tell.
-        options: As it is mounted.
-        is_network: Other machines may use it, too.
-    """
-
-    kind: str
-    options: tuple[str, ...] = ()
-    is_network: bool = False
-
-
-def find_mount(folder: Path) -> Mount:
-    """Return what *folder*, which exists, lies on.
-
-    Source: proc(5), ``/proc/[pid]/mountinfo``; Win32 ``GetVolumeInformationW`` and ``GetDriveTypeW``.
-    """
-    if sys.platform == "win32":
-        return _find_volume(folder)
-    best, found = "", Mount("")
-    with suppress(OSError, ValueError):
-        path = str(folder.resolve())
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-            left, _, right = line.partition(" - ")
-            place = left.split()[4].replace("\\040", " ")
-            options = left.split()[5].split(",")
-            kind, _, more = right.split(" ", 2)
-            is_above = place in ("/", path) or path.startswith(f"{place}/")
-            if is_above and len(place) >= len(best):
-                best = place
-                found = Mount(kind, (*options, *more.split(",")), kind in _NETWORK)
-    return found
-
-
-if sys.platform == "win32":
-
-    def _find_volume(folder: Path) -> Mount:
-        import ctypes  # noqa: PLC0415
-
-        remote = 4  # DRIVE_REMOTE
-        root = ctypes.create_unicode_buffer(1024)
-        kind = ctypes.create_unicode_buffer(256)
-        kernel32 = ctypes.windll.kernel32
-        if not kernel32.GetVolumePathNameW(str(folder), root, len(root)):
-            return Mount("")
-        kernel32.GetVolumeInformationW(root, None, 0, None, None, None, kind, len(kind))
-        return Mount(kind.value, (), kernel32.GetDriveTypeW(root) == remote)
 
 
 def examine_store(root: Path) -> Iterator[Finding]:
@@ -161,16 +111,15 @@ def _examine_writing(root: Path, mount: Mount, say: partial[Finding]) -> Iterato
 
 
 def _examine_locks(store: Store, mount: Mount, say: partial[Finding]) -> Finding:
-    useless = [option for option in mount.options if option in _NO_SHARED_LOCKS]
     try:
         lock = store.lock(PdbKey("symcache-doctor.pdb", uuid4(), 1))
         held = lock.try_acquire()
         lock.release()
     except StoreError as error:
         return say("locks", Rating.WARNING, error.problem, "lock files with a lease are used in their place")
-    if mount.is_network and useless:
-        advice = "mount it without, or set store.locks = 'lease', or machines may fetch one file twice"
-        return say("locks", Rating.WARNING, f"exclude nobody on other machines ({', '.join(useless)})", advice)
+    if mount.is_network and mount.has_own_locks:
+        text = "the system's exclude no other machine; lock files with a lease are used in their place"
+        return say("locks", Rating.FINE, text)
     return say("locks", Rating.FINE, "work" if held else "work; one is held now")
 
 

@@ -27,6 +27,7 @@ from symcache.inputs.records import (
     Module,
     Unreadable,
 )
+from symcache.sympath import redact_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -441,4 +442,4 @@ class _Begun:
 def _unreadable(path: str, error: InputError | OSError) -> Unreadable:
     if isinstance(error, InputError):
         return Unreadable(path, error.problem, error.offset)
-    return Unreadable(path, error.strerror or str(error))
+    return Unreadable(redact_words(path), error.strerror or str(error))  # a URL, perhaps, meant for an option

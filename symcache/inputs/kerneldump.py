@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +180,7 @@ class _Lister:
         self._kernel = kernel
         self._sessions = sessions
         self._walk = walk
-        self._may_have_stamps = build >= _FIRST_BUILD_WITH_STAMPS
-        self._stamps_hold: bool | None = None
+        self._build = build
 
     def read(self, va: int) -> LoaderEntry:
         space = self._kernel.space
@@ -220,14 +219,13 @@ class _Lister:
 
     def _stamp(self, va: int) -> int:
         """Return the entry's own time stamp; 0 where Windows does not keep one or keeps something else there."""
-        if not self._may_have_stamps:
-            return 0
-        if self._stamps_hold is None:
-            self._stamps_hold = self._compare_stamps()
         return read_stamp(self._kernel.space, va, self._kernel.layout) if self._stamps_hold else 0
 
-    def _compare_stamps(self) -> bool:
-        """Say whether the stamps of entries are those of images whose headers are there."""
+    @cached_property
+    def _stamps_hold(self) -> bool:
+        """The stamps of entries are those of images whose headers are there."""
+        if self._build < _FIRST_BUILD_WITH_STAMPS:
+            return False
         compared = 0
         for va in self._walk.entries[:_ENTRIES_COMPARED]:
             try:

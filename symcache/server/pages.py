@@ -30,6 +30,7 @@ from symcache.stores.local.tree import Form
 from symcache.stores.negative import MissingFiles
 from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.inventory import list_files
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
@@ -365,8 +366,8 @@ async def _warm_from(request: Request, path: Path, source: SymbolSource) -> None
 
     async def work() -> None:
         try:
-            with Warmer(source, Plan(images=images), observer=observe) as warmer:
-                report = await warmer.warm(warmer.open_inputs([path]))
+            with LocalRun(source, Plan(images=images), observer=observe) as run:
+                report = await Warmer(source, run).warm(run.open_inputs([path]))
                 events.put({"event": "report", "report": _without_paths(report.as_json())})
         except (SymcacheError, OSError) as error:
             _log.warning("warming from the page: %s", error)

@@ -1,7 +1,7 @@
 """One chain of stores: searched from the bottom-most up; a file that is found is copied down and opened there.
 
-Rules are drawn from windows-driver-docs, advanced-symsrv-use, and win32, using-symsrv. A check needs `DiskChain`, so
-neither HTTP nor an event loop is imported here, and a parser only for a file.
+Rules are those of windows-driver-docs, advanced-symsrv-use, and win32, using-symsrv. A check needs this, so it imports
+neither HTTP nor an event loop, and a parser only for a file.
 """
 
 from __future__ import annotations
@@ -133,10 +133,7 @@ class DiskChain:
     ) -> Arrival:
         from symcache.stores.check import examine  # noqa: PLC0415 - few files lie packed
 
-        settings = self._settings
-        return examine(
-            scratch, form, request, origin, new_scratch, follow=settings.follow, largest_bytes=settings.largest_bytes
-        )
+        return examine(scratch, form, request, origin, new_scratch, self._settings)
 
     def _find(self, store: Searchable, key: Key) -> Stored | None:
         """Return what *store* holds on disk for *key*; a store that cannot be read is passed over."""

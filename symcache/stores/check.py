@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.identity import Key
     from symcache.stores.base import FileRequest
+    from symcache.stores.chain import ChainSettings
     from symcache.stores.local.tree import Store
 
 
 LONGEST_POINTER_BYTES = 4096
 _CABINET = b"MSCF"
+_LARGEST_STORED_BYTES = 8 << 30  # that a cabinet in a store expands to
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +137,14 @@ def _check_image(view: ByteView, key: ImageKey) -> Verdict:
 class StoredCheck:
     """Says why a file is not what its key names; a cabinet is expanded into a scratch file of *store* first.
 
-    *look* looks into a plain file and returns why it is not right. A cabinet may expand to *largest_bytes*.
+    *look* looks into a plain file and returns why it is not right.
     """
 
     def __init__(
-        self,
-        store: Store,
-        look: Callable[[Path, Key], str | None] = lambda path, key: check_file(path, key).problem,
-        *,
-        largest_bytes: int = 8 << 30,
+        self, store: Store, look: Callable[[Path, Key], str | None] = lambda path, key: check_file(path, key).problem
     ) -> None:
         self._store = store
         self._look = look
-        self._largest_bytes = largest_bytes
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
         """Return what the look brought; `OSError` if the file cannot be read, `StoreError` if the store not written."""
@@ -157,7 +154,7 @@ class StoredCheck:
             return self._look(path, key)
         scratch = self._store.scratch()
         try:
-            _expand(path, scratch, self._largest_bytes)
+            _expand(path, scratch, _LARGEST_STORED_BYTES)
             return self._look(scratch, key)
         except InputError as error:
             return f"a damaged cabinet: {error}"
@@ -233,17 +230,15 @@ def examine(
     request: FileRequest,
     origin: str,
     new_scratch: Callable[[], Path],
-    *,
-    follow: Callable[[str], Path | None],
-    largest_bytes: int,
+    settings: ChainSettings,
 ) -> Arrival:
     """Return what arrived in *scratch* in the given form, made plain and found right.
 
-    A pointer file is replaced by what it names: *follow* returns the file, or None where it may not be followed. A
-    cabinet is expanded to the path that *new_scratch* returns. *origin* is for errors.
+    A pointer file is replaced by what it names, a cabinet is expanded to the path that *new_scratch* returns. *origin*
+    is for errors.
 
     Raises:
-        WrongContent: It is not what the key names, or a cabinet of more than *largest_bytes*.
+        WrongContent: It is not what the key names, or a cabinet of too much.
         UpstreamRefused: It is a pointer that may not be followed.
         StoreError: The disk does not take it.
     """
@@ -253,7 +248,7 @@ def examine(
     verdict = Verdict("not looked at")
     with store_errors(scratch):
         try:
-            if form is Form.POINTER and (message := _follow(scratch, origin, follow)) is not None:
+            if form is Form.POINTER and (message := _follow(scratch, origin, settings.follow)) is not None:
                 return Arrival(scratch, message=f"MSG: {message}")
             with FileView(scratch) as view:
                 size_bytes = view.size
@@ -264,7 +259,7 @@ def examine(
                     verdict = check_view(view, request.key, checksums=request.checksums)
             if cabinet is not None:
                 try:
-                    size_bytes = _expand(cabinet, plain, largest_bytes)
+                    size_bytes = _expand(cabinet, plain, settings.largest_bytes)
                 except InputError as error:
                     raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error
                 verdict = check_file(plain, request.key, checksums=request.checksums)

@@ -195,7 +195,8 @@ class DiskSource:
 
     def _open_store(self, path: Path) -> Store:
         if path not in self._stores:
-            self._stores[path] = Store(path, new_tier=Tier.TWO if self.config.store.two_tier else Tier.ONE)
+            new_tier = Tier.TWO if self.config.store.two_tier else Tier.ONE
+            self._stores[path] = Store(path, new_tier=new_tier, locking=self.config.store.locks)
         return self._stores[path]
 
     def _path(self, place: LocalPlace | UncPlace) -> Path | None:

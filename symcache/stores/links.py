@@ -1,7 +1,6 @@
 """Which PDBs, or which .dbg file, an image names, remembered by the image's key, so that its headers are fetched once.
 
-What a key's image names never changes, so there is no time to live. A store carries what was learned while it was
-filled, so that it goes where the store goes; a user's own memory keeps what no store takes.
+That never changes, so there is no time to live. A store carries what was learned while it was filled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is remembered from run to run, in a diskcache of the user's own.
+"""What is remembered from run to run, in a diskcache of the user's own, never in a shared store.
 
-Never in a shared store: SQLite's journal wants one host, and diskcache unpickles what it finds (CVE-2025-69872).
-`StrictDisk` takes that ability away, so a database that another program wrote to can at worst hold wrong answers.
+SQLite's journal wants one host, and diskcache unpickles what it finds (CVE-2025-69872). `StrictDisk` takes that away:
+a database that another program wrote to can at worst hold wrong answers.
 """
 
 from __future__ import annotations

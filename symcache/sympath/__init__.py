@@ -27,9 +27,10 @@ from symcache.sympath.values import (
     SymbolPath,
     UncPlace,
     chains,
-    redact_folder,
+    redact_path,
     redact_text,
     redact_url,
+    redact_words,
     with_store,
     with_upstreams,
 )
@@ -56,9 +57,10 @@ __all__ = [
     "chains",
     "expand",
     "parse_symbol_path",
-    "redact_folder",
+    "redact_path",
     "redact_text",
     "redact_url",
+    "redact_words",
     "with_store",
     "with_upstreams",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from symcache.errors import SymbolPathError
@@ -116,18 +115,17 @@ def expand(text: str, environment: Environment) -> str:
 
 
 def _value(match: re.Match[str], begin: int, environment: Environment) -> str:
-    at = begin + match.start()
+    at, shown = begin + match.start(), redact_text(match[0])
     name = next(group for group in match.groups() if group is not None)
     value = environment.variables.get(name, "").strip()
     if not value:
-        raise PlaceError(f"{match[0]}: the variable is not set; set it, or write out what it should be", at)
+        raise PlaceError(f"{shown}: the variable is not set; set it, or write out what it should be", at)
     if _SEPARATES.search(value):
-        raise PlaceError(f"{match[0]}: the variable holds more than one place; write them out", at)
+        raise PlaceError(f"{shown}: the variable holds more than one place; write them out", at)
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A part of the text without the blanks around it, and where it begins."""
 
     text: str
@@ -145,8 +143,7 @@ def _stripped(text: str, at: int) -> _Piece:
     return _Piece(text.strip(), at + len(text) - len(text.lstrip()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Parser:
+class _Parser(NamedTuple):
     environment: Environment | None
 
     def parse(self, text: str) -> SymbolPath:
@@ -154,7 +151,9 @@ class _Parser:
             found = _PATH_IN_COMMAND.search(text)
             path = f": {redact_text(found[0].strip())}" if found else ", which begins after it"
             raise PlaceError(f"this is a command; give the path alone{path}", 0)
-        whole = _without_quotes(_stripped(text, 0))
+        whole = _stripped(text, 0)
+        if _QUOTED.fullmatch(whole.text) or _QUOTED_CHAIN.fullmatch(whole.text):
+            whole = _Piece(whole.text[1:-1], whole.at + 1)
         if unfit := _UNFIT.search(whole.text):
             problem = f"the invisible character U+{ord(unfit[0]):04X} has no place in it"
             if unfit[0] in _QUOTATION:
@@ -171,7 +170,9 @@ class _Parser:
                 raise PlaceError(f"a path has at most {_MOST_ELEMENTS} elements", piece.at)
             element = self._parse_element(piece)
             if elements and is_wrapped and isinstance(element, FolderElement) and _is_relative(piece.text):
-                raise PlaceError(f"a line break ends an element; this folder would be .\\{piece.text}", piece.at)
+                raise PlaceError(
+                    f"a line break ends an element; this folder would be .\\{redact_text(piece.text)}", piece.at
+                )
             if isinstance(element, ChainElement):
                 named = (element.dll or _STANDARD_DLL).lower()
                 if dll not in {None, named}:
@@ -197,28 +198,22 @@ class _Parser:
             return FolderElement(place)
         match keyword:
             case "cache":
-                return self._parse_cache(rest)
+                if len(rest) > 1:
+                    raise PlaceError("cache* takes one folder", rest[1].at)
+                place = self._parse_place(rest[0])
+                if isinstance(place, HttpPlace):
+                    raise PlaceError("cache* takes a folder, a server cannot be written", rest[0].at)
+                return CacheElement(place)
             case "srv":
                 return ChainElement(self._parse_stores(rest))
             case "symsrv":
-                return self._parse_symsrv(rest)
+                dll, *stores = rest
+                if not dll.text or set(dll.text) & set(":/\\"):
+                    raise PlaceError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
+                if not stores:
+                    raise PlaceError("the DLL's name is followed by '*' and a store", dll.at)
+                return ChainElement(self._parse_stores(stores), dll.text)
         raise PlaceError("only srv, symsrv or cache can come before the first '*'", head.at)
-
-    def _parse_cache(self, rest: list[_Piece]) -> CacheElement:
-        if len(rest) > 1:
-            raise PlaceError("cache* takes one folder", rest[1].at)
-        place = self._parse_place(rest[0])
-        if isinstance(place, HttpPlace):
-            raise PlaceError("cache* takes a folder, a server cannot be written", rest[0].at)
-        return CacheElement(place)
-
-    def _parse_symsrv(self, rest: list[_Piece]) -> ChainElement:
-        dll, *stores = rest
-        if not dll.text or set(dll.text) & set(":/\\"):
-            raise PlaceError(f"symsrv* takes the name of a DLL first: symsrv*{_STANDARD_DLL}*…", dll.at)
-        if not stores:
-            raise PlaceError("the DLL's name is followed by '*' and a store", dll.at)
-        return ChainElement(self._parse_stores(stores), dll.text)
 
     def _parse_stores(self, pieces: list[_Piece]) -> tuple[Place, ...]:
         if len(pieces) > _MOST_STORES:
@@ -258,11 +253,6 @@ def _is_relative(text: str) -> bool:
     return text[0].isalnum() and text[1:2] != ":"
 
 
-def _without_quotes(piece: _Piece) -> _Piece:
-    is_quoted = _QUOTED.fullmatch(piece.text) or _QUOTED_CHAIN.fullmatch(piece.text)
-    return _Piece(piece.text[1:-1], piece.at + 1) if is_quoted else piece
-
-
 def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
     text = piece.text
     if not text:
@@ -285,7 +275,8 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
     if scheme is not None:
         raise PlaceError(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
     if text[1:2] == ":" and text[0].isalpha() and text[2:3] not in {"\\", "/"}:
-        raise PlaceError(f"a drive is followed by a back slash: {text[:2]}\\{text[2:]}", piece.at + 2)
+        shown = redact_text(text)
+        raise PlaceError(f"a drive is followed by a back slash: {shown[:2]}\\{shown[2:]}", piece.at + 2)
     return LocalPlace(text)
 
 

@@ -19,7 +19,7 @@ _NOT_A_URL = "an address that is not well formed"
 _QUERY = r"(?<!\\)\?[^*;\r\n]*"
 _AUTHORITY = r"(?i)https?:[\\/]*|//[\\/]*"
 _BARE_USER = r"(?i)(?!\s*[A-Z]:(?:[\\/]|$))(?!\s*https?:)[^:]*:(?!//)"
-_USER_IN_FOLDER = r":(?![\\/])|(?<=[^\\/][^\\/]):"
+_USER_IN_PATH = r":(?![\\/])|(?<=[^\\/][^\\/]):"
 
 
 def redact_url(url: str) -> str:
@@ -65,10 +65,19 @@ def _mask_credentials(line: str) -> str:
     return _mask(line, begin, end) if begin < end else line
 
 
-def redact_folder(path: str) -> str:
-    """Return the name of a folder, x for each character of a ``user:password@`` in it; a drive is none."""
+def redact_words(text: str) -> str:
+    """Return *text*, a message, without a user and password in any of its words, be they names or URLs."""
+
+    def redact(match: re.Match[str]) -> str:
+        return redact_url(match[0]) if re.match(r"(?i)https?://", match[0]) else redact_path(match[0])
+
+    return re.sub(r"[^\s'\"*;]+", redact, text) if "@" in text else text
+
+
+def redact_path(path: str) -> str:
+    """Return the name of a file or folder, x for each character of a ``user:password@`` in it; a drive is no user."""
     end = path.rfind("@")
-    colon = re.compile(_USER_IN_FOLDER).search(path, 0, end) if end > 0 else None
+    colon = re.compile(_USER_IN_PATH).search(path, 0, end) if end > 0 else None
     if colon is None:
         return path
     return _mask(path, max(path.rfind("/", 0, colon.start()), path.rfind("\\", 0, colon.start())) + 1, end)
@@ -189,7 +198,7 @@ def _write(element: Element, show: Callable[[Place], str]) -> str:
 
 
 def _show(place: Place) -> str:
-    return place.redacted if isinstance(place, HttpPlace) else redact_folder(str(place))
+    return place.redacted if isinstance(place, HttpPlace) else redact_path(str(place))
 
 
 class Environment(NamedTuple):

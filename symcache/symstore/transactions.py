@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -72,16 +72,8 @@ class Transaction:
         return f"{self.id:010} add {self.kind or '?'} {when} {texts}".rstrip()
 
     def as_json(self) -> dict[str, str | int | None]:
-        return {
-            "id": self.id,
-            "action": "add" if self.deleted_id is None else "del",
-            "deleted_id": self.deleted_id,
-            "kind": self.kind,
-            "when": None if self.when is None else self.when.isoformat(),
-            "product": self.product,
-            "version": self.version,
-            "comment": self.comment,
-        }
+        head = {"id": self.id, "action": "add" if self.deleted_id is None else "del"}
+        return {**head, **asdict(self), "when": None if self.when is None else self.when.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""Bundles: zip archives that carry files of one store into another, for machines without a network.
+"""Bundles: zip archives of files of a store, under their single-tier paths, uncompressed, for machines off the network.
 
-A bundle holds each file under its path in a single-tier store, uncompressed, and then ``manifest.json``: the length and
-hash of each file, and what images name. Anyone may have made a bundle, so an import trusts nothing in it.
+``manifest.json``, the last, has length and hash of each file, and what images name. An import trusts nothing in it.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from symcache.inputs.detect import InputOptions, InputSource, copy_input, open_i
 from symcache.inputs.records import OF_COMPLETE_DUMPS, Input, Module, ProcessSelection, ProcessSummary, Unreadable
 from symcache.stores.source import SymbolSource
 from symcache.warm.inspect import DeepWish, Inspection, inspect_file
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 from symcache.warm.servers import ListedServer, list_servers, probe_listed
@@ -112,8 +113,8 @@ class SymbolCache:
         or ``none``. *all_pdbs* wants every PDB an image names, not only the one that debuggers ask for; of kernel dumps
         the modules of *processes* count, too.
         """
-        with self._warmer(images, all_pdbs=all_pdbs) as warmer:
-            return await warmer.warm(warmer.open_inputs(_each(inputs), processes))
+        with self._run(images, all_pdbs=all_pdbs) as run:
+            return await Warmer(self._source, run).warm(run.open_inputs(_each(inputs), processes))
 
     async def check(
         self,
@@ -124,8 +125,8 @@ class SymbolCache:
         processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
     ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
-        with self._warmer(images, all_pdbs=all_pdbs) as warmer:
-            return await warmer.check(warmer.open_inputs(_each(inputs), processes))
+        with self._run(images, all_pdbs=all_pdbs) as run:
+            return await Warmer(self._source, run).check(run.open_inputs(_each(inputs), processes))
 
     async def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
         """Return what *inputs* hold; no network, no store. `read_input` yields the same piece by piece."""
@@ -157,8 +158,8 @@ class SymbolCache:
             return listed
         return await probe_listed([each for each in listed if each.is_in_path], self._config, timeout_s=timeout_s)
 
-    def _warmer(self, images: ImageChoice | str, *, all_pdbs: bool) -> Warmer:
-        return Warmer(self._source, Plan(images=ImageChoice(images), all_pdbs=all_pdbs), observer=self._observer)
+    def _run(self, images: ImageChoice | str, *, all_pdbs: bool) -> LocalRun:
+        return LocalRun(self._source, Plan(images=ImageChoice(images), all_pdbs=all_pdbs), observer=self._observer)
 
     async def __aenter__(self) -> Self:
         """Open the symbol path.

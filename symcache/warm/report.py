@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class Symbol:
             "path": None if found is None else str(found.path),
             "upstream": outcome.upstream if isinstance(outcome, Fetched) else None,
             "bytes": None if found is None else found.size_bytes,
-            "attempts": [_attempt(attempt) for attempt in attempts],
+            "attempts": [{name: said for name, said in asdict(each).items() if said is not None} for each in attempts],
         }
         if self.reason is not None:
             fields["detail"] = self.reason
@@ -163,8 +163,3 @@ class Report:
             "symbols": [symbol.as_json() for symbol in self.symbols],
             "unreadable": [item.as_json() for item in self.unreadable],
         }
-
-
-def _attempt(attempt: Attempt) -> dict[str, str]:
-    fields = {"upstream": attempt.upstream, "answer": attempt.answer}
-    return fields if attempt.asked is None else {**fields, "asked": attempt.asked}

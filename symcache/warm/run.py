@@ -10,54 +10,36 @@ import anyio
 from anyio import from_thread, to_thread
 
 from symcache.errors import StoreError
-from symcache.events import ignore
-from symcache.inputs.records import OF_COMPLETE_DUMPS
 from symcache.stores.results import Cause, Failed, Fetched, Missing, Present
 from symcache.warm.local import LocalRun, module_of, read_links
 from symcache.warm.plan import WantedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Self
 
-    from symcache.events import Observer
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey
-    from symcache.inputs.detect import InputSource
-    from symcache.inputs.records import ProcessSelection, Record
+    from symcache.inputs.records import Record
     from symcache.stores.source import SymbolSource
     from symcache.warm.local import OpenWant
-    from symcache.warm.plan import Plan, Want, WantedPdbOfImage
+    from symcache.warm.plan import Want, WantedPdbOfImage
     from symcache.warm.report import Report
 
 __all__ = ["Warmer"]
 
 
 class Warmer:
-    """Carries out the job on one symbol source."""
+    """Fetches from *source* what *run* leaves open; *source* takes the place of the one that *run* had."""
 
-    def __init__(self, source: SymbolSource, plan: Plan | None = None, *, observer: Observer = ignore) -> None:
+    def __init__(self, source: SymbolSource, run: LocalRun) -> None:
         self._source = source
-        self._run = LocalRun(source, plan, observer=observer)
-
-    @classmethod
-    def carrying_on(cls, run: LocalRun, source: SymbolSource) -> Self:
-        """Return what carries on with *run* where it needs the network behind *source*."""
-        warmer = cls(source)
-        warmer._run = run
+        self._run = run
         run.source = source
-        return warmer
-
-    def open_inputs(
-        self, inputs: Iterable[InputSource], processes: ProcessSelection | None = OF_COMPLETE_DUMPS
-    ) -> Iterator[Record]:
-        """Yield what *inputs* hold, for `warm` or `check` of this object; see `symcache.inputs.detect.open_inputs`."""
-        return self._run.open_inputs(inputs, processes)
 
     async def warm(self, records: Iterable[Record]) -> Report:
         """Fetch what *records* need; return what became of it.
 
-        Cancelling the scope it runs in ends the work; `report` then tells what was done so far.
+        Cancelling the scope it runs in ends the work; `LocalRun.report` then tells what was done so far.
         """
         run = self._run
         run.may_fetch = True
@@ -79,20 +61,6 @@ class Warmer:
         """Return what *records* need and whether the store has it; nothing is asked for."""
         await to_thread.run_sync(self._run.read, iter(records), abandon_on_cancel=True)
         return await to_thread.run_sync(self._run.check, (), from_thread.check_cancelled)
-
-    def report(self, *, is_interrupted: bool = False) -> Report:
-        """Return what became of every want; see `LocalRun.report`."""
-        return self._run.report(is_interrupted=is_interrupted)
-
-    def close(self) -> None:
-        """Close what is remembered; safe to call twice."""
-        self._run.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     async def _work(self, wants: Iterator[OpenWant]) -> None:
         for want in wants:
@@ -123,7 +91,8 @@ class Warmer:
         """Put what the published image names in the place of *want*; settle it if the image is not published."""
         run, image = self._run, await self._read_image(want.image)
         if isinstance(image, Missing | Failed):
-            run.settle(want, _end_of_hop(image))
+            # For the PDB it means that nothing says which one it is.
+            run.settle(want, image if isinstance(image, Failed) else replace(image, cause=Cause.IMAGE_NOT_PUBLISHED))
             return ()
         module, links = read_links(want, image)
         await to_thread.run_sync(run.remember, want, module, links)  # the store may be a slow share
@@ -139,8 +108,3 @@ class Warmer:
                     if image is not None:
                         return image
         return await self._source.read_image(key)
-
-
-def _end_of_hop(end: Missing | Failed) -> Missing | Failed:
-    """Return what it means for a PDB that its image's headers could not be had."""
-    return end if isinstance(end, Failed) else replace(end, cause=Cause.IMAGE_NOT_PUBLISHED)

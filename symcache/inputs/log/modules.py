@@ -196,7 +196,10 @@ class LogModules:
         if not fact.pdbs:
             fact.pdb_name = self._pending_pdb_name
         for index, key in list(self._pending.items()):
-            if not _is_image(key) or (image is not None and _is_guess(key, image)):
+            # An image goes if it is that one or another name that a debugger tries for it.
+            if not _is_image(key) or (
+                image is not None and _build(key) == _build(image) and _family(key.name) == _family(image.name)
+            ):
                 del self._pending[index]
         self.settle()
         self.see(fact)
@@ -357,8 +360,3 @@ def _family(name: str) -> str:
     """Return the module that debuggers try several names for and *name* is one of; any other name itself, folded."""
     folded = fold(name)
     return next((family for family, names in _FAMILIES if folded == family or names.fullmatch(folded)), folded)
-
-
-def _is_guess(key: Key, image: Key) -> bool:
-    """Tell whether *key* is *image* or another name that a debugger tries for it."""
-    return _build(key) == _build(image) and _family(key.name) == _family(image.name)

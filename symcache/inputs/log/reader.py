@@ -7,6 +7,7 @@ fetch the files elsewhere.
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import UnknownFormat
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.view import ByteView
-    from symcache.inputs.log.text import Fact
     from symcache.inputs.records import Record
 
 __all__ = ["find_kind_of_text", "is_long_text", "looks_like_debugger_log", "read_debugger_log"]
@@ -178,7 +178,7 @@ class _Log:
         self.lines = 0  # without blank ones
         self.known_lines = 0
         self.list_lines = 0  # those that are a manifest's
-        self._margin, self._seams = Margin(), Seams(_facts)
+        self._margin, self._seams = Margin(), Seams(lambda line: chain(noisy_facts(line), table_facts(line)))
         # What is understood depends on the neighbours, so that each keeps what it has seen.
         self._takers = [taker(self.modules) for taker in (NoisyLines, AnalysisLines, TableLines, ToolLines)]
 
@@ -214,8 +214,3 @@ class _Log:
             if match := pattern.search(line):
                 self.details.setdefault(name, match[1].strip())
         return known
-
-
-def _facts(line: str) -> Iterator[Fact]:
-    yield from noisy_facts(line)
-    yield from table_facts(line)

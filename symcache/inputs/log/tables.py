@@ -84,9 +84,13 @@ class TableLines:
 
     def take(self, line: str) -> bool:
         """Note what *line* says; False if it is none of these lines."""
+        if _PROMPT.match(line):
+            self.end()
+            self._modules.settle()
+            self._line_before = line
+            return True
         known = (
-            self._take_prompt(line)
-            or self._take_row(line)
+            self._take_row(line)
             or self._take_symchk(line)
             or self._take_check(line)
             or self._take_detail(line)
@@ -100,13 +104,6 @@ class TableLines:
         self._close_entry()
         self._close_check()
         self._in_table = self._unloaded = False
-
-    def _take_prompt(self, line: str) -> bool:
-        if not _PROMPT.match(line):
-            return False
-        self.end()
-        self._modules.settle()
-        return True
 
     def _take_row(self, line: str) -> bool:
         """Take a heading, a row of a table or the beginning of ``!lmi``."""

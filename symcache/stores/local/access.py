@@ -1,8 +1,7 @@
 """When each key was last used, kept by the store itself: file systems no longer tell, or tell what a backup did.
 
-``.symcache/access/recent`` takes one line a use, by appending. When it has grown it is renamed, so that no process
-appends to it any more, and folded into ``summary``, which has one line a key. A line lost or torn on the way costs
-nothing but a file pruned earlier than it might have been.
+A line a use goes to ``.symcache/access/recent``. When that has grown it is renamed, so that no process appends to it
+any more, and folded into ``summary``, a line a key. A lost or torn line costs a file pruned earlier than need be.
 """
 
 from __future__ import annotations

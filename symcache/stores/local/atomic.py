@@ -46,8 +46,8 @@ def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
     for left in reversed(range(_TRIES)):
         target = choose()
         try:
-            make_folders(target.parent)
             _check_inside(target.parent, root)
+            make_folders(target.parent)
             take_over_file(scratch, target.parent)
             os.replace(scratch, target)  # noqa: PTH105 - for each file
         except FileNotFoundError:

@@ -61,13 +61,13 @@ class KeyLock:
         return self.is_held
 
     @contextmanager
-    def hold(self, *, timeout_s: float = inf, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    def hold(self, *, timeout_s: float = inf) -> Iterator[None]:
         """Hold the lock for a ``with`` block; a `StoreError` if another process still has it after *timeout_s*."""
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while not self.try_acquire():
             if waited_s >= timeout_s:
                 raise StoreError(f"another process has held this lock for {waited_s:.0f} s", path=self._path)
-            sleep(wait_s)
+            time.sleep(wait_s)
             waited_s += wait_s
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         try:

@@ -12,6 +12,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from symcache.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _FILE_BITS = 0o666
 _FOLDER_BITS = 0o3777  # with the group handed down, and deletion kept to owners
+# What all users keep together, whoever wrote it last, cannot be kept from removal by others.
+_KEPT_TOGETHER = frozenset({".symcache", "000Admin"})
+_TOGETHER_BITS = 0o2777
 
 
 def make_folders(folder: str | Path) -> None:
@@ -36,7 +41,8 @@ def make_folders(folder: str | Path) -> None:
         if not os.path.isdir(folder):  # noqa: PTH112
             raise
     else:
-        take_over(folder, os.path.dirname(folder), _FOLDER_BITS)  # noqa: PTH120
+        parent, name = os.path.split(folder)
+        take_over(folder, parent, _TOGETHER_BITS if name in _KEPT_TOGETHER else _FOLDER_BITS)
 
 
 # A link would lead out of the store, and a pipe would be waited for; Windows has neither flag.
@@ -81,7 +87,49 @@ if sys.platform == "win32":
     def take_over(path: str, folder: str, bits: int) -> None:
         """Do nothing."""
 
+    def find_group(name: str) -> int:
+        """Raise `UsageError`: rights are given to groups otherwise here."""
+        raise UsageError(
+            f"on Windows, share the folder with {name} by its properties; what is made in it takes that over"
+        )
+
+    def share_with(root: Path, gid: int) -> tuple[int, int]:
+        raise NotImplementedError
+
 else:
+
+    def find_group(name: str) -> int:
+        """Return the number of the group called *name*, or that it is.
+
+        Raises:
+            UsageError: There is none.
+        """
+        import grp  # noqa: PLC0415
+
+        try:
+            return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise UsageError(f"there is no group {name}; `getent group` lists them") from None
+
+    def share_with(root: Path, gid: int) -> tuple[int, int]:
+        """Let the users of a group use *root* and all in it; return how many things they can use, and how many not.
+
+        Raises:
+            OSError: *root* itself cannot be changed.
+        """
+        os.chown(root, -1, gid)
+        root.chmod(stat.S_IMODE(root.stat().st_mode) | 0o2770)
+        count = left = 0
+        for folder, folders, files in os.walk(root):
+            for name, bits in [*((name, _FOLDER_BITS) for name in folders), *((name, _FILE_BITS) for name in files)]:
+                path = os.path.join(folder, name)  # noqa: PTH118 - for each file
+                if os.path.islink(path):  # noqa: PTH114
+                    continue
+                take_over(path, folder, bits)
+                own = os.stat(path)  # noqa: PTH116
+                is_shared = own.st_gid == gid and own.st_mode & stat.S_IWGRP
+                count, left = count + bool(is_shared), left + (not is_shared)
+        return count, left
 
     def take_over(path: str, folder: str, bits: int) -> None:
         """Give *path* those of *bits*, and the group, that *folder* has, as far as this user may."""

@@ -44,11 +44,21 @@ class Store(OnDisk):
 
     Names and ids are matched as debuggers match them, without regard to letter case, also on a disk that tells
     letter cases apart; folders that exist are reused as they are spelt. The root need not exist before the first
-    `publish`, which makes it with *new_tier*. Methods raise `StoreError` if the store cannot be read or written.
+    `publish`, which makes it with *new_tier*. *locking* is ``auto`` or ``lease``, as `config.StoreSettings.locks`.
+    Methods raise `StoreError` if the store cannot be read or written.
     """
 
-    def __init__(self, root: Path, *, new_tier: Tier = Tier.ONE, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        new_tier: Tier = Tier.ONE,
+        locking: str = "auto",
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(root)
+        self._locking = locking
+        self._has_chosen_locks = False
         self._new_tier = new_tier
         self._staging = Staging(root)
         # Of one file a process has one descriptor, whatever links lead to the store.
@@ -130,9 +140,19 @@ class Store(OnDisk):
 
     def lock(self, what: Key | str) -> KeyLock:
         """Return the lock that every process takes before it fills in a key's files, or does what a name stands for."""
-        from symcache.stores.local.locks import KeyLock  # noqa: PLC0415 - a look into a store needs no lock
+        from symcache.stores.local.locks import KeyLock, use_leases  # noqa: PLC0415 - a look into a store needs no lock
 
+        if not self._has_chosen_locks:
+            self._has_chosen_locks = True
+            if self._locking == "lease" or (self._locking == "auto" and self._is_shared_without_locks()):
+                use_leases(self._locks)
         return KeyLock(self._locks, what if isinstance(what, str) else what.folded)
+
+    def _is_shared_without_locks(self) -> bool:
+        from symcache.stores.local.mounts import find_mount  # noqa: PLC0415
+
+        mount = find_mount(next((folder for folder in (self.root, *self.root.parents) if folder.exists()), self.root))
+        return mount.is_network and mount.has_own_locks
 
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""

@@ -240,3 +240,50 @@ def test_a_password_in_a_wrong_symbol_path_is_not_shown() -> None:
     done = python(f"from symcache.cli import main; main(['warm', 'x', '-y', {path!r}])")
     assert done.returncode == 2
     assert "hunter2" not in done.stderr + done.stdout
+
+
+TYPED = ["u:hunter2@host/s", "http://u:hun/ter2@host/s", "https//u:hunter2@h/s", "./u:hunter2@h"]
+RUN_ALL = """
+import json, sys
+from symcache.cli import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        print("ended", end.code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "warm -y srv*{sym}*{place} none.exe",
+        "warm -y srv*{sym}*{place} none.exe --json",
+        "warm --store {sym} --upstream {place} none.exe",
+        "warm --store {place} none.exe",
+        "warm --config {place} none.exe",
+        "check --store {sym} {place}",
+        "check --store {sym} {place} --json",
+        "scan {place} --json",
+        "import --store {sym} {place} --json",
+        "path -y srv*{place}",
+        "path -y srv*{sym}*{place} --offline",
+        "path --explain {place}",
+        "inspect {place}",
+        "store add {place} --product x --store {sym}",
+        "store init {place}",
+    ],
+)
+def test_a_password_is_not_shown_wherever_it_was_typed(arguments: str, tmp_path: Path) -> None:
+    runs = [[word.format(place=place, sym=tmp_path / "sym") for word in arguments.split()] for place in TYPED]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(runs)],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.count("ended") == len(TYPED)
+    assert "ter2" not in done.stdout + done.stderr

@@ -22,9 +22,10 @@ from symcache.sympath import (
     UncPlace,
     chains,
     parse_symbol_path,
-    redact_folder,
+    redact_path,
     redact_text,
     redact_url,
+    redact_words,
     with_store,
 )
 from symcache.sympath import CacheElement as Cache
@@ -178,11 +179,14 @@ def test_an_error_points_at_the_first_character_that_does_not_fit(text: str, pos
         "srv*c*//me:hush@h/s",
         "set _NT_SYMBOL_PATH=srv*C:\\c*https://me:hush@h",
         "srv*c*h.example/s?sig=hush",
+        "srv*c*${u:hush@h}",
+        "srv*c\nx/u:hush@h",
+        "srv*c*C:hu\\hush@h",
     ],
 )
 def test_an_error_shows_no_credentials(text: str) -> None:
     with pytest.raises(SymbolPathError) as caught:
-        parse_symbol_path(text)
+        parse_symbol_path(text, Environment({}))
     assert "hush" not in str(caught.value) + repr(caught.value)
     assert len(caught.value.text) == len(text)
     assert caught.value.__cause__ is None
@@ -398,7 +402,7 @@ _HOSTILE = [
 
 @pytest.mark.parametrize("unit", _HOSTILE)
 @pytest.mark.parametrize("end", ["", "@", '"'])
-@pytest.mark.parametrize("redact", [redact_text, redact_folder])
+@pytest.mark.parametrize("redact", [redact_text, redact_path, redact_words])
 def test_blotting_out_takes_linear_time(redact: Callable[[str], str], unit: str, end: str) -> None:
     assert growth(lambda length: redact((unit * length)[:length] + end)) < 1.6
 
@@ -434,3 +438,18 @@ def test_as_many_caches_as_a_path_may_have_are_resolved_and_written_at_once() ->
 )
 def test_a_folder_that_looks_like_a_server_with_a_user_is_shown_without(text: str, shown: str) -> None:
     assert parse_symbol_path(text).redacted() == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("./u:hush@h/s: No such file", "./xxxxxxxh/s: No such file"),
+        ("Path 'https://u:hush@h/s' does not exist.", "Path 'https://h/s' does not exist."),
+        ("srv*c*u:hush@h;x", "srv*c*xxxxxxxh;x"),
+        ("https://u:hu/sh@h is none", "an address that is not well formed is none"),
+        ("https://h/@scope/x: 404, tell me@h", "https://h/@scope/x: 404, tell me@h"),
+        (r"C:\Users\me@h\x: at 12:30", r"C:\Users\me@h\x: at 12:30"),
+    ],
+)
+def test_a_message_keeps_its_words_but_for_a_user_and_password(text: str, shown: str) -> None:
+    assert redact_words(text) == shown

@@ -19,6 +19,7 @@ from symcache.inputs.records import ImageUse, Module, PdbFormat, PdbReference
 from symcache.stores.links import Link, StoreLinks
 from symcache.stores.results import Present
 from symcache.stores.source import SymbolSource
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan
 from symcache.warm.run import Warmer
 
@@ -56,14 +57,14 @@ def config(upstream: Upstream, tmp_path: Path) -> Config:
 
 async def warm(config: Config, records: Iterable[Module], images: ImageChoice = ImageChoice.AUTO) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(images=images)) as warmer:
-            return await warmer.warm(records)
+        with LocalRun(source, Plan(images=images)) as run:
+            return await Warmer(source, run).warm(records)
 
 
 async def check(config: Config, records: Iterable[Module], images: ImageChoice = ImageChoice.AUTO) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(images=images)) as warmer:
-            return await warmer.check(records)
+        with LocalRun(source, Plan(images=images)) as run:
+            return await Warmer(source, run).check(records)
 
 
 def ends(report: Report) -> dict[str | None, str]:

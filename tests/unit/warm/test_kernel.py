@@ -78,8 +78,8 @@ async def test_processes_are_read_by_the_kernels_own_pdb_which_is_fetched_first(
     nt = kernel_pdb(dump)
     upstream.files[f"/{nt.index}"] = with_types(nt)
     async with SymbolSource(config_for(tmp_path, upstream)) as source:
-        with Warmer(source) as warmer:
-            report = await warmer.warm(warmer.open_inputs([dump], ProcessSelection(("lsass.exe",))))
+        with LocalRun(source) as run:
+            report = await Warmer(source, run).warm(run.open_inputs([dump], ProcessSelection(("lsass.exe",))))
     by_name = {symbol.index.partition("/")[0]: symbol for symbol in report.symbols if symbol.index}
     assert by_name["ntkrnlmp.pdb"].state is State.FETCHED
     assert {"lsass.pdb", "ntdll.pdb"} <= by_name.keys()
@@ -94,8 +94,8 @@ async def test_without_the_pdb_the_processes_are_reported_as_unreadable(
     tmp_path: Path, upstream: Upstream, dump: Path
 ) -> None:
     async with SymbolSource(config_for(tmp_path, upstream)) as source:
-        with Warmer(source) as warmer:
-            report = await warmer.warm(warmer.open_inputs([dump], ProcessSelection()))
+        with LocalRun(source) as run:
+            report = await Warmer(source, run).warm(run.open_inputs([dump], ProcessSelection()))
     assert [item.problem for item in report.unreadable if "processes cannot be read" in item.problem]
     assert any(symbol.index and symbol.index.startswith("hal.pdb/") for symbol in report.symbols)
 
@@ -110,8 +110,8 @@ async def test_a_check_reads_processes_by_the_pdb_in_the_store_and_asks_nobody(
     scratch = source.store.scratch()
     scratch.write_bytes(with_types(nt))
     source.store.publish(scratch, parse_index(nt.index))
-    with Warmer(source) as warmer:
-        report = await warmer.check(warmer.open_inputs([dump], ProcessSelection()))
+    with LocalRun(source) as run:
+        report = await Warmer(source, run).check(run.open_inputs([dump], ProcessSelection()))
     source.close()
     assert "wntdll.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
     assert upstream.requests == []
@@ -129,7 +129,7 @@ async def test_a_run_begun_without_a_network_waits_for_the_kernels_pdb(
         assert not run.begin(records)
         assert upstream.requests == []
         async with SymbolSource(config) as source:
-            report = await Warmer.carrying_on(run, source).warm(records)
+            report = await Warmer(source, run).warm(records)
     assert "lsass.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
     assert len(upstream.asked(f"/{nt.index}")) == 1
 
@@ -141,8 +141,8 @@ async def test_processes_of_a_dump_in_a_folder_are_read_by_the_kernels_pdb(
     nt = kernel_pdb(dump)
     upstream.files[f"/{nt.index}"] = with_types(nt)
     async with SymbolSource(config_for(tmp_path, upstream)) as source:
-        with Warmer(source) as warmer:
-            report = await warmer.warm(warmer.open_inputs([dump.parent], ProcessSelection(("lsass.exe",))))
+        with LocalRun(source) as run:
+            report = await Warmer(source, run).warm(run.open_inputs([dump.parent], ProcessSelection(("lsass.exe",))))
     assert "lsass.pdb" in {str(symbol.index).partition("/")[0] for symbol in report.symbols}
     assert report.unreadable == ()
 

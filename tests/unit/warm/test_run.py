@@ -16,12 +16,13 @@ from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 from support.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
 
 from symcache.config import Config, load_config
-from symcache.events import Planned, Settled
+from symcache.events import Planned, Settled, ignore
 from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
 from symcache.inputs.records import Module, PdbFormat, PdbReference, Unreadable
 from symcache.stores.local.tree import Store
 from symcache.stores.results import Cause, Fetched, Missing
 from symcache.stores.source import SymbolSource
+from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan, WantedFile, WantedPdbOfImage
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
@@ -67,19 +68,16 @@ def configure(url: str, tmp_path: Path, text: str = "") -> Config:
     return replace(config, misses=replace(config.misses, folder=folder))
 
 
-async def warm(
-    config: Config, records: Iterable[Record], *, observer: Observer | None = None, **options: Any
-) -> Report:
-    more = {} if observer is None else {"observer": observer}
+async def warm(config: Config, records: Iterable[Record], *, observer: Observer = ignore, **options: Any) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(**options), **more) as warmer:
-            return await warmer.warm(records)
+        with LocalRun(source, Plan(**options), observer=observer) as run:
+            return await Warmer(source, run).warm(records)
 
 
 async def check(config: Config, records: Iterable[Record], **options: Any) -> Report:
     async with SymbolSource(config) as source:
-        with Warmer(source, Plan(**options)) as warmer:
-            return await warmer.check(records)
+        with LocalRun(source, Plan(**options)) as run:
+            return await Warmer(source, run).check(records)
 
 
 def ends(report: Report) -> list[tuple[str | None, str, str | None]]:
@@ -353,8 +351,8 @@ async def test_nothing_wanted_is_complete(upstream: Upstream, config: Config) ->
 async def test_inputs_without_any_module_are_no_success(config: Config, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     async with SymbolSource(config) as source:
-        with Warmer(source) as warmer:
-            report = await warmer.warm(warmer.open_inputs([tmp_path / "folder"]))
+        with LocalRun(source) as run:
+            report = await Warmer(source, run).warm(run.open_inputs([tmp_path / "folder"]))
     assert (report.is_empty, report.exit_code(), report.exit_code(allow_empty=True)) == (True, 4, 0)
 
 
@@ -385,14 +383,14 @@ async def test_a_cancelled_run_lists_what_was_not_done(upstream: Upstream, confi
             settled.set()
 
     async with SymbolSource(config) as source:
-        with Warmer(source, observer=observe) as warmer:
+        with LocalRun(source, observer=observe) as run:
             async with anyio.create_task_group() as group:
-                group.start_soon(warmer.warm, modules)
+                group.start_soon(Warmer(source, run).warm, modules)
                 await upstream.requests_seen(1, stuck.index)
                 await upstream.requests_seen(1, image.index)
                 await anyio.to_thread.run_sync(settled.wait, 20)
                 group.cancel_scope.cancel()
-            report = warmer.report(is_interrupted=True)
+            report = run.report(is_interrupted=True)
     assert ends(report) == [
         (done.index, "fetched", None),
         (stuck.index, "failed", "unavailable"),
@@ -415,12 +413,12 @@ async def test_a_run_cancelled_while_it_reads_lists_what_it_had_read(upstream: U
 
     try:
         async with SymbolSource(config) as source:
-            with Warmer(source) as warmer:
+            with LocalRun(source) as run:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(warmer.warm, records())
+                    group.start_soon(Warmer(source, run).warm, records())
                     await anyio.to_thread.run_sync(waiting.wait, 20)
                     group.cancel_scope.cancel()
-                report = warmer.report(is_interrupted=True)
+                report = run.report(is_interrupted=True)
     finally:
         release.set()
     assert ends(report) == [(key.index, "failed", "unavailable")]
@@ -495,10 +493,10 @@ def test_every_want_ends_once_and_the_counts_add_up(
     async def run() -> tuple[Report, Report]:
         transport = httpx.MockTransport(respond(answers))
         async with SymbolSource(config, transport=transport) as source:
-            with Warmer(source, Plan(**options)) as warmer:
-                report = await warmer.warm(wanted)
-            with Warmer(source, Plan(**options)) as warmer:
-                return report, await warmer.check(wanted)
+            with LocalRun(source, Plan(**options)) as run:
+                report = await Warmer(source, run).warm(wanted)
+            with LocalRun(source, Plan(**options)) as run:
+                return report, await Warmer(source, run).check(wanted)
 
     report, checked = anyio.run(run)
     names = Counter((symbol.index or symbol.module, symbol.kind, symbol.cause) for symbol in report.symbols)
@@ -533,8 +531,8 @@ async def test_of_two_that_need_an_image_s_headers_one_asks_for_them(tmp_path: P
     async def run() -> None:
         # A source of its own, as another process has.
         async with SymbolSource(config) as source:
-            with Warmer(source) as warmer:
-                report = await warmer.warm([image_alone("a.exe")])
+            with LocalRun(source) as run:
+                report = await Warmer(source, run).warm([image_alone("a.exe")])
         assert [symbol.index for symbol in report.symbols] == [pdb.index]
 
     async with anyio.create_task_group() as group:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from symcache.errors import StoreError
+from symcache.stores.local import locks, mounts
+from symcache.stores.local.locks import KeyLock, note_of, use_leases
+from symcache.stores.local.mounts import Mount
+from symcache.stores.local.tree import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a store's locks, all of which are leases."""
+    folder = tmp_path / ".symcache" / "locks"
+    use_leases(folder)
+    return folder
+
+
+def of_another(folder: Path, owner: str) -> Path:
+    """Leave the lease of *owner* for the lock called ``a``; return its file."""
+    lock = KeyLock(folder, "a")
+    assert lock.try_acquire()
+    (path,) = folder.glob("*.lease")
+    lock.release()
+    path.write_text(owner, encoding="utf-8")
+    return path
+
+
+def test_a_lease_excludes_and_goes_with_its_lock(folder: Path) -> None:
+    first, second = KeyLock(folder, "a"), KeyLock(folder, "a")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    assert len(list(folder.glob("*.lease"))) == 1
+    first.release()
+    assert second.try_acquire()
+    second.release()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_lease_of_another_machine_holds_until_it_is_old(folder: Path) -> None:
+    path = of_another(folder, "elsewhere 1 00")
+    assert not KeyLock(folder, "a").try_acquire()
+    old_s = path.stat().st_mtime - 61
+    os.utime(path, (old_s, old_s))
+    lock = KeyLock(folder, "a")
+    assert lock.try_acquire()
+    assert path.read_text(encoding="utf-8") != "elsewhere 1 00"
+    lock.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a lease only runs out")
+def test_the_lease_of_a_process_of_this_machine_ends_with_it(folder: Path) -> None:
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+    os.waitpid(pid, 0)
+    of_another(folder, f"{socket.gethostname()} {pid} 00")
+    lock = KeyLock(folder, "a")
+    assert lock.try_acquire()
+    lock.release()
+    of_another(folder, f"{socket.gethostname()} {os.getppid()} 00")
+    assert not KeyLock(folder, "a").try_acquire()
+
+
+def test_a_lease_that_was_taken_over_is_not_given_back(folder: Path) -> None:
+    lock = KeyLock(folder, "a")
+    assert lock.try_acquire()
+    (path,) = folder.glob("*.lease")
+    path.write_text("elsewhere 1 00", encoding="utf-8")
+    lock.release()
+    assert path.read_text(encoding="utf-8") == "elsewhere 1 00"
+
+
+def test_a_disk_without_hard_links_has_leases_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    first, second = KeyLock(folder, "a"), KeyLock(folder, "a")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    first.release()
+    assert second.try_acquire()
+    second.release()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_leases_take_the_place_of_locks_that_are_refused(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(locks, "_lock_byte", refuse)
+    folder = tmp_path / ".symcache" / "locks"
+    lock = KeyLock(folder, "a")
+    assert lock.try_acquire()
+    assert "lease" in str(note_of(folder))
+    lock.release()
+
+
+def test_any_other_refusal_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(locks, "_lock_byte", refuse)
+    with pytest.raises(StoreError, match="cannot be locked: Input/output error"):
+        KeyLock(tmp_path, "a").try_acquire()
+
+
+@pytest.mark.parametrize(
+    ("locking", "options", "leases"), [("lease", (), 1), ("auto", ("nolock",), 1), ("auto", (), 0)]
+)
+def test_a_store_takes_leases_where_locks_exclude_no_other_machine(
+    locking: str, options: tuple[str, ...], leases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "find_mount", lambda _: Mount("nfs4", options, is_network=True))
+    store = Store(tmp_path, locking=locking)
+    lock = store.lock("a")
+    assert lock.try_acquire()
+    assert len(list((tmp_path / ".symcache" / "locks").glob("*.lease"))) == leases
+    lock.release()
