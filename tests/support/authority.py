@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trustme
 
@@ -14,19 +14,34 @@ __all__ = ["Authority"]
 
 
 class Authority:
-    """Issues certificates for loopback; no system trusts it."""
+    """Issues certificates for loopback; no system trusts it.
 
-    def __init__(self) -> None:
-        self._authority = trustme.CA()
+    Args:
+        organization: Whose it is.
+    """
+
+    def __init__(self, organization: str = "Example authority") -> None:
+        self._authority = trustme.CA(organization_name=organization)
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         """Return a server's context, with a certificate for 127.0.0.1, localhost and *names*."""
         return self.context_for("127.0.0.1", "localhost", *names)
 
-    def context_for(self, *names: str) -> ssl.SSLContext:
-        """Return a server's context, with a certificate for *names* alone."""
+    def context_for(self, *names: str, **options: Any) -> ssl.SSLContext:
+        """Return a server's context, with a certificate for *names* alone; *options* as for `certificate`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(*names).configure_cert(context)
+        self.certificate(*names, **options).configure_cert(context)
+        return context
+
+    def certificate(self, *names: str, **options: Any) -> trustme.LeafCert:
+        """Return a certificate for *names*; *options* are trustme's, such as ``common_name`` and ``not_after``."""
+        return self._authority.issue_cert(*names, **options)
+
+    def demanding_context(self, *names: str) -> ssl.SSLContext:
+        """Return a context of a server that wants to be shown a certificate of this authority."""
+        context = self.context_for(*names)
+        self._authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def client_context(self) -> ssl.SSLContext:

@@ -19,14 +19,14 @@ from urllib.parse import unquote
 
 import anyio
 import httpx
-from anyio import to_thread
 
 from symcache.errors import UpstreamRefused
+from symcache.stores.http.detached import call_detached
 from symcache.stores.http.servers import entry_for
 from symcache.stores.http.urls import is_loopback, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from symcache.config import ServerEntry
@@ -35,6 +35,9 @@ __all__ = ["Credentials", "Handshake", "SignIn", "describe_401", "wanted_schemes
 
 
 _COMMAND_S = 60.0
+_SYSTEM_S = 8.0  # less than a connection may take, so that it is named what takes so long
+_KEYRING_S = 60.0  # it may ask the user
+_BELIEVED_S = 30.0  # how long what failed is not tried again
 # A token that says nothing of its end is asked for again after this, as git does with its cache.
 _TOKEN_S = 900.0
 _EARLY_S = 30.0
@@ -45,18 +48,26 @@ def basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
-def wanted_schemes(fields: Iterable[str]) -> list[str]:
-    """Return the schemes that ``WWW-Authenticate`` or ``Proxy-Authenticate`` *fields* ask for: ``Negotiate``, ``NTLM``.
+# A name that no "=" follows; what stands in quotation marks is blanked before.
+_SCHEME = re.compile(r"(?:^|,)[ \t]*([A-Za-z][A-Za-z0-9_-]{0,30})(?=[ \t]+[^ \t=]|[ \t]*(?:,|$))")
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 
-    Several challenges in one field are told from parameters by what follows a name: a blank or a comma, and no ``=``.
+
+def _challenges(fields: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield scheme and parameters of each challenge in ``WWW-Authenticate`` or ``Proxy-Authenticate`` *fields*.
+
+    Source: RFC 9110, section 11.6.1: several may stand in one field.
     """
-    schemes = []
     for field in fields:
-        for part in field.split(","):
-            name, _, rest = part.strip().partition(" ")
-            if name and "=" not in name and not rest.lstrip().startswith("="):
-                schemes.append(name)
-    return list(dict.fromkeys(schemes))
+        matches = list(_SCHEME.finditer(_QUOTED.sub(lambda quoted: '"' * len(quoted[0]), field)))
+        ends = [*(match.start() for match in matches[1:]), len(field)]
+        for match, end in zip(matches, ends, strict=False):
+            yield match[1], field[match.end() : end].strip(" \t,")
+
+
+def wanted_schemes(fields: Iterable[str]) -> list[str]:
+    """Return the schemes that ``WWW-Authenticate`` or ``Proxy-Authenticate`` *fields* ask for, such as ``NTLM``."""
+    return list(dict.fromkeys(scheme for scheme, _ in _challenges(fields)))
 
 
 def describe_401(challenges: Iterable[str]) -> str:
@@ -117,8 +128,7 @@ class Handshake:
         Raises:
             UpstreamRefused: As `first`.
         """
-        for field in fields:
-            scheme, _, token = field.strip().partition(" ")
+        for scheme, token in _challenges(fields):
             if scheme.lower() in {"negotiate", "ntlm"} and token and self._context is not None:
                 return await self._step(scheme, token)
         if self._is_answered or self._context is not None:
@@ -155,24 +165,34 @@ class Handshake:
         return None
 
     def _answer_digest(self, fields: Sequence[str], method: str, target: str) -> str | None:
-        field = next(field for field in fields if field.lstrip().lower().startswith("digest"))
-        self._digest = httpx.DigestAuth(self._username or "", self._password)
+        wanted = next(parameters for scheme, parameters in _challenges(fields) if scheme.lower() == "digest")
+        digest = httpx.DigestAuth(self._username or "", self._password)
         request = _request_line(method, target)
-        flow = self._digest.auth_flow(request)
+        flow = digest.auth_flow(request)
         next(flow)
         try:
-            answered = flow.send(httpx.Response(401, headers={"www-authenticate": field}, request=request))
-        except (httpx.ProtocolError, KeyError, StopIteration):
+            challenge = httpx.Response(
+                401, headers=[(b"www-authenticate", f"Digest {wanted}".encode())], request=request
+            )
+            answered = flow.send(challenge)
+            value: str | None = answered.headers.get("authorization")
+        except (httpx.ProtocolError, LookupError, ValueError, NotImplementedError, StopIteration):
+            return None  # a challenge that makes no sense, or wants what httpx cannot do
+        if value is None or not value.isascii():
             return None
-        value: str | None = answered.headers.get("authorization")
+        self._digest = digest
         return value
 
     async def _step(self, scheme: str, token: str | None) -> str | None:
         try:
             received = None if token is None else b64decode(token)
-            sent = await to_thread.run_sync(self._advance, scheme, received)
+            with anyio.fail_after(_SYSTEM_S):
+                sent = await call_detached(self._advance, scheme, received)
         except Base64Error:
             return None
+        except TimeoutError:
+            problem = f"{scheme} fails here: no answer from this system within {_SYSTEM_S:g} s (is a domain reachable?)"
+            raise UpstreamRefused(problem, url=self._host) from None
         return None if sent is None else f"{scheme} {b64encode(sent).decode('ascii')}"
 
     def _advance(self, scheme: str, received: bytes | None) -> bytes | None:
@@ -262,6 +282,8 @@ class Credentials:
         self._run = run or _run_command
         self._tokens: dict[str, tuple[str, float]] = {}
         self._passwords: dict[str, str] = {}
+        self._renewed: dict[str, tuple[str, float]] = {}  # the token that came after one was refused, and when
+        self._failures: dict[str, tuple[str, float]] = {}
         self._lock = anyio.Lock()
         self._hosts: dict[str, tuple[str, str, str]] = {}
         if netrc_file is not None and netrc_file.is_file():
@@ -308,7 +330,12 @@ class Credentials:
             problem = "credentials are not sent over plain http; use https, or set allow_http = true for this server"
             raise UpstreamRefused(problem, url=redact(url))
         if entry.token_command:
-            return SignIn(await self._token_fields(entry, url), renew=lambda: self._token_fields(entry, url, new=True))
+            token = await self._command_token(entry, url)
+
+            async def renew() -> Mapping[str, str]:
+                return _token_fields(entry, await self._command_token(entry, url, refused=token))
+
+            return SignIn(_token_fields(entry, token), renew=renew)
         if entry.token is not None:
             return SignIn(_token_fields(entry, entry.token))
         password = entry.password
@@ -320,35 +347,62 @@ class Credentials:
             return SignIn({} if first is None else {"Authorization": first}, handshake)
         return SignIn({"Authorization": basic(entry.username or "", password or "")})
 
-    async def _token_fields(self, entry: ServerEntry, url: httpx.URL, *, new: bool = False) -> Mapping[str, str]:
-        refused = self._tokens.get(entry.url)
+    async def _command_token(self, entry: ServerEntry, url: httpx.URL, *, refused: str | None = None) -> str:
         async with self._lock:  # a command may ask the user something, once
             known = self._tokens.get(entry.url)
-            if known is not None and time.time() < known[1] and not (new and known is refused):
-                return _token_fields(entry, known[0])
+            if known is not None and time.time() < known[1] and known[0] != refused:
+                return known[0]
+            self._raise_known_failure(entry, url)
+            command = entry.token_command[0]
+            renewed, renewed_s = self._renewed.get(entry.url, ("", 0.0))
+            if refused == renewed and time.monotonic() < renewed_s + _BELIEVED_S:
+                raise self._note_failure(f"401: it does not accept what token_command prints: {command}", entry, url)
             try:
                 printed = await self._run(entry.token_command)
                 token, until_s = parse_token(printed, now_s=time.time())
-            except (OSError, ValueError, subprocess.SubprocessError, TimeoutError) as error:
-                reason = f"ended with {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else error
-                problem = f"token_command failed: {entry.token_command[0]}: {reason}"
-                raise UpstreamRefused(problem, url=redact(url)) from None
-            self._tokens[entry.url] = token, until_s
-            return _token_fields(entry, token)
+            except subprocess.CalledProcessError as error:
+                reason = f"it ended with {error.returncode}"
+            except TimeoutError:
+                reason = f"it did not end within {_COMMAND_S:g} s"
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+            except ValueError:
+                reason = "it printed no token that can be used"  # what it printed may be half a secret
+            else:
+                self._tokens[entry.url] = token, until_s
+                if refused is not None:
+                    self._renewed[entry.url] = token, time.monotonic()
+                return token
+            raise self._note_failure(f"token_command failed: {command}: {reason}", entry, url)
 
     async def _keyring_password(self, entry: ServerEntry, url: httpx.URL) -> str:
         service, user = entry.password_keyring or "", entry.username or ""
-        if entry.url not in self._passwords:
+        async with self._lock:
+            if entry.url in self._passwords:
+                return self._passwords[entry.url]
+            self._raise_known_failure(entry, url)
             try:
-                password = await to_thread.run_sync(_ask_keyring, service, user)
+                with anyio.fail_after(_KEYRING_S):
+                    password = await call_detached(_ask_keyring, service, user)
             except ImportError:
                 problem = "password_keyring needs an extra: pip install 'symcache[keyring]'"
-                raise UpstreamRefused(problem, url=redact(url)) from None
-            if password is None:
+            except TimeoutError:
+                problem = f"the keyring did not answer within {_KEYRING_S:g} s; it may be locked"
+            else:
+                if password is not None:
+                    self._passwords[entry.url] = password
+                    return password
                 problem = f"the keyring has no password for {user!r} at {service!r}: keyring set {service} {user}"
-                raise UpstreamRefused(problem, url=redact(url))
-            self._passwords[entry.url] = password
-        return self._passwords[entry.url]
+            raise self._note_failure(problem, entry, url)
+
+    def _raise_known_failure(self, entry: ServerEntry, url: httpx.URL) -> None:
+        problem, until_s = self._failures.get(entry.url, ("", 0.0))
+        if time.monotonic() < until_s:
+            raise UpstreamRefused(problem, url=redact(url))
+
+    def _note_failure(self, problem: str, entry: ServerEntry, url: httpx.URL) -> UpstreamRefused:
+        self._failures[entry.url] = problem, time.monotonic() + _BELIEVED_S
+        return UpstreamRefused(problem, url=redact(url))
 
 
 def _has_credentials(entry: ServerEntry) -> bool:
@@ -393,7 +447,10 @@ def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:
     until_s = now_s + _TOKEN_S
     token: object = text
     if text.startswith("{"):
-        said = json.loads(text)
+        try:
+            said = json.loads(text)
+        except RecursionError:
+            raise ValueError("it printed no token") from None
         token = next(
             (said[name] for name in ("token", "access_token", "accessToken", "Secret") if said.get(name)), None
         )
@@ -403,7 +460,7 @@ def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:
             if said.get(name):
                 until_s = _parse_time(said[name])
                 break
-    elif "password=" in text:
+    elif re.match(r"(?:protocol|host|path|username|password)=", text):
         lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         token = lines.get("password")
         if "password_expiry_utc" in lines:

@@ -157,14 +157,15 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 _COMMON_NAME, _ORGANIZATION = bytes.fromhex("550403"), bytes.fromhex("55040a")
-_BMP_STRING = 0x1E
+# Of strings by their tag; all others are UTF-8 or ASCII. T61 is taken for Latin-1, as everybody writes it.
+_ENCODINGS = {0x14: "latin-1", 0x1C: "utf-32-be", 0x1E: "utf-16-be"}
 
 
 def _parse_name(name: bytes) -> str:
     parts: dict[bytes, str] = {}
     for _, pair in _elements(name):
         (_, kind), (tag, text) = _elements(next(_elements(pair))[1])
-        parts[kind] = text.decode("utf-16-be" if tag == _BMP_STRING else "utf-8", "replace")
+        parts[kind] = text.decode(_ENCODINGS.get(tag, "utf-8"), "replace")
     organization = parts.get(_ORGANIZATION)
     name_of = parts.get(_COMMON_NAME) or organization or "no name"
     shown = name_of if organization in {None, name_of} else f"{name_of} ({organization})"

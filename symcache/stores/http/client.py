@@ -12,6 +12,7 @@ import httpx
 
 from symcache._version import __version__
 from symcache.errors import (
+    ConfigError,
     FetchInProgress,
     HostUnavailable,
     NextHopUnavailable,
@@ -204,7 +205,14 @@ class Client:
                 self.pool.note_overload(asked_s=began_s)
             if isinstance(known, UpstreamUnavailable):
                 self._note_failure(origin, asked_s, known)
+            else:
+                self._breaker.note_cancelled(origin, asked_s=asked_s)  # nothing was learnt of its health
             raise known from error
+        except (ConfigError, UpstreamRefused) as error:  # of a proxy script, or of signing in to a proxy
+            self._breaker.note_cancelled(origin, asked_s=asked_s)
+            raise UpstreamRefused(
+                error.problem if isinstance(error, UpstreamError) else str(error), url=shown
+            ) from error
         except anyio.get_cancelled_exc_class():
             self._breaker.note_cancelled(origin, asked_s=asked_s)
             raise

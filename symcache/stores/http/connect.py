@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 import ssl
-import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import h11
 import httpx
-from anyio import from_thread, lowlevel
 from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.tls import TLSAttribute, TLSStream
@@ -24,6 +24,7 @@ from socksio import ProtocolError, SOCKSError, socks4, socks5
 from symcache.errors import UpstreamRefused
 from symcache.stores.http.auth import Handshake, wanted_schemes
 from symcache.stores.http.certificates import Certificate, explain_distrust, parse_certificate
+from symcache.stores.http.detached import call_detached
 from symcache.stores.http.inward import is_inside
 from symcache.stores.http.urls import host_and_port
 
@@ -42,6 +43,7 @@ __all__ = [
     "STAYS_OUTSIDE",
     "Connector",
     "DistrustError",
+    "HandshakeError",
     "Opened",
     "ProxyRefusedError",
     "describe_os_error",
@@ -55,6 +57,7 @@ _HEAD_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
 _NEXT_ADDRESS_S = 0.25
 _LOOK_S = 5.0
+_ALERT_S = 2.0
 _MOST_TUNNEL_TRIES = 3
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead, OSError)
 
@@ -73,6 +76,10 @@ class ProxyRefusedError(httpx.ProxyError):
 
 class DistrustError(httpx.ConnectError):
     """A certificate was refused; the text says whose and why."""
+
+
+class HandshakeError(httpx.ConnectError):
+    """TLS did not come about; the text says why."""
 
 
 @dataclass(slots=True)
@@ -104,6 +111,7 @@ class Connector:
         self._proxies = proxies
         self._trust = trust
         self._shown: dict[Origin, Certificate | None] = {}
+        self._silent: set[Origin] = set()
 
     async def open(self, request: httpx.Request, origin: Origin) -> Opened:
         """Return a connection that *request* can be sent on, by the first route that works.
@@ -121,12 +129,40 @@ class Connector:
                 return await self._open(request, origin, route)
         return await self._open(request, origin, routes[-1])
 
+    async def listen_for_alert(self, request: httpx.Request, origin: Origin) -> None:
+        """Return if nothing explains why *origin* closed a connection on which a request was sent.
+
+        With TLS 1.3 a server says only after the handshake that it wants a certificate, and what it says is lost where
+        a request arrives before it has closed.
+
+        Raises:
+            httpx.ReadError: From what it says to a connection on which nothing is sent.
+        """
+        if origin[0] != "https" or origin in self._silent:
+            return
+        alert = None
+        with anyio.move_on_after(_ALERT_S), suppress(httpx.HTTPError, UpstreamRefused):
+            opened = await self.open(request, origin)
+            try:
+                await opened.stream.receive(1)
+            except ssl.SSLError as error:
+                alert = error
+            except _LOST:
+                pass
+            finally:
+                await anyio.aclose_forcefully(opened.stream)
+        if alert is not None:
+            raise httpx.ReadError(str(alert), request=request) from alert
+        self._silent.add(origin)  # once is enough
+
     async def _open(self, request: httpx.Request, origin: Origin, route: Route) -> Opened:
         timeout_s = request.extensions.get("timeout", {}).get("connect")
-        with _translated(request, route.proxy), anyio.fail_after(timeout_s):
-            opened = await self._open_plain(request, origin, route.proxy)
+        stage = _Stage(route.proxy)
+        with _translated(request, stage), anyio.fail_after(timeout_s):
+            opened = await self._open_plain(request, origin, route.proxy, stage)
             if origin[0] != "https":
                 return opened
+            stage.is_connected = True
             try:
                 opened.stream = await _start_tls(opened.stream, origin[1], self._trust.context_for(origin))
             except ssl.SSLCertVerificationError as error:
@@ -139,14 +175,14 @@ class Connector:
         text = explain_distrust(refusal, self._shown[origin], origin[1])
         raise DistrustError(text, request=request) from refusal
 
-    async def _open_plain(self, request: httpx.Request, origin: Origin, proxy: Proxy | None) -> Opened:
+    async def _open_plain(self, request: httpx.Request, origin: Origin, proxy: Proxy | None, stage: _Stage) -> Opened:
         """Return a connection to *origin*, or one to a proxy that forwards; without TLS to *origin* as yet."""
         scheme, host, port = origin
         if proxy is None:
-            stream = await _connect(host, port, stays_outside=bool(request.extensions.get(STAYS_OUTSIDE)))
+            stream = await _connect(host, port, stage, stays_outside=bool(request.extensions.get(STAYS_OUTSIDE)))
             return Opened(stream, address=str(stream.extra(SocketAttribute.remote_address)[0]))  # noqa: S610
         if proxy.is_socks:
-            stream = await self._connect_proxy(proxy, request)
+            stream = await self._connect_proxy(proxy, request, stage)
             try:
                 await _ask_socks(stream, proxy, host, port, request)
             except BaseException:
@@ -155,10 +191,10 @@ class Connector:
             return Opened(stream)
         handshake = Handshake(proxy.host, proxy.username, proxy.password, is_trusted=True)
         if scheme == "http":
-            return Opened(await self._connect_proxy(proxy, request), proxy, handshake)
+            return Opened(await self._connect_proxy(proxy, request, stage), proxy, handshake)
         field = await handshake.first()
         for _ in range(_MOST_TUNNEL_TRIES):
-            stream = await self._connect_proxy(proxy, request)
+            stream = await self._connect_proxy(proxy, request, stage)
             try:
                 field = await _ask_for_tunnel(stream, proxy, host_and_port(host, port), handshake, field, request)
             except BaseException:
@@ -169,19 +205,27 @@ class Connector:
             await anyio.aclose_forcefully(stream)
         raise ProxyRefusedError(f"the proxy {proxy} closes every connection", request=request)
 
-    async def _connect_proxy(self, proxy: Proxy, request: httpx.Request) -> ByteStream:
+    async def _connect_proxy(self, proxy: Proxy, request: httpx.Request, stage: _Stage) -> ByteStream:
         try:
-            stream = await _connect(proxy.host, proxy.port)
+            stream = await _connect(proxy.host, proxy.port, stage=stage)
         except OSError as error:
             reason = describe_os_error(error)
             raise ProxyRefusedError(f"the proxy {proxy} cannot be reached{reason}", request=request) from error
+        stage.has_proxy = True
         if proxy.scheme != "https":
             return stream
+        origin = "https", proxy.host, proxy.port
         try:
-            return await _start_tls(stream, proxy.host, self._trust.context_for(("https", proxy.host, proxy.port)))
+            return await _start_tls(stream, proxy.host, self._trust.context_for(origin))
         except ssl.SSLCertVerificationError as error:
-            text = explain_distrust(error, None, proxy.host)
-            raise DistrustError(f"the proxy {proxy}: {text}", request=request) from error
+            refusal = error
+        except ssl.SSLError as error:
+            text = f"the proxy {proxy} does not speak TLS as it should{describe_os_error(error)}"
+            raise ProxyRefusedError(text, request=request) from error
+        if origin not in self._shown:
+            self._shown[origin] = await self._look(request, origin, None)
+        text = explain_distrust(refusal, self._shown[origin], proxy.host)
+        raise DistrustError(f"the proxy {proxy}: {text}", request=request) from refusal
 
     async def _look(self, request: httpx.Request, origin: Origin, proxy: Proxy | None) -> Certificate | None:
         """Return the certificate that *origin* shows, on a connection that trusts all and on which nothing is said."""
@@ -189,7 +233,7 @@ class Connector:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         with anyio.move_on_after(_LOOK_S), suppress(httpx.HTTPError, UpstreamRefused, ValueError, *_LOST):
-            opened = await self._open_plain(request, origin, proxy)
+            opened = await self._open_plain(request, origin, proxy, _Stage(proxy))
             stream = await _start_tls(opened.stream, origin[1], context)
             shown = stream.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 - not of Django
             await anyio.aclose_forcefully(stream)
@@ -197,19 +241,60 @@ class Connector:
         return None
 
 
+@dataclass(slots=True)
+class _Stage:
+    """How far a try has come.
+
+    Attributes:
+        proxy: What it goes through.
+        has_name: The name of the first host on the way has been looked up.
+        has_proxy: The proxy has taken the connection.
+        is_connected: There is a connection to the server, without TLS as yet.
+    """
+
+    proxy: Proxy | None
+    has_name: bool = False
+    has_proxy: bool = False
+    is_connected: bool = False
+
+    def describe_silence(self) -> str:
+        """Return what was waited for in vain."""
+        if self.is_connected:
+            who = "it" if self.proxy is None else f"the proxy {self.proxy} opened a connection, but the other end"
+            return f"{who} did not answer the TLS handshake in time"
+        if self.proxy is None:
+            return "no connection in time" if self.has_name else "its name was not looked up in time"
+        if self.has_proxy:
+            return f"the proxy {self.proxy} takes connections, but did not answer in time"
+        missing = "could not be reached" if self.has_name else "has a name that was not looked up"
+        return f"the proxy {self.proxy} {missing} in time"
+
+    def describe_loss(self) -> str:
+        """Return what it means that a proxy has closed the connection."""
+        if self.is_connected:
+            return f"the proxy {self.proxy} closed the connection that it had opened, before the TLS handshake"
+        return f"the proxy {self.proxy} closed the connection"
+
+
 @contextmanager
-def _translated(request: httpx.Request, proxy: Proxy | None) -> Iterator[None]:
+def _translated(request: httpx.Request, stage: _Stage) -> Iterator[None]:
     """Raise what anyio raises as the errors of httpx that its own transport would raise."""
     try:
         yield
     except TimeoutError as error:
-        text = "" if proxy is None else f"the proxy {proxy} opened no connection in time"
-        raise httpx.ConnectTimeout(text, request=request) from error
+        raise httpx.ConnectTimeout(stage.describe_silence(), request=request) from error
+    except ssl.SSLError as error:
+        text = f"no TLS handshake{describe_os_error(error)}"
+        if stage.proxy is not None:
+            text += f" (through the proxy {stage.proxy})"
+        raise HandshakeError(text, request=request) from error
     except _LOST as error:
-        if proxy is None:
+        if stage.proxy is None and stage.is_connected:
+            raise HandshakeError("it closed the connection within the TLS handshake", request=request) from error
+        if stage.proxy is None:
             raise httpx.ConnectError(str(error), request=request) from error
         # Most often a proxy that says yes to a tunnel and then cannot, or may not, build it.
-        raise ProxyRefusedError(f"the proxy {proxy} closed the connection", request=request) from error
+        raise ProxyRefusedError(stage.describe_loss(), request=request) from error
 
 
 async def _start_tls(stream: ByteStream, host: str, context: ssl.SSLContext) -> TLSStream:
@@ -220,13 +305,15 @@ async def _start_tls(stream: ByteStream, host: str, context: ssl.SSLContext) -> 
         raise
 
 
-async def _connect(host: str, port: int, *, stays_outside: bool = False) -> ByteStream:
+async def _connect(host: str, port: int, stage: _Stage | None = None, *, stays_outside: bool = False) -> ByteStream:
     """Connect to *host* at the first of its addresses that answers; the next is tried after 250 ms (RFC 8305).
 
     Raises:
         OSError: None does, or one is inside and the connection has to stay outside.
     """
     addresses = await _resolve(host, port)
+    if stage is not None:
+        stage.has_name = True
     if stays_outside and any(map(is_inside, addresses)):
         raise OSError(errno.EACCES, "a redirect into a private network")
     if len(addresses) == 1:
@@ -262,32 +349,13 @@ async def _connect(host: str, port: int, *, stays_outside: bool = False) -> Byte
 async def _resolve(host: str, port: int) -> list[str]:
     """Return the addresses of *host*, those of either kind in turn.
 
-    Looked up in a thread that nothing waits for: the resolver may take a minute over a name, and would hold up the end
-    of the program for as long.
-
     Raises:
         OSError: It has none.
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
-    token = lowlevel.current_token()
-    over = anyio.Event()
-    found: list[str] = []
-    failed: list[Exception] = []
-
-    def look() -> None:
-        try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.extend(dict.fromkeys(str(address[0]) for *_, address in answers))
-        except (OSError, UnicodeError) as error:
-            failed.append(error)
-        with suppress(Exception):  # the loop may have ended since
-            from_thread.run_sync(over.set, token=token)
-
-    threading.Thread(target=look, name=f"name of {host}", daemon=True).start()
-    await over.wait()
-    if failed:
-        raise failed[0]
+    answers = await call_detached(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
+    found = list(dict.fromkeys(str(address[0]) for *_, address in answers))
     sixes = [address for address in found if ":" in address]
     fours = [address for address in found if ":" not in address]
     pairs = zip(sixes, fours, strict=False)
@@ -404,6 +472,9 @@ async def _ask_socks(stream: ByteStream, proxy: Proxy, host: str, port: int, req
     try:
         ask = _ask_socks5 if proxy.scheme.startswith("socks5") else _ask_socks4
         problem = await ask(stream, proxy, host, port)
+    except OverflowError as error:
+        text = f"the proxy {proxy} cannot be told a name of more than 255 bytes"
+        raise ProxyRefusedError(text, request=request) from error
     except (ProtocolError, SOCKSError, ValueError) as error:
         raise ProxyRefusedError(f"the proxy {proxy} does not speak SOCKS", request=request) from error
     if problem:
@@ -449,6 +520,8 @@ async def _ask_socks4(stream: ByteStream, proxy: Proxy, host: str, port: int) ->
         kind = socks4.SOCKS4ARequest
     await stream.send(kind.from_address(socks4.SOCKS4Command.CONNECT, (address, port), user_id=user).dumps())
     reply = await BufferedByteReceiveStream(stream).receive_exactly(8)
+    if reply[0] not in {0, 4}:  # 0 by the text, 4 by servers that took it for the version
+        raise ProtocolError("not a reply")
     return "" if reply[1] == 0x5A else f"refuses it, with {reply[1]}"
 
 
@@ -457,7 +530,9 @@ def describe_os_error(error: BaseException) -> str:
     while isinstance(error.__cause__, OSError):  # of httpx and anyio
         error = error.__cause__
     text = str(error).rpartition("] ")[2]
-    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
+    if isinstance(error, ssl.SSLError):  # its number is none of the system
+        text = re.sub(r" \(_ssl\.c:\d+\)$", "", text)
+    elif isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
         text = os.strerror(error.errno)
     text = text.strip().lower()
     return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

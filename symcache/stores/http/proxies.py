@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
+import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
@@ -14,10 +19,11 @@ import anyio
 from anyio import to_thread
 
 from symcache.errors import ConfigError
+from symcache.stores.http.detached import call_detached
 from symcache.stores.http.urls import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import httpx
 
@@ -25,8 +31,8 @@ __all__ = ["DIRECT", "Proxy", "ProxyRules", "Route", "matches_no_proxy", "parse_
 
 
 _PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
-_LARGEST_SCRIPT_BYTES = 1 << 20
 _SCRIPT_S = 10.0
+_BELIEVED_S = 30.0  # how long a script that failed is not asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ def matches_no_proxy(host: str, port: int, entries: Iterable[str]) -> str | None
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"\[([^]]+)\](?::(\d+))?|([^:]*)(?::(\d+))?", entry)
+    match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]*)(?::([0-9]{1,5}))?", entry)
     if match is None:
         return entry, None  # an IPv6 address or network without brackets
     port = match[2] or match[4]
@@ -160,7 +166,7 @@ class ProxyRules:
             if not self._variables:
                 self._system = _system_proxies()
                 self._has_system_script = _has_system_script()
-        self._find: Callable[[str, str], str] | None = None
+        self._failure: tuple[ConfigError, float] | None = None
         self._lock = anyio.Lock()
         self._known: dict[tuple[str, str, int], tuple[Route, ...]] = {}
 
@@ -204,24 +210,39 @@ class ProxyRules:
 
     async def _ask_script(self, url: httpx.URL, name: str) -> tuple[Route, ...]:
         where = "network.proxy_script" if name else "the system's proxy script"
+        # One answer counts for a whole origin, and what stands behind it is nobody else's business.
+        shown = str(url.copy_with(userinfo=b"", path="/", query=None, fragment=None))
         async with self._lock:
+            if self._failure is not None and time.monotonic() < self._failure[1]:
+                raise self._failure[0]
             try:
                 with anyio.fail_after(_SCRIPT_S):
-                    if self._find is None:
-                        self._find = await to_thread.run_sync(_open_script, name, where, abandon_on_cancel=True)
-                    answer = await to_thread.run_sync(self._find, str(url), url.host, abandon_on_cancel=True)
+                    answer, problem = await _ask(name, shown, url.host)
             except TimeoutError:
-                raise ConfigError(f"no answer within {_SCRIPT_S:g} s", where=where) from None
+                answer, problem = "", f"no answer within {_SCRIPT_S:g} s"
+            if problem:
+                error = ConfigError(problem, where=where)
+                self._failure = error, time.monotonic() + _BELIEVED_S
+                raise error
         return tuple(parse_script_answer(answer, where)) or (Route(None, f"{where} names no proxy"),)
+
+
+_SCRIPT_SCHEMES = {
+    "PROXY": "http",
+    "HTTP": "http",
+    "HTTPS": "https",
+    "SOCKS": "socks4a",
+    "SOCKS4": "socks4a",
+    "SOCKS5": "socks5",
+}
 
 
 def parse_script_answer(answer: str, reason: str) -> list[Route]:
     """Return the routes that a proxy script's answer names, such as ``PROXY proxy:8080; DIRECT``.
 
-    Source: Netscape's "Navigator Proxy Auto-Config File Format"; ``HTTPS`` and ``SOCKS5`` as browsers know them. A bare
-    ``host:port`` is WinHTTP's form.
+    Source: Netscape's "Navigator Proxy Auto-Config File Format"; ``HTTPS`` and ``SOCKS5`` as browsers know them, and
+    as for them ``SOCKS`` is version 4. A bare ``host:port`` is WinHTTP's form.
     """
-    schemes = {"PROXY": "http", "HTTP": "http", "HTTPS": "https", "SOCKS": "socks5", "SOCKS4": "socks4a"}
     routes = []
     for part in re.split(r"[;\n]", answer):
         kind, _, address = part.strip().partition(" ")
@@ -230,12 +251,11 @@ def parse_script_answer(answer: str, reason: str) -> list[Route]:
         if kind.upper() == "DIRECT":
             routes.append(Route(None, f"{reason} says DIRECT"))
             continue
-        scheme = {**schemes, "SOCKS5": "socks5"}.get(kind.upper(), "http")
-        try:
-            proxy = parse_proxy((address or kind).strip(), reason)
-        except ConfigError:
-            continue  # one that nobody can use is passed over, as browsers do
-        routes.append(Route(replace(proxy, scheme=scheme), reason))
+        scheme = _SCRIPT_SCHEMES.get(kind.upper()) if address else "http"
+        # What nobody can use is passed over, as browsers do.
+        if scheme is not None:
+            with suppress(ConfigError):
+                routes.append(Route(parse_proxy(f"{scheme}://{(address or kind).strip()}", reason), reason))
     return routes
 
 
@@ -252,55 +272,30 @@ if sys.platform == "win32":
     from symcache.stores.http.winhttp import find_proxy
     from symcache.stores.http.winhttp import has_script as _has_system_script
 
-    def _open_script(name: str, where: str) -> Callable[[str, str], str]:
-        return lambda url, _host: find_proxy(url, name, where)
+    async def _ask(name: str, url: str, _host: str) -> tuple[str, str]:
+        try:
+            return await call_detached(find_proxy, url, name), ""
+        except OSError as error:
+            return "", str(error)
 
 else:
+    from symcache.stores.http import pacfile
 
     def _has_system_script() -> bool:
         """Return whether the system's settings name a proxy script: on macOS they may."""
-        return sys.platform == "darwin" and bool(_preferred_script())
+        return bool(pacfile.preferred_script())
 
-    def _open_script(name: str, where: str) -> Callable[[str, str], str]:
-        """Return the function of the script called *name*; empty for the system's own."""
+    async def _ask(name: str, url: str, host: str) -> tuple[str, str]:
+        """Return what the script called *name* says, empty for the system's own; and what is wrong, if anything is."""
+        # In a process, as the interpreter of scripts lets no other thread run: one that loops would hold up all.
+        command = [sys.executable, "-P", "-c", _ASK, str(Path(__file__).parents[3])]
+        question = json.dumps([name, url, host]).encode()
         try:
-            from pypac.parser import MalformedPacError, PACFile  # noqa: PLC0415 - it brings requests
-            from pypac.wpad import proxy_urls_from_dns  # noqa: PLC0415
-        except ImportError:
-            problem = "a proxy script needs an extra: pip install 'symcache[pac]'; or name the proxy itself"
-            raise ConfigError(problem, where=where) from None
-        places = [_preferred_script(), *proxy_urls_from_dns()] if name == "auto" else [name or _preferred_script()]
-        text = _load_script([place for place in places if place], where)
-        try:
-            find: Callable[[str, str], str] = PACFile(text).find_proxy_for_url
-        except MalformedPacError as error:
-            raise ConfigError(f"not a proxy script that runs: {error}", where=where) from error
-        return find
+            done = await anyio.run_process(command, input=question, stderr=subprocess.DEVNULL)
+            answer, problem = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.CalledProcessError):
+            return "", "the proxy script ends the process that it runs in"
+        return answer, problem
 
-    def _preferred_script() -> str:
-        if sys.platform == "darwin":
-            try:
-                from pypac.os_settings import autoconfig_url_from_preferences  # noqa: PLC0415
-            except ImportError:
-                return ""
-            return autoconfig_url_from_preferences() or ""
-        return ""
 
-    def _load_script(places: Sequence[str], where: str) -> str:
-        """Return the text of the first script of *places*, URLs or paths, that can be had."""
-        from pathlib import Path  # noqa: PLC0415
-
-        import httpx  # noqa: PLC0415
-
-        problem = "no proxy script was found; name the proxy itself in network.proxy"
-        for place in places:
-            try:
-                if "://" not in place or place.startswith("file://"):
-                    return Path(place.removeprefix("file://")).read_text("utf-8", "replace")[:_LARGEST_SCRIPT_BYTES]
-                # The way to the script is never through a proxy, as it is what names one.
-                with httpx.Client(trust_env=False, timeout=_SCRIPT_S / 2, follow_redirects=True) as client:
-                    response = client.get(place).raise_for_status()
-                    return response.text[:_LARGEST_SCRIPT_BYTES]
-            except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
-                problem = f"the proxy script {place} cannot be had: {error}"
-        raise ConfigError(problem, where=where)
+_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from symcache.stores.http.pacfile import main; main()"

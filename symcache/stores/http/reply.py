@@ -25,7 +25,13 @@ from symcache.errors import (
     WrongContent,
 )
 from symcache.formats.markup import HEAD_BYTES, could_be_markup, find_markup
-from symcache.stores.http.connect import DistrustError, ProxyRefusedError, describe_os_error, describe_refusal
+from symcache.stores.http.connect import (
+    DistrustError,
+    HandshakeError,
+    ProxyRefusedError,
+    describe_os_error,
+    describe_refusal,
+)
 from symcache.stores.http.retry import parse_retry_after
 
 if TYPE_CHECKING:
@@ -295,6 +301,10 @@ def translate(error: Exception, shown: str) -> UpstreamError:
             return kind("the proxy failed" if status is None else f"the proxy answered {status}", url=shown)
         case DistrustError():
             return UpstreamRefused(str(error), url=shown)
+        case httpx.NetworkError() if (wish := _wish_for_certificate(error)) is not None:
+            return UpstreamRefused(wish, url=shown)
+        case HandshakeError():
+            return HostUnavailable(str(error), url=shown)
         case httpx.ConnectError() if _is_distrust(error):
             return UpstreamRefused("its certificate is not trusted", url=shown)
         case httpx.ConnectError():
@@ -314,6 +324,36 @@ def _proxy_status(error: httpx.ProxyError) -> int | None:
     """
     match = re.match(r"(\d{3})\b", str(error))
     return None if match is None else int(match[1])
+
+
+_NO_CERTIFICATE = "it wants a certificate of yours: name it by client_certificate in this server's block"
+_OTHER_CERTIFICATE = (
+    "it does not accept the certificate that it was shown, see client_certificate in this server's block"
+)
+# Before TLS 1.3 a server without an answer to its wish says no more than that.
+_WISHES = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _NO_CERTIFICATE,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": f"it ends the TLS handshake; most likely {_NO_CERTIFICATE}",
+    "SSLV3_ALERT_BAD_CERTIFICATE": _OTHER_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": _OTHER_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": _OTHER_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _OTHER_CERTIFICATE,
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": _OTHER_CERTIFICATE,
+    "TLSV1_ALERT_UNKNOWN_CA": _OTHER_CERTIFICATE,
+}
+
+
+def _wish_for_certificate(error: BaseException) -> str | None:
+    """Return what a server's TLS alert says of the certificate that it was, or was not, shown; None if it is not that.
+
+    Source: RFC 8446, section 6.2; the names are OpenSSL's.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) and cause.reason in _WISHES:
+            return _WISHES[cause.reason]
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _is_distrust(error: BaseException) -> bool:

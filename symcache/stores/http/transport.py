@@ -60,6 +60,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         if connection is not None and connection.is_stale:
             await connection.aclose()
             connection = None
+        is_new = connection is None
         if connection is None:
             connection = _Connection(await self._connector.open(request, origin), request)
         try:
@@ -67,6 +68,11 @@ class Http1Transport(httpx.AsyncBaseTransport):
             if status == 407 and connection.is_relayed:
                 connection, status = await self._answer(connection, request, origin)
             return httpx.Response(status, headers=connection.fields, stream=_Body(self, origin, connection))
+        except httpx.NetworkError:
+            await connection.aclose()
+            if is_new:
+                await self._connector.listen_for_alert(request, origin)
+            raise
         except BaseException:
             await connection.aclose()
             raise
@@ -76,23 +82,28 @@ class Http1Transport(httpx.AsyncBaseTransport):
     ) -> tuple[_Connection, int]:
         """Say who one is to the proxy that refused *request*; return the connection to go on with, and the status."""
         status = 407
-        while status == 407 and (field := await connection.answer_proxy(request)) is not None:
-            if not connection.is_reusable:
-                handshake = connection.opened.handshake
-                await connection.aclose()
-                connection = _Connection(await self._connector.open(request, origin), request)
-                connection.opened.handshake = handshake
-            status = await connection.exchange(request, field)
-        if status == 407:
-            text = describe_refusal(
-                status,
-                connection.offers,
-                str(connection.opened.relay),
-                connection.opened.handshake,
-                is_known=connection.is_introduced,
-            )
-            raise ProxyRefusedError(text, request=request, status=status)
-        return connection, status
+        try:
+            while status == 407 and (field := await connection.answer_proxy(request)) is not None:
+                if not connection.is_reusable:
+                    handshake = connection.opened.handshake
+                    await connection.aclose()
+                    connection = _Connection(await self._connector.open(request, origin), request)
+                    connection.opened.handshake = handshake
+                status = await connection.exchange(request, field)
+        except BaseException:
+            await connection.aclose()  # which may be another one than the caller's
+            raise
+        if status != 407:
+            return connection, status
+        text = describe_refusal(
+            status,
+            connection.offers,
+            str(connection.opened.relay),
+            connection.opened.handshake,
+            is_known=connection.is_introduced,
+        )
+        await connection.aclose()
+        raise ProxyRefusedError(text, request=request, status=status)
 
     async def release(self, origin: tuple[str, str, int], connection: _Connection) -> None:
         """Keep *connection* for the next request if it can serve one; close it otherwise."""

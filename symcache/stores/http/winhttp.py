@@ -9,8 +9,6 @@ assert sys.platform == "win32"
 import ctypes  # noqa: E402
 from ctypes import wintypes  # noqa: E402
 
-from symcache.errors import ConfigError  # noqa: E402
-
 __all__ = ["find_proxy", "has_script"]
 
 
@@ -79,22 +77,21 @@ def has_script() -> bool:
     return bool(_user_settings().config_url)
 
 
-def find_proxy(url: str, script: str, where: str) -> str:
+def find_proxy(url: str, script: str) -> str:
     """Return what a proxy script says of *url*, as ``PROXY host:port; DIRECT`` or WinHTTP's ``host:port;host:port``.
 
     Args:
         url: The server's address.
         script: URL of the script; ``auto`` to discover one; empty for the user's own.
-        where: The setting, for errors.
 
     Raises:
-        ConfigError: There is no script, or it does not run.
+        OSError: There is no script, or it does not run.
     """
     place = "" if script == "auto" else script or _user_settings().config_url or ""
     flags, detect = (_CONFIG_URL, 0) if place else (_AUTO_DETECT, _DETECT_DHCP | _DETECT_DNS)
     session = _winhttp.WinHttpOpen("symcache", _ACCESS_NO_PROXY, None, None, 0)
     if not session:
-        raise ConfigError(f"WinHTTP cannot be used (error {ctypes.get_last_error()})", where=where)
+        raise OSError(f"WinHTTP cannot be used (error {ctypes.get_last_error()})")
     try:
         _winhttp.WinHttpSetTimeouts(session, *[5000] * 4)
         options = _AutoOptions(flags, detect, place or None, None, 0, 1)
@@ -103,9 +100,7 @@ def find_proxy(url: str, script: str, where: str) -> str:
             error = ctypes.get_last_error()
             if not place and error in _NO_SCRIPT_FOUND:
                 return "DIRECT"
-            raise ConfigError(
-                f"the proxy script {place or 'of this network'} fails (WinHTTP error {error})", where=where
-            )
+            raise OSError(f"the proxy script {place or 'of this network'} fails (WinHTTP error {error})")
         return "DIRECT" if info.access == _ACCESS_NO_PROXY or not info.proxy else str(info.proxy)
     finally:
         _winhttp.WinHttpCloseHandle(session)

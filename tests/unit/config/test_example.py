@@ -59,6 +59,7 @@ def test_the_servers_of_the_example_load_without_the_second_secret(tmp_path: Pat
     file.write_text(re.sub(r"^token = .*$", "", uncommented(), flags=re.MULTILINE), encoding="utf-8")
     (entry,) = load_config(file, {}).server
     assert all(getattr(entry, item.name) is not None for item in fields(ServerEntry) if item.name != "token")
+    assert entry.token_command
 
 
 def test_the_example_as_it_stands_holds_headings_alone() -> None:

@@ -193,6 +193,50 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
             id="an unknown kind",
         ),
         pytest.param("[[server]]\nurl = 'https://h'\nholds = []", "server[0].holds", "a list of", id="no kinds"),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\nauth = 'digest'",
+            "server[0].auth",
+            '"negotiate" or "ntlm"',
+            id="a way to sign in",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\ntoken_command = 'gh auth token'",
+            "server[0].token_command",
+            "a list of a program",
+            id="a command that is no list",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\ntoken_command = ['gh', 3]",
+            "server[0].token_command",
+            "a list of a program",
+            id="a command with a number",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\ntoken_header = 'X Y'",
+            "server[0].token_header",
+            "the name of a header",
+            id="no name of a header",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\ntoken_header = 'X:'",
+            "server[0].token_header",
+            "the name of a header",
+            id="a header with its colon",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\nallow_http = 'yes'",
+            "server[0].allow_http",
+            "true or false",
+            id="a word, not a flag",
+        ),
+        pytest.param(
+            "[[server]]\nurl = 'https://h'\nclient_certificate = 'me.pem'",
+            "server[0].client_certificate",
+            "whole path",
+            id="a certificate at a relative path",
+        ),
+        pytest.param("[network]\nno_proxy = '10.0.0.0/8'", "network.no_proxy", "a list", id="exceptions in one text"),
+        pytest.param("[network]\nproxy = 'socks6://h'", "network.proxy", "socks5h", id="a kind of SOCKS"),
     ],
 )
 def test_an_error_names_file_key_and_what_is_allowed(text: str, where: str, problem: str, tmp_path: Path) -> None:
@@ -245,6 +289,13 @@ def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
 def test_the_proxy_of_the_variable_comes_first(text: str, variable: str, proxy: str | None, tmp_path: Path) -> None:
     config = load_config(written(tmp_path, f"[network]\n{text}"), {"_NT_SYMBOL_PROXY": variable})
     assert config.network.proxy == proxy
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks4a", "socks5", "socks5h"])
+def test_a_proxy_of_every_kind_is_taken(scheme: str, tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, f"[network]\nproxy = '{scheme}://me:hush@h'\nno_proxy = ['.b', '::1']"), {})
+    assert config.network.proxy == f"{scheme}://me:hush@h"
+    assert config.network.no_proxy == (".b", "::1")
 
 
 def test_secrets_come_from_variables_and_are_not_printed(tmp_path: Path) -> None:
