@@ -72,7 +72,8 @@ async def test_a_silent_server_ends_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         wrong = first_wrong(await examine(url, timeout_s=0.3))
-    assert (wrong.check, wrong.text) == ("connection", "no connection in time")
+    assert wrong.check == "connection"
+    assert wrong.text.endswith("in time")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
