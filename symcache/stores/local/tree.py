@@ -59,8 +59,7 @@ class Store(OnDisk):
         super().__init__(root)
         self._locking = locking
         self._has_chosen_locks = False
-        self._new_tier = new_tier
-        self._staging = Staging(root)
+        self._staging = Staging(root, lambda: self.create(new_tier))
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = Listings(list_folders, 20, clock_s)
@@ -157,8 +156,6 @@ class Store(OnDisk):
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
-            if not self._staging.is_open:
-                self.create(self._new_tier)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
