@@ -219,7 +219,9 @@ class Store(OnDisk):
 
     def notes(self) -> Iterator[str]:
         """Yield what this disk cannot do, and what is done instead."""
-        from symcache.stores.local.locks import note_of  # noqa: PLC0415 - for who has locked something
+        if not self._has_chosen_locks:
+            return  # it was looked into, no more
+        from symcache.stores.local.locks import note_of  # noqa: PLC0415
 
         if (text := note_of(self._locks)) is not None:
             yield text
