@@ -25,6 +25,7 @@ PARTS = {
     "mingw": "x86_64-w64-mingw32-g++-win32",
     "nginx": "nginx",
     "openssl": "openssl",
+    "wine": "wineserver",
     "wrk": "wrk",
 }
 """The program of each part; a part that is not listed is a Python package of that name."""
