@@ -80,7 +80,10 @@ class WindowsPython:
         """End wine's server for this prefix, and with it whatever still runs there."""
         if self.folder is not None:
             subprocess.run(
-                [str(WINE.with_name("wineserver")), "-k"], env=self.environment(), capture_output=True, check=False
+                ["wineserver", "-k"],  # noqa: S607
+                env=self.environment(),
+                capture_output=True,
+                check=False,
             )
 
 
