@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.parts import need
+from support.programs import USERS
 
 ROOT = Path(__file__).resolve().parents[2]
-# What makes and installs needs the caches of the user's own home, and the settings of their package index.
-USERS = dict(os.environ)
 
 
 @pytest.fixture(scope="session")

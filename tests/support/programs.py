@@ -18,11 +18,14 @@ from windows_python import WindowsPython, make_windows_python, windows_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PYTHONS", "Program", "find_python", "windows_program"]
+__all__ = ["PYTHONS", "USERS", "Program", "find_python", "windows_program"]
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+USERS = dict(os.environ)
+"""The user's own environment, before tests have homes of their own: for what installs, with caches and settings."""
+
 _PATIENCE_S = 180
-_PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))  # of the user, before tests have homes of their own
+_PYENV = Path(USERS.get("PYENV_ROOT", Path.home() / ".pyenv"))
 _SERVING = re.compile(r" on (https?://[^/ ]*:(\d+))/")
 
 
