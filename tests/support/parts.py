@@ -50,7 +50,7 @@ def skip_without(part: str, is_there: bool, reason: str) -> None:
     if is_there:
         return
     if is_required(part):
-        pytest.fail(f"{reason}, but SYMCACHE_TEST_REQUIRE names {part}", pytrace=False)
+        pytest.fail(f"{reason}, but SYMCACHE_TEST_REQUIRE names it ({part})", pytrace=False)
     pytest.skip(reason)
 
 
