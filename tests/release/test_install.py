@@ -10,10 +10,10 @@ import pytest
 from support.parts import need
 from support.programs import PYTHONS, USERS, Program, find_python
 from support.serving import fetch, publish
+from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from support.upstream import Upstream
 
 from symcache import __version__
-from symcache.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
