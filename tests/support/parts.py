@@ -16,18 +16,26 @@ __all__ = ["PARTS", "is_required", "need", "required_in", "skip_without"]
 
 PARTS = {
     "7z": "7z",
+    "apache": "apache2",
     "aria2": "aria2c",
     "cabextract": "cabextract",
     "chromium": "chromium",
     "compiler": "cc",
     "curl": "curl",
+    "kadmin.local": "kadmin.local",
+    "kdb5_util": "kdb5_util",
+    "kdc": "krb5kdc",
+    "kinit": "kinit",
     "llvm": "llvm-pdbutil",
+    "microsocks": "microsocks",
     "mingw": "x86_64-w64-mingw32-g++-win32",
     "nginx": "nginx",
     "openssl": "openssl",
+    "px": "px",
     "setfacl": "setfacl",
     "strace": "strace",
     "wine": "wineserver",
+    "squid": "squid",
     "wrk": "wrk",
 }
 """The program of each part; a part that is not listed is a Python package of that name."""

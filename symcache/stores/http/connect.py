@@ -438,7 +438,8 @@ def describe_refusal(
     if is_known and wanted & {"basic", "digest"}:
         return f"{text}, and does not accept this user and password"
     if wanted & {"basic", "digest"}:
-        return f"{text}; name user and password in network.proxy: http://user:password@{_host_of(proxy)}"
+        # Not as one word: what reports are freed of secrets by would take it for some.
+        return f"{text}; in network.proxy, put user:password and an @ before {_host_of(proxy)}"
     if handshake is not None and handshake.problem:
         return f"{text}; {handshake.problem}"
     if "negotiate" in wanted and not is_known:

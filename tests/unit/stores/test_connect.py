@@ -128,7 +128,7 @@ async def test_a_proxy_is_told_user_and_password(
         assert error.problem == f"the proxy answered 407: it wants {kind}, and does not accept this user and password"
         assert isinstance(error, UpstreamRefused)
         error = await failure(proxy.url, f"{scheme}://symbols.example/x")
-        assert error.problem.endswith(f"name user and password in network.proxy: http://user:password@{proxy.address}")
+        assert error.problem.endswith(f"; in network.proxy, put user:password and an @ before {proxy.address}")
     assert all("proxy-authorization" not in request.headers for request in upstream.requests)
 
 
@@ -238,7 +238,7 @@ async def test_a_tunnel_may_bring_the_first_bytes_of_nobody(secure: Upstream) ->
 @pytest.mark.parametrize(
     ("offers", "known", "said"),
     [
-        (["Basic realm=x"], False, "name user and password"),
+        (["Basic realm=x"], False, "put user:password and an @"),
         (["Basic realm=x"], True, "does not accept this user and password"),
         (["NTLM"], False, "px-proxy"),
         (["Negotiate", "NTLM"], False, "symcache[negotiate]"),
