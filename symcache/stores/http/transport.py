@@ -170,12 +170,12 @@ class _Connection:
         # A connection that was made for another request may be to the inside.
         if request.extensions.get(STAYS_OUTSIDE) and self.opened.is_inside:
             raise httpx.ConnectError("a redirect into a private network", request=request)
-        # One deadline for both: sending a request this short does not block.
+        # One deadline for all of it: sending a request this short does not block, and neither a trickle of fields nor a
+        # flood of interim answers may hold it up.
         with self._in_time():
             await self._stream.send(head)
-            await self._receive()
-        while self.status is None:
-            await self.read()
+            while self.status is None:
+                await self._receive()
         return self.status
 
     async def _introduce(self, request: httpx.Request) -> str | None:
@@ -206,9 +206,11 @@ class _Connection:
         return field
 
     async def read(self) -> None:
-        """Read more of the response."""
+        """Read more of the body, or up to its end, however it is cut into chunks."""
         with self._in_time():
             await self._receive()
+            while not self.pieces and not self.is_complete:
+                await self._receive()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
