@@ -220,11 +220,7 @@ async function search(event) {
   try {
     const answer = await fetch(`-/search?q=${encodeURIComponent(text)}`);
     const found = await answer.json();
-<<<<<<< HEAD
     if (number !== searches) return; // the answer to an earlier search came late
-=======
-    if (number !== searches) return; // answers may overtake each other, and the last question counts
->>>>>>> server
     const missing = found.missing.map((each) => [each.index, `missing, asked for ${count(each.times)}×`]);
     fill($("search-table"), [
       ...found.files.map((each) => {
