@@ -46,6 +46,7 @@ __all__ = [
     "HandshakeError",
     "Opened",
     "ProxyRefusedError",
+    "SilenceError",
     "describe_os_error",
     "describe_refusal",
 ]
@@ -82,12 +83,17 @@ class HandshakeError(httpx.ConnectError):
     """TLS did not come about; the text says why."""
 
 
+class SilenceError(httpx.ReadTimeout):
+    """An answer stopped; the text says where."""
+
+
 @dataclass(slots=True)
 class Opened:
     """A connection.
 
     Attributes:
         stream: What is sent and received.
+        proxy: What it goes through; None if it is direct.
         relay: The proxy that forwards each request on it, which names its whole URL; None if it leads to the server.
         handshake: What the relay is told of who one is.
         address: Of the server; None behind a proxy.
@@ -96,6 +102,7 @@ class Opened:
     stream: ByteStream
     relay: Proxy | None = None
     handshake: Handshake | None = None
+    proxy: Proxy | None = None
     address: str | None = None
 
     @property
@@ -160,6 +167,7 @@ class Connector:
         stage = _Stage(route.proxy)
         with _translated(request, stage), anyio.fail_after(timeout_s):
             opened = await self._open_plain(request, origin, route.proxy, stage)
+            opened.proxy = route.proxy
             if origin[0] != "https":
                 return opened
             stage.is_connected = True

@@ -16,11 +16,11 @@ import httptools
 import httpx
 from anyio.abc import SocketAttribute
 
-from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, describe_refusal
+from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, SilenceError, describe_refusal
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
 
     from symcache.stores.http.connect import Connector, Opened
@@ -63,6 +63,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         is_new = connection is None
         if connection is None:
             connection = _Connection(await self._connector.open(request, origin), request)
+        if connection.opened.proxy is not None:
+            request.extensions["proxy"] = str(connection.opened.proxy)  # for who says what went wrong
         try:
             status = await connection.exchange(request)
             if status == 407 and connection.is_relayed:
@@ -214,8 +216,12 @@ class _Connection:
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        with _translated(self._request, httpx.ReadTimeout, httpx.ReadError), anyio.fail_after(self._read_s):
+        with _translated(self._request, self._describe_silence), anyio.fail_after(self._read_s):
             yield
+
+    def _describe_silence(self) -> str:
+        what = "no answer" if self.status is None else "the body stopped, and nothing more came"
+        return f"{what} in time"
 
     async def _receive(self) -> None:
         try:
@@ -316,13 +322,11 @@ class _Body(httpx.AsyncByteStream):
 
 
 @contextmanager
-def _translated(
-    request: httpx.Request, timeout: type[httpx.TimeoutException], lost: type[httpx.NetworkError]
-) -> Iterator[None]:
+def _translated(request: httpx.Request, describe_silence: Callable[[], str]) -> Iterator[None]:
     """Raise what anyio raises as the errors of httpx that its own transport would raise."""
     try:
         yield
     except TimeoutError as error:
-        raise timeout(str(error), request=request) from error
+        raise SilenceError(describe_silence(), request=request) from error
     except _LOST as error:
-        raise lost(str(error), request=request) from error
+        raise httpx.ReadError(str(error), request=request) from error

@@ -136,7 +136,7 @@ async def test_what_moves_and_brings_nothing_is_a_time_out(data: Callable[[], It
             outcome = await source.fetch(KEY)
     listener.close()
     assert isinstance(outcome, Failed)
-    assert outcome.attempts[0].answer == "no answer in time"
+    assert outcome.attempts[0].answer.endswith("in time")
 
 
 async def test_a_file_that_does_not_fit_is_not_begun(
