@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from symcache.stores.results import Outcome
     from symcache.warm.plan import Want
 
-__all__ = ["LocalRun", "OpenWant", "Pause", "module_of", "read_links"]
-
 # What the network has to be asked for.
 OpenWant: TypeAlias = WantedFile | WantedPdbOfImage
 
