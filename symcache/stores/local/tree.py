@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Form", "Listings", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
-
+__all__ = ["Listings", "Store", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"
@@ -59,8 +58,7 @@ class Store(OnDisk):
         super().__init__(root)
         self._locking = locking
         self._has_chosen_locks = False
-        self._new_tier = new_tier
-        self._staging = Staging(root)
+        self._staging = Staging(root, lambda: self.create(new_tier))
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = Listings(list_folders, 20, clock_s)
@@ -157,8 +155,6 @@ class Store(OnDisk):
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
-            if not self._staging.is_open:
-                self.create(self._new_tier)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
@@ -222,7 +218,9 @@ class Store(OnDisk):
 
     def notes(self) -> Iterator[str]:
         """Yield what this disk cannot do, and what is done instead."""
-        from symcache.stores.local.locks import note_of  # noqa: PLC0415 - for who has locked something
+        if not self._has_chosen_locks:
+            return  # it was looked into, no more
+        from symcache.stores.local.locks import note_of  # noqa: PLC0415
 
         if (text := note_of(self._locks)) is not None:
             yield text
