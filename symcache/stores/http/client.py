@@ -185,10 +185,14 @@ class Client:
             if response.status_code != 401:
                 return response
             challenges = response.headers.get_list("www-authenticate")
-            if not await sign_in.again(challenges):
-                await drain(response)
-                raise UpstreamRefused(describe_401(challenges), url=shown)
+            try:
+                goes_on = await sign_in.again(challenges)
+            except BaseException:
+                await response.aclose()
+                raise
             await drain(response)
+            if not goes_on:
+                raise UpstreamRefused(describe_401(challenges), url=shown)
 
     async def _send(
         self,
