@@ -340,7 +340,7 @@ class Network:
     backoff_s: float = field(default=0.2, metadata=_number(0, 600))
     longest_backoff_s: float = field(default=30.0, metadata=_number(0, 3600))
     proxy: str | None = field(default=None, repr=False, metadata=_key(read_proxy))
-    proxy_script: str = field(default="", metadata=_key(read_text))
+    proxy_script: str = field(default="", repr=False, metadata=_key(read_text))
     no_proxy: tuple[str, ...] = field(default=(), metadata=_TEXTS)
     ca_file: Path | None = field(default=None, metadata=_key(read_path))
     user_agent_extra: str = field(default="", metadata=_key(read_header_text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def examine_debugger(variables: Mapping[str, str], config: Config) -> Iterator[F
     Source: windows-driver-docs, "Environment Variables"; that new WinDbg does not heed ``_NT_SYMBOL_PROXY``:
     microsoft/WinDbg-Feedback, issue 311.
     """
-    ours = [place for place in _stores(config) if place]
+    ours = [_plain(place) for place in _stores(config) if place]
     set_paths = {name: variables[name] for name in _PATHS if name in variables}
     for name, text in set_paths.items():
         yield _examine_path(name, text, variables, ours, config)
@@ -58,7 +59,7 @@ def _examine_path(name: str, text: str, variables: Mapping[str, str], ours: list
         return say("grammar", Rating.WRONG, f"{error.problem} (at character {error.position + 1})", "correct it")
     theirs: set[str] = set()
     for element in chains(path, config.store.folder):
-        theirs.update(place.path for place in element.stores if isinstance(place, LocalPlace | UncPlace))
+        theirs.update(_plain(place.path) for place in element.stores if isinstance(place, LocalPlace | UncPlace))
     shown = redact_text(text)
     if not any(isinstance(element, CacheElement | ChainElement) for element in path.elements):
         advice = "folders alone are searched by file name, without a key; put srv* in front of a store"
@@ -68,6 +69,10 @@ def _examine_path(name: str, text: str, variables: Mapping[str, str], ours: list
         advice = "what symcache fetches, the debugger does not find; `symcache path` prints a line with both"
         return say("stores", Rating.WRONG, f"{shown} does not name {where}", advice)
     return say("stores", Rating.FINE, f"leads to {', '.join(sorted(theirs.intersection(ours)))}")
+
+
+def _plain(path: str) -> str:
+    return os.path.normcase(os.path.normpath(path))
 
 
 def _stores(config: Config) -> Iterator[str]:

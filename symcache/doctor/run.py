@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
+import anyio
 
 from symcache._version import __version__
 from symcache.doctor.debugger import examine_debugger
@@ -14,6 +14,7 @@ from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.servers import examine_servers
 from symcache.doctor.stores import examine_store
 from symcache.stores.disk import local_path
+from symcache.stores.http.detached import call_detached
 from symcache.sympath import LocalPlace, UncPlace, chains
 from symcache.warm.servers import choose_servers, list_servers, stored_files
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from symcache.config import Config
+    from symcache.identity import Key
 
 __all__ = ["examine"]
 
 
+_STORE_S = 30.0  # a share whose server is away answers nothing for ever
 _EXTRAS = {
     "serve": ("uvicorn",),
     "negotiate": ("pyspnego",),
@@ -55,11 +58,14 @@ async def examine(
         listed = list_servers(config)
         chosen = choose_servers(listed, servers, config) if servers else [each for each in listed if each.is_in_path]
         # What the store holds is not told to other servers than those that are asked for it anyway.
-        known = [] if servers else await to_thread.run_sync(lambda: list(stored_files(config)))
+        known = []
+        if not servers:
+            with anyio.move_on_after(_STORE_S):
+                known = await call_detached(_list_known, config)
         urls = [server.url for server in chosen]
         findings += await examine_servers(urls, config, known=known, timeout_s=timeout_s)
     for text, root in _stores(config).items():
-        findings += [_unreachable(text)] if root is None else await to_thread.run_sync(_examine_store, root)
+        findings += [_unreachable(text)] if root is None else await _examine_store(root, config.store.locks)
     findings += examine_debugger(variables, config)
     return findings
 
@@ -90,8 +96,19 @@ def _stores(config: Config) -> dict[str, Path | None]:
     return {text: local_path(text, config.unc.map) for text in texts}
 
 
-def _examine_store(root: Path) -> list[Finding]:
-    return list(examine_store(root))
+async def _examine_store(root: Path, locking: str) -> list[Finding]:
+    with anyio.move_on_after(_STORE_S):
+        return await call_detached(_list_findings, root, locking)
+    text = f"does not answer within {_STORE_S:g} s"
+    return [Finding("store", str(root), "folder", Rating.WRONG, text, "is the server of the share up, and reachable?")]
+
+
+def _list_findings(root: Path, locking: str) -> list[Finding]:
+    return list(examine_store(root, locking))
+
+
+def _list_known(config: Config) -> list[Key]:
+    return list(stored_files(config))
 
 
 def _unreachable(text: str) -> Finding:

@@ -199,14 +199,18 @@ class _Examination:
             name = key.name if self._hints.plain else compressed_name(key.name)
             url = file_url(base, map(self._hints.spell, (*relative_parts(key, tier), name)))
             try:
-                received_bytes, seconds = await self._time(url)
+                timed = await self._time(url)
             except UpstreamError as error:
-                advice = "the file lies at another host: a proxy or firewall may keep you from that one"
+                advice = "try again later; its operator knows more"
+                if "where it redirects to" in error.problem:
+                    advice = "the file lies at another host: a proxy or firewall may keep you from that one"
                 yield self._say("a file", Rating.WRONG, f"{key.index}: {error.problem}", advice)
                 return
-            if received_bytes:
+            if timed is not None:
+                received_bytes, seconds = timed
                 rate = received_bytes / max(seconds, 1e-6)
-                is_slow = rate < _SLOW_BYTES_PER_S and received_bytes >= _SLOW_BYTES_PER_S
+                is_long = received_bytes >= _SLOW_BYTES_PER_S or seconds >= _SPEED_S
+                is_slow = is_long and rate < _SLOW_BYTES_PER_S
                 text = f"{key.index}: {received_bytes} bytes in {seconds:.2f} s, {rate / (1 << 20):.1f} MiB/s"
                 advice = "it is slow from here; network.connections may help" if is_slow else ""
                 yield self._say("a file", Rating.WARNING if is_slow else Rating.FINE, text, advice)
@@ -214,14 +218,14 @@ class _Examination:
         if self._known:
             yield self._say("a file", Rating.WARNING, "it has none of the files that were tried", "none may be its own")
 
-    async def _time(self, url: httpx.URL) -> tuple[int, float]:
-        """Return how much of *url* came, and in how many seconds; nothing if it is not there."""
+    async def _time(self, url: httpx.URL) -> tuple[int, float] | None:
+        """Return how much of *url* came, and in how many seconds; None if it is not there."""
         received_bytes = 0
         began_s = time.perf_counter()
         with anyio.move_on_after(_SPEED_S):
             async with self._client.get(url, end=_SPEED_BYTES) as reply:
                 if reply.is_miss:
-                    return 0, 0.0
+                    return None
                 async for chunk in reply.chunks():
                     received_bytes += len(chunk)
                     if received_bytes >= _SPEED_BYTES:
@@ -229,7 +233,7 @@ class _Examination:
         return received_bytes, time.perf_counter() - began_s
 
 
-_PROXY_ADVICE = "see network.proxy in the config file, HTTPS_PROXY and NO_PROXY; docs/how-to.md, Behind a proxy"
+_PROXY_ADVICE = "see network.proxy in the config file, HTTPS_PROXY and NO_PROXY; docs/how-to.md, Go through a proxy"
 _ADVICE = {
     "name": "no such name here: a typing error, or this network resolves outside names only at its proxy",
     "connection": "a firewall may keep you from it; if there is a proxy, name it by network.proxy or HTTPS_PROXY",

@@ -30,14 +30,13 @@ __all__ = ["examine_store"]
 _LITTLE_ROOM_BYTES = 5 << 30
 _NO_ROOM_BYTES = 100 << 20
 _MOST_LISTED = 20_000
-_NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "virtiofs", "vboxsf", "drvfs", "fuse.sshfs"}
-)
-_NO_SHARED_LOCKS = ("nolock", "local_lock=all", "local_lock=posix", "nobrl")
 
 
-def examine_store(root: Path) -> Iterator[Finding]:
-    """Yield what is found of the store at *root*; nothing in it is changed but a scratch file that is removed."""
+def examine_store(root: Path, locking: str = "auto") -> Iterator[Finding]:
+    """Yield what is found of the store at *root*, whose *locking* is as `config.StoreSettings.locks`.
+
+    Nothing in it is changed but a scratch file that is removed; an empty folder is made a store.
+    """
     say = partial(Finding, "store", str(root))
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
@@ -56,7 +55,7 @@ def examine_store(root: Path) -> Iterator[Finding]:
     on_network = ", shared with other machines" if mount.is_network else ""
     yield say("file system", Rating.FINE, f"{mount.kind or 'unknown'}{on_network}")
     yield from _examine_rights(root, say)
-    yield from _examine_writing(root, mount, say)
+    yield from _examine_writing(Store(root, locking=locking), mount, say)
     yield _examine_room(root, say)
     yield _examine_contents(root, say)
 
@@ -85,8 +84,7 @@ def _examine_rights(root: Path, say: partial[Finding]) -> Iterator[Finding]:
         yield say("rights", Rating.FINE, f"{text}{shared}")
 
 
-def _examine_writing(root: Path, mount: Mount, say: partial[Finding]) -> Iterator[Finding]:
-    store = Store(root)
+def _examine_writing(store: Store, mount: Mount, say: partial[Finding]) -> Iterator[Finding]:
     try:
         scratch = store.scratch()
         scratch.write_bytes(b"symcache")
@@ -116,7 +114,10 @@ def _examine_locks(store: Store, mount: Mount, say: partial[Finding]) -> Finding
         held = lock.try_acquire()
         lock.release()
     except StoreError as error:
-        return say("locks", Rating.WARNING, error.problem, "lock files with a lease are used in their place")
+        return say("locks", Rating.WRONG, error.problem, f"processes cannot share it; may you write {error.path}?")
+    if any("lease" in note for note in store.notes()):
+        text = "the file system has none; lock files with a lease are used in their place"
+        return say("locks", Rating.FINE, text)
     if mount.is_network and mount.has_own_locks:
         text = "the system's exclude no other machine; lock files with a lease are used in their place"
         return say("locks", Rating.FINE, text)

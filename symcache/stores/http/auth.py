@@ -273,7 +273,7 @@ class SignIn:
 class Credentials:
     """What each server is told of who one is: by its entry in the config file, else by the user's netrc file.
 
-    Nothing is sent over plain HTTP, unless to this machine or where the entry says ``allow_http``.
+    Nothing but what a URL itself says is sent over plain HTTP, unless to this machine or by ``allow_http`` of the entry.
 
     Args:
         entries: What the config file says of servers.
@@ -310,7 +310,7 @@ class Credentials:
             return "user and password of the URL"
         entry = entry_for(str(url), self._entries)
         if entry is None or not _has_credentials(entry):
-            text = "user and password of the netrc file" if url.host in self._hosts else "nothing is sent"
+            text = "user and password of the netrc file" if self._netrc_login(url) else "nothing is sent"
         elif entry.token_command or entry.token is not None:
             text = "a token" + (f" of the command {entry.token_command[0]}" if entry.token_command else "")
             text += f", as {entry.token_header}" if entry.token_header else ""
@@ -333,10 +333,8 @@ class Credentials:
             return SignIn({"Authorization": basic(unquote(user), unquote(secret))})
         entry = entry_for(str(url), self._entries) if self._entries else None
         if entry is None or not _has_credentials(entry):
-            known = self._hosts.get(url.host)
-            if known is None or (url.scheme != "https" and not is_loopback(url.host)):
-                return SignIn({})
-            return SignIn({"Authorization": basic(known[0] or known[1], known[2])})
+            known = self._netrc_login(url)
+            return SignIn({"Authorization": basic(known[0] or known[1], known[2])} if known else {})
         if url.scheme != "https" and not entry.allow_http and not is_loopback(url.host):
             problem = "credentials are not sent over plain http; use https, or set allow_http = true for this server"
             raise UpstreamRefused(problem, url=redact(url))
@@ -357,6 +355,9 @@ class Credentials:
             first = await handshake.first()
             return SignIn({} if first is None else {"Authorization": first}, handshake)
         return SignIn({"Authorization": basic(entry.username or "", password or "")})
+
+    def _netrc_login(self, url: httpx.URL) -> tuple[str, str, str] | None:
+        return self._hosts.get(url.host) if url.scheme == "https" or is_loopback(url.host) else None
 
     async def _command_token(self, entry: ServerEntry, url: httpx.URL, *, refused: str | None = None) -> str:
         async with self._lock:  # a command may ask the user something, once

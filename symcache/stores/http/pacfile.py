@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from symcache.sympath import redact_url
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,11 +99,13 @@ def _load(places: list[str]) -> str:
                         break
                 return received.decode("utf-8", "replace")
         except OSError as error:
-            problem = f"the proxy script {place} cannot be read: {error.strerror or error}"
+            problem = f"the proxy script {redact_url(place)} cannot be read: {error.strerror or error}"
         except httpx.HTTPStatusError as error:
-            problem = f"the proxy script {place} cannot be had: {error.response.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = f"the proxy script {place} cannot be had: {_first_line(error)}"
+            problem = f"the proxy script {redact_url(place)} cannot be had: {error.response.status_code}"
+        except httpx.InvalidURL:
+            problem = f"the proxy script {redact_url(place)} cannot be had: not a URL"
+        except httpx.HTTPError as error:
+            problem = f"the proxy script {redact_url(place)} cannot be had: {_first_line(error)}"
     raise _ScriptError(problem)
 
 

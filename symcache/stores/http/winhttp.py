@@ -9,6 +9,8 @@ assert sys.platform == "win32"
 import ctypes  # noqa: E402
 from ctypes import wintypes  # noqa: E402
 
+from symcache.sympath import redact_url  # noqa: E402
+
 __all__ = ["find_proxy", "has_script"]
 
 
@@ -101,7 +103,8 @@ def find_proxy(url: str, script: str) -> str:
             error = ctypes.get_last_error()
             if not place and error in _NO_SCRIPT_FOUND:
                 return "DIRECT"
-            raise OSError(f"the proxy script {place or 'of this network'} fails (WinHTTP error {error})")
+            named = redact_url(place) if place else "of this network"
+            raise OSError(f"the proxy script {named} fails (WinHTTP error {error})")
         return "DIRECT" if info.access == _ACCESS_NO_PROXY or not info.proxy else str(info.proxy)
     finally:
         _winhttp.WinHttpCloseHandle(session)

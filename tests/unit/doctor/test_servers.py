@@ -4,12 +4,13 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from support.answers import page, redirect, status
+from support.answers import Stall, file, in_turn, page, redirect, status
 from support.proxy import ForwardingProxy
 from support.sources import KEY, PATH, PDB
 from support.wire import closed_port
 
 from symcache.config import Config, Network, ServerEntry
+from symcache.doctor import servers
 from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.servers import examine_servers
 
@@ -134,3 +135,27 @@ async def test_a_setting_that_cannot_be_used_is_the_only_finding(tmp_path: Path)
     (finding,) = await examine("https://symbols.example", ca_file=tmp_path / "none.pem")
     assert finding.rating is Rating.WRONG
     assert "none.pem" in finding.text
+
+
+async def test_a_file_that_fails_is_not_said_to_lie_elsewhere(upstream: Upstream) -> None:
+    upstream.always(PATH, status(503))
+    wrong = first_wrong(await examine(upstream.url))
+    assert wrong.check == "a file"
+    assert "another host" not in wrong.advice
+    upstream.always(PATH, redirect("http://127.0.0.1:1/x"))
+    wrong = first_wrong(await examine(upstream.url))
+    assert "another host" in wrong.advice
+
+
+async def test_a_file_that_does_not_come_is_slow_and_not_missing(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_SPEED_S", 0.2)
+    upstream.files[PATH] = PDB
+    stall = Stall(0)
+    upstream.always(PATH, in_turn(file(), stall))
+    finding = (await examine(upstream.url))[-1]
+    stall.release()
+    assert finding.check == "a file"
+    assert finding.rating is Rating.WARNING
+    assert "0 bytes in 0.2" in finding.text

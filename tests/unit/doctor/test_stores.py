@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from pathlib import Path
 
+import anyio
 import pytest
 
-from symcache.doctor import stores
+from symcache.config import Config
+from symcache.doctor import run, stores
 from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.stores import examine_store
+from symcache.errors import StoreError
+from symcache.stores.local import locks
 from symcache.stores.local.mounts import Mount, find_mount
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from symcache.stores.local.tree import Store
+from symcache.sympath import parse_symbol_path
 
 
 def by_check(root: Path) -> dict[str, Finding]:
@@ -70,6 +75,43 @@ def test_locks_that_other_machines_do_not_see_are_replaced(tmp_path: Path, monke
     found = by_check(tmp_path)
     assert "other machines" in found["file system"].text
     assert "lease" in found["locks"].text
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "_lock_byte", refuse)
+    finding = by_check(tmp_path)["locks"]
+    assert finding.rating is Rating.FINE
+    assert "lease" in finding.text
+
+
+def test_locks_that_cannot_be_had_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "lock", _refuse_lock)
+        finding = by_check(tmp_path)["locks"]
+    assert finding.rating is Rating.WRONG
+    assert "lease" not in finding.advice
+
+
+def _refuse_lock(*_: object) -> None:
+    raise StoreError("cannot be locked: Input/output error", path=Path("keys"))
+
+
+async def test_a_store_that_never_answers_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(run, "_STORE_S", 0.1)
+    monkeypatch.setattr(run, "examine_store", lambda *_: iter([answered.wait(30)]))
+    monkeypatch.setattr(run, "stored_files", lambda _: iter([answered.wait(30)]))
+    monkeypatch.setattr(run, "list_servers", lambda _: [])
+    config = Config(symbol_path=parse_symbol_path(f"srv*{tmp_path}"))
+    with anyio.fail_after(10):
+        findings = await run.examine(config, {})
+    answered.set()
+    (finding,) = (finding for finding in findings if finding.area == "store")
+    assert finding.rating is Rating.WRONG
+    assert "does not answer" in finding.text
 
 
 def test_little_room_is_a_warning_and_none_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -441,6 +441,7 @@ async def test_what_a_netrc_file_holds_is_not_sent_over_plain_http(tmp_path: Pat
     netrc.chmod(0o600)
     known = Credentials((), netrc)
     assert (await known.sign_in(httpx.URL("http://symbols.example/x"))).fields == {}
+    assert known.describe(httpx.URL("http://symbols.example/x")) == "nothing is sent"
     assert (await known.sign_in(httpx.URL("https://other.example/x"))).fields == {}
     assert "Basic" in (await known.sign_in(httpx.URL("https://symbols.example/x"))).fields["Authorization"]
 

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.answers import Stall, status
 from support.sources import KEY
+from support.wire import closed_port
 
-from symcache.config import load_config
+from symcache.config import Network, load_config
 from symcache.errors import ConfigError
-from symcache.stores.http import proxies
+from symcache.stores.http import pacfile, proxies
 from symcache.stores.http.proxies import (
     DIRECT,
     Proxy,
@@ -467,3 +468,11 @@ async def test_a_script_that_does_not_work_is_a_refusal_of_each_file(rig: Rig, w
     assert outcome.cause is Cause.REFUSED
     assert outcome.attempts[0].answer.startswith("network.proxy_script: not a proxy script that runs")
     assert rig.misses() == []
+
+
+def test_a_script_that_cannot_be_had_is_named_without_its_credentials() -> None:
+    with closed_port() as port:
+        _, problem = pacfile.find_proxy(f"http://me:hunter2@127.0.0.1:{port}/x.pac?key=hunter2", "https://x/", "x")
+    assert f"http://127.0.0.1:{port}/x.pac cannot be had" in problem
+    assert "hunter2" not in problem
+    assert "hunter2" not in repr(Network(proxy_script="http://me:hunter2@x/"))
