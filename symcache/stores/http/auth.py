@@ -273,7 +273,7 @@ class SignIn:
 class Credentials:
     """What each server is told of who one is: by its entry in the config file, else by the user's netrc file.
 
-    Nothing but what a URL itself says is sent over plain HTTP, unless to this machine or by ``allow_http`` of the entry.
+    Nothing but what a URL itself says is sent over plain HTTP, unless to this machine or by the entry's ``allow_http``.
 
     Args:
         entries: What the config file says of servers.
@@ -396,6 +396,8 @@ class Credentials:
             try:
                 with anyio.fail_after(_KEYRING_S):
                     password = await call_detached(_ask_keyring, service, user)
+            except UpstreamRefused as error:
+                problem = error.problem
             except ImportError:
                 problem = "password_keyring needs an extra: pip install 'symcache[keyring]'"
             except TimeoutError:
@@ -429,12 +431,12 @@ def _token_fields(entry: ServerEntry, token: str) -> Mapping[str, str]:
 
 def _ask_keyring(service: str, user: str) -> str | None:
     import keyring  # noqa: PLC0415 - an extra
-    from keyring.errors import KeyringError  # noqa: PLC0415
 
     try:
         return keyring.get_password(service, user)
-    except KeyringError:
-        return None
+    except Exception as error:  # of whatever the keyring is, such as D-Bus or the system of Windows
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UpstreamRefused(f"the keyring cannot be asked for {service!r}: {reason}", url=service) from error
 
 
 async def _run_command(command: Sequence[str]) -> str:

@@ -347,12 +347,17 @@ async def _connect(host: str, port: int, stage: _Stage | None = None, *, stays_o
         else:
             await anyio.aclose_forcefully(stream)
 
-    async with anyio.create_task_group() as group:
-        for address in addresses:
-            over = anyio.Event()
-            group.start_soon(attempt, address, over)
-            with anyio.move_on_after(_NEXT_ADDRESS_S):
-                await over.wait()
+    try:
+        async with anyio.create_task_group() as group:
+            for address in addresses:
+                over = anyio.Event()
+                group.start_soon(attempt, address, over)
+                with anyio.move_on_after(_NEXT_ADDRESS_S):
+                    await over.wait()
+    except BaseException:
+        if winner is not None:  # the time ran out just then
+            await anyio.aclose_forcefully(winner)
+        raise
     if winner is None:
         raise errors[-1]
     return winner

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from symcache.errors import UpstreamRefused
+from symcache.stores.http.detached import call_detached
 from symcache.stores.http.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     import httpx
 
 __all__ = ["admit_redirect", "is_inside", "may_lead"]
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOOK_UP_S = 10.0
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
@@ -67,8 +71,11 @@ async def admit_redirect(upstream: httpx.URL, target: httpx.URL, *, shown: str) 
 
 async def _resolve(url: httpx.URL) -> Collection[str]:
     """Return the addresses of a URL's host; the system reads one of IPv4 in any base and with any number of dots."""
-    try:
-        found = await anyio.getaddrinfo(url.raw_host.decode("ascii"), origin_of(url)[2])
-    except (OSError, UnicodeError):
-        return []
-    return {str(address[0]) for *_, address in found}
+    _, host, port = origin_of(url)
+    with suppress(OSError, UnicodeError), anyio.move_on_after(_LOOK_UP_S):
+        return {str(address[0]) for *_, address in await call_detached(_look_up, host, port)}
+    return []
+
+
+def _look_up(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -17,6 +17,7 @@ import httpx
 from anyio.abc import SocketAttribute
 
 from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, SilenceError, describe_refusal
+from symcache.stores.http.urls import origin_of
 
 if TYPE_CHECKING:
     import socket
@@ -30,7 +31,6 @@ __all__ = ["Http1Transport"]
 _READ_BYTES = 256 * 1024  # what asyncio reads at once
 _MAX_FIELD_BYTES = 100 * 1024
 _MAX_REFUSAL_BYTES = 64 * 1024
-_PORTS = {"http": 80, "https": 443}
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
@@ -54,8 +54,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
             httpx.TransportError: As httpx's own transport does.
             UpstreamRefused, ConfigError: As `Connector.open`.
         """
-        url = request.url
-        origin = url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme]
+        origin = origin_of(request.url)
         connection = self._idle.pop(origin, None)
         if connection is not None and connection.is_stale:
             await connection.aclose()

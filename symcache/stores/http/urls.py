@@ -52,8 +52,11 @@ def redact(url: httpx.URL | str) -> str:
 
 
 def origin_of(url: httpx.URL) -> tuple[str, str, int]:
-    """Return scheme, host and port: equal for two URLs exactly if they are of one origin (RFC 6454)."""
-    return url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)
+    """Return scheme, host and port: equal for two URLs exactly if they are of one origin (RFC 6454).
+
+    The host is ASCII, as it is looked up and sent.
+    """
+    return url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS.get(url.scheme, 0)
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from support.answers import redirect
 from support.serving import fetch, serving
 from support.upstream import Upstream
+
+from symcache.stores.http import inward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,14 +24,14 @@ NAMES = {"localhost": "8.8.8.8", "inside.test": "10.20.30.40", "local.test": "fe
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the check resolve some names otherwise: localhost is a public server to it. Connections are made as ever."""
-    getaddrinfo = anyio.getaddrinfo
+    resolve = inward._look_up
 
-    async def look_up(host: str, port: int, **more: Any) -> Any:
+    def look_up(host: str, port: int) -> Any:
         if host in NAMES:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], port))]
-        return await getaddrinfo(host, port, **more)
+        return resolve(host, port)
 
-    monkeypatch.setattr(anyio, "getaddrinfo", look_up)
+    monkeypatch.setattr(inward, "_look_up", look_up)
 
 
 @pytest.fixture

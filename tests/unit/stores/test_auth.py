@@ -353,6 +353,19 @@ async def test_a_keyring_without_the_password_says_how_to_set_it(
     assert upstream.requests == []
 
 
+async def test_a_keyring_that_fails_is_no_end_of_the_program(
+    keyring: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: str) -> None:
+        raise RuntimeError("no D-Bus here\nat all")
+
+    monkeypatch.setattr(sys.modules["keyring"], "get_password", fail)
+    known = Credentials((replace(HTTPS, username="me", password_keyring="company"),))
+    with pytest.raises(UpstreamRefused) as caught:
+        await known.sign_in(URL)
+    assert caught.value.problem == "the keyring cannot be asked for 'company': RuntimeError: no D-Bus here"
+
+
 async def test_a_keyring_that_is_locked_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_KEYRING_S", 0.2)
     monkeypatch.setattr(auth, "_ask_keyring", lambda _service, _user: time.sleep(5))

@@ -614,3 +614,11 @@ async def test_the_signed_in_user_is_named_to_no_proxy_that_was_discovered(
         said = ["proxy-authorization" in request.headers for asked in proxy.requests for request in asked]
     assert any(said) is is_named
     assert ("was discovered; set network.proxy" in error.problem) is not is_named
+
+
+async def test_a_name_with_other_letters_is_asked_for_as_it_is_looked_up() -> None:
+    with RawProxy([b"HTTP/1.1 403 No\r\n" + EMPTY]) as proxy:
+        url = httpx.URL("https://b\xfccher.example/x")
+        with pytest.raises(ProxyRefusedError, match="403"):
+            await connector(proxy.url).open(request_for(str(url)), origin_of(url))
+    assert proxy.requests[0][0].path == "xn--bcher-kva.example:443"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
+import anyio
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.stores.http.inward import is_inside, may_lead
+from symcache.stores.http import inward
+from symcache.stores.http.inward import admit_redirect, is_inside, may_lead
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -61,3 +65,12 @@ def test_an_address_of_ipv4_is_where_it_is_however_ipv6_carries_it(address: IPv4
 )
 def test_a_redirect_leads_inside_only_from_there(upstream: list[str], target: list[str], may: bool) -> None:
     assert may_lead(upstream, target) == may
+
+
+async def test_a_name_that_is_not_looked_up_in_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(inward, "_look_up", lambda *_: over.wait(30))
+    monkeypatch.setattr(inward, "_LOOK_UP_S", 0.1)
+    with anyio.fail_after(10):
+        assert not await admit_redirect(httpx.URL("http://a.example"), httpx.URL("http://b.example"), shown="x")
+    over.set()
