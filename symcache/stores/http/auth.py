@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import netrc
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -26,7 +29,6 @@ from symcache.stores.http.urls import is_loopback, redact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from symcache.config import ServerEntry
 
@@ -440,9 +442,27 @@ def _ask_keyring(service: str, user: str) -> str | None:
 
 
 async def _run_command(command: Sequence[str]) -> str:
+    program, *arguments = command
+    if sys.platform == "win32" and program == Path(program).name:
+        # Windows itself looks into the current folder first, where a dump lies and what came with it; and for no .cmd.
+        program = find_program(program, os.get_exec_path(), os.environ.get("PATHEXT", ".EXE;.CMD").split(";"))
     with anyio.fail_after(_COMMAND_S):
-        done = await anyio.run_process(list(command), stderr=None)  # what it has to say is for the user
+        done = await anyio.run_process([program, *arguments], stderr=None)  # what it has to say is for the user
     return done.stdout.decode("utf-8", "replace")
+
+
+def find_program(name: str, folders: Iterable[str], suffixes: Sequence[str]) -> str:
+    """Return the path of the first program in *folders* called *name*, with one of *suffixes* if it has none.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    names = [name] if Path(name).suffix else [name + suffix for suffix in suffixes]
+    for folder in folders:
+        for each in names:
+            if Path(folder).is_absolute() and (path := Path(folder) / each).is_file():
+                return str(path)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:

@@ -23,7 +23,7 @@ from support.sources import KEY, PATH, PDB
 from symcache.config import ServerEntry
 from symcache.errors import UpstreamRefused
 from symcache.stores.http import auth
-from symcache.stores.http.auth import Credentials, Handshake, parse_token, wanted_schemes
+from symcache.stores.http.auth import Credentials, Handshake, find_program, parse_token, wanted_schemes
 from symcache.stores.results import Cause, Failed, Fetched
 
 if TYPE_CHECKING:
@@ -177,6 +177,23 @@ def credentials(command: Command, known: ServerEntry) -> Credentials:
 
 HTTPS = ServerEntry("https://symbols.example")
 URL = httpx.URL("https://symbols.example/x")
+
+
+def test_a_program_is_looked_for_in_the_folders_of_the_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "gh.EXE").touch()
+    (there / "az.CMD").touch()
+    monkeypatch.chdir(here)
+    folders, suffixes = ["", ".", str(there)], [".EXE", ".CMD"]
+    assert find_program("gh", folders, suffixes) == str(there / "gh.EXE")
+    assert find_program("gh.EXE", folders, suffixes) == str(there / "gh.EXE")
+    assert find_program("az", folders, suffixes) == str(there / "az.CMD")
+    with pytest.raises(FileNotFoundError):
+        find_program("az", ["", "."], suffixes)
 
 
 async def test_a_command_runs_once_for_all_that_wait_for_it() -> None:
