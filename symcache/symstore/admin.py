@@ -304,8 +304,9 @@ class Admin:
             with store_errors(folder):
                 stored = list_stored(folder, key.name)
             leaving = [each for each in stored if each.form in gone - left.forms]
-            # Another transaction may have lost the form that it added; then what is left is its file, too.
-            if not left.refs or len(leaving) < len(stored):
+            # Another transaction may have lost the form that it added; then what is left is its file, too. A pointer is
+            # never lost: it is written from refs.ptr.
+            if not left.refs or left.pointer is not None or len(leaving) < len(stored):
                 for each in leaving:
                     take_away(self._store, each.path)
             if left != refs:
