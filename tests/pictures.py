@@ -456,6 +456,7 @@ def a_days_server(folder: Path) -> Iterator[str]:
 def open_page(browser: Browser, url: str, theme: Theme) -> list[str]:
     """Show the page in *browser*; return the words on it, in which figures and addresses count for nothing."""
     browser.call("Emulation.setScrollbarsHidden", hidden=True)
+    browser.call("Emulation.setLocaleOverride", locale="en-US")
     browser.open(f"{url}/", width=PAGE_WIDTH, dark=theme.name == "dark")
     browser.wait("document.body.dataset.ready === 'yes'")
     browser.wait("document.querySelectorAll('#missing-table tbody tr').length > 0")

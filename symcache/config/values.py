@@ -420,8 +420,9 @@ class ServerEntry:
 
     *password_env* and *token_env* name environment variables that hold a secret, *password_keyring* a service of the
     system's keyring, *token_command* a program that prints one. *token_header* takes the place of a bearer token.
-    *auth* is ``negotiate`` or ``ntlm``, for *username* or the signed-in user. Credentials go over plain HTTP where
-    *allow_http* says so. *client_key* is None if it stands in *client_certificate*.
+    *auth* is ``negotiate`` or ``ntlm``, for *username* or the signed-in user. *username* may be empty, as Azure DevOps
+    wants it. Credentials go over plain HTTP where *allow_http* says so. *client_key* is None if it stands in
+    *client_certificate*.
     """
 
     url: str = field(metadata=_key(read_server_url))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["PlainImage", "glance_at_image", "glance_at_keys", "glance_at_pdb"]
-
 T = TypeVar("T")
 
 

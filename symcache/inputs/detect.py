@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     Choose: TypeAlias = Callable[[bytes], Reader | None]
     _Found: TypeAlias = Module | Unreadable | str
 
-__all__ = ["InputOptions", "InputSource", "copy_input", "detect", "open_inputs", "read_folder", "read_input"]
-
-
 Content: TypeAlias = bytes | BinaryIO
 InputSource: TypeAlias = str | Path | Content | tuple[str, Content]
 """A path, or what a file holds, alone or behind the name of the file, without which an image has no key."""

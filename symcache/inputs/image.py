@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
-__all__ = [
-    "entry_names",
-    "image_module",
-    "is_image",
-    "loader_key",
-    "module_without_header",
-    "nameless_problem",
-    "paged_out_use",
-    "pdb_reference",
-    "read_image",
-    "read_loaded_image",
-    "read_module",
-    "read_stamp",
-]
-
-
 T = TypeVar("T")
 KeyT = TypeVar("KeyT", bound=ImageKey)
 

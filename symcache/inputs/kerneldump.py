@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import ProcessSelection, Record
 
-__all__ = ["read_kernel_dump"]
-
-
 # Full, bitmap full, and what .dump /ka and /f of the debugger write: they claim to hold the memory of processes.
 _COMPLETE = frozenset({1, 5, 9, 0xA})
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import PdbReference, Record
 
-__all__ = ["looks_like_manifest", "manifest_lines", "read_manifest", "text_encoding"]
-
-
 _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 4096
 _LOOKED_AT_LINES = 32

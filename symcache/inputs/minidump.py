@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import PdbReference, Record
 
-__all__ = ["read_minidump"]
-
-
 _PROCESSORS = {0: "x86", 5: "arm", 6: "ia64", 9: "x64", 12: "arm64", 0x8003: "arm64"}
 _SYSTEMS = {
     0x8101: ("macos", "a macOS dump"),

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
-__all__ = ["pdb_reference_of", "read_pdb"]
-
-
 _INCREMENTAL, _CONFLICTING = 0x1, 0x4
 
 

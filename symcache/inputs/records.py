@@ -16,23 +16,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.processes import Process
     from symcache.identity import Key
 
-__all__ = [
-    "OF_COMPLETE_DUMPS",
-    "STANDARD_INPUT",
-    "ImageUse",
-    "Input",
-    "InputKind",
-    "KernelPdbWanted",
-    "Module",
-    "PdbFormat",
-    "PdbReference",
-    "ProcessSelection",
-    "ProcessSummary",
-    "Record",
-    "Unreadable",
-    "reference_to",
-]
-
 STANDARD_INPUT = "-"
 """What an input without a name is called."""
 

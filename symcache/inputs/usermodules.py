@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from symcache.formats.dump.processes import Process
     from symcache.inputs.records import ProcessSelection, Record
 
-__all__ = ["DumpProcesses", "read_kernel_layout"]
-
-
 _SESSION_NAMES = ("csrss.exe", "winlogon.exe", "explorer.exe", "dwm.exe")
 _MOST_SESSIONS = 8
 _MOST_KNOWN = 8192

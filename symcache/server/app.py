@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from symcache.events import Event
     from symcache.server.request import Receive, RequestHeaders, Scope, Send
 
-__all__ = ["App", "Gate", "hash_password", "hash_token"]
-
 _COST = 14  # 2**14 rounds of scrypt: 16 MiB and about 50 ms, once for each new pair of name and password
 _NO_USER = f"scrypt:{_COST}:{'0' * 32}:{'0' * 64}"
 _MOST_REMEMBERED = 4096

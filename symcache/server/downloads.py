@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from symcache.stores.results import Missing, Outcome
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Download", "Downloads", "PartialFile", "send_download"]
-
 _KEPT_PIECES = 8
 _COMPARED_BYTES = 1 << 20
 _MAGICS: dict[type, tuple[bytes, ...]] = {

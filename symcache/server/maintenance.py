@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
 
-__all__ = ["Maintenance"]
-
 _SAMPLE_EVERY_S = 60.0
 _MEASURE_EVERY_S = 30.0
 _KEPT_SAMPLES = 7 * 24 * 60 // 5

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from symcache.server.symbols import Head
     from symcache.stores.results import Outcome
 
-__all__ = ["Metrics", "RequestLog", "Sharing", "format_metrics", "sum_up", "write_json"]
-
 _BUCKETS_S = ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "+Inf")
 _BOUNDS_S = [float(bound) for bound in _BUCKETS_S]
 _MOST_MISSED = 10_000

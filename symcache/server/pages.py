@@ -25,8 +25,8 @@ from symcache.identity import fold, parse_index
 from symcache.server.metrics import format_metrics, sum_up
 from symcache.server.request import ClientDisconnected
 from symcache.server.symbols import FileAsked
+from symcache.stores.base import Form
 from symcache.stores.check import check_file
-from symcache.stores.local.tree import Form
 from symcache.stores.negative import MissingFiles
 from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.inventory import list_files
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from symcache.server.symbols import Asked
     from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
-
-__all__ = ["Pages", "publish", "search"]
 
 _MOST = 100
 _MOST_LOOKED_FOR = 1000

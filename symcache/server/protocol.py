@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from symcache.server.metrics import RequestLog
     from symcache.server.symbols import KnownAnswer, KnownAnswers
 
-__all__ = ["ServeProtocol"]
-
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_WITHIN_S = 30.0
 _TOO_LARGE = (

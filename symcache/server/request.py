@@ -31,23 +31,6 @@ if TYPE_CHECKING:
     Headers: TypeAlias = list[Header]
     RequestHeaders: TypeAlias = Mapping[bytes, bytes]  # by lower-case name
 
-__all__ = [
-    "CONNECTION",
-    "PATIENCE_S",
-    "SEND_FILE",
-    "ClientDisconnected",
-    "FileInfo",
-    "Loops",
-    "Proxies",
-    "Request",
-    "ResponseAborted",
-    "Selection",
-    "header_list",
-    "open_shared",
-    "read_at",
-    "select",
-]
-
 CONNECTION = "symcache.connection"
 """Key in the scope's ``extensions`` under which `symcache.server.protocol` puts itself."""
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from symcache.config import Config
 
-__all__ = ["Listening", "listen", "make_server", "serve"]
-
 _BACKLOG = 2048
 _IDLE_CONNECTIONS = 64
 _RESTART_PAUSE_S = 1.0

@@ -18,8 +18,8 @@ from symcache.errors import MalformedInput, StoreError
 from symcache.identity import PdbKey, Tier, check_path_part, compressed_name, fold, parse_id, relative_parts
 from symcache.server.downloads import send_download
 from symcache.server.request import FileInfo, header_list, open_shared, select
+from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.tree import Form, Store
 from symcache.stores.results import Cause, Failed, Hint, Missing, Present
 
 if TYPE_CHECKING:
@@ -32,19 +32,8 @@ if TYPE_CHECKING:
     from symcache.server.downloads import Download, Downloads, PartialFile
     from symcache.server.metrics import Metrics
     from symcache.server.request import Headers, Loops, Request, RequestHeaders
+    from symcache.stores.local.tree import Store
     from symcache.stores.source import SymbolSource
-
-__all__ = [
-    "FileAsked",
-    "Head",
-    "KnownAnswer",
-    "KnownAnswers",
-    "MalformedPath",
-    "Mark",
-    "Symbols",
-    "parse_path",
-    "read_in_decimal",
-]
 
 _LONGEST_PATH = 4096
 _GUID_DECIMAL = re.compile(r"[0-9A-Fa-f]{32}([0-9]{2,10})")

@@ -23,9 +23,10 @@ from symcache.formats.view import FileView
 from symcache.identity import DbgKey, ImageKey, fold
 from symcache.inputs.image import is_image
 from symcache.inputs.pdbfile import pdb_reference_of
+from symcache.stores.base import Form
 from symcache.stores.check import check_view
 from symcache.stores.local.atomic import drop, remove_empty_folders, store_errors, take_away
-from symcache.stores.local.tree import Form, Store, list_stored
+from symcache.stores.local.tree import Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (
     Content,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
+from symcache.stores.base import Form
 from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
-from symcache.stores.local.tree import Form
 from symcache.symstore.transactions import TransactionFile, parse_file, parse_lines, parse_transaction, split_lines
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import InputError, MalformedInput, StoreError
 from symcache.identity import parse_id, parse_index, printable
+from symcache.stores.base import Form
 from symcache.stores.local.atomic import read_whole, take_away, write_whole
-from symcache.stores.local.tree import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,9 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
 from symcache.identity import ImageKey, compressed_name, fold, parse_id, parse_index, printable
+from symcache.stores.base import Form
 from symcache.stores.links import StoreLinks, links_json, parse_named
 from symcache.stores.local.atomic import drop, store_errors
-from symcache.stores.local.tree import Form
 from symcache.upkeep.inventory import LeftOut
 
 if TYPE_CHECKING:

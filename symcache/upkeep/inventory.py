@@ -13,9 +13,10 @@ from symcache.errors import InputError, UsageError
 from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import FileView
 from symcache.identity import fold, parse_id, parse_index
+from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
-from symcache.stores.local.tree import Form, list_stored
+from symcache.stores.local.tree import list_stored
 from symcache.symstore.admin import CONTENT_OF, Admin
 from symcache.symstore.transactions import REFS, read_refs
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import InputError
 from symcache.identity import parse_id
+from symcache.stores.base import Form
 from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space, store_errors
-from symcache.stores.local.tree import Form
 from symcache.symstore.admin import Admin
 from symcache.upkeep.inventory import DiskUsage, list_files
 

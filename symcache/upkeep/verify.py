@@ -18,10 +18,11 @@ from symcache.formats.pdb.deep import check_available, check_blocks, check_ident
 from symcache.formats.pdb.info import NativePdb, Pdb2, SymbolKind, parse_pdb
 from symcache.formats.view import FileView
 from symcache.identity import OtherKey, Pdb2Key, PdbKey, compressed_name, fold, parse_id
+from symcache.stores.base import Form
 from symcache.stores.check import check_file
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
 from symcache.stores.local.rights import make_file, make_folders, open_stored
-from symcache.stores.local.tree import Form, list_stored
+from symcache.stores.local.tree import list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
 from symcache.upkeep.inventory import MSFZ_FOLDER, list_files

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     Inputs: TypeAlias = Iterable[InputSource] | InputSource
 
-__all__ = ["Scan", "SymbolCache", "SyncSymbolCache"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
 
-__all__ = ["DeepWish", "Filed", "Inspection", "inspect_file"]
-
-
 _CABINET = b"MSCF"
 _MOST_PROBLEMS = 100
 _MOST_EXPANDED_BYTES = 1 << 32  # a cabinet's own field for it has 32 bits

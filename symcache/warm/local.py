@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from symcache.errors import StoreError
 from symcache.events import Noted, Planned, Settled, ignore
-from symcache.identity import DbgKey, published_keys
+from symcache.identity import DbgKey, PortablePdbKey, published_keys
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.records import (
     OF_COMPLETE_DUMPS,
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from symcache.stores.links import ImageLinks, Link
     from symcache.stores.results import Outcome
     from symcache.warm.plan import Want
-
-__all__ = ["LocalRun", "OpenWant", "Pause", "module_of", "read_links"]
 
 # What the network has to be asked for.
 OpenWant: TypeAlias = WantedFile | WantedPdbOfImage
@@ -383,8 +381,12 @@ def module_of(want: WantedPdbOfImage, links: Sequence[Link]) -> Module:
     """Return what is known of *want*'s module by what its image was seen to name."""
     pdbs: list[PdbReference] = []
     for link in links:
-        if (reference := reference_to(link.key)) is not None:
+        reference = reference_to(link.key)
+        if reference is not None and isinstance(link.key, PortablePdbKey):
+            # Others can write to a shared store, and no other kind of PDB lies in an image or has checksums there.
             format_ = PdbFormat.EMBEDDED if link.is_embedded else reference.format
-            pdbs.append(PdbReference(reference.key, format_, link.checksums))
+            reference = PdbReference(reference.key, format_, link.checksums)
+        if reference is not None:
+            pdbs.append(reference)
     dbg = next((link.key for link in reversed(links) if isinstance(link.key, DbgKey)), None)
     return Module(want.module, image=want.image, pdbs=tuple(pdbs), dbg=dbg, no_debug_record=not links)

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import Module
 
-__all__ = [
-    "FileKind",
-    "ImageChoice",
-    "NothingToFetch",
-    "Plan",
-    "Want",
-    "WantedFile",
-    "WantedPdbOfImage",
-    "kind_of",
-    "wants_of",
-]
-
 
 class FileKind(StrEnum):
     """What kind of file a report speaks of."""

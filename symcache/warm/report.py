@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from symcache.stores.results import Attempt
     from symcache.warm.plan import FileKind
 
-__all__ = ["HARMLESS", "Report", "State", "Symbol"]
-
 
 class State(StrEnum):
     """The one state that each wanted file ends in."""

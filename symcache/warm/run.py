@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from symcache.warm.plan import Want, WantedPdbOfImage
     from symcache.warm.report import Report
 
-__all__ = ["Warmer"]
-
 
 class Warmer:
     """Fetches from *source* what *run* leaves open; *source* takes the place of the one that *run* had."""

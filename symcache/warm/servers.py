@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.http.probe import Probe
 
-__all__ = ["ListedServer", "choose_servers", "list_servers", "probe_listed", "stored_files"]
-
-
 _MOST_STORED = 5
 
 

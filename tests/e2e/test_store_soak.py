@@ -16,7 +16,8 @@ from support.command import run_json
 from support.soak import BUILT, PUBLISHED, content_of
 
 from symcache.identity import parse_index
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
     from support.upstream import Upstream

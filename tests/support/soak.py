@@ -20,9 +20,10 @@ from symcache import Fetched, PdbKey, Present, SymbolCache
 from symcache.config import Config, MissSettings, Network, StoreSettings
 from symcache.formats.cab.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
+from symcache.stores.base import Form
 from symcache.stores.check import StoredCheck
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 from symcache.sympath import parse_symbol_path
 from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.inventory import take_inventory

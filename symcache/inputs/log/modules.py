@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.records import PdbReference
 
-__all__ = ["UNREADABLE_HEADERS", "UNREADABLE_STAMP", "LogModules", "Sighting", "key_of", "sighting_of"]
-
-
 UNREADABLE_STAMP = 0xFFFFFFFE
 """What dbgeng takes for the stamp of an image whose headers it cannot read; no server has a file of that key.
 

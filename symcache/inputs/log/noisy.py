@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from symcache.inputs.log.modules import LogModules
     from symcache.inputs.log.text import Fact
 
-__all__ = ["NoisyLines", "find_keys", "noisy_facts", "safe_name"]
-
-
 # Progress text, or a prefix that the host of the library adds, may stand in front.
 _MARKER = re.compile(r"(SYMSRV2?|SymSrv |DBGHELP):\s*")
 # Separators are doubled where a program writes the path as a literal.

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
-__all__ = ["find_kind_of_text", "is_long_text", "looks_like_debugger_log", "read_debugger_log"]
-
-
 _FEW_LINES = 16
 _BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _SIGNS = re.compile(

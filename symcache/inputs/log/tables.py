@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from symcache.inputs.log.modules import LogModules
     from symcache.inputs.log.text import Fact
 
-__all__ = ["AnalysisLines", "TableLines", "table_facts"]
-
-
 _ADDRESS = r"(?:0x)?([0-9a-fA-F]{8}(?:`?[0-9a-fA-F]{8})?)"
 _PROMPT = re.compile(r"(?:\d+: ?)?(?:l?kd|\d+:\d+|\d+)(?::[\w&]+)?> ?")
 _HEADING = re.compile(r"\s*start\s+end\s+module name")

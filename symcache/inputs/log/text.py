@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-__all__ = ["SHOWN", "Fact", "Line", "Margin", "Seams", "iter_lines", "plain_text"]
-
-
 _CHUNK_BYTES = 1 << 16
 # The longest lines that say anything hold two paths.
 _LONGEST_LINE_BYTES = 2048

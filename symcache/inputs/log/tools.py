@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.inputs.log.modules import LogModules
 
-__all__ = ["ToolLines", "is_of_list", "names_identity"]
-
-
 _GUID = r"[{(]?([0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})[)}]?"
 _PDB = r"([^\s|,;'\"<>()\[\]{}=*?][^|,;'\"<>\[\]{}=*?]{0,259}?\.pdb)\b"
 # dumpbin, link /dump: "Format: RSDS, {GUID}, AGE, PATH".

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Form", "Listings", "Store", "Stored", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
-
+__all__ = ["Listings", "Store", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 _POINTER = "file.ptr"
 _MSFZ_FOLDER = "msfz0"

@@ -12,7 +12,8 @@ from support.serving import Client, fetch, serving
 from support.synth.cab import SynthFolder, build_cabinet
 
 from symcache.identity import Tier
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses
 
 if TYPE_CHECKING:

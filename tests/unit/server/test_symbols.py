@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from symcache.identity import ImageKey, PdbKey
 from symcache.server.symbols import FileAsked, MalformedPath, Mark, parse_path, read_in_decimal
-from symcache.stores.local.tree import Form
+from symcache.stores.base import Form
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
 HEX = GUID.hex.upper()

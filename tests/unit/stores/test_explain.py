@@ -9,7 +9,8 @@ from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import load_config
 from symcache.identity import PdbKey, Tier, compressed_name, relative_parts
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store
 from symcache.stores.source import Step, SymbolSource, explain
 
 if TYPE_CHECKING:

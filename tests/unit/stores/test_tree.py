@@ -11,8 +11,9 @@ import pytest
 
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, Tier
+from symcache.stores.base import Form
 from symcache.stores.local import atomic as place
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 
 KEY = PdbKey("NtDll.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 10)
 

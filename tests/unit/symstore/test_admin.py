@@ -11,7 +11,8 @@ from support.shared import corpus, corpus_files, needs_corpus, truth
 
 from symcache.errors import StoreError, UsageError
 from symcache.identity import ImageKey, PdbKey, Tier, parse_index
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Content, Kind
 

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from symcache.errors import UsageError
 from symcache.identity import PdbKey, Tier
-from symcache.stores.local.tree import Form, Store, list_stored
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store, list_stored
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind, read_pointer, read_refs
 

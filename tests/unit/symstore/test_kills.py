@@ -10,8 +10,9 @@ import pytest
 from support.dying import run_dying
 
 from symcache.identity import PdbKey
+from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.tree import Form, Store, list_stored
+from symcache.stores.local.tree import Store, list_stored
 from symcache.upkeep.bundle import export_bundle, import_bundle
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune

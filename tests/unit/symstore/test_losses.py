@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from symcache.identity import Key, PdbKey, Tier
-from symcache.stores.local.tree import Form, Store, list_stored
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store, list_stored
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.folder import journal_path
 from symcache.symstore.transactions import Kind, read_refs

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from symcache.errors import InputError, MalformedInput
 from symcache.identity import ImageKey, OtherKey, parse_index
-from symcache.stores.local.tree import Form
+from symcache.stores.base import Form
 from symcache.symstore.transactions import (
     Content,
     Kind,

@@ -18,8 +18,9 @@ from support.mutation import mutants
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
 from symcache.identity import ImageKey, Key, OtherKey, PdbKey, Tier
+from symcache.stores.base import Form
 from symcache.stores.links import Link, StoreLinks
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 from symcache.upkeep import bundle as bundle_module
 from symcache.upkeep.bundle import Outcome, export_bundle, import_bundle
 

@@ -12,7 +12,8 @@ from support.dying import run_dying
 
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, Tier
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.base import Form
+from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.convert import convert
 

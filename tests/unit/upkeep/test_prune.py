@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey, Tier
+from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.upkeep.inventory import Candidate, FileStatus, Pins, find_quarantined, match_pins, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.identity import PdbKey, Tier
+from symcache.stores.base import Form
 from symcache.stores.local import atomic as place
 from symcache.stores.local.atomic import Means
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
 from symcache.upkeep.stats import Total, collect_stats, dedupe, find_duplicates, iter_names

@@ -16,8 +16,9 @@ from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import StoreError, UsageError
 from symcache.identity import Key, OtherKey, PdbKey, Tier, parse_index
+from symcache.stores.base import Form
 from symcache.stores.check import StoredCheck
-from symcache.stores.local.tree import Form, Store
+from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
 from symcache.upkeep.convert import convert

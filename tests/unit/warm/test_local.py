@@ -13,6 +13,7 @@ from symcache.events import Planned, Settled
 from symcache.identity import ImageKey, PdbKey
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
 from symcache.stores.disk import DiskSource
+from symcache.stores.links import Link, StoreLinks
 from symcache.stores.results import Cause, Missing, Present
 from symcache.warm.local import LocalRun
 
@@ -122,3 +123,15 @@ def test_inputs_without_a_module_are_empty(source: DiskSource, tmp_path: Path) -
         assert run.check(run.open_inputs([tmp_path / "empty"])).is_empty
     with LocalRun(source) as run:
         assert not run.check([Input("x", InputKind.MANIFEST)]).is_empty
+
+
+def test_a_store_cannot_say_that_a_native_pdb_lies_in_an_image_or_has_other_checksums(
+    root: Path, source: DiskSource
+) -> None:
+    put(root, KEYS[1])
+    images = [ImageKey(f"m{number}.dll", 0x5EADBEEF, 0x1000) for number in range(2)]
+    for image, key in zip(images, KEYS, strict=False):
+        assert StoreLinks(root).remember(image, [Link(key, is_embedded=True, checksums=("SHA256:00",))])
+    with LocalRun(source) as run:
+        report = run.check(iter(Module(image.name, image=image) for image in images))
+    assert causes(report) == {KEYS[0].index: Cause.NOT_CACHED, KEYS[1].index: None}
