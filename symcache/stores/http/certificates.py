@@ -180,11 +180,12 @@ def _parse_time(tag: int, content: bytes) -> datetime:
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
-# Source: openssl/x509_vfy.h, X509_V_ERR_….
-_NOT_YET_VALID, _EXPIRED = 9, 10
+# Sources: openssl/x509_vfy.h, X509_V_ERR_…; winerror.h, CERT_E_…; Security/SecBase.h, errSec…. Windows has one for both
+# ends of the time.
+_NOT_IN_TIME = frozenset({9, 10, 0x800B0101, -67818, -67819})
 _SELF_SIGNED = 18
-_UNKNOWN_ISSUER = frozenset({2, _SELF_SIGNED, 19, 20, 21})
-_WRONG_HOST, _WRONG_ADDRESS = 62, 64
+_UNKNOWN_ISSUER = frozenset({2, _SELF_SIGNED, 19, 20, 21, 0x800B0109, 0x800B010A, -67843})
+_WRONG_HOST = frozenset({62, 64, 0x800B010F, -67602})
 
 
 def explain_distrust(error: ssl.SSLCertVerificationError, certificate: Certificate | None, host: str) -> str:
@@ -193,13 +194,15 @@ def explain_distrust(error: ssl.SSLCertVerificationError, certificate: Certifica
     if certificate is not None:
         shown += f", issued to {certificate.subject} by {certificate.issuer},"
     code = error.verify_code
-    if code == _EXPIRED and certificate is not None:
-        return (
-            f"{shown} expired on {certificate.ends:%Y-%m-%d}; look at this machine's clock, else its operator must act"
-        )
-    if code == _NOT_YET_VALID and certificate is not None:
-        return f"{shown} is not valid before {certificate.begins:%Y-%m-%d}; look at this machine's clock"
-    if code in {_WRONG_HOST, _WRONG_ADDRESS}:
+    if code in _NOT_IN_TIME:
+        now = datetime.now(UTC)
+        if certificate is not None and certificate.begins > now:
+            return f"{shown} is not valid before {certificate.begins:%Y-%m-%d}; look at this machine's clock"
+        if certificate is None or certificate.ends > now:
+            shown += " or one that vouches for it"
+        when = f" on {certificate.ends:%Y-%m-%d}" if certificate is not None and certificate.ends <= now else ""
+        return f"{shown} expired{when}; look at this machine's clock, else its operator must act"
+    if code in _WRONG_HOST:
         return f"{shown} is for another host than {host}"
     if code in _UNKNOWN_ISSUER or code == 0:
         who = "itself alone" if code == _SELF_SIGNED else "an authority that this system does not trust"

@@ -165,11 +165,15 @@ class Client:
         """Send a request to where *first* redirects."""
         stays_outside = self._keeps_outside and not await admit_redirect(first, url, shown=shown)
         try:
-            return await self._send(transport, url, fields, shown=shown, stays_outside=stays_outside)
+            response = await self._send(transport, url, fields, shown=shown, stays_outside=stays_outside)
+            if response.status_code == 401:
+                await drain(response)
+                raise UpstreamRefused(describe_401(response.headers.get_list("www-authenticate")), url=shown)
         except UpstreamError as error:
             # The host is no secret, and a firewall may keep one from it alone; only the rest may be signed.
             error.problem += f" (at {url.host}, where it redirects to)"
             raise
+        return response
 
     async def _send_signed(
         self, transport: httpx.AsyncBaseTransport, url: httpx.URL, fields: dict[str, str], *, shown: str
@@ -181,10 +185,14 @@ class Client:
             if response.status_code != 401:
                 return response
             challenges = response.headers.get_list("www-authenticate")
-            if not await sign_in.again(challenges):
-                await drain(response)
-                raise UpstreamRefused(describe_401(challenges), url=shown)
+            try:
+                goes_on = await sign_in.again(challenges)
+            except BaseException:
+                await response.aclose()
+                raise
             await drain(response)
+            if not goes_on:
+                raise UpstreamRefused(describe_401(challenges), url=shown)
 
     async def _send(
         self,

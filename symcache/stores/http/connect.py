@@ -197,7 +197,11 @@ class Connector:
                 await anyio.aclose_forcefully(stream)
                 raise
             return Opened(stream)
-        handshake = Handshake(proxy.host, proxy.username, proxy.password, is_trusted=True)
+        handshake = Handshake(proxy.host, proxy.username, proxy.password, is_trusted=proxy.is_chosen)
+        if not proxy.is_chosen:
+            handshake.problem = (
+                "the signed-in user is not named to a proxy that was discovered; set network.proxy to it"
+            )
         if scheme == "http":
             return Opened(await self._connect_proxy(proxy, request, stage), proxy, handshake)
         field = await handshake.first()

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, getproxies_environment, proxy_bypass
+from urllib.request import getproxies_environment
 
 import anyio
-from anyio import to_thread
 
 from symcache.errors import ConfigError
 from symcache.stores.http.detached import call_detached
@@ -27,11 +26,31 @@ if TYPE_CHECKING:
 
     import httpx
 
+# Not urllib's `getproxies` and `proxy_bypass`: any variable that ends with _PROXY, NO_PROXY too, hides the system's
+# settings from these.
+if sys.platform == "win32":
+    from urllib.request import getproxies_registry as getproxies
+    from urllib.request import proxy_bypass_registry as proxy_bypass
+elif sys.platform == "darwin":
+    from urllib.request import getproxies_macosx_sysconf as getproxies
+    from urllib.request import proxy_bypass_macosx_sysconf as proxy_bypass
+else:
+
+    def getproxies() -> dict[str, str]:
+        """Return nothing, as variables alone name proxies here."""
+        return {}
+
+    def proxy_bypass(_host: str) -> bool:
+        """Return False."""
+        return False
+
+
 __all__ = ["DIRECT", "Proxy", "ProxyRules", "Route", "matches_no_proxy", "parse_proxy"]
 
 
 _PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 _SCRIPT_S = 10.0
+_EXCEPTION_S = 5.0
 _BELIEVED_S = 30.0  # how long a script that failed is not asked again
 
 
@@ -41,6 +60,8 @@ class Proxy:
 
     Attributes:
         scheme: ``http``, ``https`` (TLS up to the proxy), ``socks4``, ``socks4a``, ``socks5`` or ``socks5h``.
+        is_chosen: The user or the system names it, or a script that these name; no script that was discovered, as
+            whoever is on the same network may answer for that. The signed-in user is named to no other.
     """
 
     scheme: str
@@ -48,6 +69,7 @@ class Proxy:
     port: int
     username: str | None = None
     password: str = field(default="", repr=False)
+    is_chosen: bool = True
 
     @property
     def is_socks(self) -> bool:
@@ -166,7 +188,7 @@ class ProxyRules:
             if not self._variables:
                 self._system = _system_proxies()
                 self._has_system_script = _has_system_script()
-        self._failure: tuple[ConfigError, float] | None = None
+        self._failure = "", 0.0
         self._lock = anyio.Lock()
         self._known: dict[tuple[str, str, int], tuple[Route, ...]] = {}
 
@@ -204,8 +226,10 @@ class ProxyRules:
         proxy = self._system.get(url.scheme) or self._system.get("all")
         if proxy is None:
             return (DIRECT,)
-        if await to_thread.run_sync(proxy_bypass, url.host):
-            return (Route(None, "the system's settings except it"),)
+        # On Windows it looks the name up, which may take long where only the proxy can.
+        with anyio.move_on_after(_EXCEPTION_S):
+            if await call_detached(proxy_bypass, url.host):
+                return (Route(None, "the system's settings except it"),)
         return (Route(proxy, "the system's settings"),)
 
     async def _ask_script(self, url: httpx.URL, name: str) -> tuple[Route, ...]:
@@ -213,18 +237,18 @@ class ProxyRules:
         # One answer counts for a whole origin, and what stands behind it is nobody else's business.
         shown = str(url.copy_with(userinfo=b"", path="/", query=None, fragment=None))
         async with self._lock:
-            if self._failure is not None and time.monotonic() < self._failure[1]:
-                raise self._failure[0]
+            if time.monotonic() < self._failure[1]:
+                raise ConfigError(self._failure[0], where=where)
             try:
                 with anyio.fail_after(_SCRIPT_S):
                     answer, problem = await _ask(name, shown, url.host)
             except TimeoutError:
                 answer, problem = "", f"no answer within {_SCRIPT_S:g} s"
             if problem:
-                error = ConfigError(problem, where=where)
-                self._failure = error, time.monotonic() + _BELIEVED_S
-                raise error
-        return tuple(parse_script_answer(answer, where)) or (Route(None, f"{where} names no proxy"),)
+                self._failure = problem, time.monotonic() + _BELIEVED_S
+                raise ConfigError(problem, where=where)
+        routes = parse_script_answer(answer, where, is_chosen=name != "auto")
+        return tuple(routes) or (Route(None, f"{where} names no proxy"),)
 
 
 _SCRIPT_SCHEMES = {
@@ -237,8 +261,10 @@ _SCRIPT_SCHEMES = {
 }
 
 
-def parse_script_answer(answer: str, reason: str) -> list[Route]:
+def parse_script_answer(answer: str, reason: str, *, is_chosen: bool = True) -> list[Route]:
     """Return the routes that a proxy script's answer names, such as ``PROXY proxy:8080; DIRECT``.
+
+    *is_chosen* as `Proxy.is_chosen`.
 
     Source: Netscape's "Navigator Proxy Auto-Config File Format"; ``HTTPS`` and ``SOCKS5`` as browsers know them, and
     as for them ``SOCKS`` is version 4. A bare ``host:port`` is WinHTTP's form.
@@ -255,16 +281,21 @@ def parse_script_answer(answer: str, reason: str) -> list[Route]:
         # What nobody can use is passed over, as browsers do.
         if scheme is not None:
             with suppress(ConfigError):
-                routes.append(Route(parse_proxy(f"{scheme}://{(address or kind).strip()}", reason), reason))
+                proxy = parse_proxy(f"{scheme}://{(address or kind).strip()}", reason)
+                routes.append(Route(replace(proxy, is_chosen=is_chosen), reason))
     return routes
+
+
+# urllib does not tell which: Windows speaks version 4, as urllib knows elsewhere, and macOS 5.
+_SYSTEM_SOCKS = "socks4a" if sys.platform == "win32" else "socks5"
 
 
 def _system_proxies() -> dict[str, Proxy]:
     proxies = {}
     for scheme, text in getproxies().items():
         if scheme in {"http", "https", "all", "socks"} and text:
-            proxy = parse_proxy(text, "the system's proxy settings")
-            proxies["all" if scheme == "socks" else scheme] = proxy
+            url = f"{_SYSTEM_SOCKS}://{text.rpartition('://')[2]}" if scheme == "socks" else text
+            proxies["all" if scheme == "socks" else scheme] = parse_proxy(url, "the system's proxy settings")
     return proxies
 
 

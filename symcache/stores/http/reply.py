@@ -207,15 +207,17 @@ async def _inflate(raw: AsyncGenerator[bytes, None], shown: str) -> AsyncGenerat
 
 async def drain(response: httpx.Response) -> None:
     """Read what little body a miss or a redirect has, so that its connection can be used again."""
-    if response.headers.get("content-length") or response.headers.get("transfer-encoding"):
-        with suppress(httpx.HTTPError), anyio.move_on_after(_DRAINED_S):
-            async with aclosing(_read(response)) as chunks:
-                left_bytes = _DRAINED_BYTES
-                async for chunk in chunks:
-                    left_bytes -= len(chunk)
-                    if left_bytes < 0:
-                        break
-    await response.aclose()
+    try:
+        if response.headers.get("content-length") or response.headers.get("transfer-encoding"):
+            with suppress(httpx.HTTPError), anyio.move_on_after(_DRAINED_S):
+                async with aclosing(_read(response)) as chunks:
+                    left_bytes = _DRAINED_BYTES
+                    async for chunk in chunks:
+                        left_bytes -= len(chunk)
+                        if left_bytes < 0:
+                            break
+    finally:
+        await response.aclose()
 
 
 def check_status(response: httpx.Response, shown: str) -> None:

@@ -94,7 +94,8 @@ def find_proxy(url: str, script: str) -> str:
         raise OSError(f"WinHTTP cannot be used (error {ctypes.get_last_error()})")
     try:
         _winhttp.WinHttpSetTimeouts(session, *[5000] * 4)
-        options = _AutoOptions(flags, detect, place or None, None, 0, 1)
+        # The signed-in user may be named to the server of a script that was named, to none that was discovered.
+        options = _AutoOptions(flags, detect, place or None, None, 0, bool(place))
         info = _ProxyInfo()
         if not _winhttp.WinHttpGetProxyForUrl(session, url, ctypes.byref(options), ctypes.byref(info)):
             error = ctypes.get_last_error()

@@ -10,18 +10,20 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from zlib import crc32
 
 import anyio
 
 from symcache.errors import StoreError
-from symcache.stores.local.rights import make_file, make_folders
+from symcache.stores.local.rights import make_file, make_folders, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
     from typing import Self
 
 
@@ -224,7 +226,7 @@ class _Lease:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._owner = f"{socket.gethostname()} {os.getpid()} {os.urandom(8).hex()}"
+        self._owner = f"{_machine()} {os.getpid()} {os.urandom(8).hex()}"
 
     @classmethod
     def forget(cls) -> None:
@@ -255,6 +257,16 @@ class _Lease:
         if self._read() == self._owner:
             self.path.unlink()
 
+    def renew(self) -> None:
+        """Say that its owner runs; one that was taken over, as from a machine that slept, is left alone."""
+        owner = self._read()
+        if owner == self._owner:
+            with suppress(OSError):
+                os.utime(self.path)
+        elif owner is not None:
+            with self._guard:
+                self._held.discard(self)
+
     def _make(self) -> None:
         """Make the lease, whole at once where the disk has hard links, so that none is seen without its owner."""
         new = self._beside()
@@ -266,8 +278,11 @@ class _Lease:
             except FileExistsError:
                 raise
             except OSError:
-                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-                os.replace(new, self.path)  # noqa: PTH105
+                lease = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                try:
+                    os.write(lease, self._owner.encode())
+                finally:
+                    os.close(lease)
         finally:
             os.close(fd)
             with suppress(OSError):
@@ -281,36 +296,45 @@ class _Lease:
         owner = self._read()
         if owner is None:
             return True
-        host, _, rest = owner.partition(" ")
-        pid = rest.partition(" ")[0]
-        is_dead = host == socket.gethostname() and pid.isdigit() and not _runs(int(pid))
-        if not is_dead and self._age_s() < _LEASE_S:
+        if not self._is_gone(owner):
             return False
-        # Two that find it so: the rename gives it to one of them, and what was renamed is looked at once more.
-        mine = self._beside()
+        # Two that find it so: who makes this file takes it away, once for each owner, as the other would take away the
+        # lease that has come in its place.
+        mark = self.path.with_suffix(f".{sha256(owner.encode()).hexdigest()[:16]}.over")
         try:
-            os.rename(self.path, mine)  # noqa: PTH104 - which must not replace anything
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except OSError:
+            if self._age_s(mark) > _LEASE_S:  # of a process that was killed
+                mark.unlink(missing_ok=True)
+            return False
+        try:
+            if self._read() != owner or not self._is_gone(owner):
+                return False
+            self.path.unlink()
         except OSError:
             return False
-        is_same = mine.read_text("utf-8", "replace") == owner
-        if not is_same:
+        finally:
             with suppress(OSError):
-                os.link(mine, self.path)
-        mine.unlink(missing_ok=True)
-        return is_same
+                mark.unlink()
+        return True
+
+    def _is_gone(self, owner: str) -> bool:
+        machine, _, rest = owner.partition(" ")
+        pid = rest.partition(" ")[0]
+        is_dead = "/" in machine and machine == _machine() and pid.isdecimal() and not _runs(int(pid))
+        return is_dead or self._age_s(self.path) >= _LEASE_S
 
     def _read(self) -> str | None:
-        try:
-            return self.path.read_text("utf-8", "replace")
-        except OSError:
-            return None
+        with suppress(OSError), open(open_plain(self.path), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            return (file.read(_OWNER_BYTES) or b"").decode("utf-8", "replace")
+        return None
 
-    def _age_s(self) -> float:
-        """Return how long ago the lease was renewed, by the clock of the file system."""
+    def _age_s(self, path: Path) -> float:
+        """Return how long ago *path* was renewed, by the clock of the file system."""
         probe = self._beside()
         try:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            return probe.stat().st_mtime - self.path.stat().st_mtime
+            return probe.stat().st_mtime - path.stat().st_mtime
         except OSError:
             return 0.0
         finally:
@@ -324,23 +348,36 @@ class _Lease:
             with cls._guard:
                 held = list(cls._held)
             for lease in held:
-                with suppress(OSError):
-                    os.utime(lease.path)
+                lease.renew()
 
 
 _LEASE_S = 60.0
 _RENEW_S = 10.0
+_OWNER_BYTES = 512
+
+
+@cache
+def _machine() -> str:
+    """Return what names this machine and, behind a slash, what its processes are counted by.
+
+    Containers and cloned machines may have one name. Elsewhere than on Linux there is no slash, and a lease only runs
+    out. Source: random(4), pid_namespaces(7).
+    """
+    name = socket.gethostname()
+    if sys.platform == "linux":
+        with suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+            return f"{name}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
+    return name
 
 
 def _runs(pid: int) -> bool:
     """Return whether a process of this machine runs; one of another user counts."""
-    if sys.platform == "win32":
-        return True  # `os.kill` would end it; its lease runs out
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return True
 

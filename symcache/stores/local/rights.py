@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
+_OWN_FOLDER = ".symcache"
 _FILE_BITS = 0o666
 _FOLDER_BITS = 0o3777  # with the group handed down, and deletion kept to owners
 # What all users keep together, whoever wrote it last, cannot be kept from removal by others.
-_KEPT_TOGETHER = frozenset({".symcache", "000Admin"})
+_KEPT_TOGETHER = frozenset({_OWN_FOLDER, "000Admin"})
 _TOGETHER_BITS = 0o2777
 
 
@@ -35,7 +36,10 @@ def make_folders(folder: str | Path) -> None:
         parent = os.path.dirname(folder)  # noqa: PTH120
         if parent == folder:
             raise
-        make_folders(parent)
+        if os.path.basename(folder) == _OWN_FOLDER:  # noqa: PTH119
+            os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - a store takes over nothing: /tmp is open to everybody
+        else:
+            make_folders(parent)
         make_folders(folder)
     except OSError:
         if not os.path.isdir(folder):  # noqa: PTH112
@@ -120,24 +124,45 @@ else:
         os.chown(root, -1, gid)
         root.chmod(stat.S_IMODE(root.stat().st_mode) | 0o2770)
         count = left = 0
-        for folder, folders, files in os.walk(root):
+        # By descriptors, as other users of the group may put a link in the place of a folder meanwhile.
+        for _, folders, files, folder_fd in os.fwalk(root):
+            theirs = os.fstat(folder_fd)
             for name, bits in [*((name, _FOLDER_BITS) for name in folders), *((name, _FILE_BITS) for name in files)]:
-                path = os.path.join(folder, name)  # noqa: PTH118 - for each file
-                if os.path.islink(path):  # noqa: PTH114
-                    continue
-                take_over(path, folder, bits)
-                own = os.stat(path)  # noqa: PTH116
-                is_shared = own.st_gid == gid and own.st_mode & stat.S_IWGRP
-                count, left = count + bool(is_shared), left + (not is_shared)
+                with suppress(FileNotFoundError):
+                    own = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+                    if stat.S_ISLNK(own.st_mode):
+                        continue
+                    own = _take_over(name, theirs, own, bits, folder_fd)
+                    is_shared = own.st_gid == gid and own.st_mode & stat.S_IWGRP
+                    count, left = count + bool(is_shared), left + (not is_shared)
         return count, left
 
     def take_over(path: str, folder: str, bits: int) -> None:
         """Give *path* those of *bits*, and the group, that *folder* has, as far as this user may."""
         with suppress(OSError):
-            theirs, own = os.stat(folder), os.stat(path)  # noqa: PTH116 - for each file
+            _take_over(path, os.stat(folder), os.lstat(path), bits)  # noqa: PTH116 - for each file
+
+    def _take_over(
+        path: str, theirs: os.stat_result, own: os.stat_result, bits: int, dir_fd: int | None = None
+    ) -> os.stat_result:
+        """Give *path* what a folder like *theirs* hands down, and return what it is then; no link is followed.
+
+        In a shared folder another user may put a link to a file of this one in the place of what was just made there.
+        """
+        wanted = theirs.st_mode & bits
+        if own.st_gid == theirs.st_gid and stat.S_IMODE(own.st_mode) & (bits | stat.S_ISGID) == wanted:
+            return own
+        try:
+            fd = os.open(path, os.O_RDONLY | _GUARD, dir_fd=dir_fd)
+        except PermissionError:
+            return own  # another user's
+        try:
+            own = os.fstat(fd)
             if own.st_gid != theirs.st_gid:
                 with suppress(OSError):  # a group that this user is not in
-                    os.chown(path, -1, theirs.st_gid)
-            wanted = theirs.st_mode & bits
-            if stat.S_IMODE(own.st_mode) & (bits | stat.S_ISGID) != wanted:
-                os.chmod(path, wanted)  # noqa: PTH101
+                    os.fchown(fd, -1, theirs.st_gid)
+            with suppress(PermissionError):
+                os.fchmod(fd, wanted)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)

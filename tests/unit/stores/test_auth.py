@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import sys
 import time
@@ -535,3 +536,37 @@ _CHALLENGE = bytes.fromhex(
     "00000f53006500720076006500720002000c0044006f006d00610069006e0001000c005300650072007600650072000000000000"
     "00"
 )
+
+
+async def test_a_server_that_never_ends_a_handshake_is_left(upstream: Upstream, rig: Rig) -> None:
+    pytest.importorskip("spnego", reason="pyspnego is not installed")
+    challenge = base64.b64encode(_CHALLENGE).decode()
+    offers = [("WWW-Authenticate", f"NTLM {challenge}"), ("WWW-Authenticate", "NTLM")]
+    upstream.always(PATH, status(401, headers=offers))
+    with anyio.fail_after(10):
+        outcome = await fetch(rig, upstream, entry(upstream, auth="ntlm", username="DOM\\me", password=SECRET))
+    assert isinstance(outcome, Failed)
+    assert len(upstream.requests) < 12
+
+
+@pytest.mark.parametrize(
+    "token", ["\xe9" * 4, base64.b64encode(b"\xff" * 30).decode(), base64.b64encode(b"\xa1\x12\x30\x11").decode()]
+)
+async def test_a_token_that_makes_no_sense_is_a_refusal(token: str, upstream: Upstream, rig: Rig) -> None:
+    pytest.importorskip("spnego", reason="pyspnego is not installed")
+
+    def answer(exchange: Exchange) -> None:
+        said = "authorization" in exchange.request.headers
+        status(401, headers=[("WWW-Authenticate", f"NTLM {token}" if said else "NTLM")])(exchange)
+
+    upstream.always(PATH, answer)
+    outcome = await fetch(rig, upstream, entry(upstream, auth="ntlm", username="DOM\\me", password=SECRET))
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.REFUSED
+    gc.collect()  # its connection was closed, or this finds it
+
+
+async def test_no_other_way_is_taken_than_the_one_that_is_named() -> None:
+    offer = ['Digest realm="r", nonce="n"']
+    assert str(await Handshake("h", "me", SECRET).answer(offer)).startswith("Digest ")
+    assert await Handshake("h", "me", SECRET, schemes=("ntlm",)).answer(offer) is None

@@ -179,6 +179,35 @@ def test_every_reason_has_a_line(code: int) -> None:
         assert text.count(",") >= 2 or known is None
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (0x800B0101, "expired on 2021-03-04"),
+        (0x800B0109, "an authority that this system does not trust"),
+        (0x800B010A, "an authority that this system does not trust"),
+        (0x800B010F, "another host than h"),
+        (-67818, "expired on 2021-03-04"),
+        (-67843, "an authority that this system does not trust"),
+        (-67602, "another host than h"),
+    ],
+)
+def test_what_windows_and_macos_refuse_is_explained_too(code: int, said: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "a text of the system")
+    error.verify_code, error.verify_message = code, "a text of the system"
+    text = explain_distrust(error, Certificate("a", "b", BEGAN, ENDED), "h")
+    assert said in text
+    assert ("network.ca_file" in text) is ("authority" in said)
+
+
+@pytest.mark.parametrize("code", [9, 10, 0x800B0101])
+def test_a_certificate_that_is_in_time_itself_is_not_said_to_have_ended(code: int) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate has expired")
+    error.verify_code, error.verify_message = code, "certificate has expired"
+    text = explain_distrust(error, Certificate("a", "b", BEGAN, datetime.max.replace(tzinfo=UTC)), "h")
+    assert "9999" not in text
+    assert "one that vouches for it" in text
+
+
 # What is trusted
 
 

@@ -21,6 +21,8 @@ from support.proxy import OPEN, ForwardingProxy, RawProxy, SocksProxy
 from support.wire import Listener, closed_port
 
 from symcache.errors import HostUnavailable, UpstreamRefused
+from symcache.stores.http import proxies
+from symcache.stores.http.auth import Handshake
 from symcache.stores.http.certificates import Trust
 from symcache.stores.http.connect import STAYS_OUTSIDE, Connector, ProxyRefusedError, describe_refusal
 from symcache.stores.http.proxies import ProxyRules, parse_proxy, parse_script_answer
@@ -592,3 +594,23 @@ async def test_an_error_of_a_proxy_names_it_without_its_credentials() -> None:
             )
     assert str(proxy) in str(caught.value)
     assert "hunter2" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("script", "is_named"), [("/x.pac", True), ("auto", False)])
+async def test_the_signed_in_user_is_named_to_no_proxy_that_was_discovered(
+    script: str, is_named: bool, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("spnego", reason="pyspnego is not installed")
+    monkeypatch.setattr(Handshake, "_advance", lambda *_: b"who I am")
+    with RawProxy([NEGOTIATE + EMPTY] * 2) as proxy:
+        answer = f"PROXY {proxy.url.rpartition('/')[2]}"
+
+        async def ask(*_: str) -> tuple[str, str]:
+            return answer, ""
+
+        monkeypatch.setattr(proxies, "_ask", ask)
+        error = await failure(ProxyRules(None, script=script), f"{scheme}://symbols.example/x")
+        said = ["proxy-authorization" in request.headers for asked in proxy.requests for request in asked]
+    assert any(said) is is_named
+    assert ("was discovered; set network.proxy" in error.problem) is not is_named

@@ -11,9 +11,11 @@ from support.wire import Listener, Signal, read_head
 
 from symcache.config.values import Network
 from symcache.stores.http.pool import TransportPool
+from symcache.stores.http.reply import drain
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import AsyncIterator
 
     from support.upstream import Upstream
 
@@ -117,3 +119,22 @@ async def test_no_library_is_changed_by_using_it(transport_name: str, upstream: 
         await response.aclose()
     await pool.aclose()
     assert ([logger.level for logger in loggers], httpcore.AsyncHTTP11Connection.READ_NUM_BYTES) == before
+
+
+async def test_a_body_that_is_not_wanted_is_closed_by_who_gives_up_reading_it() -> None:
+    closed = anyio.Event()
+
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            await anyio.sleep_forever()
+            yield b""
+
+        async def aclose(self) -> None:
+            closed.set()
+
+    response = httpx.Response(404, headers={"content-length": "9"}, stream=Endless())
+    async with anyio.create_task_group() as group:
+        group.start_soon(drain, response)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert closed.is_set()

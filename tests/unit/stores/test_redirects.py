@@ -69,6 +69,19 @@ async def test_an_error_behind_a_redirect_names_the_upstream_alone(
     assert upstream.url in told
 
 
+async def test_where_a_redirect_leads_may_want_to_know_who_one_is(
+    upstream: Upstream, make_upstream: MakeUpstream, rig: Rig
+) -> None:
+    blob = make_upstream()
+    blob.always("blob", status(401, headers=[("WWW-Authenticate", "Bearer")]))
+    upstream.always(PATH, redirect(f"{blob.url}/blob"))
+    async with rig.plain(upstream, retries=0) as source:
+        outcome = await source.fetch(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.attempts[0].answer.startswith("401: it wants Bearer (at 127.0.0.1")
+    assert len(blob.requests) == 1
+
+
 async def test_credentials_do_not_follow_a_redirect_to_another_origin(
     make_upstream: MakeUpstream, rig: Rig, tmp_path: Path
 ) -> None:

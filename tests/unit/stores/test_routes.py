@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,6 +189,8 @@ def test_a_proxys_password_is_not_shown() -> None:
         (None, "", {"ALL_PROXY": "http://all:1", "HTTPS_PROXY": "http://v:1"}, {}, "http://v:1"),
         (None, "", {"HTTP_PROXY": "http://v:1"}, {"https": "http://s:1"}, "direct"),
         ("", "", {"HTTPS_PROXY": "http://v:1"}, {"https": "http://s:1"}, "direct"),
+        (None, "", {}, {"socks": "socks://s:1"}, "socks5://s:1"),  # Windows
+        (None, "", {}, {"socks": "http://s:1"}, "socks5://s:1"),  # macOS
         ("http://c:1", "", {"HTTPS_PROXY": "http://v:1"}, {"https": "http://s:1"}, "http://c:1"),
         ("http://c:1", "/no/such.pac", {}, {}, "http://c:1"),
     ],
@@ -203,10 +206,34 @@ async def test_the_nearest_setting_wins(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(proxies, "getproxies", lambda: system)
+    monkeypatch.setattr(proxies, "_SYSTEM_SOCKS", "socks5")
     monkeypatch.setattr(proxies, "proxy_bypass", lambda _host: False)
     rules = ProxyRules(configured, script=script)
     assert await way(rules) == [expected]
     assert rules.is_always_direct is (expected == "direct" and "HTTP_PROXY" not in variables)
+
+
+async def test_a_system_that_takes_long_over_its_exceptions_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(proxies, "getproxies", lambda: {"https": "http://s:1"})
+    monkeypatch.setattr(proxies, "proxy_bypass", lambda _host: answered.wait(30))
+    monkeypatch.setattr(proxies, "_EXCEPTION_S", 0.1)
+    with anyio.fail_after(10):
+        assert await way(ProxyRules(None)) == ["http://s:1"]
+    answered.set()
+
+
+@pytest.mark.parametrize(("script", "is_chosen"), [("auto", False), ("http://wpad.example/wpad.dat", True)])
+async def test_a_proxy_that_a_discovered_script_names_is_none_that_the_user_chose(
+    script: str, is_chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: str) -> tuple[str, str]:
+        return "PROXY p:1; DIRECT", ""
+
+    monkeypatch.setattr(proxies, "_ask", answer)
+    first, second = await ProxyRules(None, script=script).routes(httpx.URL("https://symbols.example/"))
+    assert first.proxy == Proxy("http", "p", 1, is_chosen=is_chosen)
+    assert second.proxy is None
 
 
 async def test_what_the_systems_settings_except_is_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:
