@@ -11,9 +11,8 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import color_option, folder_option, json_option, quiet_option
-from symcache.cli.output import say, say_error, write_json, write_line, write_table
-from symcache.cli.progress import show_progress
-from symcache.cli.report import write_report
+from symcache.cli.output import say, say_error, show_progress, write_json, write_line, write_table
+from symcache.cli.warm import write_report
 from symcache.config import Config, MissSettings, Network, ServerEntry, StoreSettings
 from symcache.errors import StoreError, UsageError
 from symcache.identity import fold

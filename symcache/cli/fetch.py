@@ -14,10 +14,8 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, parse_key, settings_options
-from symcache.cli.output import count_text, say_error, write_json, write_line, write_table
-from symcache.cli.progress import notes_alone
-from symcache.cli.report import evidence
-from symcache.cli.warm import finish, run_warm
+from symcache.cli.output import count_text, notes_alone, say_error, write_json, write_line, write_table
+from symcache.cli.warm import evidence, finish, run_warm
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
 from symcache.stores.results import Fetched, Missing, Present

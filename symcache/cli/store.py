@@ -1,4 +1,4 @@
-"""``symcache store``: the group, what symstore does too (``add``, ``del``, ``query``, ``list``), and the store meant."""
+"""``symcache store``: the group, what symstore has too (``add``, ``del``, ``query``, ``list``), and the store meant."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from symcache.cli.output import (
     count_text,
     say,
     say_error,
+    show_ticker,
     size_text,
     write_json_list,
     write_line,
     write_store_json,
     write_table,
 )
-from symcache.cli.progress import show_ticker
 from symcache.errors import UsageError
 from symcache.formats.pdb.info import SymbolKind
 from symcache.identity import Tier, fold

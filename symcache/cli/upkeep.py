@@ -14,17 +14,19 @@ from symcache.cli.options import Settings, process_options, settings_options
 from symcache.cli.output import (
     TWO_TIER_NOTE,
     count_text,
+    gather,
+    notes_alone,
     parse_age,
     parse_size,
     say,
     say_error,
+    show_ticker,
     size_text,
     unreadable_text,
     write_line,
     write_store_json,
     write_table,
 )
-from symcache.cli.progress import gather, notes_alone, show_ticker
 from symcache.cli.store import open_store
 from symcache.errors import UsageError
 from symcache.identity import Tier
