@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
 from uuid import UUID
@@ -43,6 +43,7 @@ class Tier(IntEnum):
 @dataclass(frozen=True, slots=True, order=True)
 class _Named:
     name: str  # of the file alone, without a path
+    _index: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -53,8 +54,10 @@ class _Named:
 
     @property
     def index(self) -> str:
-        """Path below a single-tier store's root."""
-        return f"{self.name}/{self.id}/{self.name}"
+        """Path below a single-tier store's root; put together once, as a run asks for it a dozen times a key."""
+        if self._index is None:
+            object.__setattr__(self, "_index", f"{self.name}/{self.id}/{self.name}")
+        return self._index  # type: ignore[return-value]  # set just now
 
     @property
     def folded(self) -> str:

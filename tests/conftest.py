@@ -40,6 +40,7 @@ settings.register_profile("symcache", deadline=None, print_blob=True)
 settings.load_profile("symcache")
 
 _SETTINGS_FROM_OUTSIDE = ("SYMCACHE_", "_NT_", "DBGHELP_", "SSL_CERT_")
+_OF_THE_TESTS = ("SYMCACHE_TEST_", "SYMCACHE_WINDOWS_PYTHON")
 _PROXY_VARIABLES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 _TERMINAL_VARIABLES = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"}
 
@@ -59,7 +60,7 @@ sys.addaudithook(_stay_on_loopback)
 def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the test, and every process that it starts, a home of its own and no setting of the user."""
     for name in list(os.environ):
-        setting = name.startswith(_SETTINGS_FROM_OUTSIDE) and name != "SYMCACHE_TEST_REQUIRE"
+        setting = name.startswith(_SETTINGS_FROM_OUTSIDE) and not name.startswith(_OF_THE_TESTS)
         if setting or name.lower() in _PROXY_VARIABLES or name in _TERMINAL_VARIABLES:
             monkeypatch.delenv(name)
     home = tmp_path / "home"  # made by whatever needs it, so that an untouched tmp_path stays empty

@@ -322,7 +322,8 @@ class Network:
     """``[network]``: how servers are asked.
 
     *connections* are requests under way at once, over all servers; None finds out how many help. *total_timeout_s* is
-    for one file from one server, every try counted. *proxy* is a URL, with its credentials if any; empty for none,
+    for one file from one server, every try counted; a body slower than *slowest_bytes_per_s* for *slowest_time_s* is
+    given up. *proxy* is a URL, with its credentials if any; empty for none,
     None for what the system says. *proxy_script* is the URL or path of a script (PAC), ``auto`` to discover one;
     *no_proxy* lists what ``NO_PROXY`` does, which counts as well. *largest_file_bytes* holds of files as downloaded and
     as expanded.
@@ -333,6 +334,8 @@ class Network:
     connect_timeout_s: float = field(default=10.0, metadata=_number(0.1, 3600))
     read_timeout_s: float = field(default=30.0, metadata=_number(0.1, 3600))
     total_timeout_s: float = field(default=3600.0, metadata=_number(1, 7 * _DAY_S))
+    slowest_bytes_per_s: int = field(default=1024, metadata=_whole(0, 1 << 40))
+    slowest_time_s: float = field(default=30.0, metadata=_number(1, 3600))
     retries: int = field(default=4, metadata=_whole(0, 20))
     backoff_s: float = field(default=0.2, metadata=_number(0, 600))
     longest_backoff_s: float = field(default=30.0, metadata=_number(0, 3600))

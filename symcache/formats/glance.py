@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -244,3 +245,42 @@ def _find_keys(view: ByteView) -> PlainImage | None:
     if signature != b"RSDS" or not nul:
         return None
     return PlainImage(timestamp, size_of_image, guid, age, path.decode())
+
+
+HEAD_BYTES = 0x1000
+"""As much of a file as `limit_of` looks at."""
+
+_CABINET = Struct("<4s4xI")
+_SLACK_BYTES = 1 << 20
+_LARGEST_UNKNOWN_BYTES = 64 << 20
+
+
+def limit_of(head: bytes) -> int:
+    """Return how long a file that begins with *head* can be at most, in bytes, as far as that tells.
+
+    A PDB names its blocks, an image where its sections and its certificates end, a cabinet its length. What is behind
+    that is of no use to a debugger; an image may have more all the same, such as an installer.
+
+    Layout: see `symcache.formats.pdb.msf`, `symcache.formats.pe.image` and `symcache.formats.cab.cabinet`.
+    """
+    with suppress(struct.error):
+        if head.startswith(_MSF_MAGIC):
+            _, block_bytes, block_count, *_ = _SUPERBLOCK.unpack_from(head)
+            return int(block_bytes * block_count + _SLACK_BYTES)
+        if head.startswith(b"MSCF"):
+            return int(_CABINET.unpack_from(head)[1] + _SLACK_BYTES)
+        if head.startswith(b"MZ"):
+            return 2 * _end_of_image(head) + _LARGEST_UNKNOWN_BYTES
+    return _LARGEST_UNKNOWN_BYTES if head[:4] not in {b"BSJB", b"Micr"} else 1 << 62
+
+
+def _end_of_image(head: bytes) -> int:
+    """Return where the last section of an image ends in its file; a `struct.error` if there is no section table."""
+    at = int.from_bytes(head[0x3C:0x40], "little")
+    sections, optional_bytes = Struct("<6xH12xH2x").unpack_from(head, at)
+    table = at + 24 + optional_bytes
+    end = 0
+    for number in range(min(sections, _MOST_SECTIONS)):
+        size, offset = Struct("<16xII16x").unpack_from(head, table + 40 * number)
+        end = max(end, size + offset)
+    return end

@@ -280,6 +280,8 @@ class SymbolSource(DiskSource):
             largest_bytes=network.largest_file_bytes,
             parallel_from_bytes=network.parallel_ranges.from_bytes,
             parallel_parts=network.parallel_ranges.parts,
+            slowest_bytes_per_s=network.slowest_bytes_per_s,
+            slowest_time_s=network.slowest_time_s,
             observer=self._observer,
             sleep=sleep,
         )

@@ -50,6 +50,10 @@ class Authority:
         self._authority.configure_trust(context)
         return context
 
+    def write_authority(self, path: Path) -> None:
+        """Write the authority itself to *path*, its key included, for a program that issues certificates."""
+        path.write_bytes(self._authority.private_key_pem.bytes() + self._authority.cert_pem.bytes())
+
     def write_bundle(self, path: Path) -> Path:
         """Write what ``SSL_CERT_FILE`` wants to *path*; return it."""
         self._authority.cert_pem.write_to_path(str(path))

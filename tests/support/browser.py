@@ -58,6 +58,8 @@ class Browser:
             spare = os.dup(from_browser)
             os.dup2(to_browser, 3)
             os.dup2(spare, 4)
+            for end in (3, 4):  # a pipe that has that number already is not handed over by dup2
+                os.set_inheritable(end, True)
 
         self._process = subprocess.Popen(
             [program, *_OPTIONS, f"--user-data-dir={home}", "about:blank"],

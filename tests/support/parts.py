@@ -12,21 +12,30 @@ import shutil
 
 import pytest
 
-__all__ = ["PARTS", "is_required", "need", "required_in"]
+__all__ = ["PARTS", "is_required", "need", "required_in", "skip_without"]
 
 PARTS = {
     "7z": "7z",
+    "apache": "apache2",
     "aria2": "aria2c",
     "cabextract": "cabextract",
     "chromium": "chromium",
     "compiler": "cc",
     "curl": "curl",
+    "kadmin.local": "kadmin.local",
+    "kdb5_util": "kdb5_util",
+    "kdc": "krb5kdc",
+    "kinit": "kinit",
     "llvm": "llvm-pdbutil",
+    "microsocks": "microsocks",
     "mingw": "x86_64-w64-mingw32-g++-win32",
     "nginx": "nginx",
     "openssl": "openssl",
+    "px": "px",
     "setfacl": "setfacl",
     "strace": "strace",
+    "wine": "wineserver",
+    "squid": "squid",
     "wrk": "wrk",
 }
 """The program of each part; a part that is not listed is a Python package of that name."""
@@ -41,12 +50,18 @@ def need(part: str) -> str:
         found = shutil.which(PARTS[part], path=_SEARCH_PATH)
     else:
         found = part if importlib.util.find_spec(part) else None
-    if found is None:
-        reason = f"{part} is not installed"
-        if is_required(part):
-            pytest.fail(f"{reason}, but SYMCACHE_TEST_REQUIRE names it", pytrace=False)
-        pytest.skip(reason)
+    skip_without(part, found is not None, f"{part} is not installed")
+    assert found is not None
     return found
+
+
+def skip_without(part: str, is_there: bool, reason: str) -> None:
+    """Skip the test for *reason* unless *is_there*; fail it if the part is required."""
+    if is_there:
+        return
+    if is_required(part):
+        pytest.fail(f"{reason}, but SYMCACHE_TEST_REQUIRE names it ({part})", pytrace=False)
+    pytest.skip(reason)
 
 
 def is_required(part: str) -> bool:

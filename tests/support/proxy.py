@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["OPEN", "ForwardingProxy", "RawProxy", "SocksProxy"]
+__all__ = ["OPEN", "ForwardingProxy", "RawProxy", "SocksProxy", "tunnel"]
 
 _HOP_HEADERS = {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade"}
 _PATIENCE_S = 20.0
@@ -113,7 +113,7 @@ class ForwardingProxy:
                 request.status = 200
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 if not self.drops_tunnels:
-                    _tunnel(client, origin)
+                    tunnel(client, origin)
             else:
                 lines = [f"{request.method} /{target} HTTP/1.1"]
                 lines += [f"{name}: {value}" for name, value in request.headers.items() if name not in _HOP_HEADERS]
@@ -189,7 +189,7 @@ class RawProxy:
             if answer == OPEN:
                 with socket.create_connection(("127.0.0.1", self._port)) as origin:
                     client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                    _tunnel(client, origin)
+                    tunnel(client, origin)
                 return
             client.sendall(answer)
         with suppress(OSError):
@@ -254,7 +254,7 @@ class SocksProxy:
             return
         with socket.create_connection(("127.0.0.1", self._port)) as origin:
             client.sendall(accepted)
-            _tunnel(client, origin)
+            tunnel(client, origin)
 
     def _read_5(self, stream: socket.SocketIO, client: socket.socket) -> tuple[bytes, bytes]:
         ways = _exactly(stream, _exactly(stream, 1)[0])
@@ -314,8 +314,14 @@ def _refuse(request: Request, client: socket.socket, status: int, header: str = 
     )
 
 
-def _tunnel(client: socket.socket, origin: socket.socket) -> None:
-    """Copy both ways until the client leaves, in one thread: TLS connections are no matter for two."""
+def tunnel(client: socket.socket, origin: socket.socket, *, most_bytes: int | None = None) -> None:
+    """Copy both ways until the client leaves, in one thread: TLS connections are no matter for two.
+
+    Args:
+        client: Who asked for it.
+        origin: Where it leads.
+        most_bytes: How many come from there before it breaks off; None for all.
+    """
     other = {client: origin, origin: client}
     with suppress(OSError):
         while other:
@@ -325,7 +331,11 @@ def _tunnel(client: socket.socket, origin: socket.socket) -> None:
                 return
             for end in readable:
                 if data := end.recv(65536):
-                    other[end].sendall(data)
+                    other[end].sendall(data[:most_bytes] if end is origin else data)
+                    if end is origin and most_bytes is not None:
+                        most_bytes -= len(data)
+                        if most_bytes <= 0:
+                            return
                 else:
                     del other[end]
                     if end is client:

@@ -114,16 +114,19 @@ class Listener:
     Args:
         serve: Called once for each connection; it may let `OSError` and `ValueError` out, which end the connection.
         tls: Wraps every connection; None for plain TCP.
+        port: Where it listens; 0 for any that is free.
     """
 
-    def __init__(self, serve: Callable[[socket.socket], None], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, serve: Callable[[socket.socket], None], *, tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self._serve = serve
         self._tls = tls
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._closing = False
         self.accepted = 0
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=512)
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name=f"accept on {self.port}", daemon=True)
         self._thread.start()

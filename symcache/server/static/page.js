@@ -209,14 +209,18 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) refr
 
 /* Search */
 
+let searches = 0;
+
 async function search(event) {
   event.preventDefault();
   const text = $("q").value.trim();
   if (!text) return;
+  const number = ++searches;
   $("search-state").textContent = "Searching…";
   try {
     const answer = await fetch(`-/search?q=${encodeURIComponent(text)}`);
     const found = await answer.json();
+    if (number !== searches) return; // the answer to an earlier search came late
     const missing = found.missing.map((each) => [each.index, `missing, asked for ${count(each.times)}×`]);
     fill($("search-table"), [
       ...found.files.map((each) => {
@@ -232,7 +236,7 @@ async function search(event) {
     const more = found.is_complete ? "" : " There are more; say more of the name.";
     $("search-state").textContent = `${count(found.files.length)} in the store, ${count(found.missing.length)} missing.${more}`;
   } catch (error) {
-    $("search-state").textContent = `Failed: ${error.message}`;
+    if (number === searches) $("search-state").textContent = `Failed: ${error.message}`;
   }
 }
 

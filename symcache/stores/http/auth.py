@@ -324,8 +324,9 @@ class Credentials:
         entry = entry_for(str(url), self._entries) if self._entries else None
         if entry is None or not _has_credentials(entry):
             known = self._hosts.get(url.host)
-            is_safe = url.scheme == "https" or is_loopback(url.host)
-            return SignIn({"Authorization": basic(known[0] or known[1], known[2])} if known and is_safe else {})
+            if known is None or (url.scheme != "https" and not is_loopback(url.host)):
+                return SignIn({})
+            return SignIn({"Authorization": basic(known[0] or known[1], known[2])})
         if url.scheme != "https" and not entry.allow_http and not is_loopback(url.host):
             problem = "credentials are not sent over plain http; use https, or set allow_http = true for this server"
             raise UpstreamRefused(problem, url=redact(url))

@@ -51,8 +51,9 @@ class Trust:
         return self._usual
 
     def check(self) -> None:
-        """Read all files now, so that one that cannot be used is known before work begins."""
-        self.context_for(("https", "", 443))
+        """Read all files that a setting names now, so that one that cannot be used is known before work begins."""
+        if self._ca_file is not None:  # what the system trusts takes long to read, and may not be needed
+            self.context_for(("https", "", 443))
         for entry in self._entries:
             self._context_of(entry)
 

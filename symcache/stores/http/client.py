@@ -114,12 +114,19 @@ class Client:
             response = await self._follow(transport, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = read_reply(response, shown, start, end)
+                reply.on_much = lambda: self._breaker.note_body(response.extensions["origin"], is_whole=False)
                 try:
                     if reply.is_miss:
                         await drain(response)
                     yield reply
+                except UpstreamUnavailable as error:
+                    if error.timed_out:
+                        self._note_stall(response.extensions["origin"], error)
+                    raise
                 finally:
                     await reply.aclose()
+                if reply.is_whole:
+                    self._breaker.note_body(response.extensions["origin"], is_whole=True)
                 self.pool.note_response(reply.received_bytes)
             finally:
                 await response.aclose()
@@ -228,8 +235,13 @@ class Client:
                 self._breaker.note_success(origin)  # the host is well, whatever it thinks of us
             await drain(response)
             raise
-        self._breaker.note_success(origin)
+        self._breaker.note_success(origin, has_body=response.status_code in {200, 206})
+        response.extensions["origin"] = origin
         return response
+
+    def _note_stall(self, origin: tuple[str, str, int], error: UpstreamUnavailable) -> None:
+        if self._breaker.note_stall(origin, file=error.url.rpartition("/")[0]):
+            self._notify(f"{origin[1]} is left alone for a while: {error.problem}")
 
     def _note_failure(
         self, origin: tuple[str, str, int], asked_s: float, error: UpstreamUnavailable, *, may_pause: bool = False

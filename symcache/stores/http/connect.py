@@ -46,6 +46,7 @@ __all__ = [
     "HandshakeError",
     "Opened",
     "ProxyRefusedError",
+    "SilenceError",
     "describe_os_error",
     "describe_refusal",
 ]
@@ -82,12 +83,17 @@ class HandshakeError(httpx.ConnectError):
     """TLS did not come about; the text says why."""
 
 
+class SilenceError(httpx.ReadTimeout):
+    """An answer stopped; the text says where."""
+
+
 @dataclass(slots=True)
 class Opened:
     """A connection.
 
     Attributes:
         stream: What is sent and received.
+        proxy: What it goes through; None if it is direct.
         relay: The proxy that forwards each request on it, which names its whole URL; None if it leads to the server.
         handshake: What the relay is told of who one is.
         address: Of the server; None behind a proxy.
@@ -96,6 +102,7 @@ class Opened:
     stream: ByteStream
     relay: Proxy | None = None
     handshake: Handshake | None = None
+    proxy: Proxy | None = None
     address: str | None = None
 
     @property
@@ -160,6 +167,7 @@ class Connector:
         stage = _Stage(route.proxy)
         with _translated(request, stage), anyio.fail_after(timeout_s):
             opened = await self._open_plain(request, origin, route.proxy, stage)
+            opened.proxy = route.proxy
             if origin[0] != "https":
                 return opened
             stage.is_connected = True
@@ -438,7 +446,8 @@ def describe_refusal(
     if is_known and wanted & {"basic", "digest"}:
         return f"{text}, and does not accept this user and password"
     if wanted & {"basic", "digest"}:
-        return f"{text}; name user and password in network.proxy: http://user:password@{_host_of(proxy)}"
+        # Not as one word: what reports are freed of secrets by would take it for some.
+        return f"{text}; in network.proxy, put user:password and an @ before {_host_of(proxy)}"
     if handshake is not None and handshake.problem:
         return f"{text}; {handshake.problem}"
     if "negotiate" in wanted and not is_known:

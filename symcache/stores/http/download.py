@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -11,6 +14,7 @@ import anyio
 
 from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
+from symcache.formats.glance import HEAD_BYTES, limit_of
 from symcache.stores.http.imagehead import read_remote_image
 from symcache.stores.http.reply import UnfitRangeError
 from symcache.stores.http.retry import CircuitOpenError
@@ -69,6 +73,8 @@ class Downloader:
         largest_bytes: A longer file is refused.
         parallel_from_bytes: From this length on a file is brought in parts, while requests may begin.
         parallel_parts: Most parts at once.
+        slowest_bytes_per_s: A body that is slower for *slowest_time_s* is given up.
+        slowest_time_s: See there.
         observer: Told about every transfer.
         sleep: Waits a number of seconds.
     """
@@ -81,6 +87,9 @@ class Downloader:
     parallel_parts: int
     observer: Observer
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    slowest_bytes_per_s: int = 0
+    slowest_time_s: float = 30.0
+    clock_s: Callable[[], float] = time.monotonic
 
     async def download(
         self, url: httpx.URL, path: Path, *, index: str, headers: Mapping[str, str] | None = None
@@ -161,6 +170,35 @@ class Downloader:
         with anyio.move_on_after(self.total_s):
             return await work()
         raise UpstreamUnavailable(f"not whole after {self.total_s:g} s", url=redact(url))
+
+
+class _TooSlowError(UpstreamUnavailable):
+    """Less arrives than is waited for, so that what did is no progress."""
+
+
+class _Pace:
+    """Watches how fast a body arrives."""
+
+    def __init__(self, how: Downloader) -> None:
+        self._slowest, self._time_s, self._clock_s = how.slowest_bytes_per_s, how.slowest_time_s, how.clock_s
+        self._since_s = self._clock_s()
+        self._bytes = 0
+
+    def note(self, size_bytes: int, shown: str) -> None:
+        """Note that *size_bytes* came.
+
+        Raises:
+            UpstreamUnavailable: For some time now less has come than is waited for.
+        """
+        self._bytes += size_bytes
+        passed_s = self._clock_s() - self._since_s
+        if passed_s >= self._time_s:
+            if self._bytes < self._slowest * passed_s:
+                rate = self._bytes / passed_s
+                problem = f"slower than network.slowest_bytes_per_s: {rate:.0f} bytes/s for {passed_s:.0f} s"
+                raise _TooSlowError(problem, url=shown, timed_out=True)
+            self._since_s += passed_s
+            self._bytes = 0
 
 
 class _MisfitError(Exception):
@@ -268,7 +306,8 @@ class _Transfer:
                 raise _MisfitError from error
             except UpstreamUnavailable as error:
                 # A transfer that made progress before it broke starts a new count of failures.
-                failures = 1 if piece.at > furthest else failures + 1
+                has_moved = piece.at > furthest and not isinstance(error, _TooSlowError)
+                failures = 1 if has_moved else failures + 1
                 furthest = max(furthest, piece.at)
                 await self._how.pause(failures, error)
         return None
@@ -292,6 +331,10 @@ class _Transfer:
             raise WrongContent(f"{size_bytes} bytes, more than network.largest_file_bytes", url=redact(self._url))
         if reply.status == 200:
             self._size_bytes = size_bytes
+            # Before anything is filled up with a file that does not fit.
+            is_large = size_bytes is not None and size_bytes > _SMALL_BYTES
+            if is_large and shutil.disk_usage(self._path.parent).free < (size_bytes or 0):
+                raise OSError(errno.ENOSPC, "no room for it", str(self._path))
         if not self.begun:
             self.begun = True
             self._how.observer(TransferStarted(self._index, reply.url, size_bytes, self._path))
@@ -317,11 +360,19 @@ class _Transfer:
         if reply.body_bytes is not None and reply.body_bytes <= _SMALL_BYTES and not self._is_split:
             await self._copy_at_once(reply, piece, file)
             return
+        pace = _Pace(self._how)
+        head = b""
+        limit_bytes = self._how.largest_bytes
         async with aclosing(reply.chunks()) as chunks:
             async for chunk in chunks:
+                pace.note(len(chunk), reply.url)
+                if reply.body_bytes is None and len(head) < HEAD_BYTES and piece.at == len(head):
+                    head += chunk[: HEAD_BYTES - len(head)]
+                    limit_bytes = min(limit_bytes, limit_of(head))
                 wanted = chunk if piece.end is None else chunk[: piece.end - piece.at]
-                if piece.at + len(wanted) > self._how.largest_bytes:
-                    raise WrongContent("longer than network.largest_file_bytes", url=redact(self._url))
+                if piece.at + len(wanted) > limit_bytes:
+                    of = "network.largest_file_bytes" if limit_bytes == self._how.largest_bytes else "it says it is"
+                    raise WrongContent(f"longer than {of}", url=redact(self._url))
                 _write_at(file, piece.at, wanted)
                 piece.at += len(wanted)
                 self._received_bytes += len(wanted)
@@ -332,10 +383,12 @@ class _Transfer:
     async def _copy_at_once(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
         """Write a small body in one piece; what came of one that breaks is written too, and asked for no more."""
         chunks: list[bytes] = []
+        pace = _Pace(self._how)
         try:
             async with aclosing(reply.chunks()) as body:
                 async for chunk in body:
-                    chunks.append(chunk)  # noqa: PERF401 - those before an error are wanted
+                    chunks.append(chunk)
+                    pace.note(len(chunk), reply.url)
         finally:
             data = b"".join(chunks)
             _write_at(file, piece.at, data)

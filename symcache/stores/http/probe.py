@@ -97,7 +97,9 @@ async def probe_servers(
     """
     network = config.network
     connections = max(len(urls), 1)
-    pool = TransportPool(network, config.server, connections=connections, timeout_s=timeout_s, network=transport)
+    # Waits for one thing end a little sooner than all of it, so that it is said what was waited for.
+    wait_s = 0.8 * timeout_s
+    pool = TransportPool(network, config.server, connections=connections, timeout_s=wait_s, network=transport)
     try:
         pool.open()
     except ConfigError as error:

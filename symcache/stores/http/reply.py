@@ -29,13 +29,14 @@ from symcache.stores.http.connect import (
     DistrustError,
     HandshakeError,
     ProxyRefusedError,
+    SilenceError,
     describe_os_error,
     describe_refusal,
 )
 from symcache.stores.http.retry import parse_retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 __all__ = ["Reply", "UnfitRangeError", "check_status", "drain", "read_reply", "translate"]
 
@@ -43,6 +44,7 @@ __all__ = ["Reply", "UnfitRangeError", "check_status", "drain", "read_reply", "t
 _MISSES = frozenset({404, 410})
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DRAINED_BYTES = 64 * 1024
+_MUCH_BYTES = 1 << 20
 _DRAINED_S = 2.0
 _INFLATED_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -69,6 +71,7 @@ class Reply:
         validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
         takes_ranges: The server said that it serves ranges.
         received_bytes: How much of the body has come.
+        on_much: Called once when that is a good deal.
     """
 
     status: int
@@ -79,6 +82,8 @@ class Reply:
     validator: str | None = None
     takes_ranges: bool = False
     received_bytes: int = 0
+    on_much: Callable[[], None] | None = field(default=None, repr=False)
+    _is_over: bool = field(default=False, repr=False)
     _response: httpx.Response | None = field(default=None, repr=False)
     _begun: _Begun | None = field(default=None, repr=False)
 
@@ -86,6 +91,11 @@ class Reply:
     def is_miss(self) -> bool:
         """The upstream has no such file, definitely."""
         return self.status in _MISSES
+
+    @property
+    def is_whole(self) -> bool:
+        """The body has come to its end."""
+        return self._is_over
 
     async def begin(self) -> None:
         """Look at the first bytes of the body, which alone tell what it is; for who does not read `chunks`.
@@ -144,6 +154,9 @@ class Reply:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     self.received_bytes += len(chunk)
+                    if self.received_bytes >= _MUCH_BYTES and self.on_much is not None:
+                        self.on_much()
+                        self.on_much = None
                     if self.body_bytes is not None and self.received_bytes > self.body_bytes:
                         raise WrongContent("a body longer than announced", url=self.url)
                     yield chunk
@@ -152,6 +165,7 @@ class Reply:
         if self.body_bytes is not None and self.received_bytes < self.body_bytes:
             left_bytes = self.body_bytes - self.received_bytes
             raise UpstreamUnavailable(f"body cut short by {left_bytes} bytes", url=self.url)
+        self._is_over = True
 
 
 @dataclass(slots=True)
@@ -291,7 +305,8 @@ def translate(error: Exception, shown: str) -> UpstreamError:
         case httpx.ConnectTimeout():
             return HostUnavailable(str(error) or "no connection in time", url=shown, timed_out=True)
         case httpx.TimeoutException():
-            return UpstreamUnavailable("no answer in time", url=shown, timed_out=True)
+            text = str(error) if isinstance(error, SilenceError) else "no answer in time"
+            return UpstreamUnavailable(f"{text}{_via(error)}", url=shown, timed_out=True)
         case ProxyRefusedError():
             kind = UpstreamRefused if error.status in {401, 403, 407} else HostUnavailable
             return kind(str(error), url=shown)
@@ -312,9 +327,18 @@ def translate(error: Exception, shown: str) -> UpstreamError:
         case httpx.RemoteProtocolError() if "location header" in str(error):
             return UpstreamRefused("redirect to something that is not a URL", url=shown)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
-            return UpstreamUnavailable("the connection broke", url=shown)
+            return UpstreamUnavailable(f"the connection broke{_via(error)}", url=shown)
         case _:
             return UpstreamRefused("cannot be asked: not a URL that works", url=shown)
+
+
+def _via(error: Exception) -> str:
+    """Return which proxy the request of *error* went through, to stand behind a message."""
+    try:
+        via = error.request.extensions.get("proxy") if isinstance(error, httpx.RequestError) else None
+    except RuntimeError:  # it has none
+        via = None
+    return f" (through the proxy {via})" if via else ""
 
 
 def _proxy_status(error: httpx.ProxyError) -> int | None:

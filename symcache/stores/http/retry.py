@@ -110,6 +110,9 @@ class CircuitBreaker:
     break at once when a connection does, and that is one failure and not many. After the cool-down one request tries
     it; the others follow when that one is answered.
 
+    A host may answer, and let every body stop within. After *failures* different files that stopped, and none that came
+    whole in between, it is left alone as well; then the others wait until a body comes, and not just its beginning.
+
     Args:
         failures: Failures in a row that are too many.
         cool_down_s: Seconds for which a host is then left alone.
@@ -136,6 +139,7 @@ class CircuitBreaker:
         self._clock_s = clock_s
         self._sleep = sleep
         self._hosts: dict[tuple[str, str, int], _Host] = {}
+        self._stalled: dict[tuple[str, str, int], set[str]] = {}
 
     async def wait_pause(self, origin: tuple[str, str, int], *, url: str) -> None:
         """Return when *origin* may be asked, as far as is known now; before it is, `wait_turn` has the last word.
@@ -167,9 +171,35 @@ class CircuitBreaker:
             host.tried_s = now_s
         return now_s
 
-    def note_success(self, origin: tuple[str, str, int]) -> None:
-        """Note that *origin* answered."""
+    def note_success(self, origin: tuple[str, str, int], *, has_body: bool = False) -> None:
+        """Note that *origin* answered; with a body it tells nothing of that as yet."""
+        if not self._is_stalling(origin):
+            self._hosts.pop(origin, None)
+        elif not has_body and (host := self._hosts.get(origin)) is not None:
+            host.not_before_s = self._clock_s()  # another one may try whether bodies come
+            host.tried_s = None
+
+    def note_body(self, origin: tuple[str, str, int], *, is_whole: bool) -> None:
+        """Note that a body of *origin* has come, or a good deal of it."""
+        if is_whole:
+            self._stalled.pop(origin, None)
         self._hosts.pop(origin, None)
+
+    def note_stall(self, origin: tuple[str, str, int], *, file: str) -> bool:
+        """Note that a body of *origin* stopped within; return whether it begins to be left alone with that."""
+        files = self._stalled.setdefault(origin, set())
+        if len(files) < self._failures:
+            files.add(file)
+        if not self._is_stalling(origin):
+            return False
+        now_s = self._clock_s()
+        host = self._hosts.setdefault(origin, _Host(failing_since_s=now_s))
+        was_open, host.is_open, host.is_ailing, host.tried_s = host.is_open, True, True, None
+        host.not_before_s = now_s + self._cool_down_s
+        return not was_open
+
+    def _is_stalling(self, origin: tuple[str, str, int]) -> bool:
+        return len(self._stalled.get(origin, ())) >= self._failures
 
     def note_cancelled(self, origin: tuple[str, str, int], *, asked_s: float) -> None:
         """Note that the request made at *asked_s* was given up; if it was the one that tries, another one may."""

@@ -16,11 +16,11 @@ import httptools
 import httpx
 from anyio.abc import SocketAttribute
 
-from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, describe_refusal
+from symcache.stores.http.connect import STAYS_OUTSIDE, ProxyRefusedError, SilenceError, describe_refusal
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
 
     from symcache.stores.http.connect import Connector, Opened
@@ -63,6 +63,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         is_new = connection is None
         if connection is None:
             connection = _Connection(await self._connector.open(request, origin), request)
+        if connection.opened.proxy is not None:
+            request.extensions["proxy"] = str(connection.opened.proxy)  # for who says what went wrong
         try:
             status = await connection.exchange(request)
             if status == 407 and connection.is_relayed:
@@ -170,12 +172,12 @@ class _Connection:
         # A connection that was made for another request may be to the inside.
         if request.extensions.get(STAYS_OUTSIDE) and self.opened.is_inside:
             raise httpx.ConnectError("a redirect into a private network", request=request)
-        # One deadline for both: sending a request this short does not block.
+        # One deadline for all of it: sending a request this short does not block, and neither a trickle of fields nor a
+        # flood of interim answers may hold it up.
         with self._in_time():
             await self._stream.send(head)
-            await self._receive()
-        while self.status is None:
-            await self.read()
+            while self.status is None:
+                await self._receive()
         return self.status
 
     async def _introduce(self, request: httpx.Request) -> str | None:
@@ -206,14 +208,20 @@ class _Connection:
         return field
 
     async def read(self) -> None:
-        """Read more of the response."""
+        """Read more of the body, or up to its end, however it is cut into chunks."""
         with self._in_time():
             await self._receive()
+            while not self.pieces and not self.is_complete:
+                await self._receive()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        with _translated(self._request, httpx.ReadTimeout, httpx.ReadError), anyio.fail_after(self._read_s):
+        with _translated(self._request, self._describe_silence), anyio.fail_after(self._read_s):
             yield
+
+    def _describe_silence(self) -> str:
+        what = "no answer" if self.status is None else "the body stopped, and nothing more came"
+        return f"{what} in time"
 
     async def _receive(self) -> None:
         try:
@@ -314,13 +322,11 @@ class _Body(httpx.AsyncByteStream):
 
 
 @contextmanager
-def _translated(
-    request: httpx.Request, timeout: type[httpx.TimeoutException], lost: type[httpx.NetworkError]
-) -> Iterator[None]:
+def _translated(request: httpx.Request, describe_silence: Callable[[], str]) -> Iterator[None]:
     """Raise what anyio raises as the errors of httpx that its own transport would raise."""
     try:
         yield
     except TimeoutError as error:
-        raise timeout(str(error), request=request) from error
+        raise SilenceError(describe_silence(), request=request) from error
     except _LOST as error:
-        raise lost(str(error), request=request) from error
+        raise httpx.ReadError(str(error), request=request) from error

@@ -93,7 +93,7 @@ def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
 def drop(scratch: Path) -> None:
     """Remove *scratch* if it is there; one that is open on another machine goes when the staging folder is swept."""
     with suppress(OSError):
-        scratch.unlink()
+        os.unlink(scratch)  # noqa: PTH108 - for each file
 
 
 def take_away(store: Store, path: Path) -> bool:
@@ -201,8 +201,9 @@ class Staging:
     being written, and is swept then.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, prepare: Callable[[], None] = lambda: None) -> None:
         self._parent = root / OWN_FOLDER / "staging"
+        self._prepare = prepare  # makes the store
         self._folder: Path | None = None
         self._lock: KeyLock | None = None
         self._opening = threading.Lock()
@@ -216,6 +217,7 @@ class Staging:
         """Return the path of a new scratch file, which does not exist yet; `OSError` if the store cannot be written."""
         with self._opening:
             if not self.is_open:
+                self._prepare()
                 self.close()
                 self._open()
         assert self._folder is not None

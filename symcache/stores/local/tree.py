@@ -58,8 +58,7 @@ class Store(OnDisk):
         super().__init__(root)
         self._locking = locking
         self._has_chosen_locks = False
-        self._new_tier = new_tier
-        self._staging = Staging(root)
+        self._staging = Staging(root, lambda: self.create(new_tier))
         # Of one file a process has one descriptor, whatever links lead to the store.
         self._locks = root.resolve() / OWN_FOLDER / "locks"
         self._listings = Listings(list_folders, 20, clock_s)
@@ -156,8 +155,6 @@ class Store(OnDisk):
     def scratch(self) -> Path:
         """Return the path of a new scratch file of this process, on the disk of the store; see `Staging`."""
         try:
-            if not self._staging.is_open:
-                self.create(self._new_tier)
             return self._staging.new_path()
         except OSError as error:
             raise as_store_error(error, self.root) from error
@@ -221,7 +218,9 @@ class Store(OnDisk):
 
     def notes(self) -> Iterator[str]:
         """Yield what this disk cannot do, and what is done instead."""
-        from symcache.stores.local.locks import note_of  # noqa: PLC0415 - for who has locked something
+        if not self._has_chosen_locks:
+            return  # it was looked into, no more
+        from symcache.stores.local.locks import note_of  # noqa: PLC0415
 
         if (text := note_of(self._locks)) is not None:
             yield text

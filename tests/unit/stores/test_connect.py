@@ -128,7 +128,7 @@ async def test_a_proxy_is_told_user_and_password(
         assert error.problem == f"the proxy answered 407: it wants {kind}, and does not accept this user and password"
         assert isinstance(error, UpstreamRefused)
         error = await failure(proxy.url, f"{scheme}://symbols.example/x")
-        assert error.problem.endswith(f"name user and password in network.proxy: http://user:password@{proxy.address}")
+        assert error.problem.endswith(f"; in network.proxy, put user:password and an @ before {proxy.address}")
     assert all("proxy-authorization" not in request.headers for request in upstream.requests)
 
 
@@ -238,7 +238,7 @@ async def test_a_tunnel_may_bring_the_first_bytes_of_nobody(secure: Upstream) ->
 @pytest.mark.parametrize(
     ("offers", "known", "said"),
     [
-        (["Basic realm=x"], False, "name user and password"),
+        (["Basic realm=x"], False, "put user:password and an @"),
         (["Basic realm=x"], True, "does not accept this user and password"),
         (["NTLM"], False, "px-proxy"),
         (["Negotiate", "NTLM"], False, "symcache[negotiate]"),
@@ -379,7 +379,7 @@ async def test_a_plain_proxy_that_is_called_an_https_one_is_named(authority: Aut
     [
         (b"HTTP/1.1 400 Bad\r\n\r\n", "no TLS handshake: "),
         (b"", "TLS handshake"),
-        (b"\x15\x03\x03\x00\x02\x02\x28", "TLS"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "TLS"),  # another version of it
     ],
 )
 async def test_a_server_that_speaks_no_tls_is_named(
@@ -392,6 +392,13 @@ async def test_a_server_that_speaks_no_tls_is_named(
         assert (proxy.address in error.problem) is through_proxy
         assert "operation not permitted" not in error.problem
         assert "_ssl" not in error.problem
+
+
+async def test_a_server_that_ends_the_handshake_most_likely_wants_a_certificate(authority: Authority) -> None:
+    with served(b"\x15\x03\x03\x00\x02\x02\x28") as address:
+        error = await failure("", f"https://{address}/x", authority.client_context())
+    assert isinstance(error, UpstreamRefused)
+    assert "client_certificate" in error.problem
 
 
 @pytest.mark.parametrize("stage", ["connection", "answer", "handshake", "socks"])

@@ -124,6 +124,59 @@ async def test_a_host_that_keeps_failing_is_left_alone_and_then_tried_by_one() -
     await ask(breaker)
 
 
+async def test_a_host_whose_bodies_stop_is_left_alone_though_it_answers() -> None:
+    clock = Clock()
+    breaker = make_breaker(clock)
+    for name in ("1", "1", "2"):
+        await ask(breaker)
+        breaker.note_success(ORIGIN, has_body=True)
+        assert not breaker.note_stall(ORIGIN, file=name)
+    assert breaker.note_stall(ORIGIN, file="3")
+    assert not breaker.note_stall(ORIGIN, file="4")  # told already
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    clock.now_s += 60
+    await ask(breaker)  # the one that tries
+    breaker.note_success(ORIGIN, has_body=True)  # it begins as all others did
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    breaker.note_stall(ORIGIN, file="5")
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    clock.now_s += 60
+    await ask(breaker)
+    breaker.note_success(ORIGIN)  # a miss tells nothing of bodies: the next one tries
+    await ask(breaker)
+    with pytest.raises(CircuitOpenError):
+        await ask(breaker)
+    breaker.note_body(ORIGIN, is_whole=True)
+    await ask(breaker)
+    await ask(breaker)
+    assert not breaker.note_stall(ORIGIN, file="6")
+
+
+async def test_a_long_body_that_goes_on_lets_the_others_go_on() -> None:
+    clock = Clock()
+    breaker = make_breaker(clock)
+    for name in ("1", "2", "3"):
+        breaker.note_stall(ORIGIN, file=name)
+    clock.now_s += 60
+    await ask(breaker)
+    breaker.note_success(ORIGIN, has_body=True)
+    breaker.note_body(ORIGIN, is_whole=False)
+    await ask(breaker)
+    assert breaker.note_stall(ORIGIN, file="7")  # but it has to end before all is forgotten
+
+
+async def test_a_body_that_comes_whole_in_between_is_no_row_of_stops() -> None:
+    breaker = make_breaker(Clock())
+    for number in range(10):
+        assert not breaker.note_stall(ORIGIN, file=str(number))
+        breaker.note_success(ORIGIN, has_body=True)
+        breaker.note_body(ORIGIN, is_whole=True)
+        await ask(breaker)
+
+
 async def test_whoever_tries_and_is_cancelled_leaves_the_try_to_the_next() -> None:
     clock = Clock()
     breaker = make_breaker(clock, failures=1)
