@@ -32,10 +32,9 @@ from symcache.errors import UsageError
 from symcache.identity import Tier
 from symcache.stores.check import StoredCheck
 from symcache.stores.results import Failed, Fetched, Missing, Present
-from symcache.upkeep.convert import convert
 from symcache.upkeep.inventory import Pins, find_quarantined, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.repair import repair
+from symcache.upkeep.repair import convert, repair
 from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
 from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
 
