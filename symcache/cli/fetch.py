@@ -53,7 +53,7 @@ def fetch_command(settings: Settings, indexes: tuple[str, ...]) -> None:
     else:
         _write_paths(report, {key.index: server for server, key in asked if server})
     # Here an excluded file is wanting, too: it was asked for by name.
-    is_complete = all(isinstance(symbol.outcome, Present | Fetched) for symbol in report.symbols)
+    is_complete = all(symbol.is_at_hand for symbol in report.symbols)
     raise Exit(report.exit_code() or (0 if is_complete else 3))
 
 

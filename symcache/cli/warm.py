@@ -280,8 +280,7 @@ def _image_lines(report: Report) -> Iterator[str]:
     if counts:
         reasons = "; ".join(f"{counts[use]} {_NEEDED_FOR[use]}" for use in ImageUse if counts[use])
         yield f"{count_text(counts.total(), 'image')} wanted that the input does not hold: {reasons}"
-    at_hand = [symbol for symbol in report.symbols if isinstance(symbol.outcome, Present | Fetched)]
-    commands = [symbol.reload for symbol in at_hand if symbol.reload is not None]
+    commands = [symbol.reload for symbol in report.symbols if symbol.reload is not None and symbol.is_at_hand]
     if commands:
         yield "to load their symbols, type in the debugger:"
         yield from (f"  {command}" for command in commands)
