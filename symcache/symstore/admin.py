@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
-from symcache.formats.cab.cabinet import write_cabinet
+from symcache.formats.cabinet import write_cabinet
 from symcache.formats.pdb.info import Container, NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.pe.image import Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
