@@ -57,7 +57,7 @@ _COMMANDS = {
     "missing": ("fetch", "List files that no server has; request them again, or forget the answers."),
     "path": ("path", "Print the symbol path for a debugger."),
     "servers": ("servers", "List known and configured symbol servers; test them."),
-    "doctor": ("doctor", "Find out why symbols do not arrive here: servers, proxies, certificates, stores."),
+    "doctor": ("servers", "Find out why symbols do not arrive here: servers, proxies, certificates, stores."),
     "store": ("store", "Manage stores: publish, list, verify, prune, convert."),
     "export": ("bundle", "Pack symbols into a bundle for a machine without a network."),
     "import": ("bundle", "Import a bundle into the store."),

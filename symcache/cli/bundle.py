@@ -15,14 +15,15 @@ from symcache.cli.output import (
     EMPTY,
     blot,
     count_text,
+    gather,
     say_error,
+    show_ticker,
     size_text,
     unreadable_json,
     unreadable_text,
     write_line,
     write_store_json,
 )
-from symcache.cli.progress import gather, show_ticker
 from symcache.cli.store import find_store, open_store
 from symcache.errors import InputError
 from symcache.identity import ImageKey, parse_index, published_keys

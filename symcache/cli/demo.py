@@ -11,12 +11,12 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import color_option, folder_option, json_option, quiet_option
-from symcache.cli.output import say, say_error, write_json, write_line, write_table
-from symcache.cli.progress import show_progress
-from symcache.cli.report import write_report
+from symcache.cli.output import say, say_error, show_progress, write_json, write_line, write_table
+from symcache.cli.warm import write_report
 from symcache.config import Config, MissSettings, Network, ServerEntry, StoreSettings
-from symcache.errors import StoreError, UsageError
+from symcache.errors import UsageError
 from symcache.identity import fold
+from symcache.stores.local.atomic import store_errors
 from symcache.stores.results import Cause, Fetched, Present
 from symcache.stores.source import SymbolSource
 from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
@@ -81,12 +81,10 @@ def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bo
 
 
 def _make_folder(keep: Path) -> Path:
-    try:
+    with store_errors(keep):
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise UsageError(f"{keep} is not empty; name a new folder")
-    except OSError as error:
-        raise StoreError(error.strerror or str(error), path=keep) from error
     return keep
 
 

@@ -14,10 +14,8 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, parse_key, settings_options
-from symcache.cli.output import count_text, say_error, write_json, write_line, write_table
-from symcache.cli.progress import notes_alone
-from symcache.cli.report import evidence
-from symcache.cli.warm import finish, run_warm
+from symcache.cli.output import count_text, notes_alone, say_error, write_json, write_line, write_table
+from symcache.cli.warm import evidence, finish, run_warm
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
 from symcache.stores.results import Fetched, Missing, Present
@@ -55,7 +53,7 @@ def fetch_command(settings: Settings, indexes: tuple[str, ...]) -> None:
     else:
         _write_paths(report, {key.index: server for server, key in asked if server})
     # Here an excluded file is wanting, too: it was asked for by name.
-    is_complete = all(isinstance(symbol.outcome, Present | Fetched) for symbol in report.symbols)
+    is_complete = all(symbol.is_at_hand for symbol in report.symbols)
     raise Exit(report.exit_code() or (0 if is_complete else 3))
 
 

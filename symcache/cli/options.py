@@ -61,6 +61,18 @@ def folder_option(name: str, help_text: str) -> Callable[[F], F]:
     return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help_text)
 
 
+def timeout_option(help_text: str) -> Callable[[F], F]:
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0.1, max=600),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help=help_text,
+    )
+
+
 def _no_color(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.color = False

@@ -14,26 +14,27 @@ from symcache.cli.options import Settings, process_options, settings_options
 from symcache.cli.output import (
     TWO_TIER_NOTE,
     count_text,
+    gather,
+    notes_alone,
     parse_age,
     parse_size,
     say,
     say_error,
+    show_ticker,
     size_text,
     unreadable_text,
     write_line,
     write_store_json,
     write_table,
 )
-from symcache.cli.progress import gather, notes_alone, show_ticker
 from symcache.cli.store import open_store
 from symcache.errors import UsageError
 from symcache.identity import Tier
 from symcache.stores.check import StoredCheck
 from symcache.stores.results import Failed, Fetched, Missing, Present
-from symcache.upkeep.convert import convert
 from symcache.upkeep.inventory import Pins, find_quarantined, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.repair import repair
+from symcache.upkeep.repair import convert, repair
 from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
 from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
 

@@ -153,7 +153,7 @@ def _identify_image(fd: int, size_bytes: int) -> tuple[int, int] | None:
     Raises:
         struct.error: The file ends early.
 
-    Layout: see `symcache.formats.pe.image` and `symcache.formats.pe.image`.
+    Layout: see `symcache.formats.pe.image`.
     """
     head = _read(fd, _PAGE_BYTES, 0)
     at = int.from_bytes(head[0x3C:0x40], "little")
@@ -198,7 +198,7 @@ class PlainImage(NamedTuple):
 def glance_at_keys(view: ByteView) -> PlainImage | None:
     """Return what identifies the image in the file *view* and its PDB, in three reads; None for one that is odd.
 
-    Layout: see `symcache.formats.pe.header`, `symcache.formats.pe.image` and `symcache.formats.pe.debug`.
+    Layout: see `symcache.formats.pe.image` and `symcache.formats.pe.debug`.
     """
     try:
         return _find_keys(view)
@@ -261,7 +261,7 @@ def limit_of(head: bytes) -> int:
     A PDB names its blocks, an image where its sections and its certificates end, a cabinet its length. What is behind
     that is of no use to a debugger; an image may have more all the same, such as an installer.
 
-    Layout: see `symcache.formats.pdb.msf`, `symcache.formats.pe.image` and `symcache.formats.cab.cabinet`.
+    Layout: see `symcache.formats.pdb.msf`, `symcache.formats.pe.image` and `symcache.formats.cabinet`.
     """
     with suppress(struct.error):
         if head.startswith(_MSF_MAGIC):

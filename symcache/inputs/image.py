@@ -18,7 +18,7 @@ from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from symcache.formats.dump.modules import LoaderEntry, LoaderLayout
+    from symcache.formats.dump.kernel import LoaderEntry, LoaderLayout
     from symcache.formats.pe.debug import CodeViewEntry, DebugData, ImageProblem
     from symcache.formats.pe.image import DbgFile, Image
     from symcache.formats.view import ByteView

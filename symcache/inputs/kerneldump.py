@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.errors import Absence, InputError, NotInDump, UnknownFormat
 from symcache.formats.dump.header import DumpAttribute, DumpType, bugcheck_name, read_dump_header
-from symcache.formats.dump.kernel import open_kernel_space
-from symcache.formats.dump.modules import read_entry, read_unloaded_drivers, walk_list
+from symcache.formats.dump.kernel import open_kernel_space, read_entry, read_unloaded_drivers, walk_list
 from symcache.formats.dump.physical import PAGE_SIZE, PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.triage import TriageMemory, read_triage
 from symcache.formats.pe.image import Layout, machine_name, parse_image
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from symcache.formats.dump.header import DumpHeader
-    from symcache.formats.dump.kernel import DebuggerData, KernelSpace
-    from symcache.formats.dump.modules import ListWalk, LoaderEntry, UnloadedDriver
+    from symcache.formats.dump.kernel import DebuggerData, KernelSpace, ListWalk, LoaderEntry, UnloadedDriver
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.dump.physical import DumpBody, PageMap
     from symcache.formats.dump.triage import TriageDriver

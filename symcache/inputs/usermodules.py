@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput
-from symcache.formats.dump.modules import LDR32, LDR64, read_entry, read_pointer, walk_list
+from symcache.formats.dump.kernel import LDR32, LDR64, read_entry, read_pointer, walk_list
 from symcache.formats.dump.processes import (
     KERNEL_STRUCTURES,
     KernelLayout,
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from symcache.formats.dump.kernel import KernelSpace
-    from symcache.formats.dump.modules import ListWalk, LoaderEntry, LoaderLayout
+    from symcache.formats.dump.kernel import KernelSpace, ListWalk, LoaderEntry, LoaderLayout
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.dump.processes import Process
     from symcache.inputs.records import ProcessSelection, Record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, PointerNotAllowed, UpstreamRefused, WrongContent
-from symcache.formats.cab.cabinet import expand, open_cabinet
+from symcache.formats.cabinet import expand, open_cabinet
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, compute_portable_checksum, parse_pdb
 from symcache.formats.pe.image import Image, Layout, parse_dbg, parse_image

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
-from symcache.formats.cab.cabinet import write_cabinet
+from symcache.formats.cabinet import write_cabinet
 from symcache.formats.pdb.info import Container, NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.pe.image import Layout, parse_dbg, parse_image
 from symcache.formats.view import FileView
@@ -304,8 +304,9 @@ class Admin:
             with store_errors(folder):
                 stored = list_stored(folder, key.name)
             leaving = [each for each in stored if each.form in gone - left.forms]
-            # Another transaction may have lost the form that it added; then what is left is its file, too.
-            if not left.refs or len(leaving) < len(stored):
+            # Another transaction may have lost the form that it added; then what is left is its file, too. A pointer is
+            # never lost: it is written from refs.ptr.
+            if not left.refs or left.pointer is not None or len(leaving) < len(stored):
                 for each in leaving:
                     take_away(self._store, each.path)
             if left != refs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import time
 from collections import Counter
 from contextlib import suppress
@@ -319,7 +320,7 @@ class _KeyFolders:
                     yield from self._verify_file(inner, key, _check_msfz)
             else:
                 yield Problem(_below(self.root, path), ProblemKind.STRAY, "debuggers do not look into this folder")
-        elif not path.is_file():
+        elif not stat.S_ISREG(path.stat().st_mode):
             yield Problem(_below(self.root, path), ProblemKind.STRAY, "not a regular file: nothing opens it")
         elif path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
             yield Problem(_below(self.root, path), ProblemKind.STRAY, "a link that leads out of the store")

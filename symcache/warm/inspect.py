@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError, UnknownFormat, UsageError
-from symcache.formats.cab.cabinet import expand, open_cabinet
+from symcache.formats.cabinet import expand, open_cabinet
 from symcache.formats.pdb.deep import DeepPdb
 from symcache.formats.pdb.info import Container
 from symcache.formats.view import FileView

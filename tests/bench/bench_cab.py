@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.synth.cab import Lzx, Mszip, SynthFolder, build_cabinet
 
-from symcache.formats.cab import cabinet as cabinets
-from symcache.formats.cab.cabinet import expand, open_cabinet
+from symcache.formats import cabinet as cabinets
+from symcache.formats.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import anyio
 from support.synth.pdb import NativePdbSpec, make_pdb
 from symcache import Fetched, PdbKey, Present, SymbolCache
 from symcache.config import Config, MissSettings, Network, StoreSettings
-from symcache.formats.cab.cabinet import expand, open_cabinet
+from symcache.formats.cabinet import expand, open_cabinet
 from symcache.formats.view import FileView
 from symcache.stores.base import Form
 from symcache.stores.check import StoredCheck

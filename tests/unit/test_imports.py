@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,17 @@ def test_formats_know_no_key_and_writers_know_no_reader(path: Path) -> None:
 @pytest.mark.parametrize("path", WRITERS_OF_TESTS, ids=lambda path: path.stem)
 def test_the_writers_of_tests_know_no_reader(path: Path) -> None:
     assert {part_of(name) for _, name in imports(ast.parse(path.read_bytes()), [])} <= {"identity"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_what_a_docstring_refers_to_is_there(path: Path) -> None:
+    for dotted in re.findall(r"(?<!`)`symcache((?:\.\w+)+)`", path.read_text("utf-8")):
+        parts = dotted.split(".")[1:]
+        homes = [Path(ROOT, *parts[:count]) for count in range(len(parts), -1, -1)]
+        home = next(home for home in homes if home.is_dir() or home.with_suffix(".py").is_file())
+        names = parts[len(home.relative_to(ROOT).parts) :]
+        text = (home / "__init__.py" if home.is_dir() else home.with_suffix(".py")).read_text("utf-8")
+        assert all(re.search(rf"\b{name}\b", text) for name in names), f"symcache{dotted}"
 
 
 def test_no_two_public_classes_have_one_name() -> None:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
-from symcache.formats.dump.modules import read_pointer, walk_list
+from symcache.formats.dump.kernel import read_pointer, walk_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from symcache.formats.dump.kernel import DebuggerData
-    from symcache.formats.dump.modules import ListWalk
+    from symcache.formats.dump.kernel import DebuggerData, ListWalk
     from symcache.formats.dump.paging import AddressSpace
     from symcache.formats.pdb.types import Structure
 

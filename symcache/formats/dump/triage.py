@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput
-from symcache.formats.dump.kernel import DEBUGGER_DATA_SIZE, parse_debugger_data
-from symcache.formats.dump.modules import find_place_problem, parse_unloaded_drivers
+from symcache.formats.dump.kernel import (
+    DEBUGGER_DATA_SIZE,
+    find_place_problem,
+    parse_debugger_data,
+    parse_unloaded_drivers,
+)
 from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from symcache.formats.dump.header import DumpHeader
-    from symcache.formats.dump.kernel import DebuggerData
-    from symcache.formats.dump.modules import UnloadedDriver
+    from symcache.formats.dump.kernel import DebuggerData, UnloadedDriver
     from symcache.formats.view import ByteView
 
 _MOST_DRIVERS = 2048

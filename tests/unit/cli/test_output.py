@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line, write_table
-from symcache.cli.report import evidence, write_report
+from symcache.cli.warm import evidence, write_report
 from symcache.inputs.records import Unreadable
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present
 from symcache.warm.plan import FileKind

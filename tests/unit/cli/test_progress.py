@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from symcache.cli.progress import _Bars, show_progress
+from symcache.cli.output import _Bars, show_progress
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
 
 MIB = 1 << 20
@@ -99,7 +99,7 @@ def test_without_a_terminal_there_are_notes_and_no_bars(capsys: pytest.CaptureFi
 SESSION = """
 import click, sys
 from symcache.cli.options import settings_options
-from symcache.cli.progress import show_progress
+from symcache.cli.output import show_progress
 from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferStarted
 @click.command()
 @settings_options()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from symcache.cli.report import evidence, write_report
+from symcache.cli.warm import evidence, write_report
 from symcache.identity import ImageKey, PdbKey
 from symcache.inputs.records import ImageUse
 from symcache.stores.results import Attempt, Cause, Failed, Hint, Missing, Present

@@ -20,8 +20,8 @@ from support.synth.lzx import lzx_frames
 from support.views import CountingView
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.cab import cabinet as cabinets
-from symcache.formats.cab.cabinet import Cabinet, expand, open_cabinet
+from symcache.formats import cabinet as cabinets
+from symcache.formats.cabinet import Cabinet, expand, open_cabinet
 from symcache.formats.view import BytesView, FileView, PartView
 
 if TYPE_CHECKING:

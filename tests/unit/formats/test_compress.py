@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.parts import need
 
 from symcache.errors import InputError
-from symcache.formats.cab import cabinet as cabinets
-from symcache.formats.cab.cabinet import expand, open_cabinet, write_cabinet
+from symcache.formats import cabinet as cabinets
+from symcache.formats.cabinet import expand, open_cabinet, write_cabinet
 from symcache.formats.view import BytesView
 
 if TYPE_CHECKING:

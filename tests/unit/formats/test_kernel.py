@@ -10,8 +10,13 @@ from support.synth.kernelmemory import UnloadedPlan, build_machine
 from support.synth.pagetables import Paging
 
 from symcache.formats.dump.header import bugcheck_name, read_dump_header
-from symcache.formats.dump.kernel import DebuggerData, open_kernel_space, parse_debugger_data
-from symcache.formats.dump.modules import UnloadedDriver, read_unloaded_drivers
+from symcache.formats.dump.kernel import (
+    DebuggerData,
+    UnloadedDriver,
+    open_kernel_space,
+    parse_debugger_data,
+    read_unloaded_drivers,
+)
 from symcache.formats.dump.physical import PhysicalMemory, read_dump_body
 from symcache.formats.view import BytesView
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.errors import NotInDump
-from symcache.formats.dump.modules import KLDR64, read_entry, read_unicode_string, walk_list
+from symcache.formats.dump.kernel import KLDR64, read_entry, read_unicode_string, walk_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable

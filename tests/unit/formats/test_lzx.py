@@ -9,8 +9,8 @@ from support.mutation import mutants
 from support.synth.lzx import lzx_frames
 
 from symcache.errors import MalformedInput
-from symcache.formats.cab import lzx
-from symcache.formats.cab.lzx import FRAME_BYTES, BitStream, LzxDecoder, make_code_table, undo_e8
+from symcache.formats import lzx
+from symcache.formats.lzx import FRAME_BYTES, BitStream, LzxDecoder, make_code_table, undo_e8
 
 if TYPE_CHECKING:
     from array import array

@@ -185,12 +185,14 @@ async def test_a_file_that_vanishes_while_it_comes_is_a_miss(upstream: Upstream,
 
 async def test_silence_ends_in_a_time_out(upstream: Upstream, rig: Rig) -> None:
     upstream.files[PATH] = PDB
-    for stall in (Stall(), Stall(0)):
+    answers = {"no answer in time": Stall(), "the body stopped, and nothing more came in time": Stall(0)}
+    for said, stall in answers.items():
         upstream.always(PATH, stall)
         async with rig.plain(upstream, retries=1, read_timeout_s=0.1) as source:
             outcome = await source.fetch(KEY)
         assert isinstance(outcome, Failed)
-        assert (outcome.cause, outcome.attempts[0].answer) == (Cause.UNAVAILABLE, "no answer in time")
+        expected = "no answer in time" if rig.transport == "httpx" else said  # which does not tell them apart
+        assert (outcome.cause, outcome.attempts[0].answer) == (Cause.UNAVAILABLE, expected)
     assert rig.misses() == []
 
 

@@ -78,6 +78,13 @@ def test_the_last_file_of_a_key_stays_while_a_transaction_names_it(tmp_path: Pat
     assert store.find(PDB) is not None
 
 
+def test_a_file_goes_with_its_transaction_where_a_pointer_is_left(tmp_path: Path, store: Store, admin: Admin) -> None:
+    admin.add([addition(tmp_path, PDB)], product="pointer", kind=Kind.POINTER)
+    second = admin.add([addition(tmp_path, PDB)], product="plain")
+    admin.delete(second.id)
+    assert [path.name for path in sorted(store.folder_for(PDB).iterdir())] == ["file.ptr", "refs.ptr"]
+
+
 def test_what_a_file_is_can_be_said(tmp_path: Path, store: Store, admin: Admin) -> None:
     admin.add([addition(tmp_path, PDB, content=Content.PUBLIC)], product="App")
     assert (store.folder_for(PDB) / "refs.ptr").read_bytes().endswith(b'",pub,,N,,')

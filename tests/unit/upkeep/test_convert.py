@@ -15,7 +15,7 @@ from symcache.identity import PdbKey, Tier
 from symcache.stores.base import Form
 from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
-from symcache.upkeep.convert import convert
+from symcache.upkeep.repair import convert
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,7 +198,7 @@ def test_a_walk_of_a_half_converted_store_meets_each_folder_once(
 SETUP = """
 from pathlib import Path
 from symcache.identity import Tier
-from symcache.upkeep.convert import convert
+from symcache.upkeep.repair import convert
 from symcache.stores.local.tree import Store
 store = Store(Path({root!r}))
 """

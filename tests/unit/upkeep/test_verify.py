@@ -21,10 +21,9 @@ from symcache.stores.check import StoredCheck
 from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
-from symcache.upkeep.convert import convert
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
-from symcache.upkeep.repair import repair
+from symcache.upkeep.repair import convert, repair
 from symcache.upkeep.stats import collect_stats
 from symcache.upkeep.verify import DeepCheck, Problem, ProblemKind, RepairAction, verify
 

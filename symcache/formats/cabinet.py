@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.cab.lzx import FRAME_BYTES, LzxDecoder
+from symcache.formats.lzx import FRAME_BYTES, LzxDecoder
 from symcache.formats.view import PartView
 
 if TYPE_CHECKING:

@@ -1,1 +1,0 @@
-"""Cabinets: reading with every method of compression that symbol servers use, and writing."""
