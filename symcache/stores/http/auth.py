@@ -37,6 +37,7 @@ __all__ = ["Credentials", "Handshake", "SignIn", "describe_401", "wanted_schemes
 
 _COMMAND_S = 60.0
 _SYSTEM_S = 8.0  # less than a connection may take, so that it is named what takes so long
+_PROGRAM_SUFFIXES = (".exe", ".cmd", ".bat")
 _KEYRING_S = 60.0  # it may ask the user
 _BELIEVED_S = 30.0  # how long what failed is not tried again
 # A token that says nothing of its end is asked for again after this, as git does with its cache.
@@ -445,7 +446,7 @@ async def _run_command(command: Sequence[str]) -> str:
     program, *arguments = command
     if sys.platform == "win32" and program == Path(program).name:
         # Windows itself looks into the current folder first, where a dump lies and what came with it; and for no .cmd.
-        program = find_program(program, os.get_exec_path(), os.environ.get("PATHEXT", ".EXE;.CMD").split(";"))
+        program = find_program(program, os.get_exec_path(), _PROGRAM_SUFFIXES)
     with anyio.fail_after(_COMMAND_S):
         done = await anyio.run_process([program, *arguments], stderr=None)  # what it has to say is for the user
     return done.stdout.decode("utf-8", "replace")
