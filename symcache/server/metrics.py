@@ -38,35 +38,24 @@ _ALIVE_FOR_S = 15.0
 
 @dataclass(slots=True)
 class Metrics:
-    """What one worker counts, only on the event loop's thread; or all of them together, see `sum_up`.
+    """What one worker counts, only on the event loop's thread; or all of them together, see `sum_up`."""
 
-    Attributes:
-        answers: Requests by kind of answer.
-        fetched_bytes: Lengths of files that came from upstreams.
-        fetches: Fetches from upstreams by result.
-        fetch_classes: The same by duration, under the upper bound of the class in seconds.
-        fetch_s: Their total duration.
-        missed: How often each key without a file was asked for, by index; only those asked for most.
-        requests: Being answered now.
-        transfers: Bodies being sent now.
-        flights: Files being downloaded from upstreams now.
-        downloads: The oldest of them.
-        began_s: When the worker started, the first of them, in seconds since 1970.
-    """
-
-    answers: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)  # requests by kind of answer
     statuses: Counter[int | str] = field(default_factory=Counter)
     sent_bytes: int = 0
-    fetched_bytes: int = 0
-    fetches: Counter[str] = field(default_factory=Counter)
+    fetched_bytes: int = 0  # lengths of files that came from upstreams
+    fetches: Counter[str] = field(default_factory=Counter)  # from upstreams, by result
+    # The same by duration, under the upper bound of the class in seconds.
     fetch_classes: Counter[str] = field(default_factory=Counter)
-    fetch_s: float = 0.0
+    fetch_s: float = 0.0  # their total duration
+    # How often each key without a file was asked for, by index; only those asked for most.
     missed: Counter[str] = field(default_factory=Counter)
-    requests: int = 0
-    transfers: int = 0
-    flights: int = 0
-    downloads: list[dict[str, Any]] = field(default_factory=list)
+    requests: int = 0  # being answered now
+    transfers: int = 0  # bodies being sent now
+    flights: int = 0  # files being downloaded from upstreams now
+    downloads: list[dict[str, Any]] = field(default_factory=list)  # the oldest of them
     workers: int = 1
+    # When the worker, or the first of them, started; in seconds since 1970.
     began_s: float = field(default_factory=time.time)
 
     @contextmanager

@@ -182,18 +182,12 @@ _LONGEST_DATE = 64
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of a file.
-
-    Attributes:
-        etag: Strong, with its quotes; empty while the file is still downloaded.
-        modified_s: When it was written, whole seconds since 1970; None while it is still downloaded.
-        headers: Those of a 200 response.
-    """
+    """What is known of a file."""
 
     size_bytes: int
-    etag: bytes
-    modified_s: int | None
-    headers: Headers
+    etag: bytes  # strong, with its quotes; empty while the file is still downloaded
+    modified_s: int | None  # when it was written, whole seconds since 1970; None while it is still downloaded
+    headers: Headers  # those of a 200 response
 
     @classmethod
     def of(cls, size_bytes: int, modified_ns: int | None = None) -> FileInfo:

@@ -16,7 +16,7 @@ from symcache.identity import fold, parse_id, parse_index
 from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
-from symcache.stores.local.tree import list_stored
+from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.admin import CONTENT_OF, Admin
 from symcache.symstore.transactions import REFS, read_refs
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
 
-
-MSFZ_FOLDER = "msfz0"
 
 _SYMBOLS_OF = {content: symbols for symbols, content in CONTENT_OF.items()}
 _LONGEST_PIN = 600

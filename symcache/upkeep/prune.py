@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from symcache.errors import StoreError
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, Staging, remove_empty_folders, take_away
+from symcache.stores.local.tree import MSFZ_FOLDER
 from symcache.symstore.transactions import REFS
 from symcache.upkeep.inventory import (
-    MSFZ_FOLDER,
     Candidate,
     DiskUsage,
     FileStatus,

@@ -23,10 +23,10 @@ from symcache.stores.base import Form
 from symcache.stores.check import check_file
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
 from symcache.stores.local.rights import make_file, make_folders, open_stored
-from symcache.stores.local.tree import list_stored
+from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
-from symcache.upkeep.inventory import MSFZ_FOLDER, list_files
+from symcache.upkeep.inventory import list_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

@@ -19,7 +19,7 @@ from symcache.identity import OtherKey, base_name, check_name, fold, parse_index
 from symcache.inputs.detect import detect, read_input
 from symcache.inputs.records import Input, InputKind, Module, ProcessSummary, Unreadable
 from symcache.stores.check import check_file
-from symcache.upkeep.inventory import MSFZ_FOLDER
+from symcache.stores.local.tree import MSFZ_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,17 +15,11 @@ _OWN_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix", "nobrl"}
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """The file system that a folder lies on.
+    """The file system that a folder lies on."""
 
-    Attributes:
-        kind: ``ext4``, ``nfs4``, ``NTFS``; empty if the system does not tell.
-        options: As it is mounted.
-        is_network: Other machines may use it, too.
-    """
-
-    kind: str
-    options: tuple[str, ...] = ()
-    is_network: bool = False
+    kind: str  # ``ext4``, ``nfs4``, ``NTFS``; empty if the system does not tell
+    options: tuple[str, ...] = ()  # as it is mounted
+    is_network: bool = False  # other machines may use it, too
 
     @property
     def has_own_locks(self) -> bool:

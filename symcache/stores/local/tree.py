@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
 
-__all__ = ["Listings", "Store", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
+__all__ = ["MSFZ_FOLDER", "Listings", "Store", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
 _POINTER = "file.ptr"
-_MSFZ_FOLDER = "msfz0"
+MSFZ_FOLDER = "msfz0"
 
 
 class Store(OnDisk):
@@ -362,7 +362,7 @@ def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
         return False
     names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        return any(fold(each.name) in ({_MSFZ_FOLDER} if each.is_dir() else names) for each in entries)
+        return any(fold(each.name) in ({MSFZ_FOLDER} if each.is_dir() else names) for each in entries)
     return False
 
 
