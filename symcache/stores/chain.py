@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from symcache.formats.pe.image import Image
     from symcache.identity import ImageKey, Key
     from symcache.stores.base import Searchable, Stored, SymbolStore
+    from symcache.stores.concurrency import Batches
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
-    from symcache.stores.sharing import Batches
 
 
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from symcache.events import Noted, ignore
 from symcache.identity import ImageKey, published_keys
 from symcache.stores.base import Form
 from symcache.stores.chain import Chain, Searched
+from symcache.stores.concurrency import Batches, SingleFlight
 from symcache.stores.disk import DiskSource
 from symcache.stores.http.auth import Credentials
 from symcache.stores.http.client import Client
@@ -30,7 +31,6 @@ from symcache.stores.http.store import HttpStore
 from symcache.stores.local.partial import TransferBoard
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
-from symcache.stores.sharing import Batches, SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -16,6 +16,7 @@ from symcache.errors import InputError
 from symcache.identity import parse_id
 from symcache.stores.base import Form
 from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space, store_errors
+from symcache.stores.local.rights import open_stored
 from symcache.symstore.admin import Admin
 from symcache.upkeep.inventory import DiskUsage, list_files
 
@@ -190,7 +191,7 @@ def _group(files: list[_File], hash_of: Callable[[BufferedReader], str]) -> dict
     groups: dict[str, list[_File]] = {}
     for each in files:
         path = each[0].path
-        with store_errors(path), suppress(FileNotFoundError), path.open("rb") as file:  # pruned in the meantime
+        with store_errors(path), suppress(FileNotFoundError), open_stored(path) as file:  # pruned in the meantime
             groups.setdefault(hash_of(file), []).append(each)
     return {digest: group for digest, group in groups.items() if len(group) > 1}
 

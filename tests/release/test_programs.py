@@ -130,7 +130,7 @@ def test_the_licenses_of_its_parts_lie_beside_it(kind: str, request: pytest.Fixt
     text = path.with_name(f"{path.name}.licenses.txt").read_text(encoding="utf-8")
     parts = re.findall(r"^={78}\n(\S+) \S+.*\n={78}\n\n(.+)$", text, re.MULTILINE)
     names = {name.lower().replace("_", "-") for name, _ in parts}
-    assert {"symcache", "httpx", "click", "uvicorn", "httptools", "certifi", "diskcache", "filelock"} <= names
+    assert {"symcache", "httpx", "click", "uvicorn", "httptools", "certifi", "diskcache", "truststore"} <= names
     assert ("python" in names) == ("pyinstaller" in names) == (kind == "executable")
     assert not {"uvloop", "pytest", "setuptools", "uv"} & names
     assert "Permission is hereby granted" in text

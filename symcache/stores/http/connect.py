@@ -25,7 +25,7 @@ from symcache.errors import UpstreamRefused
 from symcache.stores.http.auth import Handshake, wanted_schemes
 from symcache.stores.http.certificates import Certificate, explain_distrust, parse_certificate
 from symcache.stores.http.detached import call_detached
-from symcache.stores.http.inward import is_inside
+from symcache.stores.http.private_networks import is_inside
 from symcache.stores.http.urls import host_and_port
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import fold
 from symcache.stores.local.atomic import OWN_FOLDER
-from symcache.stores.local.rights import make_file, make_folders
+from symcache.stores.local.rights import make_file, make_folders, open_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,7 @@ def sweep_partials(root: Path) -> int:
 
 def _read(path: Path, root: Path) -> PartialDownload | None:
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_stored(path) as file:
             data = file.read(_HEAD.size + 64) or b""
     except OSError:
         return None

@@ -26,7 +26,7 @@ except SystemExit as end:
 """
 
 # Each of these costs as much as half of click.
-_SLOW = {"anyio", "asyncio", "diskcache", "filelock", "httpcore", "httpx", "rich", "sqlite3", "ssl", "trio", "uvicorn"}
+_SLOW = {"anyio", "asyncio", "diskcache", "httpcore", "httpx", "rich", "sqlite3", "ssl", "trio", "uvicorn"}
 _SLOW |= {"concurrent.futures", "email", "hashlib", "http", "logging", "multiprocessing", "tomllib"}
 
 
@@ -74,7 +74,7 @@ def test_what_is_present_needs_neither_network_nor_event_loop(tmp_path: Path, co
     (tmp_path / "list.txt").write_text(f"{key.index}\n")
     code, modules = imported(command, str(tmp_path / "list.txt"), "--store", str(tmp_path / "sym"))
     assert code == 0
-    assert not modules & {"anyio", "asyncio", "diskcache", "filelock", "httpx", "rich", "sqlite3", "ssl"}
+    assert not modules & {"anyio", "asyncio", "diskcache", "httpx", "rich", "sqlite3", "ssl"}
 
 
 def test_a_scan_imports_what_reads_its_input_alone(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
 from symcache.stores.base import FileRequest, Form, LookUp
 from symcache.stores.chain import Chain, ChainSettings
+from symcache.stores.concurrency import Batches
 from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses, NegativeCache
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present, sum_up
-from symcache.stores.sharing import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

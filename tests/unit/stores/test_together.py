@@ -17,9 +17,9 @@ import pytest
 from support.answers import Stall, status
 from support.sources import IMAGE_KEY, KEY, PATH, PDB, Rig, scratch_files, visible
 
+from symcache.stores.concurrency import SingleFlight
 from symcache.stores.local.locks import KeyLock
 from symcache.stores.results import Failed, Fetched, Missing, Present
-from symcache.stores.sharing import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

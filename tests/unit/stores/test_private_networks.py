@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.stores.http import inward
-from symcache.stores.http.inward import admit_redirect, is_inside, may_lead
+from symcache.stores.http.private_networks import admit_redirect, is_inside, may_lead
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address

@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from symcache.stores.sharing import Batches
+from symcache.stores.concurrency import Batches
 
 
 async def test_what_waits_at_the_same_time_goes_to_a_thread_together() -> None:
