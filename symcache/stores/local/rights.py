@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from symcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
-    from typing import BinaryIO
 
 
 _OWN_FOLDER = ".symcache"
@@ -69,7 +69,7 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return _checked(os.open(path, flags | _GUARD), path)
 
 
-def open_stored(path: Path) -> BinaryIO:
+def open_stored(path: Path) -> BufferedReader:
     """Open a file of a store for reading; an `OSError` unless it is a plain file, or a link to one."""
     return open(_checked(os.open(path, os.O_RDONLY | _GUARD & ~_NO_LINK), path), "rb")
 
