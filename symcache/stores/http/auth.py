@@ -23,7 +23,7 @@ import anyio
 import httpx
 
 from symcache.errors import UpstreamRefused
-from symcache.stores.http.detached import call_detached
+from symcache.stores.concurrency import call_detached
 from symcache.stores.http.servers import entry_for
 from symcache.stores.http.urls import is_loopback, redact
 

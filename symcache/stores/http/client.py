@@ -22,9 +22,8 @@ from symcache.errors import (
 )
 from symcache.stores.http.auth import Credentials, describe_401
 from symcache.stores.http.connect import STAYS_OUTSIDE
-from symcache.stores.http.private_networks import admit_redirect
 from symcache.stores.http.reply import check_status, drain, read_reply, translate
-from symcache.stores.http.urls import origin_of, redact, redirect_target
+from symcache.stores.http.urls import admit_redirect, origin_of, redact, redirect_target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -22,11 +22,10 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from socksio import ProtocolError, SOCKSError, socks4, socks5
 
 from symcache.errors import UpstreamRefused
+from symcache.stores.concurrency import call_detached
 from symcache.stores.http.auth import Handshake, wanted_schemes
 from symcache.stores.http.certificates import Certificate, explain_distrust, parse_certificate
-from symcache.stores.http.detached import call_detached
-from symcache.stores.http.private_networks import is_inside
-from symcache.stores.http.urls import host_and_port
+from symcache.stores.http.urls import host_and_port, is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

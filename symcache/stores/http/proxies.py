@@ -18,7 +18,7 @@ from urllib.request import getproxies_environment
 import anyio
 
 from symcache.errors import ConfigError
-from symcache.stores.http.detached import call_detached
+from symcache.stores.concurrency import call_detached
 from symcache.stores.http.urls import host_and_port
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from symcache.config import load_config
-from symcache.doctor.debugger import examine_debugger
 from symcache.doctor.finding import Finding, Rating
+from symcache.doctor.run import examine_debugger
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from support.answers import redirect
 from support.serving import fetch, serving
 from support.upstream import Upstream
 
-from symcache.stores.http import private_networks
+from symcache.stores.http import urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,14 @@ NAMES = {"localhost": "8.8.8.8", "inside.test": "10.20.30.40", "local.test": "fe
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the check resolve some names otherwise: localhost is a public server to it. Connections are made as ever."""
-    resolve = private_networks._look_up
+    resolve = urls._look_up
 
     def look_up(host: str, port: int) -> Any:
         if host in NAMES:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], port))]
         return resolve(host, port)
 
-    monkeypatch.setattr(private_networks, "_look_up", look_up)
+    monkeypatch.setattr(urls, "_look_up", look_up)
 
 
 @pytest.fixture

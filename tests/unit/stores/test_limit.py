@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from symcache.stores.http.limit import MAX_AUTO_CONNECTIONS, ConnectionLimit
+from symcache.stores.http.pool import MAX_AUTO_CONNECTIONS, ConnectionLimit
 
 
 class Line:

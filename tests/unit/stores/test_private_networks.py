@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.stores.http import private_networks
-from symcache.stores.http.private_networks import admit_redirect, is_inside, may_lead
+from symcache.stores.http import urls
+from symcache.stores.http.urls import admit_redirect, is_inside, may_lead
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -69,8 +69,8 @@ def test_a_redirect_leads_inside_only_from_there(upstream: list[str], target: li
 
 async def test_a_name_that_is_not_looked_up_in_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(private_networks, "_look_up", lambda *_: over.wait(30))
-    monkeypatch.setattr(private_networks, "_LOOK_UP_S", 0.1)
+    monkeypatch.setattr(urls, "_look_up", lambda *_: over.wait(30))
+    monkeypatch.setattr(urls, "_LOOK_UP_S", 0.1)
     with anyio.fail_after(10):
         assert not await admit_redirect(httpx.URL("http://a.example"), httpx.URL("http://b.example"), shown="x")
     over.set()
