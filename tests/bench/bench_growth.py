@@ -1,7 +1,7 @@
 """Plot how the cost of symcache grows: symbols of a run, connections, size of a dump.
 
-    python tests/bench/bench_growth.py docs/images                 # all three, a quarter of an hour
-    python tests/bench/bench_growth.py docs/images --plots symbols,connections --rounds 1
+    python tests/bench/bench_growth.py docs/growth                 # all three, a quarter of an hour
+    python tests/bench/bench_growth.py docs/growth --plots symbols,connections --rounds 1
 
 Each point is the median of whole processes. Both axes of a plot are logarithmic, so that what grows in proportion rises
 by one line for each power of ten. Run it with a Python that has symcache installed.
@@ -162,7 +162,7 @@ def main() -> None:
     for name in options.plots.split(","):
         with tempfile.TemporaryDirectory() as folder:
             svg = PLOTS[name](Path(folder), options.rounds)
-        (options.target / f"growth-{name}.svg").write_text(svg, encoding="utf-8")
+        (options.target / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
