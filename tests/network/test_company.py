@@ -163,6 +163,7 @@ def test_a_socks_proxy(
 
 def test_a_server_with_kerberos(company: Company, fetch: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     files = company.home / "files"
+    files.mkdir(exist_ok=True)
     (files / PATH).parent.mkdir(parents=True)
     (files / PATH).write_bytes(PDB)
     url = f"http://{company.negotiate_server(files).address}"
@@ -202,3 +203,39 @@ def test_a_proxy_that_inspects_tls_is_named_by_its_authority_and_trusted_by_ca_f
     assert time.monotonic() - began_s < 60
     assert arrived(fetch(url, proxy, ca_file=inspection.write_bundle(tmp_path / "inspection.pem")))
     assert "squid" in origin.requests[0].headers["via"]
+
+
+def first_wrong(url: str, proxy: str, tmp_path: Path, env: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Return check and text of the first thing that ``symcache doctor`` finds wrong."""
+    config = tmp_path / "symcache.toml"
+    config.write_text(f"[network]\nproxy = '{proxy}'\n")
+    path = f"srv*{tmp_path / 'sym'}*{url}"
+    document = run_json("doctor", "-y", path, "--timeout", "5", "--config", config, code=1, env=env)
+    wrong = next(finding for finding in document["findings"] if finding["rating"] == "wrong")
+    assert PASSWORD not in str(document)
+    return wrong["check"], wrong["text"]
+
+
+def test_the_first_wrong_line_of_the_doctor_names_the_fault(
+    company: Company, make_upstream: MakeUpstream, authority: Authority, tmp_path: Path
+) -> None:
+    secure = make_upstream({PATH: PDB}, tls=authority.server_context()).url.replace("127.0.0.1", "localhost")
+    basic = company.basic_proxy().address
+    check, text = first_wrong(secure, f"http://{basic}", tmp_path)
+    assert (check, "it wants Basic" in text) == ("proxy", True)
+    check, text = first_wrong(secure, f"http://{USER}:{PASSWORD}x@{basic}", tmp_path)
+    assert (check, "does not accept this user and password" in text) == ("proxy", True)
+    check, text = first_wrong(secure, f"http://{company.ntlm_proxy().address}", tmp_path)
+    assert (check, "it wants NTLM" in text) == ("proxy", True)
+    no_ticket = {**company.kerberos, "KRB5CCNAME": f"FILE:{tmp_path / 'none'}"}
+    check, text = first_wrong(secure, f"http://{company.negotiate_proxy().address}", tmp_path, no_ticket)
+    assert (check, "No Kerberos credentials" in text) == ("proxy", True)
+    check, text = first_wrong(secure, f"socks5://{company.socks_proxy(credentials=True).address}", tmp_path)
+    assert (check, "wants user and password" in text) == ("proxy", True)
+    inspection = Authority("Example Corporation inspection")
+    check, text = first_wrong(secure, f"http://{company.inspecting_proxy(inspection, authority).address}", tmp_path)
+    assert (check, "by Example Corporation inspection" in text) == ("certificate", True)
+    files = company.home / "files"
+    files.mkdir(exist_ok=True)
+    check, text = first_wrong(f"http://{company.negotiate_server(files).address}", "none", tmp_path)
+    assert (check, "it wants Negotiate" in text) == ("answers", True)
