@@ -24,7 +24,7 @@ OLD, NEW = KEYS[:3], KEYS[3:]
 # The command, and how many changes of the disk it makes at most.
 COMMANDS = {
     "convert": (["convert", "--two-tier"], 60),
-    "prune": (["prune", "--max-size", "0B"], 80),
+    "prune": (["prune", "--max-size", "0B"], 30),
     "add": (["add", "build", "--product", "new"], 110),
 }
 
@@ -82,8 +82,9 @@ def test_a_kill_at_some_instants_is_mended_by_a_rerun(tmp_path: Path, name: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_at_any_of_fifty_instants_is_mended_by_a_rerun(tmp_path: Path, name: str) -> None:
-    steps = random.Random(name).sample(range(COMMANDS[name][1]), 50)
+def test_a_kill_at_up_to_fifty_instants_is_mended_by_a_rerun(tmp_path: Path, name: str) -> None:
+    most = COMMANDS[name][1]
+    steps = random.Random(name).sample(range(most), min(50, most))
     died = [check_kill(tmp_path / str(step), name, step) for step in steps]
-    assert sum(died) >= 25
+    assert sum(died) >= len(steps) // 2
     print(f"{name}: died {sum(died)} of {len(died)} times")

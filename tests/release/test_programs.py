@@ -124,6 +124,17 @@ def test_it_serves_files_and_the_page(
     assert (tmp_path / ODD / APP.index).read_bytes() == APP.content
 
 
+def test_windows_runs_a_proxy_script_for_the_program(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    script = b'function FindProxyForURL(url, host) { return "PROXY 127.0.0.1:9; DIRECT"; }'
+    with Upstream({"proxy.pac": script}) as server, windows_program(request.getfixturevalue("executable")) as program:
+        config = tmp_path / "symcache.toml"
+        config.write_text(f"[network]\nproxy_script = '{server.url}/proxy.pac'\n")
+        path = f"srv*{program.path(tmp_path / 'store')}*http://127.0.0.1:8"
+        done = program.run("doctor", "-y", path, "--config", config, "--timeout", "5")
+    assert "through http://127.0.0.1:9 (network.proxy_script)" in done.stdout
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("kind", ["executable", "archive"])
 def test_the_licenses_of_its_parts_lie_beside_it(kind: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(kind)
