@@ -57,7 +57,7 @@ class _Named:
         """Path below a single-tier store's root; put together once, as a run asks for it a dozen times a key."""
         if self._index is None:
             object.__setattr__(self, "_index", f"{self.name}/{self.id}/{self.name}")
-        return self._index  # type: ignore[return-value]  # set just now
+        return self._index  # type: ignore[return-value]  # it was set above
 
     @property
     def folded(self) -> str:

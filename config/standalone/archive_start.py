@@ -3,7 +3,7 @@
 import sys
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever has an archive has not been asked by an installer
+    if sys.version_info < (3, 11):  # noqa: UP036 - no installer has asked before an archive starts
         sys.exit("symcache.pyz: needs Python 3.11 or newer; this is %d.%d" % sys.version_info[:2])  # noqa: UP031
     from unpacking import run
 

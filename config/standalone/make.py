@@ -7,7 +7,7 @@
     --wheel FILE   a wheel of symcache to take; default: build one
 
 Beside each lies a file with the licenses of all that is in it. Needs Python 3.11 or newer and pip; for symcache.exe on
-Linux wine, too. What goes into them is resolved anew each time, and checked by nothing but the tests: run those of
+Linux wine, too. What goes into them is resolved again each time, and checked by nothing but the tests: run those of
 tests/release before you hand the programs to anybody.
 """
 

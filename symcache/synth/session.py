@@ -394,7 +394,7 @@ _CRASH = Crash(
 
 @dataclass(frozen=True, slots=True)
 class SessionModule:
-    """One module of the session; one that is paged out had only its headers in memory, and nobody has a copy of it."""
+    """One module of the session; one that is paged out had only its headers in memory, and no server has a copy."""
 
     path: str  # where the loader found it
     timestamp: int

@@ -78,7 +78,10 @@ FAULTS = (
     Fault(
         "no TLS handshake comes through the tunnel", _PROXY + "opened a connection, but the other end did not answer"
     ),
-    Fault("the certificate is of nobody who is trusted", "by Example inspection, is vouched for by an authority that"),
+    Fault(
+        "no trusted authority stands behind the certificate",
+        "by Example inspection, is vouched for by an authority that",
+    ),
     Fault("the certificate has expired", r"by Example authority, expired on 2021-03-04"),
     Fault("the certificate is for another host", f"is for another host than {_HOST}"),
     Fault("no answer comes through the tunnel", f"no answer in time {_THROUGH}"),
@@ -101,7 +104,7 @@ class FicklePath:
         began, ended = datetime(2020, 1, 2, tzinfo=UTC), datetime(2021, 3, 4, 5, 6, 7, tzinfo=UTC)
         contexts = {
             None: authority.context_for(_HOST),
-            "the certificate is of nobody who is trusted": stranger.context_for(_HOST),
+            "no trusted authority stands behind the certificate": stranger.context_for(_HOST),
             "the certificate has expired": authority.context_for(_HOST, not_before=began, not_after=ended),
             "the certificate is for another host": authority.context_for("other.example"),
         }

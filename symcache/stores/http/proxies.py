@@ -61,7 +61,7 @@ class Proxy:
     Attributes:
         scheme: ``http``, ``https`` (TLS up to the proxy), ``socks4``, ``socks4a``, ``socks5`` or ``socks5h``.
         is_chosen: The user or the system names it, or a script that these name; no script that was discovered, as
-            whoever is on the same network may answer for that. The signed-in user is named to no other.
+            any machine of the same network may answer for that. The signed-in user is named to no other.
     """
 
     scheme: str
@@ -234,7 +234,7 @@ class ProxyRules:
 
     async def _ask_script(self, url: httpx.URL, name: str) -> tuple[Route, ...]:
         where = "network.proxy_script" if name else "the system's proxy script"
-        # One answer counts for a whole origin, and what stands behind it is nobody else's business.
+        # One answer counts for a whole origin, and the rest of the URL is not told to the script.
         shown = str(url.copy_with(userinfo=b"", path="/", query=None, fragment=None))
         async with self._lock:
             if time.monotonic() < self._failure[1]:
@@ -278,7 +278,7 @@ def parse_script_answer(answer: str, reason: str, *, is_chosen: bool = True) -> 
             routes.append(Route(None, f"{reason} says DIRECT"))
             continue
         scheme = _SCRIPT_SCHEMES.get(kind.upper()) if address else "http"
-        # What nobody can use is passed over, as browsers do.
+        # What cannot be used is passed over, as browsers do.
         if scheme is not None:
             with suppress(ConfigError):
                 proxy = parse_proxy(f"{scheme}://{(address or kind).strip()}", reason)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OWN_FOLDER = ".symcache"
 _FILE_BITS = 0o666
 _FOLDER_BITS = 0o3777  # with the group handed down, and deletion kept to owners
-# What all users keep together, whoever wrote it last, cannot be kept from removal by others.
+# All users replace these files in turn, so that they cannot be kept from removal by others.
 _KEPT_TOGETHER = frozenset({_OWN_FOLDER, "000Admin"})
 _TOGETHER_BITS = 0o2777
 
