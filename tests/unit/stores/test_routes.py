@@ -470,6 +470,7 @@ async def test_a_script_that_does_not_work_is_a_refusal_of_each_file(rig: Rig, w
     assert rig.misses() == []
 
 
+@needs_pac
 def test_a_script_that_cannot_be_had_is_named_without_its_credentials() -> None:
     with closed_port() as port:
         _, problem = pacfile.find_proxy(f"http://me:hunter2@127.0.0.1:{port}/x.pac?key=hunter2", "https://x/", "x")
