@@ -233,7 +233,7 @@ class _Examination:
         return received_bytes, time.perf_counter() - began_s
 
 
-_PROXY_ADVICE = "see network.proxy in the config file, HTTPS_PROXY and NO_PROXY; docs/how-to.md, Go through a proxy"
+_PROXY_ADVICE = "see network.proxy in the config file, HTTPS_PROXY and NO_PROXY; docs/how-to.md, Behind a proxy"
 _ADVICE = {
     "name": "no such name here: a typing error, or this network resolves outside names only at its proxy",
     "connection": "a firewall may keep you from it; if there is a proxy, name it by network.proxy or HTTPS_PROXY",

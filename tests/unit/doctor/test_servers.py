@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,6 @@ from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.servers import examine_servers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import MakeUpstream
     from support.authority import Authority
     from support.upstream import Upstream
@@ -159,3 +158,9 @@ async def test_a_file_that_does_not_come_is_slow_and_not_missing(
     assert finding.check == "a file"
     assert finding.rating is Rating.WARNING
     assert "0 bytes in 0.2" in finding.text
+
+
+def test_advice_names_a_section_that_is_there() -> None:
+    how_to = (Path(__file__).parents[3] / "docs" / "how-to.md").read_text(encoding="utf-8")
+    _, _, section = servers._PROXY_ADVICE.rpartition("docs/how-to.md, ")
+    assert f"## {section}\n" in how_to
