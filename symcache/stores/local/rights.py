@@ -9,12 +9,14 @@ import errno
 import os
 import stat
 import sys
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from io import BufferedReader
     from pathlib import Path
 
@@ -27,9 +29,47 @@ _KEPT_TOGETHER = frozenset({_OWN_FOLDER, "000Admin"})
 _TOGETHER_BITS = 0o2777
 
 
+_NEW_S = 2.0
+_PATIENCE = 25
+_PAUSE_S = 0.02
+
+T = TypeVar("T")
+
+
+def _patiently(attempt: Callable[[], T], path: str) -> T:
+    """Return what *attempt* does, which is made again while *path* is refused and new.
+
+    Another user may have made it, or what it lies in, a moment ago, and be about to give it its rights.
+    """
+    for _ in range(_PATIENCE):
+        try:
+            return attempt()
+        except PermissionError:
+            if not _is_new(path):
+                raise
+            time.sleep(_PAUSE_S)
+    return attempt()
+
+
+def _is_new(path: str) -> bool:
+    """Return whether *path*, or the first folder above it that may be looked at, was made or changed a moment ago."""
+    while path:
+        with suppress(OSError):
+            return time.time() - os.stat(path).st_ctime < _NEW_S  # noqa: PTH116
+        above = os.path.dirname(path)  # noqa: PTH120
+        if above == path:
+            break
+        path = above
+    return False
+
+
 def make_folders(folder: str | Path) -> None:
     """Make *folder* and those above it, unless they exist; an `OSError` if one is no folder."""
     folder = os.fspath(folder)
+    _patiently(lambda: _make_folders(folder), folder)
+
+
+def _make_folders(folder: str) -> None:
     try:
         os.mkdir(folder)  # noqa: PTH102 - for each file
     except FileNotFoundError:
@@ -39,8 +79,8 @@ def make_folders(folder: str | Path) -> None:
         if os.path.basename(folder) == _OWN_FOLDER:  # noqa: PTH119
             os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - a store takes over nothing: /tmp is open to everybody
         else:
-            make_folders(parent)
-        make_folders(folder)
+            _make_folders(parent)
+        _make_folders(folder)
     except OSError:
         if not os.path.isdir(folder):  # noqa: PTH112
             raise
@@ -56,6 +96,10 @@ _GUARD = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 def make_file(path: Path, flags: int) -> int:
     """Open *path*, made where need be, and return the descriptor; an `OSError` unless it is a plain file."""
+    return _patiently(lambda: _make_file(path, flags), os.fspath(path))
+
+
+def _make_file(path: Path, flags: int) -> int:
     try:
         fd = os.open(path, flags | _GUARD | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:

@@ -3,15 +3,17 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from symcache.stores.local import rights
+from symcache.stores.local.rights import make_file, make_folders
 from symcache.stores.local.tree import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders hand down their access lists there")
@@ -95,3 +97,61 @@ def test_sharing_a_store_follows_no_link_that_is_put_in_the_place_of_a_folder(
     assert rights.share_with(root, os.getgid()) == (2, 0)
     assert mode_of(root / "b.pdb" / "file") == 0o664
     assert mode_of(outside / "file") == 0o600
+
+
+def refusing(call: Callable[..., int | None], times: int, refused: list[str]) -> Callable[..., int | None]:
+    """Return *call*, refused at first, as for another user in the moment before rights are given."""
+
+    def refuse(path: str | Path, *rest: object, **more: object) -> int | None:
+        if len(refused) < times:
+            refused.append(str(path))
+            raise PermissionError(13, "Permission denied", str(path))
+        return call(path, *rest, **more)
+
+    return refuse
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_another_user_has_just_made_is_waited_for(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    monkeypatch.setattr(rights, "_PAUSE_S", 0)
+    if what == "file":
+        monkeypatch.setattr(os, "open", refusing(os.open, 3, refused))
+        os.close(make_file(tmp_path / "keys", os.O_RDWR))
+    else:
+        monkeypatch.setattr(os, "mkdir", refusing(os.mkdir, 3, refused))
+        make_folders(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
+    assert len(refused) == 3
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_was_refused_for_long_is_not_waited_for(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    later_s = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    if what == "file":
+        monkeypatch.setattr(os, "open", refusing(os.open, 100, refused))
+        with pytest.raises(PermissionError):
+            make_file(tmp_path / "keys", os.O_RDWR)
+    else:
+        monkeypatch.setattr(os, "mkdir", refusing(os.mkdir, 100, refused))
+        with pytest.raises(PermissionError):
+            make_folders(tmp_path / "a")
+    assert len(refused) == 1
+
+
+def test_a_umask_counts_for_nothing_below_a_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        make_folders(tmp_path / "a" / "b")
+        os.close(make_file(tmp_path / "a" / "b" / "c", os.O_WRONLY))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o7777 == 0o2775
+    assert (tmp_path / "a" / "b" / "c").stat().st_mode & 0o7777 == 0o664
