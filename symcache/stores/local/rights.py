@@ -63,6 +63,21 @@ def _is_new(path: str) -> bool:
     return False
 
 
+def _settle(folder: str) -> None:
+    """Wait a moment while *folder*, below `.symcache`, has fewer rights than the folder above it, and is new.
+
+    Another process of this user has made it then, and is about to give it its rights, which what is made in it gets.
+    """
+    if _OWN_FOLDER not in folder:
+        return
+    for _ in range(_PATIENCE):
+        with suppress(OSError):
+            own, above = os.stat(folder), os.stat(os.path.dirname(folder))  # noqa: PTH116, PTH120
+            if not above.st_mode & 0o777 & ~own.st_mode or time.time() - own.st_ctime > _NEW_S:
+                return
+        time.sleep(_PAUSE_S / 4)
+
+
 def make_folders(folder: str | Path) -> None:
     """Make *folder* and those above it, unless they exist; an `OSError` if one is no folder."""
     folder = os.fspath(folder)
@@ -86,6 +101,7 @@ def _make_folders(folder: str) -> None:
             raise
     else:
         parent, name = os.path.split(folder)
+        _settle(parent)
         take_over(folder, parent, _TOGETHER_BITS if name in _KEPT_TOGETHER else _FOLDER_BITS)
 
 
@@ -104,7 +120,9 @@ def _make_file(path: Path, flags: int) -> int:
         fd = os.open(path, flags | _GUARD | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return open_plain(path, flags)
-    take_over(os.fspath(path), os.path.dirname(path), _FILE_BITS)  # noqa: PTH120
+    folder = os.path.dirname(path)  # noqa: PTH120
+    _settle(folder)
+    take_over(os.fspath(path), folder, _FILE_BITS)
     return fd
 
 
