@@ -24,16 +24,23 @@ if TYPE_CHECKING:
         UsageError,
     )
     from symcache.events import Event, Observer
+    from symcache.formats.pe.version import VersionInfo
     from symcache.identity import DbgKey, ImageKey, Key, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
-    from symcache.inputs.detect import InputSource, read_input
+    from symcache.inputs.builds.source import BuildSource
+    from symcache.inputs.detect import InputSource, ModuleSource, read_input
+    from symcache.inputs.live import LiveKernel, LiveProcess
     from symcache.inputs.records import (
+        CrashStack,
         ImageUse,
         Input,
         KernelPdbWanted,
         Module,
+        PdbFolder,
         PdbReference,
         ProcessSelection,
         ProcessSummary,
+        Runtime,
+        StackModule,
         Unreadable,
     )
     from symcache.stores.local.tree import Store
@@ -47,9 +54,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "BuildSource",
     "Cause",
     "Config",
     "ConfigError",
+    "CrashStack",
     "DbgKey",
     "Event",
     "Failed",
@@ -65,13 +74,17 @@ __all__ = [
     "KernelPdbWanted",
     "Key",
     "ListedServer",
+    "LiveKernel",
+    "LiveProcess",
     "MalformedInput",
     "Missing",
     "Module",
+    "ModuleSource",
     "Observer",
     "OtherKey",
     "Outcome",
     "Pdb2Key",
+    "PdbFolder",
     "PdbKey",
     "PdbReference",
     "PortablePdbKey",
@@ -79,7 +92,9 @@ __all__ = [
     "ProcessSelection",
     "ProcessSummary",
     "Report",
+    "Runtime",
     "Scan",
+    "StackModule",
     "State",
     "Store",
     "StoreError",
@@ -92,6 +107,7 @@ __all__ = [
     "Unreadable",
     "UpstreamError",
     "UsageError",
+    "VersionInfo",
     "__version__",
     "load_config",
     "parse_index",
@@ -103,9 +119,15 @@ _HOMES = {
     "config": "Config load_config",
     "errors": "ConfigError InputError MalformedInput StoreError SymbolPathError SymcacheError UpstreamError UsageError",
     "events": "Event Observer",
+    "formats.pe.version": "VersionInfo",
     "identity": "DbgKey ImageKey Key OtherKey Pdb2Key PdbKey PortablePdbKey parse_index",
-    "inputs.detect": "InputSource read_input",
-    "inputs.records": "ImageUse Input KernelPdbWanted Module PdbReference ProcessSelection ProcessSummary Unreadable",
+    "inputs.builds.source": "BuildSource",
+    "inputs.detect": "InputSource ModuleSource read_input",
+    "inputs.live": "LiveKernel LiveProcess",
+    "inputs.records": (
+        "CrashStack ImageUse Input KernelPdbWanted Module PdbFolder PdbReference ProcessSelection ProcessSummary"
+        " Runtime StackModule Unreadable"
+    ),
     "stores.local.tree": "Store",
     "stores.results": "Attempt Cause Failed Fetched Hint Missing Outcome Present",
     "sympath": "SymbolPath parse_symbol_path",

@@ -21,6 +21,9 @@ SymcacheError
       PointerNotAllowed           a pointer file to a place that may not be followed
     WrongContent                not the file that the key names
       UnexpectedPage              a page or a message with status 200
+      OtherBuild                  a whole file of this kind, of another build
+      CutShort                    it ends before what its own headers promise
+      OtherBytes                  the key's file, with other bytes than a lock file states
 
 *problem* is what is wrong, without the place; reports show it. Offsets are bytes from the start of an input.
 """
@@ -116,9 +119,9 @@ class NotInDump(InputError):
 
 
 class StoreError(SymcacheError):
-    """A store on the local disk cannot be read or written."""
+    """A store cannot be read or written: one on disk, or a bucket, of which *path* is the URL."""
 
-    def __init__(self, problem: str, *, path: Path) -> None:
+    def __init__(self, problem: str, *, path: Path | str) -> None:
         super().__init__(problem, path)
         self.problem = problem
         self.path = path
@@ -186,3 +189,18 @@ class WrongContent(UpstreamError):
 
 class UnexpectedPage(WrongContent):
     """A page or a message with status 200: a login form, or a text that says that there is no such file."""
+
+
+class OtherBuild(WrongContent):
+    """The upstream has the file of another build under this key."""
+
+
+class CutShort(WrongContent):
+    """The file ends before what its own headers promise; it was published so, as the transfer was whole."""
+
+
+class OtherBytes(WrongContent):
+    """The file that the key names, with other bytes than a lock file states: stripped, rewritten, or made again.
+
+    *url* is the place that has it, a path or free of secrets; *problem* names both hashes.
+    """

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class InputAdvanced:
+    """More of an input that takes long has been read."""
+
+    path: str
+    done_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """It is known how many keys are wanted in all, present ones included; sent again when two hops add more."""
 
@@ -64,7 +73,7 @@ class Noted:
     text: str
 
 
-Event: TypeAlias = Planned | TransferStarted | TransferAdvanced | TransferEnded | Settled | Noted
+Event: TypeAlias = InputAdvanced | Planned | TransferStarted | TransferAdvanced | TransferEnded | Settled | Noted
 Observer: TypeAlias = Callable[[Event], None]
 
 

@@ -16,9 +16,17 @@ _PORTABLE_AGE = "ffffffff"
 # Setup installs one of several kernels and HALs under a fixed name, and the symbol server has the original ones.
 # Source: bug check 0x79 names the originals.
 _FAMILIES = (
-    ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"),
+    ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe", "ntkrla57.exe"),
     ("hal.dll", "halmacpi.dll", "halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"),
 )
+_LIBRARIES = ("mscordaccore", "mscordacwks", "mscordbi", "sos")
+_ARCHITECTURE = "amd64|x86|arm64|arm"
+_RUNTIME_LIBRARY = re.compile(
+    rf"({'|'.join(_LIBRARIES)})(?:_({_ARCHITECTURE})_({_ARCHITECTURE})_"
+    r"(\d{1,5})\.(\d{1,5})\.(\d{1,5})\.(\d{2,5})(\.dbg|\.chk)?)?\.dll",
+    re.ASCII | re.IGNORECASE,
+)
+_FIRST_LETTERS = frozenset("msMS")
 _COPY = re.compile(r"(?:dump_|hiber_)(.+\.sys)", re.ASCII | re.DOTALL | re.IGNORECASE)
 _LONGEST_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's categories Cc and Cs
@@ -211,14 +219,84 @@ def source_name(name: str) -> str:
     return name if match is None else match[1]
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeLibrary:
+    """What the name of a library says that lets debuggers see into one build of a .NET runtime.
+
+    Such libraries are published under the stamp and size of the runtime's image, not their own. *host* is the processor
+    that the library itself runs on, *target* that of the runtime: ``amd64``, ``x86``, ``arm``, ``arm64``.
+    """
+
+    base: str  # ``mscordaccore``, ``mscordacwks``, ``mscordbi``, ``sos``
+    host: str | None = None  # None, as are *target* and *version*, for the short name: ``mscordbi.dll``
+    target: str | None = None
+    version: tuple[int, int, int, int] | None = None  # of the runtime's file
+    flavor: str = ""  # ``.dbg`` or ``.chk`` for a build with debugging code
+
+    @property
+    def short_name(self) -> str:
+        """The library's own file name, under which one for the runtime's own processor is published as well."""
+        return f"{self.base}.dll"
+
+    @property
+    def name(self) -> str:
+        """File name: with processors and version ``BASE_HOST_TARGET_VERSION.dll``.
+
+        The last part of the version has two digits at least. Debuggers write the processors in either letter case,
+        lower case here: ``mscordacwks_AMD64_AMD64_4.8.4341.00.dll`` is WinDbg's.
+        Source: dotnet/diagnostics, PEFileKeyGenerator.cs, GetFilesLongNameVariants.
+        """
+        if self.host is None or self.target is None or self.version is None:
+            return self.short_name
+        major, minor, build, revision = self.version
+        version = f"{major}.{minor}.{build}.{revision:02}{self.flavor}"
+        return f"{self.base}_{self.host}_{self.target}_{version}.dll"
+
+
+def parse_runtime_library(name: str) -> RuntimeLibrary | None:
+    """Return what a file's *name* says if it is that of a .NET runtime's library for debuggers, else None."""
+    if name[:1] not in _FIRST_LETTERS or (match := _RUNTIME_LIBRARY.fullmatch(name)) is None:
+        return None
+    base, host, target, *numbers, flavor = match.groups()
+    if host is None:
+        return RuntimeLibrary(fold(base))
+    major, minor, build, revision = map(int, numbers)
+    return RuntimeLibrary(fold(base), fold(host), fold(target), (major, minor, build, revision), fold(flavor or ""))
+
+
+def _short_keys(key: K) -> tuple[K, ...]:
+    """Return the key of the same file under its short name, for a runtime's library with a long one."""
+    library = parse_runtime_library(key.name)
+    if library is None or library.host is None or library.host != library.target:
+        return ()
+    return (replace(key, name=library.short_name),)
+
+
+def filed_keys(key: K) -> tuple[K, ...]:
+    """Return the keys under which *key*'s file is to stand in a store: *key*, and others that debuggers ask for.
+
+    Of a .NET runtime's library some debuggers ask for the name with processors and version, others for the short one.
+    Source: dotnet/diagnostics, PEFileKeyGenerator.cs, which names both; dbgeng asks for the long one.
+    """
+    return (key, *_short_keys(key)) if type(key) is ImageKey else (key,)
+
+
+def sought_keys(key: K) -> tuple[K, ...]:
+    """Return the keys any of which a debugger that asks for *key* looks for, the likeliest first, *key* among them."""
+    return (key,) if parse_runtime_library(key.name) is not None else published_keys(key)
+
+
 def published_keys(key: K) -> tuple[K, ...]:
     """Return the keys under which *key*'s file may be published, the likeliest first, *key* among them.
 
     The same stamp and size under any of an image's names is the same file. dbgeng 10.0.15063 was seen to look for all
-    names, whichever the dump lists. Other files have one name.
+    names, whichever the dump lists. A .NET runtime's library may be published under its short name alone. Other files
+    have one name.
     """
     if type(key) is not ImageKey:
         return (key,)
+    if short := _short_keys(key):
+        return (key, *short)
     try:
         source = replace(key, name=source_name(key.name))
     except MalformedInput:  # "dump_con.sys" is a valid file name, "con.sys" is not
@@ -227,6 +305,11 @@ def published_keys(key: K) -> tuple[K, ...]:
         return (source, key)
     family = next((family for family in _FAMILIES if fold(key.name) in family), ())
     return (key, *(replace(key, name=name) for name in family if name != fold(key.name)))
+
+
+def is_kernel_or_hal(name: str) -> bool:
+    """Say whether an image's name is one that kernels or HALs have."""
+    return any(fold(name) in family for family in _FAMILIES)
 
 
 def base_name(path: str) -> str:

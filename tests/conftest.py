@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from support.buckets import Azurite, Moto, S3rver
 from support.nginx import Nginx
-from support.parts import required_in
+from support.parts import IS_WINE, required_in, wine_lacks
 from support.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from support.authority import Authority
+    from support.buckets import Bucket
     from support.upstream import Content
 
     class MakeUpstream(Protocol):
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
 
 
 # How fast the machine is decides no test.
-settings.register_profile("symcache", deadline=None, print_blob=True)
+# What is only computed is the same under wine; files take many times as long there.
+settings.register_profile("symcache", deadline=None, print_blob=True, max_examples=20 if IS_WINE else 100)
 settings.load_profile("symcache")
 
-_SETTINGS_FROM_OUTSIDE = ("SYMCACHE_", "_NT_", "DBGHELP_", "SSL_CERT_")
+_SETTINGS_FROM_OUTSIDE = ("SYMCACHE_", "_NT_", "DBGHELP_", "SSL_CERT_", "AWS_", "AZURE_", "GOOGLE_")
 _OF_THE_TESTS = ("SYMCACHE_TEST_", "SYMCACHE_WINDOWS_PYTHON")
 _PROXY_VARIABLES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 _TERMINAL_VARIABLES = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"}
@@ -76,11 +79,15 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "APPDATA": "roaming",
         "LOCALAPPDATA": "local",
         "PROGRAMDATA": "program-data",
+        # What Windows says itself is asked for before these; see platformdirs.
+        "WIN_PD_OVERRIDE_APPDATA": "roaming",
+        "WIN_PD_OVERRIDE_LOCAL_APPDATA": "local",
+        "WIN_PD_OVERRIDE_COMMON_APPDATA": "program-data",
     }.items():
         monkeypatch.setenv(name, str(home / folder))
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(params=["asyncio", pytest.param("trio", marks=wine_lacks("trio"))])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every async test on both event loops."""
     backend: str = request.param
@@ -114,6 +121,45 @@ def make_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[P
     """Serve folders with a real nginx; skips where it is not installed."""
     with ExitStack() as stack:
         yield lambda root: stack.enter_context(Nginx(root, tmp_path_factory.mktemp("nginx")))
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """S3 that honours conditions; a test that stops it starts it again, or has one of its own."""
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3rver]:
+    """S3 that knows no conditions, as `moto` otherwise."""
+    with S3rver(tmp_path_factory.mktemp("s3rver")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Azure, as `moto` otherwise."""
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(moto: Moto) -> Bucket:
+    """An empty bucket of S3."""
+    return moto.new_bucket()
+
+
+@pytest.fixture
+def plain_s3_bucket(s3rver: S3rver) -> Bucket:
+    """An empty bucket of S3 where a put that is to create overwrites."""
+    return s3rver.new_bucket()
+
+
+@pytest.fixture
+def azure_bucket(azurite: Azurite) -> Bucket:
+    """An empty container of Azure."""
+    return azurite.new_bucket()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
     --group NAME   also install this dependency group of pyproject.toml; may be repeated
     --extra NAME   also install this extra of the project; may be repeated
     --coverage     measure coverage, for `coverage combine` and `coverage report` in that environment
+    --windows      run the unit and e2e tests on CPython for Windows, under wine if need be; see tests/windows.py
 
 Everything else goes to pytest. Needs Python 3.11 or newer and pip; the environment it makes, `.venv-test-<version>`,
 is kept for the next run.
@@ -29,9 +30,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--group", action="append", default=[])
     parser.add_argument("--extra", action="append", default=[])
     parser.add_argument("--coverage", action="store_true")
+    parser.add_argument("--windows", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     bootstrap = _load_bootstrap()
     try:
+        if options.windows and sys.platform != "win32":
+            # What makes Windows' Python has uv, and nothing more.
+            python = bootstrap.make_environment(
+                ROOT, f".venv-standalone-{bootstrap.version_tag()}", bootstrap.requirements_of(ROOT, ["standalone"])
+            )
+            return int(bootstrap.run_in(python, [str(ROOT / "tests" / "windows.py"), *rest]))
         python = bootstrap.make_environment(
             ROOT,
             f".venv-test-{bootstrap.version_tag()}",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--multiprocessing-fork"]:  # a worker of `serve`
+    if sys.argv[1:2] == ["--multiprocessing-fork"]:  # a worker of `serve`, or a reader of traces
         import multiprocessing
 
         multiprocessing.freeze_support()

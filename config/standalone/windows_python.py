@@ -1,7 +1,8 @@
 """A Python for Windows: the one at work here, or one under wine.
 
 Under wine it is CPython 3.13 as python.org builds it, out of a source package of the package index. It is kept in
-``.windows`` of the checkout, or the folder that ``SYMCACHE_WINDOWS_PYTHON`` names, with a wine prefix of its own.
+``.windows`` of the checkout, or the folder that ``SYMCACHE_WINDOWS_PYTHON`` names, with a wine prefix of its own. The
+one that tests run in, ``.windows-tests``, is another, as it has more packages and runs beside the first.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class WindowsPython:
         """End wine's server for this prefix, and with it whatever still runs there."""
         if self.folder is not None:
             subprocess.run(
-                ["wineserver", "-k"],  # noqa: S607
+                ["wineserver", "-k"],  # noqa: S607 - wherever wine is installed
                 env=self.environment(),
                 capture_output=True,
                 check=False,
@@ -98,8 +99,8 @@ def windows_path(path: Path) -> str:
     return str(path) if sys.platform == "win32" else "Z:" + str(path.absolute()).replace("/", "\\")
 
 
-def make_windows_python() -> WindowsPython:
-    """Return a Python for Windows, made on first use.
+def make_windows_python(purpose: str = "") -> WindowsPython:
+    """Return a Python for Windows, made on first use; for each *purpose* another one.
 
     Raises:
         RuntimeError: wine is not installed, or the Python cannot be had.
@@ -110,6 +111,8 @@ def make_windows_python() -> WindowsPython:
     if wine is None or shutil.which("wineserver") is None:
         raise RuntimeError("wine is not installed; on Debian and Ubuntu: apt install wine wine64")
     folder = Path(os.environ.get("SYMCACHE_WINDOWS_PYTHON", _ROOT / ".windows")).absolute()
+    if purpose:
+        folder = folder.with_name(f"{folder.name}-{purpose}")
     made = WindowsPython(folder, folder / "python" / "cp313" / "python.exe")
     if not made.python.exists():
         folder.mkdir(parents=True, exist_ok=True)

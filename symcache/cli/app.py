@@ -19,6 +19,8 @@ from symcache.errors import InputError, SymcacheError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from click.shell_completion import CompletionItem
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called: ``NAME_command`` of a module of this package.
@@ -42,6 +44,14 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and options that begin with *incomplete*; click's own would import every command."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for this question alone
+
+        fitting = (each for each in self._commands_in.items() if each[0].startswith(incomplete))
+        commands = [CompletionItem(name, help=summary) for name, (_, summary) in fitting]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
@@ -59,10 +69,16 @@ _COMMANDS = {
     "servers": ("servers", "List known and configured symbol servers; test them."),
     "doctor": ("servers", "Find out why symbols do not arrive here: servers, proxies, certificates, stores."),
     "store": ("store", "Manage stores: publish, list, verify, prune, convert."),
+    "sets": ("sets", "List named sets of modules, to which --set narrows inputs."),
+    "builds": ("builds", "List what is known of Windows builds: releases, updates, files of one name."),
+    "lock": ("lock", "Write down byte for byte which files the inputs need and the store has."),
+    "diff": ("diff", "Compare two dumps, folders, reports, lock files or stores."),
     "export": ("bundle", "Pack symbols into a bundle for a machine without a network."),
     "import": ("bundle", "Import a bundle into the store."),
+    "watch": ("watch", "Warm the store for each dump or log that arrives in folders."),
     "serve": ("serve", "Serve the store and its symbol servers over HTTP."),
     "demo": ("demo", "Run the whole job on this machine alone, without internet or Windows."),
+    "completion": ("completion", "Print the script that completes commands and options in a shell."),
 }
 
 

@@ -6,24 +6,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-import anyio
 import click
 from click.exceptions import Exit
 
 from symcache.cli.options import color_option, folder_option, json_option, quiet_option
-from symcache.cli.output import say, say_error, show_progress, write_json, write_line, write_table
+from symcache.cli.output import progress_option, say, say_error, show_progress, write_json, write_line, write_table
 from symcache.cli.warm import write_report
 from symcache.config import Config, MissSettings, Network, ServerEntry, StoreSettings
 from symcache.errors import UsageError
 from symcache.identity import fold
 from symcache.stores.local.atomic import store_errors
 from symcache.stores.results import Cause, Fetched, Present
-from symcache.stores.source import SymbolSource
 from symcache.sympath import ChainElement, HttpPlace, LocalPlace, SymbolPath
 from symcache.synth.session import SESSION, make_published, write_inputs
-from symcache.synth.upstream import LoopbackUpstream
 from symcache.warm.local import LocalRun
-from symcache.warm.run import Warmer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +43,7 @@ _NEXT = (
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="List every file, not only what is missing.")
+@progress_option
 @color_option
 def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Run the whole job on this machine alone: no internet, no Windows, no settings.
@@ -54,6 +51,10 @@ def demo_command(store: Path | None, keep: Path | None, as_json: bool, quiet: bo
     A server on loopback that behaves like Microsoft's is stocked with made-up symbols of a Windows Server 2008
     session; a folder of its drivers and a kernel dump are what is given. All but one PDB can be had.
     """
+    import anyio  # noqa: PLC0415 - neither help nor a shell that completes needs the network
+
+    from symcache.synth.upstream import LoopbackUpstream  # noqa: PLC0415
+
     note = (lambda _text: None) if quiet else say
     with TemporaryDirectory(prefix="symcache-demo-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder) if keep is None else _make_folder(keep)
@@ -119,6 +120,9 @@ class Rehearsal(NamedTuple):
 
 async def rehearse(rehearsal: Rehearsal, inputs: Sequence[Path], observer: Observer) -> Report:
     """Warm the store with what *inputs* need, through the code that ``symcache warm`` runs."""
+    from symcache.stores.source import SymbolSource  # noqa: PLC0415
+    from symcache.warm.run import Warmer  # noqa: PLC0415
+
     async with SymbolSource(rehearsal.config, observer=observer) as source:
         with LocalRun(source, observer=observer) as run:
             return await Warmer(source, run).warm(run.open_inputs(inputs))

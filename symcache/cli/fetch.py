@@ -7,17 +7,19 @@ from contextlib import closing
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, parse_key, settings_options
-from symcache.cli.output import count_text, notes_alone, say_error, write_json, write_line, write_table
-from symcache.cli.warm import evidence, finish, run_warm
+from symcache.cli.output import notes_alone, say_error, write_json, write_line, write_table
+from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
+from symcache.reports.advice import advice, evidence, made_by
+from symcache.reports.lines import count_text
 from symcache.stores.results import Fetched, Missing, Present
 from symcache.sympath import redact_text
 from symcache.warm.plan import Plan, WantedFile, WantedPdbOfImage
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from symcache.stores.negative import Miss
     from symcache.stores.source import SymbolSource
     from symcache.warm.plan import Want
-    from symcache.warm.report import Report
+    from symcache.warm.report import Report, Symbol
 
 # As debuggers print it, before the age.
 _GUID = r"\{?([0-9A-Fa-f]{8})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})-([0-9A-Fa-f]{12})\}?"
@@ -120,8 +122,9 @@ class _Row(NamedTuple):
 def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, forget: bool) -> None:
     """List the files that are missing: no server of the symbol path has them, and no store.
 
-    Each is listed with the servers that answered, and when first and last. PATTERN narrows it to names or indexes,
-    with * and ?: `symcache missing 'secdrv*'`.
+    Each is listed with the servers that answered, and when first and last; with the inputs that wanted it last; and
+    with its maker and what to do, where that is known. PATTERN narrows it to names or indexes, with * and ?:
+    `symcache missing 'secdrv*'`.
     """
     from symcache.stores.source import SymbolSource  # noqa: PLC0415 - `fetch` of what is there needs no network
 
@@ -133,15 +136,16 @@ def missing_command(settings: Settings, patterns: tuple[str, ...], retry: bool, 
         return
     with closing(SymbolSource(config, observer=notes_alone(quiet=False))) as source:
         files = _missing(source, patterns)
+        symbols = [] if retry else _symbols_of(files, source)
         has_server = bool(source.servers)
     if retry:
         plan = Plan()
         plan.add(map(_want_of, files))
         finish(run_warm(settings, plan, believe_misses=False), settings)
     elif settings.as_json:
-        _write_missing_json(files)
+        _write_missing_json(files, symbols)
     else:
-        _write_missing(files)
+        _write_missing(files, symbols)
         nothing = "no miss is remembered" if has_server else "the symbol path has no server, so no server was asked"
         settings.note(f"{count_text(len(files), 'file')}; --retry asks again, --forget forgets" if files else nothing)
 
@@ -154,10 +158,29 @@ def _forget(settings: Settings, config: Config, patterns: tuple[str, ...]) -> No
         rows = [_Row(miss, misses.counts(miss)) for miss in misses.list() if _matches(miss.index, patterns)]
         for row in rows:
             misses.forget(row.miss.upstream, parse_index(row.miss.index))
+    if config.cluster.url and rows:
+        import anyio  # noqa: PLC0415 - what is this user's own needs none
+
+        anyio.run(_forget_shared, config, rows)
     if settings.as_json:
-        _write_missing_json([[*group] for _, group in groupby(rows, key=lambda row: fold(row.miss.index))])
+        files = [[*group] for _, group in groupby(rows, key=lambda row: fold(row.miss.index))]
+        _write_missing_json(files, _symbols_of(files))
     else:
         write_line(f"forgot {count_text(len(rows), 'answer')}")
+
+
+async def _forget_shared(config: Config, rows: Sequence[_Row]) -> None:
+    """Drop them from what machines share, too, or they would come back from there."""
+    from symcache.stores.cluster import Cluster  # noqa: PLC0415
+    from symcache.stores.http.servers import name_as_asked  # noqa: PLC0415
+
+    cluster = Cluster(config.cluster, observer=notes_alone(quiet=False))
+    try:
+        for row in rows:
+            upstream = name_as_asked(row.miss.upstream, config.server)
+            await cluster.forget_misses(parse_index(row.miss.index), [upstream])
+    finally:
+        cluster.close()
 
 
 def _missing(source: SymbolSource, patterns: tuple[str, ...]) -> list[list[_Row]]:
@@ -191,10 +214,46 @@ def _matches(index: str, patterns: tuple[str, ...]) -> bool:
     )
 
 
-def _write_missing_json(files: list[list[_Row]]) -> None:
+def _symbols_of(files: list[list[_Row]], source: SymbolSource | None = None) -> list[Symbol]:
+    from symcache.stores.negative import MissingFiles  # noqa: PLC0415 - as above
+    from symcache.warm.makers import symbol_of  # noqa: PLC0415 - `fetch` needs no makers unless something is missing
+
+    keys = [parse_index(rows[0].miss.index) for rows in files]
+    misses = [[row.miss for row in rows] for rows in files]
+    if source is None:
+        return list(map(symbol_of, keys, misses))
+    images = MissingFiles(source).images_that_name({key.folded for key in keys})
+    return [
+        symbol_of(key, said, images.get(key.folded), source.find_version)
+        for key, said in zip(keys, misses, strict=True)
+    ]
+
+
+def _wanted_by(rows: list[_Row]) -> tuple[tuple[str, ...], int]:
+    """Return the base names of the last inputs that wanted a file, and how many did."""
+    known = [row.miss.wanted for row in rows if row.miss.wanted is not None]
+    most = max(known, key=lambda wanted: wanted.count, default=None)
+    return ((), 0) if most is None else (most.inputs, most.count)
+
+
+def _missing_json(rows: list[_Row], symbol: Symbol) -> dict[str, Any]:
+    names, count = _wanted_by(rows)
+    fields = symbol.as_json()
+    return {
+        "index": rows[0].miss.index,
+        "since": _time(min(row.miss.first_asked_s for row in rows)),
+        "maker": fields.get("maker"),
+        "cause": symbol.cause,
+        "hint": fields.get("hint"),
+        "advice": advice(symbol),
+        "inputs": {"count": count, "last": list(names)},
+    }
+
+
+def _write_missing_json(files: list[list[_Row]], symbols: list[Symbol]) -> None:
     missing = [
         {
-            "index": rows[0].miss.index,
+            **_missing_json(rows, symbol),
             "upstreams": [
                 {
                     "upstream": miss.upstream,
@@ -207,13 +266,13 @@ def _write_missing_json(files: list[list[_Row]]) -> None:
                 for miss, counts in rows
             ],
         }
-        for rows in files
+        for rows, symbol in zip(files, symbols, strict=True)
     ]
     write_json({"schema": "symcache.missing/1", "missing": missing})
 
 
-def _write_missing(files: list[list[_Row]]) -> None:
-    for rows in files:
+def _write_missing(files: list[list[_Row]], symbols: list[Symbol]) -> None:
+    for rows, symbol in zip(files, symbols, strict=True):
         in_passing = ": the PDB that it names" if isinstance(_want_of(rows), WantedPdbOfImage) else ""
         write_line(f"{rows[0].miss.index}{in_passing}")
         write_table(
@@ -227,6 +286,17 @@ def _write_missing(files: list[list[_Row]]) -> None:
             ]
             for miss, counts in rows
         )
+        for line in filter(None, [_wanted_text(*_wanted_by(rows)), _maker_text(symbol)]):
+            write_line(f"  {line}")
+
+
+def _wanted_text(names: tuple[str, ...], count: int) -> str:
+    more = f" and {count_text(count - len(names), 'input')} before" if count > len(names) else ""
+    return f"wanted by {', '.join(names)}{more}" if names else ""
+
+
+def _maker_text(symbol: Symbol) -> str:
+    return f"{made_by(symbol)}: {advice(symbol)}" if symbol.maker is not None else ""
 
 
 def _time(seconds: float) -> str:

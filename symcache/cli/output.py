@@ -1,4 +1,4 @@
-"""Results to stdout, all else to stderr, in a form that is safe for the terminal; progress on a terminal alone."""
+"""Results to stdout, all else to stderr, in a form that is safe for the terminal; progress, and links to files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from symcache.events import Noted, Planned, Settled, TransferAdvanced, TransferEnded, TransferStarted
+from symcache.events import InputAdvanced, Noted, Planned, Settled, TransferAdvanced, TransferEnded
+from symcache.reports.lines import count_text, plain, size_text, table_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from rich.console import Console
-    from rich.progress import TaskID
+    from pathlib import Path
 
     from symcache.events import Event, Observer
-    from symcache.inputs.records import ProcessSummary, Unreadable
+    from symcache.inputs.records import Narrowed, ProcessSummary, Unreadable
+    from symcache.stores.bucket.objects import Bucket
     from symcache.stores.local.tree import Store
 
 
-EMPTY = "no image, PDB or dump was found in what was given: is the path right? --allow-empty makes that a success"
+_EMPTY = "no image, PDB or dump was found in what was given: is the path right? --allow-empty makes that a success"
 TWO_TIER_NOTE = "Microsoft's debuggers read a two-tier store; LLDB, angr and radare2 find nothing in one"
 
 _BYTES = {"b": 1, "bytes": 1} | {
@@ -33,6 +34,13 @@ _BYTES = {"b": 1, "bytes": 1} | {
     for unit, base in (("b", 1000), ("", 1000), ("ib", 1024))
 }
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+def empty_text(narrowed: Narrowed | None) -> str:
+    """Return the line about inputs without any module, or without one of the sets that are wanted."""
+    if narrowed is None:
+        return _EMPTY
+    return f"no module of what was given is in {narrowed.sets}, {narrowed.modules} are not; --allow-empty allows that"
 
 
 def parse_size(text: str) -> int:
@@ -53,6 +61,11 @@ def _parse(text: str, units: Mapping[str, float], what: str) -> float:
     return float(match[1]) * unit
 
 
+def terminal_width() -> int | None:
+    """Return how many columns stdout has; None if it is no terminal."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def write_json(document: Any) -> None:
     """Write one JSON document to stdout."""
     import json  # noqa: PLC0415 - most runs write none
@@ -61,9 +74,9 @@ def write_json(document: Any) -> None:
     sys.stdout.write("\n")
 
 
-def write_store_json(name: str, store: Store, **fields: Any) -> None:
+def write_store_json(name: str, store: Store | Bucket, **fields: Any) -> None:
     """Write a document about a store, of schema ``symcache.name/1``, to stdout."""
-    write_json({"schema": f"symcache.{name}/1", "store": str(store.root), **fields})
+    write_json({"schema": f"symcache.{name}/1", "store": store.name, **fields})
 
 
 def write_json_list(head: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
@@ -86,15 +99,9 @@ def write_line(text: str = "") -> None:
 
 def write_table(rows: Iterable[Sequence[str]]) -> None:
     """Write *rows* to stdout with their columns lined up; the last column is as wide as it is."""
-    rows = [[plain(cell) for cell in row] for row in rows]
-    if not rows:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    click.echo("\n".join(lines))
+    lines = list(table_lines(rows))
+    if lines:
+        click.echo("\n".join(lines))
 
 
 def write_processes(processes: Sequence[ProcessSummary]) -> None:
@@ -126,30 +133,30 @@ def blot(text: str) -> str:
     return redact_words(text)
 
 
-def plain(text: str) -> str:
-    """Return *text* with everything that a terminal would act on made visible; names come from hostile input."""
-    if text.isprintable():
+_LONGEST_LINK = 2000  # VTE takes 2083
+
+
+def path_text(path: Path, stream: TextIO) -> str:
+    """Return *path* as *stream* shows it: a terminal that is known for it opens it when it is clicked.
+
+    Source: "Hyperlinks in Terminal Emulators", the proposal that terminals follow. Everything in the link but
+    letters, digits and ``-._~/`` is percent-encoded, so that no name can end it.
+    """
+    shown = blot(str(path))
+    text = plain(shown)
+    if shown != str(path) or not _takes_links(stream):
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    link = path.absolute().as_uri()
+    return text if len(link) > _LONGEST_LINK else f"\x1b]8;;{link}\x1b\\{text}\x1b]8;;\x1b\\"
 
 
-def count_text(count: int, noun: str) -> str:
-    """Return a number of things for people: ``1 file``, ``2 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _takes_links(stream: TextIO) -> bool:
+    context = click.get_current_context(silent=True)
+    if not stream.isatty() or (context is not None and context.color is False):
+        return False
+    from symcache.config import terminal_kind  # noqa: PLC0415 - of a terminal alone
 
-
-def size_text(size_bytes: float) -> str:
-    """Return a length for people: ``1.2 MB``."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
-
-
-def unreadable_text(item: Unreadable) -> str:
-    """Return a line about an input that could not be read."""
-    return f"{item.path}: {item.problem}" + ("" if item.offset is None else f" (at {item.offset:#x})")
+    return terminal_kind().takes_links
 
 
 def unreadable_json(items: Iterable[Unreadable]) -> list[dict[str, object]]:
@@ -158,42 +165,128 @@ def unreadable_json(items: Iterable[Unreadable]) -> list[dict[str, object]]:
 
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 
-_EVERY_S = 0.2
-_MOST_TRANSFERS = 6
-_WORTH_SHOWING_BYTES = 4_000_000
-_PER_SECOND = 3
+# Of progress in lines: before the first one and between two, and how long none may come.
+_LINE_AFTER_S = 5.0
+_LINE_WITHIN_S = 15.0
+_PROGRESS = "symcache.progress"
 
 
-def _console() -> Console:
-    from rich.console import Console  # noqa: PLC0415 - rich is slow to import and only needed on a terminal
+def progress_option(command: F) -> F:
+    """Give *command* ``--progress``, which `show_progress` and `show_ticker` look at."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "plain"]),
+        expose_value=False,
+        callback=_note_progress,
+        help="How progress is shown: auto (default), bars on a terminal; plain, a line now and then, as elsewhere.",
+    )(command)
 
+
+def _note_progress(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta[_PROGRESS] = value
+
+
+def _takes_bars() -> bool:
+    """Return whether progress is drawn: on a terminal that can move its cursor, unless the user wants lines."""
     context = click.get_current_context(silent=True)
-    return Console(stderr=True, no_color=True if context is not None and context.color is False else None)
+    if not sys.stderr.isatty() or (context is not None and context.meta.get(_PROGRESS) == "plain"):
+        return False
+    from symcache.config import terminal_kind  # noqa: PLC0415 - of a terminal alone
+
+    return not terminal_kind().is_dumb
+
+
+class Tally:
+    """How far a run has come, counted from its events; guarded by who has it."""
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        self.settled = 0
+        self.read_bytes = 0  # of an input that takes long
+        self.input_bytes = 0  # all there is of it; no more is read once this much is
+        self._done_bytes = 0
+        self._under_way: dict[str, int] = {}
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have come, of all transfers."""
+        return self._done_bytes + sum(self._under_way.values())
+
+    def take(self, event: Event) -> None:
+        """Count *event*."""
+        match event:
+            case InputAdvanced(_, done_bytes, size_bytes):
+                self.read_bytes, self.input_bytes = done_bytes, size_bytes
+            case Planned(wanted):
+                self.wanted = wanted
+            case Settled():
+                self.settled += 1
+            case TransferAdvanced(index, received_bytes):
+                self._under_way[index] = received_bytes
+            case TransferEnded(index):
+                self._done_bytes += self._under_way.pop(index, 0)
+
+
+class _Pace:
+    """Says when a line of progress is due, so that a reader of the log, or a screen reader, can follow."""
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self._clock_s = clock_s
+        self._said_s = clock_s()
+        self._milestone = 0
+
+    def is_due(self, milestone: int = 0) -> bool:
+        """Return whether a line is due now, as *milestone* is a new one or as none came for long; it is then said."""
+        passed_s = self._clock_s() - self._said_s
+        is_due = passed_s >= (_LINE_AFTER_S if milestone > self._milestone else _LINE_WITHIN_S)
+        if is_due:
+            self._said_s += passed_s
+            self._milestone = milestone
+        return is_due
+
+
+class Lines:
+    """Progress in lines: at each quarter of the files, or after a while, but never two within seconds.
+
+    They have no control characters and fit into 40 columns; short runs have none.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._lock = threading.Lock()
+        self._tally = Tally()
+        self._pace = _Pace(clock_s)
+
+    def observe(self, event: Event) -> None:
+        """Take in what happens; an observer."""
+        if isinstance(event, Noted):
+            say(event.text)
+            return
+        with self._lock:
+            tally = self._tally
+            tally.take(event)
+            if isinstance(event, InputAdvanced):
+                if self._pace.is_due():
+                    say(f"{size_text(tally.read_bytes)} of {size_text(tally.input_bytes)} read")
+            elif self._pace.is_due(4 * tally.settled // max(tally.wanted, 1)):
+                say(f"{tally.settled} of {tally.wanted} files, {size_text(tally.received_bytes)} so far")
 
 
 @contextmanager
 def show_ticker(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Lend what shows a text in place of the last one; most are dropped, so that showing costs nothing."""
-    if quiet or not sys.stderr.isatty():
+    """Lend what shows a text in place of the last one, or in lines now and then; most texts are dropped."""
+    if quiet:
         yield lambda _text: None
-        return
-    from rich.live import Live  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    elif _takes_bars():
+        from symcache.cli import bars  # noqa: PLC0415 - rich is slow to import
 
-    # Nothing is redirected: stdout may lead elsewhere.
-    with Live(
-        console=_console(), transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-    ) as live:
-        shown_s = 0.0
-
-        def show(text: str) -> None:
-            nonlocal shown_s
-            if time.monotonic() - shown_s >= _EVERY_S:
-                shown_s = time.monotonic()
-                live.update(Text(plain(text), no_wrap=True, overflow="ellipsis"), refresh=True)
-
-        yield show
+        with bars.show_ticker() as show:
+            yield show
+    else:
+        pace = _Pace(time.monotonic)
+        yield lambda text: say(text) if pace.is_due() else None
 
 
 def gather(items: Iterable[T], into: list[T], show: Callable[[str], None], describe: Callable[[T], str]) -> None:
@@ -205,12 +298,16 @@ def gather(items: Iterable[T], into: list[T], show: Callable[[str], None], descr
 
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[Observer]:
-    """Lend an observer that shows what happens; without a terminal it says notes alone, with *quiet* nothing."""
-    if quiet or not sys.stderr.isatty():
-        yield notes_alone(quiet=quiet)
-    else:
-        with _Bars() as bars:
+    """Lend an observer that shows what happens, drawn on a terminal, else in lines; with *quiet* nothing."""
+    if quiet:
+        yield notes_alone(quiet=True)
+    elif _takes_bars():
+        from symcache.cli.bars import Bars  # noqa: PLC0415 - rich is slow to import
+
+        with Bars() as bars:
             yield bars.observe
+    else:
+        yield Lines().observe
 
 
 def notes_alone(*, quiet: bool) -> Observer:
@@ -221,71 +318,3 @@ def notes_alone(*, quiet: bool) -> Observer:
             say(event.text)
 
     return observe
-
-
-class _Bars:
-    """Many transfers go by in a second, so that events only change numbers and the bars are drawn at their own pace."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
-            TimeRemainingColumn(),
-            console=_console(),
-            refresh_per_second=_PER_SECOND,
-            transient=True,
-        )
-        self._lock = threading.Lock()
-        self._total = self._progress.add_task("symbols", total=None, said="")
-        # Never drawn: it only measures how fast bytes come in.
-        self._rate = self._progress.add_task("", total=None, visible=False, said="")
-        self._wanted = 0
-        self._settled = 0
-        self._received: dict[str, int] = {}
-        self._done_bytes = 0
-        self._shown: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def observe(self, event: Event) -> None:
-        with self._lock:
-            self._take(event)
-            self._draw()
-
-    def _take(self, event: Event) -> None:
-        match event:
-            case Planned(wanted):
-                self._wanted = wanted
-            case Settled():
-                self._settled += 1
-            case TransferStarted(index, _, size_bytes):
-                if (size_bytes or 0) >= _WORTH_SHOWING_BYTES and len(self._shown) < _MOST_TRANSFERS:
-                    name = plain(index.partition("/")[0])
-                    self._shown[index] = self._progress.add_task(f"  {name}", total=size_bytes, said="")
-            case TransferAdvanced(index, received_bytes, size_bytes):
-                self._received[index] = received_bytes
-                if index in self._shown:
-                    said = f"{size_text(received_bytes)} of {size_text(size_bytes or received_bytes)}"
-                    self._progress.update(self._shown[index], completed=received_bytes, said=said)
-            case TransferEnded(index):
-                self._done_bytes += self._received.pop(index, 0)
-                if index in self._shown:
-                    self._progress.remove_task(self._shown.pop(index))
-            case Noted(text):
-                self._progress.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
-
-    def _draw(self) -> None:
-        received_bytes = self._done_bytes + sum(self._received.values())
-        self._progress.update(self._rate, completed=received_bytes)
-        rate = next(task.speed for task in self._progress.tasks if task.id == self._rate)
-        said = f"{self._settled}/{self._wanted}  {size_text(received_bytes)}"
-        said += "" if rate is None else f"  {size_text(rate)}/s"
-        self._progress.update(self._total, total=self._wanted or None, completed=self._settled, said=said)

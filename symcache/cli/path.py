@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -15,9 +16,11 @@ from symcache.cli.output import say, write_json, write_line, write_table
 from symcache.errors import UsageError
 from symcache.sympath import (
     MICROSOFT,
+    BucketPlace,
     CacheElement,
     ChainElement,
     DefaultPlace,
+    FolderElement,
     HttpPlace,
     LocalPlace,
     SymbolPath,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.stores.source import Step
-    from symcache.sympath import Element
+    from symcache.sympath import Element, Place
 
 _SHELLS = ("cmd", "powershell", "bash", "windbg")
 _FOLDER_CLIENTS = ("lldb", "angr", "radare2")
@@ -64,7 +67,8 @@ def path_command(settings: Settings, shell: str | None, offline: bool, index: st
     if index is not None:
         _explain(settings, config, parse_key(index))
         return
-    path = _for_debuggers(config, offline=offline)
+    bundles, buckets = _find_bundles(config), _find_buckets(config)
+    path = _for_debuggers(config, [*bundles, *buckets], offline=offline)
     text = path.redacted()
     lines = {
         "cmd": f'set "_NT_SYMBOL_PATH={text}"',
@@ -86,14 +90,48 @@ def path_command(settings: Settings, shell: str | None, offline: bool, index: st
         write_table([(f"{name}:", line) for name, line in lines.items()])
     if two_tier and not settings.as_json and shell not in _SHELLS:
         say(f"LLDB, angr and radare2: {_two_tier_text(two_tier)}")
+    left_out = {**{redact_path(each.path): "bundle" for each in bundles}, **{each.url: "bucket" for each in buckets}}
+    for place, kind in left_out.items():
+        say(
+            f"{place} is left out: debuggers do not read a {kind};"
+            " `symcache warm` copies what is needed into the store before it, `symcache serve` serves it"
+        )
     if text != str(path):
         say("credentials are left out; a debugger asks for them, or takes them from the system")
 
 
-def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
+def _places(path: SymbolPath) -> list[Place]:
+    places: list[Place] = []
+    for element in path.elements:
+        places.extend(element.stores if isinstance(element, ChainElement) else [element.place])
+    return list(dict.fromkeys(places))
+
+
+def _find_buckets(config: Config) -> list[BucketPlace | HttpPlace]:
+    """Return the places of the symbol path that are buckets, those among them that the config file makes one."""
+    found = [place for place in _places(config.symbol_path) if isinstance(place, BucketPlace | HttpPlace)]
+    if not config.bucket:
+        return [place for place in found if isinstance(place, BucketPlace)]
+    from symcache.stores.disk import find_entry  # noqa: PLC0415 - few config files have one
+
+    return [place for place in found if isinstance(place, BucketPlace) or find_entry(place.url, config.bucket)]
+
+
+def _find_bundles(config: Config) -> list[LocalPlace | UncPlace]:
+    """Return the places of the symbol path that are bundles."""
+    found = [place for place in _places(config.symbol_path) if isinstance(place, LocalPlace | UncPlace)]
+    if not config.unc.map and not any(map(os.path.isfile, (place.path for place in found))):
+        return []
+    from symcache.stores.disk import is_bundle, local_path  # noqa: PLC0415 - most paths name no file
+
+    return [place for place in found if (path := local_path(place.path, config.unc.map)) and is_bundle(path)]
+
+
+def _for_debuggers(config: Config, bundles: Sequence[Place], *, offline: bool) -> SymbolPath:
     """Return the symbol path as Microsoft's debuggers take it.
 
-    The default store is written out, as theirs may lie elsewhere, and each server gets a chain of its own.
+    The default store is written out, as theirs may lie elsewhere, *bundles*, buckets among them, are left out, and each
+    server gets a chain of its own.
     """
     default = LocalPlace(str(config.store.folder))
     elements: list[Element] = []
@@ -101,7 +139,9 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     for element in config.symbol_path.elements:
         match element:
             case ChainElement():
-                elements.extend(_chains(element, default, is_cached=is_cached, offline=offline))
+                elements.extend(_chains(element, default, bundles, is_cached=is_cached, offline=offline))
+            case CacheElement(place) | FolderElement(place) if place in bundles:
+                elements.extend([] if is_cached else [ChainElement((default,))])
             case CacheElement(place):
                 elements.append(CacheElement(default if isinstance(place, DefaultPlace) else place))
                 is_cached = True
@@ -110,10 +150,13 @@ def _for_debuggers(config: Config, *, offline: bool) -> SymbolPath:
     return SymbolPath(tuple(dict.fromkeys(elements)))
 
 
-def _chains(chain: ChainElement, default: LocalPlace, *, is_cached: bool, offline: bool) -> Iterator[ChainElement]:
+def _chains(
+    chain: ChainElement, default: LocalPlace, bundles: Sequence[Place], *, is_cached: bool, offline: bool
+) -> Iterator[ChainElement]:
     stores = (default, HttpPlace(MICROSOFT)) if chain.stores == (DefaultPlace(),) else chain.stores
-    servers = [] if offline else [place for place in stores if isinstance(place, HttpPlace)]
-    places = [place for place in stores if not isinstance(place, HttpPlace)]
+    remote = [place for place in stores if isinstance(place, HttpPlace | BucketPlace)]
+    servers = [place for place in remote if isinstance(place, HttpPlace) and place not in bundles and not offline]
+    places = [place for place in stores if place not in remote and place not in bundles]
     folders = [default if isinstance(place, DefaultPlace) else place for place in places]
     if not folders and not is_cached:
         folders = [default]

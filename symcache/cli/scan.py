@@ -13,23 +13,27 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, inputs_argument, process_options, settings_options
-from symcache.cli.output import say, unreadable_json, unreadable_text, write_processes, write_table
+from symcache.cli.options import Settings, process_options, settings_options, source_options
+from symcache.cli.output import Lines, notes_alone, say, unreadable_json, write_line, write_processes, write_table
 from symcache.errors import StoreError, UsageError
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.manifest import manifest_lines
-from symcache.inputs.records import Input, Module, ProcessSummary, Unreadable
+from symcache.inputs.records import CrashStack, Input, InputKind, Module, Narrowed, ProcessSummary, Remark, Unreadable
+from symcache.reports.text import narrowed_text, unreadable_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from symcache.inputs.records import PdbReference, ProcessSelection, Record
+    from symcache.events import Observer
+    from symcache.inputs.detect import InputSource
+    from symcache.inputs.records import PdbReference, ProcessSelection, Record, StackModule
 
 _STANDARD_OUTPUT = Path("-")
+_MOST_NAMED = 4
 
 
 @click.command()
-@inputs_argument
+@source_options()
 @process_options
 @click.option(
     "-o",
@@ -40,17 +44,21 @@ _STANDARD_OUTPUT = Path("-")
 )
 @settings_options()
 def scan_command(
-    settings: Settings, inputs: tuple[str, ...], output: Path | None, selection: ProcessSelection | None
+    settings: Settings,
+    inputs: tuple[InputSource, ...],
+    sets: tuple[str, ...],
+    output: Path | None,
+    selection: ProcessSelection | None,
 ) -> None:
     """List the modules of the inputs and the keys of their files; no network, no store.
 
-    INPUT is a kernel dump, a minidump, an image, a PDB, a folder of them, a symchk manifest, a list of indexes or a
-    debugger log; its content decides which. - is standard input.
+    INPUT is a dump, a memory image, a trace, an image, a PDB, a list or a lock file, a log, a crash report, a profile,
+    or a folder or an archive of these; its content decides which. - is standard input.
     """
     if settings.as_json and output == _STANDARD_OUTPUT:
         raise UsageError("--json and -o - exclude each other: standard output takes one of them")
-    scan = _Scan()
-    modules = scan.watch(open_inputs(inputs, InputOptions(selection)))
+    scan = _Scan(settings.note)
+    modules = scan.watch(_open(settings, inputs, sets, selection))
     if output is not None:
         modules = _write_manifest(modules, output)
     if settings.as_json:
@@ -62,17 +70,42 @@ def scan_command(
         deque(modules, maxlen=0)
     for item in scan.unreadable:
         say(unreadable_text(item))
+    if scan.narrowed is not None:
+        settings.note(narrowed_text(scan.narrowed))
     settings.note(f"{scan.modules} modules, {scan.identified} with an identity; {len(scan.unreadable)} unreadable")
     raise Exit(4 if scan.unreadable else 0)
+
+
+def _observer(settings: Settings) -> Observer:
+    return notes_alone(quiet=True) if settings.quiet else Lines().observe
+
+
+def _open(
+    settings: Settings, inputs: tuple[InputSource, ...], sets: tuple[str, ...], selection: ProcessSelection | None
+) -> Iterator[Record]:
+    """Return what *inputs* hold; settings are read only where something depends on them."""
+    if not sets and all(isinstance(each, str) for each in inputs):
+        options = InputOptions(selection, limits=settings.input_limits(), cores=None, observer=_observer(settings))
+        return open_inputs(inputs, options)
+    from symcache.stores.documents import DocumentCache, answered  # noqa: PLC0415 - most scans need none
+
+    config = settings.load()
+    cache = DocumentCache(config.builds.cache, recheck_s=config.builds.recheck_s)
+    options = InputOptions(selection, sets, config.sets, config.builds, config.inputs, None, _observer(settings))
+    return answered(open_inputs(inputs, options), cache)
 
 
 class _Scan:
     """Counts what goes by, and keeps what the end of the document needs; modules are written as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None] = say) -> None:
+        self._note = note
         self.inputs: list[Input] = []
+        self.number = -1  # of the one that modules belong to now
         self.unreadable: list[Unreadable] = []
+        self.stacks: dict[int, list[StackModule]] = {}  # by the number of the input; a folder may have several
         self.processes: list[tuple[int, ProcessSummary]] = []
+        self.narrowed: Narrowed | None = None
         self.modules = 0
         self.identified = 0
 
@@ -84,11 +117,24 @@ class _Scan:
                     self.identified += bool(record.image or record.pdbs or record.dbg)
                     yield record
                 case Input():
-                    self.inputs.append(record)
+                    self._take_input(record)
                 case Unreadable():
                     self.unreadable.append(record)
+                case CrashStack(modules):
+                    self.stacks.setdefault(self.number, []).extend(modules)
                 case ProcessSummary():
-                    self.processes.append((len(self.inputs) - 1, record))
+                    self.processes.append((self.number, record))
+                case Narrowed():
+                    self.narrowed = record
+                case Remark(text):
+                    self._note(text)
+
+    def _take_input(self, record: Input) -> None:
+        if record.kind is InputKind.ARCHIVE and record in self.inputs:  # it goes on behind what lies in it
+            self.number = self.inputs.index(record)
+            return
+        self.number = len(self.inputs)
+        self.inputs.append(record)
 
     def write_json(self, modules: Iterator[Module]) -> None:
         """Write the document; it is whole even if an interrupt or a full disk ends *modules* early."""
@@ -96,30 +142,50 @@ class _Scan:
         write('{\n  "schema": "symcache.modules/1",\n  "modules": [')
         try:
             for number, module in enumerate(modules):
-                write(f"{',' if number else ''}\n    {json.dumps(_module_json(module, len(self.inputs) - 1))}")
+                write(f"{',' if number else ''}\n    {json.dumps(_module_json(module, self.number))}")
         finally:
-            inputs = [{"path": item.path, "kind": item.kind, "details": dict(item.details)} for item in self.inputs]
+            inputs = [self._input_json(number, item) for number, item in enumerate(self.inputs)]
             processes = [{"input": number, **each.as_json()} for number, each in self.processes]
-            write(f'\n  ],\n  "processes": {json.dumps(processes)},\n')
+            left_out = "" if self.narrowed is None else f'\n  "modules_left_out": {self.narrowed.modules},'
+            write(f'\n  ],{left_out}\n  "processes": {json.dumps(processes)},\n')
             write(f'  "inputs": {json.dumps(inputs, default=str)},\n')
             write(f'  "unreadable": {json.dumps(unreadable_json(self.unreadable))}\n}}\n')
 
+    def _input_json(self, number: int, item: Input) -> dict[str, Any]:
+        fields = {"path": item.path, "kind": item.kind, "details": dict(item.details)}
+        stack = [each.as_json() for each in self.stacks.get(number, ())]
+        return {**fields, "stack": stack} if stack else fields
+
 
 def _write_text(modules: Iterator[Module]) -> None:
+    """Write a row for each key, those of a process under its name; what is wrong with many modules is said once."""
     batch: list[tuple[str, str]] = []
+    problems: dict[str, list[str]] = {}
+    process: str | None = None
     for module in modules:
+        if module.process != process or len(batch) >= 500:  # columns line up within what fits into a few screens
+            write_table(batch)
+            batch.clear()
+        if module.process != process:
+            process = module.process
+            write_line()
+            write_line("of the kernel:" if process is None else f"{process}:")
         lines = [pdb.key.index for pdb in module.pdbs]
         if module.dbg is not None:
             lines.append(module.dbg.index)
         if not lines and module.image is not None:
             lines.append(module.image.index)
         if module.problem is not None:
-            lines.append(f"({module.problem})")
-        batch.extend((module.name if not number else "", line) for number, line in enumerate(lines or [""]))
-        if len(batch) >= 500:  # columns line up within what fits into a few screens
-            write_table(batch)
-            batch.clear()
+            problems.setdefault(module.problem, []).append(module.name)
+        batch.extend((module.name if not number else "", line) for number, line in enumerate(lines or ["-"]))
     write_table(batch)
+    if problems:
+        write_line()
+    for problem, names in problems.items():
+        shown = ", ".join(names[:_MOST_NAMED]) + (
+            f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
+        )
+        write_line(f"{shown}: {problem}")
 
 
 def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]:
@@ -166,8 +232,22 @@ def _module_json(module: Module, number: int) -> dict[str, Any]:
         }
     if module.dbg is not None:
         fields["dbg"] = {"name": module.dbg.name, "index": module.dbg.index}
+    if module.candidates:
+        fields["candidates"] = [each.index for each in module.candidates]
     if module.process is not None:
         fields["process"] = module.process
+    if module.managed is not None:
+        fields["managed"] = module.managed
+    if module.runtime is not None and not module.runtime.is_presumed:
+        fields["runtime"] = module.runtime.as_json()
+    if module.is_missed:
+        fields["missed"] = True
+    if module.no_debugger:
+        fields["no_debugger"] = True
+    if module.version is not None:
+        fields["version"] = module.version.as_json()
+    if module.hits is not None:
+        fields["hits"] = module.hits
     return fields
 
 
@@ -181,4 +261,5 @@ def _pdb_json(pdb: PdbReference) -> dict[str, Any]:
         "index": key.index,
         **({"signature": key.signature} if hasattr(key, "signature") else {}),
         **({"checksums": list(pdb.checksums)} if pdb.checksums else {}),
+        **({"others": [other.index for other in pdb.others]} if pdb.others else {}),
     }

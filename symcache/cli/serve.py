@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from symcache.cli.options import Settings, settings_options
+from symcache.cli.options import Settings, complete_files, settings_options
 from symcache.cli.output import write_line
 
 
@@ -20,7 +20,12 @@ from symcache.cli.output import write_line
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 for any free one. Default: 8080.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Number of worker processes. Default: 1.")
-@click.option("--access-log", metavar="FILE", help="Append a line of JSON for each request; - for standard error.")
+@click.option(
+    "--access-log",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Append a line of JSON for each request; - for standard error.",
+)
 @click.option("--hash-password", metavar="NAME", help="Ask for a password, print the line for serve.users, and end.")
 @click.option("--new-token", is_flag=True, help="Print a new token and its hash for serve.tokens, and end.")
 @settings_options(json=False)
@@ -41,8 +46,8 @@ def serve_command(settings: Settings, hash_password: str | None, new_token: bool
     )
     level = logging.ERROR if settings.quiet else logging.INFO if settings.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
-    # They log URLs and fields of responses, where a signed redirect target is secret.
-    for name in ("httpx", "httpcore"):
+    # They log URLs and fields of responses, where a signed redirect target is secret, and each change of a file.
+    for name in ("httpx", "httpcore", "watchfiles"):
         logging.getLogger(name).setLevel(logging.WARNING)
     listening = listen(config)
     settings.note(f"serving {config.symbol_path.redacted()} on {listening.url}/")

@@ -6,18 +6,17 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import anyio
 import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, parse_key, settings_options, timeout_option
 from symcache.cli.output import say, write_json, write_line, write_table
-from symcache.stores.http.probe import Behaviour
-from symcache.stores.http.servers import Holding, LetterCase
-from symcache.warm.servers import choose_servers, list_servers, probe_listed
+from symcache.stores.http.servers import SERVERS, Holding, LetterCase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from click.shell_completion import CompletionItem
 
     from symcache.doctor.finding import Finding
     from symcache.stores.http.servers import Hints
@@ -27,8 +26,17 @@ if TYPE_CHECKING:
 _HOLDINGS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMAGE: "images"}
 
 
+def _complete_servers(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell alone
+
+    return [CompletionItem(each.name, help=each.url) for each in SERVERS if each.name.startswith(incomplete)]
+
+
+servers_argument = click.argument("servers", metavar="[SERVER]...", nargs=-1, shell_complete=_complete_servers)
+
+
 @click.command()
-@click.argument("servers", metavar="[SERVER]...", nargs=-1)
+@servers_argument
 @click.option(
     "--probe", is_flag=True, help="Request a file that cannot exist; from the servers of the symbol path by default."
 )
@@ -48,6 +56,11 @@ def servers_command(
     server: it says yes to everything, sends pages, refuses, or does not answer. What the config file should say of a
     server and does not comes behind the list.
     """
+    import anyio  # noqa: PLC0415 - neither help nor a shell that completes needs the network
+
+    from symcache.stores.http.probe import Behaviour  # noqa: PLC0415
+    from symcache.warm.servers import choose_servers, list_servers, probe_listed  # noqa: PLC0415
+
     config = settings.load()
     listed = list_servers(config)
     if servers:
@@ -84,7 +97,7 @@ def _suggest(server: ListedServer) -> None:
             write_line(f"url = '{server.shown_url}'")
         for name, value in probe.settings.items():
             write_line(f"{name} = {'true' if value is True else repr(value)}")
-    elif probe is not None and (probe.behaviour, probe.answer) == (Behaviour.REFUSES, "403"):
+    elif probe is not None and (probe.behaviour, probe.answer) == ("refuses", "403"):
         say(
             f"{server.shown_url}: credentials are needed, or its 403 means that it has no such file, as with buckets "
             "(forbidden_is_missing = true in the config file); --index with a file that it has tells which"
@@ -133,7 +146,7 @@ def _probe_row(server: ListedServer) -> tuple[str, ...]:
 
 
 @click.command()
-@click.argument("servers", metavar="[SERVER]...", nargs=-1)
+@servers_argument
 @click.option("--offline", is_flag=True, help="Leave the servers alone.")
 @timeout_option("Longest wait for each stage of one server.")
 @settings_options()

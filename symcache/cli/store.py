@@ -10,14 +10,12 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.app import LazyGroup
-from symcache.cli.options import Settings, settings_options
+from symcache.cli.options import Settings, settings_options, store_type
 from symcache.cli.output import (
     TWO_TIER_NOTE,
-    count_text,
     say,
     say_error,
     show_ticker,
-    size_text,
     write_json_list,
     write_line,
     write_store_json,
@@ -26,17 +24,22 @@ from symcache.cli.output import (
 from symcache.errors import UsageError
 from symcache.formats.pdb.info import SymbolKind
 from symcache.identity import Tier, fold
-from symcache.stores.disk import local_path
+from symcache.reports.lines import count_text, size_text
+from symcache.stores.disk import find_entry, is_bundle, local_path
 from symcache.stores.local.atomic import store_errors
 from symcache.stores.local.rights import find_group, share_with
 from symcache.stores.local.tree import Store
-from symcache.sympath import HttpPlace, chains
+from symcache.sympath import BucketPlace, HttpPlace, chains
 from symcache.symstore.admin import Addition, Admin, Unidentified, identify_all
 from symcache.symstore.transactions import Kind
 from symcache.upkeep.inventory import fits_index, iter_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from symcache.config import Config
+    from symcache.stores.bucket.objects import Bucket
+    from symcache.upkeep.inventory import StoredFile
 
 
 _COMMANDS = {
@@ -48,6 +51,7 @@ _COMMANDS = {
     "stats": ("upkeep", "Count what the store holds; find and link duplicates."),
     "verify": ("upkeep", "Check every file against its key; repair what is wrong."),
     "prune": ("upkeep", "Remove files by size, age and last use."),
+    "push": ("bucket", "Bring what the store on disk has into a bucket."),
     "pin": ("upkeep", "Keep files from being pruned."),
     "unpin": ("upkeep", "Allow them to be pruned again."),
     "pins": ("upkeep", "List what is pinned."),
@@ -72,14 +76,32 @@ def open_store(config: Config) -> Store:
     return store
 
 
+def find_bucket(settings: Settings) -> tuple[Config, Bucket | None]:
+    """Return the settings, and the bucket that ``--store`` names; None where it names none."""
+    config, url = settings.load_with_bucket()
+    if url is None:
+        return config, None
+    from symcache.stores.bucket.objects import Bucket  # noqa: PLC0415 - few stores are one
+
+    return config, Bucket(url, find_entry(url, config.bucket), config.network)
+
+
+def check_writable(bucket: Bucket) -> None:
+    """Raise `UsageError` if the config file says that nothing is to be changed in *bucket*."""
+    if bucket.entry is not None and bucket.entry.read_only:
+        raise UsageError(f"{bucket.name} is read_only in the config file")
+
+
 def _first_folder(config: Config) -> Path | None:
     for element in chains(config.symbol_path, config.store.folder):
-        places = [place for place in element.stores if not isinstance(place, HttpPlace)]
-        paths = (local_path(place.path, config.unc.map) for place in places)
-        found = next((path for path in paths if path is not None), None)
-        if found is not None:
-            return found
+        places = [place for place in element.stores if not isinstance(place, HttpPlace | BucketPlace)]
+        paths = [path for place in places if (path := local_path(place.path, config.unc.map)) is not None]
+        found = next((path for path in paths if not is_bundle(path)), None)
+        if paths:
+            return found or config.store.folder
         folder = None if element.folder is None else local_path(element.folder.path, config.unc.map)
+        if folder is not None and is_bundle(folder):
+            return config.store.folder
         if folder is not None and (folder / "pingme.txt").is_file():
             return folder
     return None
@@ -89,13 +111,13 @@ def _first_folder(config: Config) -> Path | None:
 def store_command() -> None:
     """Look after a store: publish, list, verify, prune, convert.
 
-    It is the bottom-most store of the symbol path, or the one that --store names. Any number of processes may use it
-    at the same time.
+    It is the bottom-most store of the symbol path, or the one that --store names; list --files, stats, verify and
+    prune take a bucket there, too. Any number of processes may use it at the same time.
     """
 
 
 @click.command()
-@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.argument("folder", metavar="[DIR]", type=store_type, required=False)
 @click.option("--two-tier", is_flag=True, help="Put a folder of two letters above each name, for very large stores.")
 @click.option(
     "--shared",
@@ -104,7 +126,7 @@ def store_command() -> None:
     help="Let every user of GROUP (name or number) fill it; also for a store that is there already.",
 )
 @settings_options(json=False)
-def init_command(settings: Settings, folder: Path | None, two_tier: bool, group: str | None) -> None:
+def init_command(settings: Settings, folder: Path | str | None, two_tier: bool, group: str | None) -> None:
     """Make an empty store in DIR, or where the symbol path has its bottom-most one.
 
     What is made in a store takes over rights and group of its folder, whatever the umask of who makes it.
@@ -257,7 +279,15 @@ def list_command(
     """
     if (symbols and not files) or (history and files):
         raise UsageError("--symbols goes with --files, --history does not")
-    with open_store(settings.load()) as store:
+    config, bucket = find_bucket(settings)
+    if bucket is not None:
+        from symcache.cli.bucket import list_bucket  # noqa: PLC0415 - few stores are one
+
+        if not files:
+            raise UsageError("a bucket has no transactions; list its files: --files")
+        list_bucket(settings, bucket, patterns, symbols)
+        return
+    with open_store(config) as store:
         if files:
             _list_files(settings, store, patterns, symbols)
         else:
@@ -268,9 +298,13 @@ def _list_files(settings: Settings, store: Store, patterns: tuple[str, ...], sym
     def fits(name: str, id_: str) -> bool:
         return not patterns or any(fits_index(name, id_, pattern) for pattern in patterns)
 
-    found = (file for file in iter_files(store, fits) if symbols in {None, file.symbols})
+    write_files(settings, store, (file for file in iter_files(store, fits) if symbols in {None, file.symbols}))
+
+
+def write_files(settings: Settings, store: Store | Bucket, found: Iterator[StoredFile]) -> None:
+    """Write the files that are *found* in *store*, each as it comes."""
     if settings.as_json:
-        head = {"schema": "symcache.files/1", "store": str(store.root)}
+        head = {"schema": "symcache.files/1", "store": store.name}
         write_json_list(head, "files", (file.as_json() for file in found))
         return
     count = size = 0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import Exit
 
-from symcache.cli.options import Settings, process_options, settings_options
+from symcache.cli.options import Settings, complete_files, process_options, settings_options
 from symcache.cli.output import (
     TWO_TIER_NOTE,
-    count_text,
     gather,
     notes_alone,
     parse_age,
@@ -21,15 +21,15 @@ from symcache.cli.output import (
     say,
     say_error,
     show_ticker,
-    size_text,
-    unreadable_text,
     write_line,
     write_store_json,
     write_table,
 )
-from symcache.cli.store import open_store
+from symcache.cli.store import find_bucket, open_store
 from symcache.errors import UsageError
 from symcache.identity import Tier
+from symcache.reports.lines import count_text, size_text
+from symcache.reports.text import unreadable_text
 from symcache.stores.check import StoredCheck
 from symcache.stores.results import Failed, Fetched, Missing, Present
 from symcache.upkeep.inventory import Pins, find_quarantined, take_inventory
@@ -39,15 +39,16 @@ from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
 from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from symcache.cli.bundle import Needs
     from symcache.config import Config
     from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection
+    from symcache.stores.bucket.objects import Bucket
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.prune import Pruned, PrunePlan
+    from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
     from symcache.upkeep.stats import Duplicates, Shared, Stats
     from symcache.upkeep.verify import Problem
@@ -68,9 +69,17 @@ _LARGEST = 20
 @settings_options()
 def stats_command(settings: Settings, largest: int, duplicates: bool, links: bool) -> None:
     """Count the files and bytes of the store, by name and by form."""
+    config, bucket = find_bucket(settings)
+    if bucket is not None:
+        from symcache.cli.bucket import show_bucket_stats  # noqa: PLC0415 - few stores are one
+
+        if duplicates or links:
+            raise UsageError("--duplicates and --dedupe are for stores on disk, not for a bucket")
+        show_bucket_stats(settings, bucket, largest)
+        return
     groups: list[Duplicates] = []
     shared: list[Shared] = []
-    with open_store(settings.load()) as store, show_ticker(quiet=settings.quiet) as show:
+    with open_store(config) as store, show_ticker(quiet=settings.quiet) as show:
         show("counting")
         stats = collect_stats(store, largest=largest)
         if duplicates or links:
@@ -80,10 +89,11 @@ def stats_command(settings: Settings, largest: int, duplicates: bool, links: boo
     if settings.as_json:
         fields = stats.as_json()
         fields["duplicates"] = [each.as_json() for each in groups] if duplicates or links else None
+        fields["others"] = None
         fields["shared"] = [each.as_json() for each in shared] if links else None
         write_store_json("stats", store, **fields)
     else:
-        _write_stats(store, stats)
+        write_stats(f"{store.root} ({'two' if stats.tier == 2 else 'single'}-tier)", stats)
         if duplicates or links:
             _write_duplicates(groups, store.root)
         if links:
@@ -91,16 +101,18 @@ def stats_command(settings: Settings, largest: int, duplicates: bool, links: boo
     raise Exit(1 if any(each.means is None for each in shared) else 0)
 
 
-def _write_stats(store: Store, stats: Stats) -> None:
+def write_stats(name: str, stats: Stats, *, is_on_disk: bool = True) -> None:
+    """Write the numbers of the store that is called *name*."""
     rows = [
-        ["store", f"{store.root} ({'two' if stats.tier == 2 else 'single'}-tier)"],
+        ["store", name],
         ["files", f"{stats.total.files}, {size_text(stats.total.size_bytes)}"],
         *(["", f"{form}: {each.files}, {size_text(each.size_bytes)}"] for form, each in sorted(stats.by_kind.items())),
         ["keys", f"{stats.keys} of {count_text(stats.names, 'name')}"],
     ]
     if stats.empty_keys:
         rows.append(["", f"and {count_text(stats.empty_keys, 'folder')} without a file"])
-    rows.append(["transactions", str(stats.transactions)])
+    if is_on_disk:
+        rows.append(["transactions", str(stats.transactions)])
     write_table(rows)
     if stats.largest:
         write_line()
@@ -127,19 +139,31 @@ def _write_shared(shared: Sequence[Shared], root: Path) -> None:
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Look into the streams of PDBs, too; needs pdbparse.")
+@click.option("--hashes", is_flag=True, help="Read all of a bucket, and compare it with the SHA-256 that it states.")
 @click.option("--no-private", is_flag=True, help="Report PDBs that hold private symbols, too.")
-@click.option("--repair", "mends", is_flag=True, help="Move bad files into quarantine and fetch them again.")
+@click.option(
+    "--repair",
+    "mends",
+    is_flag=True,
+    help="Move bad files into quarantine and fetch them again; those of a bucket are moved only.",
+)
 @click.option(
     "--resume/--restart", default=True, help="Continue where the last run was interrupted (default), or start over."
 )
 @settings_options()
-def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool, resume: bool) -> None:
+def verify_command(settings: Settings, deep: bool, hashes: bool, no_private: bool, mends: bool, resume: bool) -> None:
     """Check that every file is whole, matches its key, and lies where debuggers look; check 000Admin, too.
 
     Exit code 0: nothing is wrong, or all of it was repaired; 1: a file could not be fetched this time; 3: no store or
     server of the symbol path has it; 4: something is wrong and was left.
     """
-    config = settings.load()
+    config, bucket = find_bucket(settings)
+    if bucket is not None:
+        from symcache.cli.bucket import verify_and_repair  # noqa: PLC0415 - few stores are one
+
+        verify_and_repair(settings, bucket, deep=deep, hashes=hashes, no_private=no_private, mends=mends, resume=resume)
+    if hashes:
+        raise UsageError("--hashes is for a bucket: a store on disk states none")
     look_deeper = DeepCheck() if deep else None
     scope = " ".join(["identity", *(["deep"] if deep else []), *(["no-private"] if no_private else [])])
     findings: list[Problem] = []
@@ -153,7 +177,7 @@ def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool
             def advance(progress: Progress) -> None:
                 nonlocal seen
                 seen = progress
-                show(f"{_counts(seen)}, {seen.problems} wrong  {seen.at}")
+                show(f"{files_text(seen)}, {seen.problems} wrong  {seen.at}")
 
             findings.extend(verify(store, check, policy=policy, scope=scope, resume=resume, on_progress=advance))
         code = 4 if findings else 0
@@ -168,21 +192,24 @@ def verify_command(settings: Settings, deep: bool, no_private: bool, mends: bool
             keys=seen.keys,
             bytes=seen.size_bytes,
             passed_over=passed_over,
+            others=None,
             findings=[each.as_json() for each in results],
         )
     else:
         for each in results:
             write_line(str(each))
         if not settings.quiet:
-            write_line(f"{_counts(seen)}: {_verdict(findings, mended, passed_over)}")
+            write_line(f"{files_text(seen)}: {verdict(findings, mended, passed_over)}")
     raise Exit(code)
 
 
-def _counts(progress: Progress) -> str:
+def files_text(progress: Progress) -> str:
+    """Return how far a verification has come, in words."""
     return f"{count_text(progress.keys, 'key')}, {size_text(progress.size_bytes)}"
 
 
-def _verdict(findings: Sequence[Problem], mended: Sequence[Repaired] | None, passed_over: int) -> str:
+def verdict(findings: Sequence[Problem], mended: Sequence[Repaired] | None, passed_over: int) -> str:
+    """Return what a verification found and mended, in words."""
     wrong = f"{count_text(len(findings), 'thing')} wrong" if findings else "nothing is wrong"
     if findings and mended is not None:
         wrong += f", {sum(each.repaired for each in mended)} mended"
@@ -263,25 +290,42 @@ def prune_command(
     if max_size is max_age is unused_for is quarantined_for is None:
         raise UsageError("say what may go: --max-size, --max-age, --unused-for or --quarantined-for")
     limits = Limits(max_size, max_age, unused_for, include_transactions)
-    now_s = time.time()
-    with open_store(settings.load()) as store:
-        bad = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
-        plan = plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=bad)
-        pruned = None
-        if not dry_run:
-            gone, all_keys = count(1), count_text(len(plan.evictions), "key")
-            with show_ticker(quiet=settings.quiet) as show:
-                pruned = carry_out(
-                    store, plan, on_removed=lambda each: show(f"{next(gone)} of {all_keys}  {each.candidate.key.name}")
-                )
+    config, bucket = find_bucket(settings)
+    place: Store | Bucket
+    if bucket is not None:
+        from symcache.cli.bucket import prune_objects  # noqa: PLC0415 - few stores are one
+
+        place = bucket
+        plan, pruned = prune_objects(settings, bucket, limits, quarantined_for, dry_run=dry_run)
+    else:
+        with open_store(config) as place:
+            plan, pruned = _prune(settings, place, limits, quarantined_for, dry_run=dry_run)
     if settings.as_json:
-        write_store_json("prune", store, plan=plan.as_json(), pruned=None if pruned is None else pruned.as_json())
+        write_store_json("prune", place, plan=plan.as_json(), pruned=None if pruned is None else pruned.as_json())
     else:
         _write_pruned(plan, pruned, quiet=settings.quiet)
     if plan.over_bytes:
         over = size_text(plan.over_bytes)
         settings.note(f"the store stays {over} above --max-size: the rest is pinned or in transactions")
     raise Exit(3 if plan.over_bytes else 0)
+
+
+def _prune(
+    settings: Settings, store: Store, limits: Limits, quarantined_for: float | None, *, dry_run: bool
+) -> tuple[PrunePlan, Pruned | None]:
+    now_s = time.time()
+    bad = () if quarantined_for is None else find_quarantined(store, older_than_s=quarantined_for, now_s=now_s)
+    plan = plan_prune(take_inventory(store), limits, now_s=now_s, quarantined=bad)
+    if dry_run:
+        return plan, None
+    with show_ticker(quiet=settings.quiet) as show:
+        return plan, carry_out(store, plan, on_removed=show_removed(plan, show))
+
+
+def show_removed(plan: PrunePlan, show: Callable[[str], None]) -> Callable[[Eviction], None]:
+    """Return what shows how much of *plan* is done, called for each key that was removed."""
+    gone, all_keys = count(1), count_text(len(plan.evictions), "key")
+    return lambda each: show(f"{next(gone)} of {all_keys}  {each.candidate.key.name}")
 
 
 def _write_pruned(plan: PrunePlan, pruned: Pruned | None, *, quiet: bool) -> None:
@@ -305,7 +349,9 @@ _PINS_HELP = "everything that INPUT needs: a dump, an image, a folder, a manifes
 
 @click.command()
 @click.argument("pins", metavar="[PIN]...", nargs=-1)
-@click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Pin {_PINS_HELP}")
+@click.option(
+    "--for", "inputs", metavar="INPUT", multiple=True, shell_complete=complete_files, help=f"Pin {_PINS_HELP}"
+)
 @process_options
 @settings_options()
 def pin_command(
@@ -327,7 +373,9 @@ def pin_command(
 
 @click.command()
 @click.argument("pins", metavar="[PIN]...", nargs=-1)
-@click.option("--for", "inputs", metavar="INPUT", multiple=True, help=f"Unpin {_PINS_HELP}")
+@click.option(
+    "--for", "inputs", metavar="INPUT", multiple=True, shell_complete=complete_files, help=f"Unpin {_PINS_HELP}"
+)
 @click.option("--all", "everything", is_flag=True, help="Unpin everything.")
 @process_options
 @settings_options()
@@ -374,9 +422,11 @@ def _pins_of(
         return list(pins), None
     # The readers cost more than all else here.
     from symcache.cli.bundle import find_needs  # noqa: PLC0415
+    from symcache.stores.disk import DiskSource  # noqa: PLC0415
     from symcache.warm.plan import ImageChoice, Plan  # noqa: PLC0415
 
-    needs = find_needs(config, inputs, Plan(images=ImageChoice.ALL, all_pdbs=True), selection)
+    with closing(DiskSource(config)) as source:
+        needs = find_needs(source, inputs, Plan(images=ImageChoice.ALL, all_pdbs=True), selection)
     return [*pins, *(key.index for key in (*needs.keys, *needs.images))], needs
 
 

@@ -1,10 +1,16 @@
 """Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
 
-from symcache.config.load import debugger_variables, load_config, locate
+from symcache.config.aws import AwsProfile, aws_profile, azure_endpoint
+from symcache.config.load import debugger_variables, load_config, load_inputs, locate
+from symcache.config.terminal import TerminalKind, terminal_kind
 from symcache.config.values import (
     Breaker,
+    BucketEntry,
+    BuildSettings,
+    ClusterSettings,
     Config,
     Exclusions,
+    Inputs,
     MissSettings,
     Network,
     ParallelRanges,
@@ -13,12 +19,19 @@ from symcache.config.values import (
     ServerEntry,
     StoreSettings,
     Unc,
+    bucket_folder,
+    read_bucket_url,
 )
 
 __all__ = [
+    "AwsProfile",
     "Breaker",
+    "BucketEntry",
+    "BuildSettings",
+    "ClusterSettings",
     "Config",
     "Exclusions",
+    "Inputs",
     "MissSettings",
     "Network",
     "ParallelRanges",
@@ -26,8 +39,15 @@ __all__ = [
     "Serve",
     "ServerEntry",
     "StoreSettings",
+    "TerminalKind",
     "Unc",
+    "aws_profile",
+    "azure_endpoint",
+    "bucket_folder",
     "debugger_variables",
     "load_config",
+    "load_inputs",
     "locate",
+    "read_bucket_url",
+    "terminal_kind",
 ]

@@ -13,6 +13,7 @@ import platformdirs
 
 from symcache.config.values import (
     Config,
+    Inputs,
     read_header_text,
     read_path,
     read_proxy,
@@ -31,6 +32,7 @@ from symcache.sympath import (
     SymbolPath,
     redact_path,
     redact_text,
+    with_bucket,
     with_store,
     with_upstreams,
 )
@@ -88,9 +90,21 @@ def load_config(
     if chosen == Config().symbol_path:
         # Written out, so that it can be handed to a debugger, whose own default may lie elsewhere.
         chosen = SymbolPath((ChainElement((LocalPlace(str(config.store.folder)), HttpPlace(MICROSOFT))),))
-    chosen = chosen if store is None else with_store(chosen, store)
+    chosen = chosen if store is None else with_store(chosen, store, is_file=os.path.isfile)
     urls = [read_server_url(url, f"upstream {redact_text(url)}") for url in upstreams]
-    return replace(config, symbol_path=with_upstreams(chosen, urls, config.store.folder))
+    chosen = with_upstreams(chosen, urls, config.store.folder)
+    if config.store.bucket is not None:
+        chosen = with_bucket(chosen, config.store.bucket)
+    return replace(config, symbol_path=chosen)
+
+
+def load_inputs(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Inputs:
+    """Read ``[inputs]`` alone, for who needs no symbol path; file and *environ* as in `load_config`.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    return _read_file(path, os.environ if environ is None else environ).inputs
 
 
 def debugger_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -123,8 +137,11 @@ def _read_file(path: Path | None, variables: Mapping[str, str]) -> Config:
         path = Path(named)
     elif path is None:
         path = platformdirs.user_config_path("symcache", appauthor=False) / "symcache.toml"
-        if not path.is_file():
-            return Config()
+        try:
+            if not path.is_file():
+                return Config()
+        except PermissionError as error:  # the folder of another user, whose HOME was kept
+            raise ConfigError(f"it cannot be read: {error.strerror}; is HOME your own?", where=str(path)) from error
     import tomllib  # noqa: PLC0415 - most runs have no file
 
     where = str(path)
@@ -164,7 +181,10 @@ def _with_secrets(config: Config, variables: Mapping[str, str]) -> Config:
             problem = f"a token and a password exclude each other, and {entry.url} has both"
             raise locate(ConfigError(problem, where=f"server[{number}]"), config)
         entries.append(entry)
-    return replace(config, server=tuple(entries))
+    cluster = config.cluster
+    if cluster.password_env and (password := variables.get(cluster.password_env)):
+        cluster = replace(cluster, password=read_text(password.strip(), cluster.password_env))
+    return replace(config, server=tuple(entries), cluster=cluster)
 
 
 def _choose_path(symbol_path: str | None, config: Config, around: Environment) -> SymbolPath:

@@ -16,7 +16,16 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from symcache.errors import ConfigError, SymbolPathError
-from symcache.sympath import MICROSOFT, ChainElement, DefaultPlace, FolderElement, HttpPlace, SymbolPath, UncPlace
+from symcache.sympath import (
+    MICROSOFT,
+    BucketPlace,
+    ChainElement,
+    DefaultPlace,
+    FolderElement,
+    HttpPlace,
+    SymbolPath,
+    UncPlace,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 _DAY_S = 24 * 3600
+_BY_NAME = "by_filename_compressed/NAME.json.gz"
 
 _Read: TypeAlias = Callable[[Any, str], object]
 """Takes a value as TOML has it and where it stands; returns ours, None for "not set"; raises `ConfigError`."""
@@ -111,6 +121,10 @@ _HOLDS = _key(
 )
 _TEXTS = _list_of("texts, none of them empty")
 _NETWORKS = _list_of("addresses and networks, such as '10.0.0.5' and '10.1.0.0/16'", _is_network)
+_NAMES = _list_of(
+    "names such as 'symbols.example.com', without scheme and port",
+    lambda text: re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", text) is not None,
+)
 _USERS = _list_of(
     "'name:hash', as symcache serve --hash-password prints it",
     lambda text: re.fullmatch("[^:]+:scrypt:[0-9]{1,2}:[0-9a-f]{32}:[0-9a-f]{64}", text) is not None,
@@ -193,13 +207,28 @@ def _read_command(value: object, where: str) -> tuple[str, ...]:
 
 def read_path(value: object, where: str) -> Path | None:
     """Return a whole path with ``~`` filled in; a relative one would mean another place in every folder."""
+    text = read_text(value, where)
+    if re.match("(?i)(?:s3|gs|az)://", text):
+        raise _unfit("a folder; a bucket stands in the symbol path, or in store.bucket", where)
     try:
-        path = Path(read_text(value, where)).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError:
         raise _unfit("a whole path; there is no home folder for ~ to stand for", where) from None
     if value and not path.is_absolute():
         raise _unfit("a whole path from the root on, or one that begins with ~", where)
     return path if value else None
+
+
+def _read_folders(value: object, where: str) -> tuple[Path, ...]:
+    if not isinstance(value, list):
+        raise _unfit("a list of whole paths of folders", where)
+    paths = [read_path(each, where) for each in value]
+    if None in paths:
+        raise _unfit("whole paths of folders, none of them empty", where)
+    return tuple(path for path in paths if path is not None)
+
+
+_FOLDERS = _key(_read_folders)
 
 
 def read_proxy(value: object, where: str) -> str | None:
@@ -230,6 +259,56 @@ def read_server_url(value: object, where: str) -> str:
     raise _unfit("one URL without user, password and query; username and password are keys of their own", where)
 
 
+def read_bucket_url(value: object, where: str) -> str | None:
+    """Return the URL of a bucket; None for an empty text."""
+    text = read_text(value, where).strip()
+    if not text:
+        return None
+    try:
+        elements = _parse(f"srv*{text}").elements
+    except SymbolPathError as error:
+        raise ConfigError(error.problem, where=where) from None
+    match elements:
+        case (ChainElement((BucketPlace(url),)),):
+            return url
+        case (ChainElement((HttpPlace(url) as place,)),) if place.redacted == url and urlsplit(url).path.strip("/"):
+            return url.rstrip("/")
+    raise _unfit("s3://bucket, gs://bucket, az://container or https://server/bucket, with or without a prefix", where)
+
+
+def _read_own_bucket_url(value: object, where: str) -> str:
+    url = read_bucket_url(value, where)
+    if url is None:
+        raise _unfit("the URL of a bucket, such as 's3://symbols'", where)
+    return url
+
+
+def _read_cluster_url(value: object, where: str) -> str:
+    """Return the URL of a Redis server, without secrets in it; empty for none."""
+    url = read_text(value, where)
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            is_usable = re.fullmatch("unix:///[^?#]+", url) is not None
+        else:
+            is_usable = bool(parts.hostname) and parts.port != 0
+            is_usable = is_usable and re.fullmatch("rediss?://[^@?#/ ]+(/[0-9]{0,4})?", url) is not None
+    except ValueError:
+        is_usable = False
+    if url and not is_usable:
+        allowed = "redis://host:port/database, rediss://… for TLS, or unix:///path, without user, password and query"
+        raise _unfit(f"{allowed}; username and password are keys of their own", where)
+    return url
+
+
+def _read_document_url(value: object, where: str) -> str:
+    """Return the URL of a document for each name of a file, without secrets in it."""
+    url = read_server_url(value, where)
+    if "NAME" not in url:
+        raise _unfit("a URL in which NAME stands for the name of a file", where)
+    return url
+
+
 def _read_unc_map(value: object, where: str) -> Mapping[str, Path]:
     """Return folders by the share that is mounted there."""
     if not isinstance(value, dict):
@@ -244,6 +323,21 @@ def _read_unc_map(value: object, where: str) -> Mapping[str, Path]:
             raise _unfit("a folder", at)
         folders[share] = path
     return folders
+
+
+def _read_sets(value: object, where: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the members of sets of modules by the sets' names."""
+    if not isinstance(value, dict):
+        raise _unfit("a table of sets and their members", where)
+    allowed = "a list of names such as 'ntfs.sys', patterns such as 'ndis*.sys', sets such as '@kernel', and 'file:/…'"
+    for name, members in value.items():
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) is None:
+            raise _unfit("named by letters, digits, - and _", f"{where}.{name}")
+        if not isinstance(members, list) or not all(
+            isinstance(member, str) and member.strip("@") and member.isprintable() for member in members
+        ):
+            raise _unfit(allowed, f"{where}.{name}")
+    return {name: tuple(members) for name, members in value.items()}
 
 
 def read_symbol_path(value: object, where: str, around: Environment | None = None) -> SymbolPath | None:
@@ -284,6 +378,18 @@ def _default_store() -> Path:
     return platformdirs.user_cache_path("symcache", appauthor=False) / "sym"
 
 
+def _default_documents() -> Path:
+    return platformdirs.user_cache_path("symcache", appauthor=False) / "documents"
+
+
+def bucket_folder(url: str) -> Path:
+    """Return the user's folder for what a look through the bucket *url* needs on disk."""
+    import hashlib  # noqa: PLC0415 - few runs look through a bucket
+
+    name = hashlib.sha256(url.encode()).hexdigest()[:32]
+    return platformdirs.user_cache_path("symcache", appauthor=False) / "buckets" / name
+
+
 def _default_misses() -> Path:
     return platformdirs.user_cache_path("symcache", appauthor=False) / "misses"
 
@@ -293,9 +399,11 @@ class StoreSettings:
     """``[store]``: *folder* is the default store; *durable* files are flushed to the disk before they are published.
 
     *locks* is ``auto``, or ``lease`` for lock files that exclude other machines where the file system's own do not.
+    *bucket* stands behind the folders of each chain of the symbol path; None for none.
     """
 
     folder: Path = field(default_factory=_default_store, metadata=_key(read_path))
+    bucket: str | None = field(default=None, metadata=_key(read_bucket_url))
     two_tier: bool = field(default=False, metadata=_FLAG)
     durable: bool = field(default=True, metadata=_FLAG)
     locks: str = field(default="auto", metadata=_one_of("auto", "lease"))
@@ -359,6 +467,17 @@ class MissSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """``[inputs]``: how far archives are read; *highest_ratio* is of what one expands to, to its own length."""
+
+    largest_member_bytes: int = field(default=1 << 38, metadata=_whole(_MIB, 1 << 50))
+    largest_expanded_bytes: int = field(default=1 << 40, metadata=_whole(_MIB, 1 << 50))
+    most_members: int = field(default=100_000, metadata=_whole(1, 10_000_000))
+    deepest: int = field(default=3, metadata=_whole(1, 10))
+    highest_ratio: int = field(default=10_000, metadata=_whole(10, 1_000_000_000))
+
+
+@dataclass(frozen=True, slots=True)
 class Pointers:
     """``[pointers]``: which targets of ``file.ptr`` are followed, by the beginning of their path; none by default."""
 
@@ -373,6 +492,28 @@ class Unc:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """``[builds]``: where the index of Windows builds is, a document for each name of a file.
+
+    In URLs ``NAME`` stands for the name in lower case, ``SHARD`` for the folder of the Insider part. A *folder* of
+    documents that were downloaded takes the place of all of them. What is fetched is kept in *cache*, and its server
+    asked again when that is *recheck_s* old.
+    """
+
+    url: str = field(default=f"https://winbindex.m417z.com/data/{_BY_NAME}", metadata=_key(_read_document_url))
+    arm64_url: str = field(
+        default=f"https://m417z.com/winbindex-data-arm64/{_BY_NAME}", metadata=_key(_read_document_url)
+    )
+    insider_url: str = field(
+        default="https://m417z.com/winbindex-data-insider/by_filename_compressed/SHARD/NAME.json.gz",
+        metadata=_key(_read_document_url),
+    )
+    folder: Path | None = field(default=None, metadata=_key(read_path))
+    cache: Path = field(default_factory=_default_documents, metadata=_key(read_path))
+    recheck_s: float = field(default=float(_DAY_S), metadata=_number(0, 365 * _DAY_S))
+
+
+@dataclass(frozen=True, slots=True)
 class Exclusions:
     """``[exclusions]``: files that are never looked up, as names with ``*`` and ``?``."""
 
@@ -384,11 +525,14 @@ class Serve:
     """``[serve]``: the shared cache, ``symcache serve``; *connections* and *downloads* are those of one worker.
 
     Without a *private_key* it stands in the file of the *certificate*; without that there is plain HTTP. *users* are
-    ``name:hash``, *tokens* and *upload_tokens* are hashes. 0 means no limit for *largest_store_bytes*, never for
-    *unused_for_s* and *verify_every_s*, and any free port.
+    ``name:hash``, *tokens* and *upload_tokens* are hashes. Clients whose agent fits a pattern of *redirect* get files
+    that a bucket has from there, by URLs that are valid for *redirect_s*. 0 means no limit for *largest_store_bytes*,
+    never for *unused_for_s* and *verify_every_s*, and any free port; for *watch_poll_s* that the system tells of
+    changes.
     """
 
     host: str = field(default="127.0.0.1", metadata=_key(read_text))
+    names: tuple[str, ...] = field(default=(), metadata=_NAMES)
     port: int = field(default=8080, metadata=_whole(0, 65535))
     workers: int = field(default=1, metadata=_whole(1, 64))
     certificate: Path | None = field(default=None, metadata=_key(read_path))
@@ -399,6 +543,7 @@ class Serve:
     connections: int = field(default=2000, metadata=_whole(1, 100_000))
     downloads: int = field(default=500, metadata=_whole(1, 100_000))
     keep_alive_s: int = field(default=75, metadata=_whole(1, 3600))
+    drain_s: float = field(default=0.0, metadata=_number(0, 3600))
     stop_s: int = field(default=30, metadata=_whole(0, 3600))
     access_log: str = field(default="", metadata=_key(read_text))
     users: tuple[str, ...] = field(default=(), repr=False, metadata=_USERS)
@@ -406,12 +551,36 @@ class Serve:
     upload_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_TOKENS)
     trusted_proxies: tuple[str, ...] = field(default=(), metadata=_NETWORKS)
     private_redirects: bool = field(default=False, metadata=_FLAG)
+    redirect: tuple[str, ...] = field(default=(), metadata=_TEXTS)
+    redirect_s: float = field(default=300.0, metadata=_number(10, 7 * _DAY_S))
     warm_from_page: bool = field(default=True, metadata=_FLAG)
     largest_input_bytes: int = field(default=256 * _MIB, metadata=_whole(0, 1 << 50))
+    largest_expanded_bytes: int = field(default=16 << 30, metadata=_whole(_MIB, 1 << 50))
     largest_store_bytes: int = field(default=0, metadata=_whole(0, 1 << 60))
     unused_for_s: float = field(default=0.0, metadata=_number(0, 3650 * _DAY_S))
     prune_every_s: float = field(default=3600.0, metadata=_number(10, 90 * _DAY_S))
     verify_every_s: float = field(default=0.0, metadata=_number(0, 365 * _DAY_S))
+    watch: tuple[Path, ...] = field(default=(), metadata=_FOLDERS)
+    watch_reports: Path | None = field(default=None, metadata=_key(read_path))
+    watch_report_as: str = field(default="txt", metadata=_one_of("txt", "json", "html", "xml", "csv", "md", "log"))
+    watch_poll_s: float = field(default=0.0, metadata=_number(0, 3600))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """``[cluster]``: the Redis or Valkey server that replicas share; none if *url* is empty.
+
+    *password_env* names the variable that holds the password. Names in that server begin with *prefix*. A file that one
+    replica downloads, the others leave to it for *lease_s* after it was last heard of.
+    """
+
+    url: str = field(default="", metadata=_key(_read_cluster_url))
+    username: str = field(default="", repr=False, metadata=_key(read_text))
+    password: str = field(default="", repr=False, metadata=_key(read_text))
+    password_env: str = field(default="", metadata=_key(read_text))
+    ca_file: Path | None = field(default=None, metadata=_key(read_path))
+    prefix: str = field(default="symcache:", metadata=_key(read_text))
+    lease_s: float = field(default=10.0, metadata=_number(1, 3600))
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +623,27 @@ class ServerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketEntry:
+    """``[[bucket]]``: what is to be known of one bucket; credentials come from the environment and the usual files.
+
+    An ``https://`` *url*, of an S3-compatible server and with the bucket first in its path, is a bucket only with such
+    an entry. *endpoint* is the server of one that is called ``s3://`` or ``az://``. *profile* is a section of AWS's
+    files. *checksums* of uploads are SHA-256, which not every S3-compatible server takes. A *read_only* bucket is asked
+    as a server is.
+    """
+
+    url: str = field(metadata=_key(_read_own_bucket_url))
+    endpoint: str | None = field(default=None, metadata=_key(read_server_url))
+    region: str | None = field(default=None, metadata=_key(read_text))
+    account: str | None = field(default=None, metadata=_key(read_text))
+    profile: str | None = field(default=None, metadata=_key(read_text))
+    anonymous: bool = field(default=False, metadata=_FLAG)
+    letter_case: str = field(default="given", metadata=_one_of("given", "lower"))
+    checksums: bool = field(default=True, metadata=_FLAG)
+    read_only: bool = field(default=False, metadata=_FLAG)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Every setting, whatever it came from; *source* is the file that was read, None if there was none."""
 
@@ -464,8 +654,13 @@ class Config:
     store: StoreSettings = field(default_factory=StoreSettings, metadata=_table(StoreSettings))
     network: Network = field(default_factory=Network, metadata=_table(Network))
     misses: MissSettings = field(default_factory=MissSettings, metadata=_table(MissSettings))
+    inputs: Inputs = field(default_factory=Inputs, metadata=_table(Inputs))
     pointers: Pointers = field(default_factory=Pointers, metadata=_table(Pointers))
     unc: Unc = field(default_factory=Unc, metadata=_table(Unc))
     exclusions: Exclusions = field(default_factory=Exclusions, metadata=_table(Exclusions))
+    builds: BuildSettings = field(default_factory=BuildSettings, metadata=_table(BuildSettings))
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_key(_read_sets))
     serve: Serve = field(default_factory=Serve, metadata=_table(Serve))
+    cluster: ClusterSettings = field(default_factory=ClusterSettings, metadata=_table(ClusterSettings))
     server: tuple[ServerEntry, ...] = field(default=(), metadata=_tables(ServerEntry))
+    bucket: tuple[BucketEntry, ...] = field(default=(), metadata=_tables(BucketEntry))

@@ -16,11 +16,13 @@ from symcache.doctor.servers import examine_servers
 from symcache.doctor.stores import examine_store
 from symcache.errors import SymbolPathError
 from symcache.stores.concurrency import call_detached
-from symcache.stores.disk import local_path
+from symcache.stores.disk import find_entry, local_path
 from symcache.sympath import (
+    BucketPlace,
     CacheElement,
     ChainElement,
     Environment,
+    HttpPlace,
     LocalPlace,
     UncPlace,
     chains,
@@ -46,6 +48,7 @@ _EXTRAS = {
     "pac": ("pypac",),
     "keyring": ("keyring",),
     "libarchive": ("libarchive-c",),
+    "object": ("obstore",),
     "pdbparse": ("pdbparse",),
 }
 
@@ -53,12 +56,12 @@ _EXTRAS = {
 async def examine(
     config: Config, variables: Mapping[str, str], *, servers: Sequence[str] | None = (), timeout_s: float = 10.0
 ) -> list[Finding]:
-    """Return what is found, the program first, then servers, stores and the debugger.
+    """Return what is found, the program first, then servers, stores, buckets and the debugger.
 
     Args:
         config: Every setting.
         variables: The environment.
-        servers: Names or URLs; empty for those of the symbol path, None to leave servers alone.
+        servers: Names or URLs; empty for those of the symbol path, None to leave servers, and buckets, alone.
         timeout_s: Longest wait for each stage of one server.
 
     Raises:
@@ -77,6 +80,8 @@ async def examine(
         findings += await examine_servers(urls, config, known=known, timeout_s=timeout_s)
     for text, root in _stores(config).items():
         findings += [_unreachable(text)] if root is None else await _examine_store(root, config.store.locks)
+    for url in _buckets(config) if servers is not None else ():
+        findings += await _examine_bucket(url, config)
     findings += examine_debugger(variables, config)
     return findings
 
@@ -105,6 +110,27 @@ def _stores(config: Config) -> dict[str, Path | None]:
     places = (place for element in chains(config.symbol_path, config.store.folder) for place in element.stores)
     texts = dict.fromkeys(place.path for place in places if isinstance(place, LocalPlace | UncPlace))
     return {text: local_path(text, config.unc.map) for text in texts}
+
+
+def _buckets(config: Config) -> list[str]:
+    """Return the URL of every bucket of the symbol path."""
+    places = (place for element in chains(config.symbol_path, config.store.folder) for place in element.stores)
+    urls = [
+        place.url.rstrip("/")
+        for place in places
+        if isinstance(place, BucketPlace)
+        or (isinstance(place, HttpPlace) and find_entry(place.url.rstrip("/"), config.bucket) is not None)
+    ]
+    return list(dict.fromkeys(urls))
+
+
+async def _examine_bucket(url: str, config: Config) -> list[Finding]:
+    from symcache.doctor.buckets import examine_bucket  # noqa: PLC0415 - few symbol paths have one
+
+    with anyio.move_on_after(_STORE_S):
+        return await call_detached(lambda: list(examine_bucket(url, config)))
+    text = f"does not answer within {_STORE_S:g} s"
+    return [Finding("store", url, "reach", Rating.WRONG, text, "is it up, and `endpoint` of [[bucket]] right?")]
 
 
 async def _examine_store(root: Path, locking: str) -> list[Finding]:

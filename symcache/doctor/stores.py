@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from symcache.doctor.finding import Finding, Rating
-from symcache.errors import StoreError
+from symcache.errors import ConfigError, StoreError
 from symcache.identity import PdbKey, fold
+from symcache.stores.bundle import BundleStore
+from symcache.stores.disk import is_bundle
 from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.local.mounts import find_mount
 from symcache.stores.local.tree import Store
@@ -49,7 +51,7 @@ def examine_store(root: Path, locking: str = "auto") -> Iterator[Finding]:
         )
         return
     if not is_folder:
-        yield say("folder", Rating.WRONG, "is no folder", "name another one in the symbol path")
+        yield _examine_bundle(root, say)
         return
     mount = find_mount(root)
     on_network = ", shared with other machines" if mount.is_network else ""
@@ -58,6 +60,18 @@ def examine_store(root: Path, locking: str = "auto") -> Iterator[Finding]:
     yield from _examine_writing(Store(root, locking=locking), mount, say)
     yield _examine_room(root, say)
     yield _examine_contents(root, say)
+
+
+def _examine_bundle(path: Path, say: partial[Finding]) -> Finding:
+    try:
+        if is_bundle(path):
+            count = BundleStore(path).count_files()
+            return say("bundle", Rating.FINE, f"can be read; files for {count} keys, which debuggers do not read in it")
+    except StoreError as error:
+        return say("bundle", Rating.WRONG, error.problem, "copy it again, or `symcache export` another")
+    except ConfigError:
+        pass
+    return say("folder", Rating.WRONG, "is no folder", "name another one in the symbol path")
 
 
 def _examine_missing(root: Path, say: partial[Finding]) -> Finding:

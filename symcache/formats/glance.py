@@ -91,6 +91,7 @@ def _identify_pdb(fd: int, size_bytes: int) -> tuple[bytes, int] | None:
         not 20 <= directory_bytes <= block_count * block_bytes <= size_bytes
         or numbers_bytes > block_bytes
         or map_block >= block_count
+        or size_bytes % block_bytes
     ):
         return None
     numbers = _read(fd, numbers_bytes, map_block * block_bytes)
@@ -251,17 +252,24 @@ HEAD_BYTES = 0x1000
 """As much of a file as `limit_of` looks at."""
 
 _CABINET = Struct("<4s4xI")
+_PDB2_MAGIC = b"Microsoft C/C++ program database 2.00\r\n\x1aJG\0\0"
+_PDB2_PAGES = Struct("<44xI2xH")
 _SLACK_BYTES = 1 << 20
 _LARGEST_UNKNOWN_BYTES = 64 << 20
 
 
-def limit_of(head: bytes) -> int:
+def limit_of(head: bytes, *, may_be_other: bool = False) -> int:
     """Return how long a file that begins with *head* can be at most, in bytes, as far as that tells.
 
-    A PDB names its blocks, an image where its sections and its certificates end, a cabinet its length. What is behind
-    that is of no use to a debugger; an image may have more all the same, such as an installer.
+    One of another kind than PDBs, images, cabinets and ``.dbg`` files is wrong unless it *may_be_other*, and no more of
+    it is wanted than it takes to say so.
 
-    Layout: see `symcache.formats.pdb.msf`, `symcache.formats.pe.image` and `symcache.formats.cabinet`.
+    A PDB names its blocks, a portable one where its streams end, an image where its sections and its certificates end,
+    a cabinet its length. What is behind that is of no use to a debugger; an image may have more all the same, such as
+    an installer.
+
+    Layout: see `symcache.formats.pdb.msf`, `symcache.formats.pdb.info`, `symcache.formats.pe.image` and
+    `symcache.formats.cabinet`.
     """
     with suppress(struct.error):
         if head.startswith(_MSF_MAGIC):
@@ -271,7 +279,32 @@ def limit_of(head: bytes) -> int:
             return int(_CABINET.unpack_from(head)[1] + _SLACK_BYTES)
         if head.startswith(b"MZ"):
             return 2 * _end_of_image(head) + _LARGEST_UNKNOWN_BYTES
-    return _LARGEST_UNKNOWN_BYTES if head[:4] not in {b"BSJB", b"Micr"} else 1 << 62
+        if head.startswith(_PDB2_MAGIC):
+            page_bytes, page_count = _PDB2_PAGES.unpack_from(head)
+            return int(page_bytes * page_count + _SLACK_BYTES)
+        if head.startswith(b"BSJB"):
+            return _end_of_metadata(head) + _SLACK_BYTES
+    # The headers of an image may lie behind a program for DOS that is longer than *head*.
+    return _LARGEST_UNKNOWN_BYTES if may_be_other or head.startswith((b"DI", b"MZ")) else _SLACK_BYTES
+
+
+def _end_of_metadata(head: bytes) -> int:
+    """Return where the last stream of a portable PDB ends; a `struct.error` if its table is cut.
+
+    Layout (LE): ``BSJB``, 8 bytes, u32 length of the version, the version, u16 flags, u16 count of streams; for each
+    u32 offset, u32 size, and a name that ends with a NUL and is padded to 4.
+    Source: ECMA-335, II.24.2.1 and II.24.2.2.
+    """
+    (version_bytes,) = _NUMBER.unpack_from(head, 12)
+    at = 16 + version_bytes
+    (count,) = Struct("<2xH").unpack_from(head, at)
+    at += 4
+    end = 0
+    for _ in range(min(count, _MOST_SECTIONS)):
+        offset, size = Struct("<II").unpack_from(head, at)
+        end = max(end, offset + size)
+        at = (head.find(b"\0", at + 8) + 4) & ~3
+    return end
 
 
 def _end_of_image(head: bytes) -> int:

@@ -248,7 +248,7 @@ class LzxDecoder:
     def _begin_block(self, bits: BitStream) -> None:
         kind = bits.take(3)
         self._block_kind = kind
-        self._block_left = bits.take(16) << 8 | bits.take(8)
+        self._block_left = self._take_block_size(bits)
         if not self._block_left:
             raise MalformedInput("LZX block without bytes")
         if kind in (_VERBATIM, _ALIGNED):
@@ -266,6 +266,9 @@ class LzxDecoder:
             self._stored_is_odd = bool(self._block_left & 1)
         else:
             raise MalformedInput(f"LZX block of unknown kind {kind}")
+
+    def _take_block_size(self, bits: BitStream) -> int:
+        return bits.take(16) << 8 | bits.take(8)
 
     def _decode_symbols(self, bits: BitStream, stop: int) -> None:
         """Decode literals and matches until the output is *stop* bytes long.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+_FIRST_PAGE_BYTES = 4096
+
 
 class ByteView(Protocol):
     """Random access to the bytes of an input."""
@@ -56,7 +58,7 @@ _FLAGS = ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK")
 
 
 class FileView:
-    """A file on disk, read piece by piece; nothing is kept. Raises `OSError` if it cannot be opened."""
+    """A file or a disk itself, read piece by piece; nothing is kept. Raises `OSError` if it cannot be opened."""
 
     def __init__(self, path: Path | str) -> None:
         # A pipe, which anybody can make in a shared folder, is not waited for; for plain files O_NONBLOCK says nothing.
@@ -65,12 +67,18 @@ class FileView:
         if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or stat.S_ISCHR(status.st_mode):
             os.close(self._fd)
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        self._size = status.st_size
+        self._size = os.lseek(self._fd, 0, os.SEEK_END) if stat.S_ISBLK(status.st_mode) else status.st_size
+        self._others: list[FileView] = []
+        self.file_path = path
 
     @property
     def size(self) -> int:
         """Length in bytes when the file was opened."""
         return self._size
+
+    def skip_hole(self, offset: int) -> int:
+        """Return the first offset from *offset* on that a sparse file keeps something at; `size` if there is none."""
+        return _skip_hole(self._fd, offset, self._size)
 
     def read(self, offset: int, length: int) -> bytes:
         _check_range(offset, length, self._size)
@@ -79,8 +87,16 @@ class FileView:
             raise TruncatedInput("the file became shorter while it was read", offset=offset + len(data))
         return data
 
+    def open_other(self, path: Path) -> FileView:
+        """Return another file that belongs to this one and is closed with it; raise `OSError` as for this one."""
+        other = FileView(path)
+        self._others.append(other)
+        return other
+
     def close(self) -> None:
         """Give the file back; safe to call twice."""
+        while self._others:
+            self._others.pop().close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -108,6 +124,20 @@ class PartView:
     def read(self, offset: int, length: int) -> bytes:
         _check_range(offset, length, self._size)
         return self._whole.read(self._start + offset, length)
+
+
+class BegunView:
+    """A file whose first page is at hand: it tells what the file is, and holds the headers of most."""
+
+    def __init__(self, file: ByteView) -> None:
+        self.file = file
+        self.size = file.size
+        self.start = file.read(0, min(file.size, _FIRST_PAGE_BYTES))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if 0 <= offset <= offset + length <= len(self.start):
+            return self.start[offset : offset + length]
+        return self.file.read(offset, length)
 
 
 def parse_uint(data: bytes, offset: int, width: int) -> int:
@@ -149,3 +179,17 @@ else:
     def _read_at(fd: int, offset: int, length: int) -> bytes:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
+
+
+if hasattr(os, "SEEK_DATA"):
+
+    def _skip_hole(fd: int, offset: int, size: int) -> int:
+        try:
+            return min(os.lseek(fd, offset, os.SEEK_DATA), size)
+        except OSError as error:
+            return size if error.errno == errno.ENXIO else offset
+
+else:
+
+    def _skip_hole(fd: int, offset: int, size: int) -> int:  # noqa: ARG001 - holes cannot be told there
+        return offset

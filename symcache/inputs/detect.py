@@ -2,99 +2,188 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
-import time
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from itertools import islice
-from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
+from symcache.config import BuildSettings
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
+from symcache.events import ignore
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import base_name, check_path_part
+from symcache.inputs.folder import HEAD_BYTES, read_folder
+from symcache.inputs.mounted import find_mounted_windows
 from symcache.inputs.records import (
     OF_COMPLETE_DUMPS,
     STANDARD_INPUT,
-    Input,
+    CrashStack,
     InputKind,
-    KernelPdbWanted,
     Module,
-    Unreadable,
+    Narrowed,
+    unreadable,
 )
-from symcache.sympath import redact_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
+    from symcache.config import Inputs
+    from symcache.events import Observer
     from symcache.formats.view import ByteView
+    from symcache.inputs.folder import Reader
     from symcache.inputs.records import ProcessSelection, Record
-
-    Reader: TypeAlias = Callable[[ByteView, str], Iterable[Record]]
-    Choose: TypeAlias = Callable[[bytes], Reader | None]
-    _Found: TypeAlias = Module | Unreadable | str
+    from symcache.inputs.sets import NameSet
 
 Content: TypeAlias = bytes | BinaryIO
-InputSource: TypeAlias = str | Path | Content | tuple[str, Content]
-"""A path, or what a file holds, alone or behind the name of the file, without which an image has no key."""
 
 
-_HEAD_BYTES = 64
+@runtime_checkable
+class ModuleSource(Protocol):
+    """What stands in place of a file and knows where its modules come from: a small frozen value."""
+
+    @property
+    def path(self) -> str:
+        """What reports call it, as the user would write it."""
+        ...
+
+    def records(self, options: InputOptions) -> Iterable[Record]:
+        """Yield what it holds, as a reader does: an `Input` first.
+
+        Raises:
+            InputError: It cannot be read; the run goes on with the next.
+            OSError: The same.
+        """
+        ...
+
+
+InputSource: TypeAlias = str | Path | Content | tuple[str, Content] | ModuleSource
+"""A path, or what a file holds, alone or behind the name of the file, without which an image has no key.
+
+Or what finds its modules itself.
+"""
+
+NO_KNOWN_KIND = "of no known kind"
+"""Begins the text about an input of which not even what else it is can be told."""
+
+_SIGN_BYTES = 64
 _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
 _TRIAGE = 4
+# LiME, AVML, saved states of VMware; see `symcache.formats.memory`.
+_MEMORY_MAGICS = (b"EMiL", b"AVML", b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
+_BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # marks of UTF-8 and UTF-16, and blanks
 
 
 _READERS = {
     InputKind.KERNEL_DUMP: ("kerneldump", "read_kernel_dump"),
     InputKind.TRIAGE_DUMP: ("kerneldump", "read_kernel_dump"),
     InputKind.MINIDUMP: ("minidump", "read_minidump"),
+    InputKind.RAW_MEMORY: ("rawmemory", "read_raw_memory"),
     InputKind.IMAGE: ("image", "read_image"),
     InputKind.PDB: ("pdbfile", "read_pdb"),
     InputKind.MANIFEST: ("manifest", "read_manifest"),
     InputKind.DEBUGGER_LOG: ("log.reader", "read_debugger_log"),
+    InputKind.LOCK: ("lock", "read_lock"),
+    InputKind.REPORT: ("lock", "read_report"),
+    InputKind.ETL: ("trace", "read_etl"),
+    InputKind.NETTRACE: ("trace", "read_nettrace"),
+    InputKind.DISK: ("disk", "read_disk"),
+    InputKind.SCAN: ("modulelist", "read_module_list"),
+    InputKind.CRASH_REPORT: ("crashreport", "read_crash_report"),
+    InputKind.PROFILE: ("crashreport", "read_profile"),
+    InputKind.ARCHIVE: ("archive", "read_archive"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """How inputs are read, the same for all: *processes* are those of kernel dumps whose modules are wanted."""
+    """How inputs are read, the same for all.
+
+    Attributes:
+        processes: Those of kernel dumps and memory images whose modules are wanted.
+        only: Names of sets; modules of no other are wanted. Empty for all modules, or those that a source chooses.
+        own_sets: Members of the sets of the config file by their names.
+        builds: Where the index of Windows builds is.
+        limits: How far archives are read; None as far as without a config file.
+        cores: How many processes may read a long trace; None for as many as there are processors. One is enough for
+            programs that are not made for processes of their own, which begin by importing their main module.
+        observer: Is told how far a long input has been read, from any thread.
+    """
 
     processes: ProcessSelection | None = OF_COMPLETE_DUMPS
+    only: tuple[str, ...] = ()
+    own_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    builds: BuildSettings = field(default_factory=BuildSettings)
+    limits: Inputs | None = None
+    cores: int | None = 1
+    observer: Observer = ignore
+
+    def names(self, *otherwise: str) -> NameSet | None:
+        """Return the names of files that are wanted: of the sets in *only*, else of the sets *otherwise*, else None.
+
+        A source that would have too many modules chooses by them what it reads at all.
+
+        Raises:
+            UsageError: A set that is not known, or one of the config file that cannot be used.
+        """
+        if not (self.only or otherwise):
+            return None
+        from symcache.inputs.sets import load_sets  # noqa: PLC0415 - most runs take every module
+
+        return load_sets(self.own_sets).union(self.only or otherwise)
+
+    @property
+    def takes_all(self) -> bool:
+        """Every module was asked for, by the set of that name."""
+        return any(name.casefold() == "all" for name in self.only)
+
+    def disk_names(self) -> NameSet | None:
+        """Return the names of files that are wanted of a disk."""
+        from symcache.inputs.windowsfolder import DEFAULT_SETS  # noqa: PLC0415 - few runs meet a disk
+
+        return self.names(*DEFAULT_SETS)
 
     def reader(self, kind: InputKind) -> Reader:
         """Return what reads inputs of *kind*; a folder is walked."""
         module, name = _READERS[kind]
         reader = _imported(f"inputs.{module}", name)
-        return partial(reader, user=self.processes) if module == "kerneldump" else reader
+        if kind is InputKind.DISK:
+            return partial(reader, names=self.disk_names())
+        if module in {"kerneldump", "rawmemory"}:
+            return partial(reader, user=self.processes)
+        return partial(reader, options=self) if module in {"archive", "trace"} else reader
 
 
 _DEFAULT = InputOptions()
 
 
 def detect(view: ByteView) -> InputKind:
-    """Return what the bytes of *view* are; at most 64 KiB from its start are read.
+    """Return what the bytes of *view* are; 64 KiB from its start are read and its last sector, of JSON more.
 
     Raises:
         UnknownFormat: Nothing that is read here; the text says what it is and what to do, where that is known.
         TruncatedInput: A kernel dump that ends within its header.
     """
-    head = view.read(0, min(view.size, _HEAD_BYTES))
+    head = view.read(0, min(view.size, HEAD_BYTES))
     if not head:
         raise UnknownFormat("it is empty")
-    kind = _kind_of(head)
+    kind = kind_of(head)
     if kind is InputKind.KERNEL_DUMP:
         from symcache.formats.dump.header import read_dump_header  # noqa: PLC0415
 
         return InputKind.TRIAGE_DUMP if read_dump_header(view).dump_type == _TRIAGE else kind
     if kind is not None:
         return kind
+    from symcache.formats.disk.kinds import find_disk_format  # noqa: PLC0415
+
+    if find_disk_format(view) is not None:
+        return InputKind.DISK
+    if head.lstrip(_BEFORE_JSON).startswith((b"{", b"[")) and (document := _find_json(view)) is not None:
+        return document
     from symcache.inputs.manifest import looks_like_manifest  # noqa: PLC0415
 
     if looks_like_manifest(view):
@@ -104,13 +193,60 @@ def detect(view: ByteView) -> InputKind:
     start = view.read(0, min(view.size, _TEXT_BYTES))
     if looks_like_debugger_log(start) or is_long_text(start, view.size):
         return InputKind.DEBUGGER_LOG
+    if _is_memory(view, start):
+        return InputKind.RAW_MEMORY
     raise _refuse(start)
 
 
+def _find_json(view: ByteView) -> InputKind | None:
+    """Return which document *view* holds; None if it is no JSON.
+
+    Raises:
+        UnknownFormat: It is JSON of another kind.
+    """
+    from symcache.formats.jsonlists import looks_like_json  # noqa: PLC0415
+    from symcache.inputs.lock import find_document  # noqa: PLC0415
+
+    start = view.read(0, min(view.size, _TEXT_BYTES))
+    if (document := find_document(start)) is not None:
+        return document
+    if not looks_like_json(start):
+        return None
+    from symcache.inputs.crashreport import find_report  # noqa: PLC0415
+
+    if (document := find_report(view)) is not None:
+        return document
+    raise UnknownFormat(
+        "JSON of another kind: events of Sentry, reports of Socorro and minidump-stackwalk, requests and answers of"
+        " symbolicator, profiles of Firefox and samply, and symcache's own lock files, reports and scans are read",
+        offset=0,
+    )
+
+
 def open_inputs(inputs: Iterable[InputSource], options: InputOptions = _DEFAULT) -> Iterator[Record]:
-    """Yield what all of *inputs* hold, one after the other; see `read_input`."""
-    for source in inputs:
-        yield from read_input(source, options)
+    """Yield what all of *inputs* hold, one after the other; see `read_input`.
+
+    Modules that are in none of the sets that *options* name are left out and counted.
+
+    Raises:
+        UsageError: At once, one of the sets is not known, or cannot be used.
+    """
+    records = (record for source in inputs for record in read_input(source, options))
+    names = options.names()
+    return records if names is None else _narrow(records, names)
+
+
+def _narrow(records: Iterable[Record], names: NameSet) -> Iterator[Record]:
+    left_out = 0
+    for record in records:
+        if isinstance(record, Module) and not names.takes_module(record):
+            left_out += 1
+        elif isinstance(record, CrashStack):
+            yield replace(record, modules=tuple(each for each in record.modules if names.takes_module(each.module)))
+        else:
+            yield record
+    if left_out:
+        yield Narrowed(names.label, left_out)
 
 
 def read_input(
@@ -118,20 +254,26 @@ def read_input(
 ) -> Iterator[Record]:
     """Yield what one input holds; whatever is wrong with it becomes a record too.
 
-    Images, PDBs and dumps of a folder are read, texts in it are passed over. *source* is the path of a file, a folder
-    or a pipe, ``-`` for standard input, or what a file holds: bytes or a binary file object, read from its beginning,
-    alone or as a pair behind its name. What cannot be read twice is copied first.
+    Images, PDBs, dumps and archives of a folder are read, texts in it are passed over. *source* is the path of a file,
+    a folder or a pipe, ``-`` for standard input, or what a file holds: bytes or a binary file object, read from its
+    beginning, alone or as a pair behind its name. What cannot be read twice is copied first. A `ModuleSource` reads
+    itself.
     """
-    path, content = _name(source)
+    if isinstance(source, ModuleSource):
+        path, content = source.path, None
+    else:
+        path, content = _name(source)
     try:
-        if content is not None:
+        if isinstance(source, ModuleSource):
+            yield from source.records(options)
+        elif content is not None:
             yield from _read_content(path, content, options)
         elif path == STANDARD_INPUT:
             yield from _read_stream(path, stdin or sys.stdin.buffer, options)
         else:
             yield from _read(path, options)
     except (InputError, OSError) as error:
-        yield _unreadable(path, error)
+        yield unreadable(path, error)
 
 
 def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str, Path]:
@@ -154,7 +296,7 @@ def copy_input(source: Content | tuple[str, Content], folder: Path) -> tuple[str
     return name, copy
 
 
-def _name(source: InputSource) -> tuple[str, Content | None]:
+def _name(source: str | Path | Content | tuple[str, Content]) -> tuple[str, Content | None]:
     """Return what *source* is called and, unless that is a path, what it holds."""
     if isinstance(source, tuple):
         return source
@@ -171,12 +313,16 @@ def _read(path: str, options: InputOptions) -> Iterator[Record]:
         raise UnknownFormat("a path cannot hold a NUL character")
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
+        windows = None if options.takes_all else find_mounted_windows(Path(path))
+        if windows is not None:
+            yield from _imported("inputs.disk", "read_windows_folder")(path, windows, names=options.disk_names())
+            return
         readers = cache(partial(_folder_reader, options))
-        yield from read_folder(Path(path), lambda head: readers(_kind_of(head)))
+        yield from read_folder(Path(path), lambda head: readers(kind_of(head)))
     elif stat.S_ISFIFO(mode):
         with Path(path).open("rb") as pipe:
             yield from _read_stream(path, pipe, options)
-    elif stat.S_ISREG(mode):
+    elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         with FileView(path) as view:
             yield from options.reader(detect(view))(view, path)
     else:
@@ -200,10 +346,39 @@ def _read_stream(path: str, stream: BinaryIO, options: InputOptions) -> Iterator
         # One read of the system at a time: between those of a longer read, Ctrl-C is not heard.
         read = getattr(stream, "read1", stream.read)
         with copy.open("xb") as file:
-            while piece := read(_COPIED_BYTES):
+            while piece := _read_heedfully(read):
                 file.write(piece)
         with FileView(copy) as view:
             yield from options.reader(detect(view))(view, path)
+
+
+if sys.platform == "win32":
+
+    def _read_heedfully(read: Callable[[int], bytes]) -> bytes:
+        """Read once, and heed Ctrl-C meanwhile: Windows would keep the main thread in a read until something comes."""
+        import threading  # noqa: PLC0415
+        from concurrent.futures import Future, wait  # noqa: PLC0415
+
+        future: Future[bytes] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(read(_COPIED_BYTES))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                future.set_exception(error)
+
+        threading.Thread(target=call, name="standard input", daemon=True).start()
+        while not future.done():
+            wait([future], timeout=_HEED_S)
+        return future.result()
+
+else:
+
+    def _read_heedfully(read: Callable[[int], bytes]) -> bytes:
+        return read(_COPIED_BYTES)
+
+
+_HEED_S = 0.1
 
 
 class _SeekView:
@@ -226,22 +401,53 @@ class _SeekView:
         return b"".join(parts)
 
 
+def is_text(head: bytes) -> bool:
+    """Tell whether *head*, the first few KiB of a file, is text."""
+    from symcache.inputs.log.reader import is_text_start  # noqa: PLC0415 - of few inputs
+
+    return is_text_start(head)
+
+
 def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | None:
+    if kind is InputKind.ARCHIVE:
+        return partial(_imported("inputs.archive", "read_archive"), options=options, takes_texts=False)
     if kind is InputKind.IMAGE:
         return _imported("inputs.image", "read_module")
-    return None if kind is None else options.reader(kind)
+    # Several files are read at once, so that one process is enough for each.
+    return None if kind is None else replace(options, cores=1).reader(kind)
 
 
-def _kind_of(head: bytes) -> InputKind | None:
+# The upper half of the length of an event log's first buffer, which is not longer than 1 MiB.
+_ETL_SIZES = frozenset(bytes([size, 0]) for size in range(17))
+
+
+def kind_of(head: bytes) -> InputKind | None:
+    """Return what a file that begins with *head*, up to 512 bytes, is; None for texts and all that is not read."""
     if head.startswith((b"PAGEDUMP", b"PAGEDU64")):
         return InputKind.KERNEL_DUMP
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
+    if head.startswith(_MEMORY_MAGICS):
+        return InputKind.RAW_MEMORY
     if head.startswith((b"MZ", b"DI")):
         return InputKind.IMAGE if _imported("inputs.image", "is_image")(head) else None
+    if head.startswith(b"Nettrace"):
+        return InputKind.NETTRACE
+    if head[2:4] in _ETL_SIZES and _imported("formats.trace.etl", "looks_like_etl")(head):
+        return InputKind.ETL
     if head.startswith((b"M", b"B")) and _imported("formats.pdb.info", "looks_like_pdb")(head):
         return InputKind.PDB
-    return None
+    return InputKind.ARCHIVE if _imported("formats.archive.member", "find_archive")(head) is not None else None
+
+
+def _is_memory(view: ByteView, start: bytes) -> bool:
+    """Tell whether a file that begins with *start* is a machine's memory without a sure sign in its first bytes."""
+    if start.startswith(b"\x7fELF"):
+        return bool(_imported("formats.memory.elfcore", "is_elf_core")(start))
+    if _imported("formats.memory.flat", "looks_like_raw_memory")(start, view.size):
+        return True
+    path = str(getattr(view, "file_path", ""))
+    return path.lower().endswith(".vmem") and bool(_imported("inputs.rawmemory", "has_state_beside")(view))
 
 
 @cache
@@ -252,191 +458,36 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
 
 
 def _refuse(head: bytes) -> UnknownFormat:
+    from symcache.formats.archive.member import find_other_archive  # noqa: PLC0415
+    from symcache.formats.disk.kinds import find_other_disk  # noqa: PLC0415
     from symcache.formats.dump.header import find_other_dump  # noqa: PLC0415
     from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
 
+    if archive := find_other_archive(head):
+        return UnknownFormat(archive, offset=0)
     if other := find_other_dump(head):
         return UnknownFormat(f"{other[0]}: {other[1]}", offset=0)
-    start = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith(b"\x14\0\0\0!FastSerialization."):
+        return UnknownFormat(
+            "a trace in a form of PerfView's own (.etlx), or of .NET Core 2 (.netperf): give the .etl it was made from,"
+            " or record a .nettrace",
+            offset=0,
+        )
+    if disk := find_other_disk(head):
+        return UnknownFormat(disk, offset=0)
+    start = head[:_SIGN_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return UnknownFormat(
             "a web page or XML, perhaps what a server sent in place of the file: fetch it again", offset=0
         )
-    if not head[:_HEAD_BYTES].strip(b"\0"):
-        return UnknownFormat("it begins with zeros: a raw memory image, or a file that was never written", offset=0)
+    if not head[:_SIGN_BYTES].strip(b"\0"):
+        return UnknownFormat(
+            "it begins with zeros: a file that was never written, or a piece of a raw memory image", offset=0
+        )
     if kind := find_kind_of_text(head):
         return UnknownFormat(kind, offset=0)
     return UnknownFormat(
-        "of no known kind: dumps, images, PDBs, lists of indexes, symchk manifests and debugger logs are read", offset=0
+        f"{NO_KNOWN_KIND}: dumps, memory images, disks, images, PDBs, traces, lists of indexes, symchk manifests,"
+        " debugger logs, lock files, reports, crash reports and profiles in JSON, and archives of these are read",
+        offset=0,
     )
-
-
-_PAGE_BYTES = 4096
-_MOUNT_POINT = 0xA0000003
-
-# A few files cost less than handing them to a thread, so that threads take them by the dozen.
-_FILES_AT_ONCE = 32
-_SORTED_AT_ONCE = 4096
-_PATIENCE_S = 0.02
-_MOST_OPEN_FOLDERS = 64
-_BY_NAME = attrgetter("name")
-
-
-def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Record]:
-    """Yield the folder, then what the files below it hold, in the order of the walk.
-
-    Files of other kinds are passed over, and so are devices, pipes and sockets, which are never opened. Links to
-    files are followed, links and junctions to folders are not: what they lead to would be read twice or for ever.
-    A file or folder that cannot be read is reported and the rest goes on. The order is by name within a folder
-    (folders with more than 4,096 entries: within each 4,096 as the system lists them), so that two runs agree.
-
-    *choose* returns the reader for a file that begins with the given bytes, at most 64; None to pass it over. As many
-    files as there are *threads* may be waited for at once; disks on a network gain most.
-    """
-    yield Input(str(path), InputKind.FOLDER)
-    files = _walk(path)
-    try:
-        for records in _read_batches(files, choose, threads):
-            for record in records:
-                if isinstance(record, str):  # its reader asks something, so that it is read where the answer comes from
-                    yield from _read_here(record, choose)
-                else:
-                    yield record
-    finally:
-        files.close()
-
-
-def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: int) -> Iterator[list[_Found]]:
-    """Yield what each batch of *files* holds: read right here, or by threads once the disk keeps this one waiting.
-
-    With what is in the system's cache, threads only wait for each other.
-    """
-    batches = iter(lambda: list(islice(files, _FILES_AT_ONCE)), [])
-    for batch in batches:
-        began_s, began_cpu_s = time.monotonic(), time.thread_time()
-        found = _read_batch(batch, choose)
-        is_kept_waiting = time.monotonic() - began_s > 5 * (time.thread_time() - began_cpu_s) + _PATIENCE_S
-        yield found
-        if is_kept_waiting:
-            break
-    else:
-        return
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it takes longer than a small folder
-
-    waiting: deque[Future[list[_Found]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="symcache-folder")
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(_read_batch, batch, choose))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _walk(root: Path) -> Generator[str | Unreadable, None, None]:
-    """Yield the path of every regular file below *root*, and each folder that cannot be listed."""
-    open_folders = [_list_folder(str(root), 0)]
-    try:
-        while open_folders:
-            entry = next(open_folders[-1], None)
-            if entry is None:
-                open_folders.pop()
-            elif isinstance(entry, Unreadable):
-                yield entry
-            else:
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        if not _is_junction(entry):
-                            open_folders.append(_list_folder(entry.path, len(open_folders)))
-                    elif entry.is_file():
-                        yield entry.path
-                except OSError as error:  # a link that leads to itself
-                    yield _unreadable(entry.path, error)
-    finally:
-        for folder in open_folders:
-            folder.close()
-
-
-def _list_folder(path: str, depth: int) -> Generator[os.DirEntry[str] | Unreadable, None, None]:
-    """Yield what *path* holds, sorted piece by piece; far down at once, as open folders are scarce."""
-    try:
-        with os.scandir(path) as entries:
-            if depth < _MOST_OPEN_FOLDERS:
-                while piece := sorted(islice(entries, _SORTED_AT_ONCE), key=_BY_NAME):
-                    yield from piece
-                return
-            piece = sorted(entries, key=_BY_NAME)
-        yield from piece
-    except OSError as error:
-        yield _unreadable(path, error)
-
-
-def _is_junction(entry: os.DirEntry[str]) -> bool:
-    """Tell whether a folder is a Windows mount point; `os.DirEntry.is_junction` came with Python 3.12."""
-    status = entry.stat(follow_symlinks=False)
-    return getattr(status, "st_reparse_tag", 0) == _MOUNT_POINT
-
-
-def _read_batch(batch: list[str | Unreadable], choose: Choose) -> list[_Found]:
-    found: list[_Found] = []
-    for file in batch:
-        if isinstance(file, str):
-            found += _read_file(file, choose)
-        else:
-            found.append(file)
-    return found
-
-
-def _read_file(path: str, choose: Choose) -> list[_Found]:
-    """Return the modules of one file; one that cannot be read is one record, whatever it gave before."""
-    found: list[_Found] = []
-    try:
-        for record in _records_of(path, choose):
-            if isinstance(record, Module | Unreadable):
-                found.append(record)
-            elif isinstance(record, KernelPdbWanted):
-                return [path]
-    except (InputError, OSError) as error:
-        return [_unreadable(path, error)]
-    return found
-
-
-def _read_here(path: str, choose: Choose) -> Iterator[Record]:
-    """Yield the modules of one file and what its reader asks."""
-    try:
-        for record in _records_of(path, choose):
-            if isinstance(record, Module | Unreadable | KernelPdbWanted):
-                yield record
-    except (InputError, OSError) as error:
-        yield _unreadable(path, error)
-
-
-def _records_of(path: str, choose: Choose) -> Iterator[Record]:
-    with FileView(path) as file:
-        view = _Begun(file)
-        read = choose(view.start[:_HEAD_BYTES])
-        if read is not None:
-            yield from read(view, path)
-
-
-class _Begun:
-    """A file whose first page is at hand: it tells what the file is, and holds the headers of most."""
-
-    def __init__(self, file: FileView) -> None:
-        self._file = file
-        self.size = file.size
-        self.start = file.read(0, min(file.size, _PAGE_BYTES))
-
-    def read(self, offset: int, length: int) -> bytes:
-        if 0 <= offset <= offset + length <= len(self.start):
-            return self.start[offset : offset + length]
-        return self._file.read(offset, length)
-
-
-def _unreadable(path: str, error: InputError | OSError) -> Unreadable:
-    if isinstance(error, InputError):
-        return Unreadable(path, error.problem, error.offset)
-    return Unreadable(redact_words(path), error.strerror or str(error))  # a URL, perhaps, meant for an option

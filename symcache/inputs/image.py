@@ -10,10 +10,22 @@ from uuid import UUID
 from symcache.errors import InputError, MalformedInput
 from symcache.formats.glance import glance_at_keys
 from symcache.formats.pe.debug import Rsds
-from symcache.formats.pe.image import Layout, machine_name, parse_dbg, parse_image
+from symcache.formats.pe.image import ImageSpace, Layout, machine_name, parse_dbg, parse_image
 from symcache.formats.view import PartView, parse_uint
-from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name
-from symcache.inputs.records import STANDARD_INPUT, ImageUse, Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold
+from symcache.inputs.records import (
+    STANDARD_INPUT,
+    ImageUse,
+    Input,
+    InputKind,
+    Module,
+    PdbFormat,
+    PdbReference,
+    Runtime,
+    RuntimeKind,
+    stated_by_image,
+)
+from symcache.inputs.runtimes import RUNTIMES, runtime_of, with_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
     from symcache.inputs.records import Record
 
+_EXPORTS = 0
 T = TypeVar("T")
 KeyT = TypeVar("KeyT", bound=ImageKey)
 
@@ -44,14 +57,16 @@ def read_image(view: ByteView, path: str) -> Iterator[Record]:
         InputError: It is neither, or its headers are damaged.
     """
     module, details = _read(view, path)
+    if module.runtime is None and module.image is not None and fold(module.name).endswith(".exe"):
+        module = replace(module, runtime=_held_runtime(view))
     yield Input(path, InputKind.IMAGE, details())
     yield module
 
 
 def read_module(view: ByteView, path: str) -> tuple[Module]:
     """Return the module alone that `read_image` yields; files by the thousand are read so."""
-    plain = glance_at_keys(view)
     name = base_name(path)
+    plain = None if fold(name) in RUNTIMES else glance_at_keys(view)
     if plain is not None and any(plain.guid) and name != STANDARD_INPUT:
         try:
             key = PdbKey(base_name(plain.path), UUID(bytes_le=plain.guid), plain.age)
@@ -63,20 +78,38 @@ def read_module(view: ByteView, path: str) -> tuple[Module]:
     return (_read(view, path)[0],)
 
 
+def _held_runtime(view: ByteView) -> Runtime | None:
+    """Return the .NET runtime that a program holds, as it was published with one as one file; None if it holds none."""
+    try:
+        space = ImageSpace(view, Layout.DISK)
+        if space.find_directory(_EXPORTS) is None:  # of most programs
+            return None
+    except InputError:
+        return None
+    from symcache.formats.pe.managed import find_runtime_facts  # noqa: PLC0415 - for few programs
+
+    return with_facts(Runtime(RuntimeKind.SINGLE_FILE, is_presumed=True), find_runtime_facts(space))
+
+
 def _read(view: ByteView, path: str) -> tuple[Module, Callable[[], dict[str, Any]]]:
     """Return an image's or ``.dbg`` file's module and what returns all there is to say of it."""
     if view.read(0, min(2, view.size)) == b"DI":
         file = parse_dbg(view)
         return _dbg_module(file, base_name(path), path), partial(_dbg_details, file)
     image = parse_image(view, Layout.DISK)
-    return image_module(image, base_name(path), path), partial(_image_details, image, view.size)
+    module = image_module(image, base_name(path), path)
+    if (runtime := runtime_of(module)) is not None:
+        from symcache.formats.pe.managed import read_runtime_facts  # noqa: PLC0415 - for runtimes alone
+
+        module = replace(module, runtime=with_facts(runtime, read_runtime_facts(view, Layout.DISK)))
+    return module, partial(_image_details, image, view.size)
 
 
 def image_module(image: Image, name: str, path: str | None = None, base: int | None = None) -> Module:
     """Return what *image* names, filed under the base name *name*; it lies at *path*, or in a dump at *base*."""
     problems: list[str] = []
     key = _tried(lambda: _file_key(ImageKey, image, name, "an image's key needs its file name"), problems)
-    checksums = tuple(f"{checksum.algorithm}:{checksum.digest.hex()}" for checksum in image.checksums)
+    checksums = stated_by_image(f"{checksum.algorithm}:{checksum.digest.hex()}" for checksum in image.checksums)
     pdbs = _references(image.debug, problems, checksums)
     dbg = None
     if (dbg_name := image.dbg_name) is not None:

@@ -16,6 +16,7 @@ from symcache.errors import MalformedInput
 from symcache.formats.view import PartView
 from symcache.identity import ImageKey, OtherKey, fold, parse_id, parse_index, printable
 from symcache.inputs.records import Input, InputKind, Module, PdbFormat, Unreadable, reference_to
+from symcache.inputs.runtimes import library_keys, runtime_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,7 +98,8 @@ def manifest_lines(modules: Iterable[Module]) -> Iterator[str]:
     """Yield the lines, without line ends, that ``symchk /im`` and `read_manifest` take.
 
     A PDB has its id in upper case, an image in lower case. A module's last PDB stands right before its image; an image
-    that names none has type 2. Modules without a key, and PDBs embedded in their image, have no line.
+    that names none has type 2, and so have the libraries of a .NET runtime that runs. Modules without a key, and PDBs
+    embedded in their image, have no line.
     """
     for module in modules:
         pdbs = [reference.key for reference in module.pdbs if reference.format is not PdbFormat.EMBEDDED]
@@ -106,6 +108,10 @@ def manifest_lines(modules: Iterable[Module]) -> Iterator[str]:
             yield f"{module.image.name},{module.image.id.lower()},{1 if pdbs else 2}"
         if module.dbg is not None:
             yield f"{module.dbg.name},{module.dbg.id.lower()},2"
+        if module.base is not None and not module.unloaded and module.image is not None:
+            runtime = runtime_of(module)
+            if runtime is not None:
+                yield from (f"{key.name},{key.id.lower()},2" for key in library_keys(module.image, runtime))
 
 
 def _asks(text: str | None) -> bool:
@@ -196,7 +202,8 @@ def text_encoding(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     pairs = len(head) // 2
-    if pairs >= 8 and head[1::2].count(0) > pairs * 3 // 4:
+    # Not where the others are NUL, too: that is a file of zeros, or memory.
+    if pairs >= 8 and head[1::2].count(0) > pairs * 3 // 4 and head[::2].count(0) < pairs // 4:
         return "utf-16-le"
     return None
 

@@ -17,6 +17,8 @@ from symcache.formats.dump.processes import (
 )
 from symcache.formats.pdb.types import read_structures
 from symcache.formats.view import FileView
+from symcache.identity import fold
+from symcache.inputs.dotnet import loaded_space, with_managed, with_runtime
 from symcache.inputs.image import (
     entry_names,
     image_module,
@@ -28,6 +30,7 @@ from symcache.inputs.image import (
     read_stamp,
 )
 from symcache.inputs.records import Module, ProcessSummary, Unreadable
+from symcache.inputs.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +72,15 @@ class DumpProcesses:
         self._layout = layout
         self._most_modules = min(page_count * _MOST_MODULES_PER_PAGE, _MOST_MODULES)
         self._walk: ListWalk | None = None
+        self._roots: dict[str, int] | None = None
+
+    def space_of(self, label: str) -> AddressSpace | None:
+        """Return the address space of the process that `Module.process` calls *label*; None if it is not found."""
+        if self._roots is None:
+            found = (process for process in self._processes() if not isinstance(process, str))
+            self._roots = {process.label: process.directory_table_base for process in found}
+        root = self._roots.get(label)
+        return None if root is None else self._kernel.space.with_root(root)
 
     def session_spaces(self) -> Iterator[AddressSpace]:
         """Yield address spaces of processes that belong to a session, best first, at most eight."""
@@ -112,7 +124,7 @@ class DumpProcesses:
         kernel = self._kernel
         head = kernel.active_processes_va
         if head < kernel.space.mode.kernel_start:
-            yield "the dump does not say where the list of processes is"
+            yield "nothing says where the list of processes is"
             return
         if self._walk is None:
             self._walk = walk_processes(kernel.space, head, kernel.pointer_size)
@@ -142,6 +154,7 @@ class _Lister:
         self._guessed = guessed
         self._known: dict[tuple[str, int, int, int], Module] = {}
         self._left = most_modules
+        self._has_runtime = False  # of .NET, in the process whose modules are being listed
 
     @property
     def full(self) -> bool:
@@ -154,6 +167,7 @@ class _Lister:
         space = self._kernel.space.with_root(process.directory_table_base)
         width = self._kernel.pointer_size
         seen: set[int] = set()
+        self._has_runtime = False
         yield from self._list(space, process, process.peb, LDR64 if width == 8 else LDR32, seen)
         if not process.wow64_process:
             return
@@ -193,6 +207,7 @@ class _Lister:
         Source: PEB.Ldr at 0x18 (0xC), PEB_LDR_DATA.InLoadOrderModuleList at 0x10 (0xC), in public symbols.
         """
         width = layout.pointer_size
+        is_program = True
         bits = "32-bit " if width < self._kernel.pointer_size else ""
         try:
             loader = read_pointer(space, peb + 3 * width, width)
@@ -217,7 +232,10 @@ class _Lister:
                 yield self._unreadable(process, f"a {bits}loader entry is damaged: {entry.problem}")
             elif entry.base not in seen:
                 seen.add(entry.base)
-                yield replace(self._module(space, entry, layout), process=process.label)
+                module = self._module(space, entry, layout, is_program=is_program)
+                self._has_runtime |= module.runtime is not None and not module.runtime.is_presumed
+                yield replace(module, process=process.label)
+            is_program = False  # the loader lists it first
         if not walk.complete:
             text = f"its {bits}list of modules is damaged, {len(walk.entries)} were reached: {walk.problem}"
             yield self._unreadable(process, text)
@@ -225,7 +243,7 @@ class _Lister:
     def _unreadable(self, process: Process, problem: str) -> Unreadable:
         return Unreadable(self._path, f"{process.label}: {problem}")
 
-    def _module(self, space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout) -> Module:
+    def _module(self, space: AddressSpace, entry: LoaderEntry, layout: LoaderLayout, *, is_program: bool) -> Module:
         name, path = entry_names(entry)
         stamp = read_stamp(space, entry.va, layout)
         mark = ((path or name).lower(), entry.base, entry.size_of_image, stamp)
@@ -233,9 +251,19 @@ class _Lister:
         if known is not None and stamp:
             return known
         module = self._read_module(space, entry, name, path, stamp)
+        if is_program or self._has_runtime or fold(name) in RUNTIMES:
+            module = self._with_dotnet(module, space, entry, is_program=is_program)
         if module.problem is None and len(self._known) < _MOST_KNOWN:
             self._known[mark] = module
         return module
+
+    def _with_dotnet(self, module: Module, space: AddressSpace, entry: LoaderEntry, *, is_program: bool) -> Module:
+        """Return *module* with what its image in memory has of .NET."""
+        try:
+            image = loaded_space(space, entry.base, entry.size_of_image)
+        except InputError:
+            return with_runtime(module, None)
+        return with_managed(with_runtime(module, image, is_program=is_program), image)
 
     def _read_module(self, space: AddressSpace, entry: LoaderEntry, name: str, path: str | None, stamp: int) -> Module:
         module = Module(name, path, entry.base)

@@ -6,12 +6,17 @@ import binascii
 import hashlib
 import hmac
 import importlib.util
+import ipaddress
+import json
 import logging
+import math
 import multiprocessing
+import re
 import secrets
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from base64 import b64decode
@@ -28,12 +33,18 @@ from symcache.errors import ConfigError, SymcacheError, UsageError
 from symcache.events import Noted
 from symcache.server.downloads import Downloads
 from symcache.server.maintenance import Maintenance
-from symcache.server.metrics import Metrics, RequestLog, Sharing
+from symcache.server.metrics import Metrics, Replicas, RequestLog, Sharing
 from symcache.server.pages import Pages, publish
+from symcache.server.ready import ReadyCheck
 from symcache.server.request import Loops, Proxies, Request, ResponseAborted
 from symcache.server.symbols import FileAsked, KnownAnswers, MalformedPath, Mark, Symbols, parse_path
+from symcache.server.watching import Watching
+from symcache.stores.http.urls import is_loopback
 from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.source import SymbolSource
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -41,10 +52,10 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     import httpx
-    from uvicorn import Server
 
     from symcache.config import Config, Serve
     from symcache.events import Event
+    from symcache.server.draining import DrainingServer
     from symcache.server.request import Receive, RequestHeaders, Scope, Send
 
 
@@ -67,8 +78,15 @@ def hash_token(token: str) -> str:
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
+_MOST_HOSTS = 64
+
+
 class Gate:
-    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``; *is_open* if every client may ask."""
+    """Checks the ``Authorization`` of requests against the hashes in ``[serve]``; *is_open* if every client may ask.
+
+    It checks the ``Host`` as well: a page of a stranger's site, whose name leads to this server a moment after the page
+    was loaded, may ask for anything here, but its requests say that name (DNS rebinding).
+    """
 
     def __init__(self, settings: Serve) -> None:
         self._users = dict(user.split(":", 1) for user in settings.users)
@@ -78,6 +96,28 @@ class Gate:
         self._secret = secrets.token_bytes(32)
         self._right: set[bytes] = set()
         self._limiter = anyio.Semaphore(2)
+        self._names = frozenset(name.lower() for name in (*settings.names, socket.gethostname()))
+        # Who listens for others may be called by any name; so may a proxy in front, which is on this machine.
+        self._has_names = bool(settings.names) or (is_loopback(settings.host) and not settings.trusted_proxies)
+        self._called: set[bytes] = set()
+
+    def is_called(self, headers: RequestHeaders) -> bool:
+        """Whether a request is for this server, by its ``Host``: an address, one of its names, or one without a dot."""
+        host = headers.get(b"host")
+        if not self._has_names or host is None or host in self._called:
+            return True
+        if not self._is_name(host.decode("latin-1")):
+            return False
+        if len(self._called) < _MOST_HOSTS:
+            self._called.add(host)
+        return True
+
+    def _is_name(self, host: str) -> bool:
+        name = re.sub(r":[0-9]*$", "", host).lower().removesuffix(".")
+        with suppress(ValueError):
+            return bool(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+        # Nobody registers a name without a dot.
+        return name in self._names or is_loopback(name) or "." not in name
 
     def lets_in(self, headers: RequestHeaders) -> bool:
         """Whether a request may be answered, without the slow check of a password not seen before; False if unsure."""
@@ -140,6 +180,7 @@ _RESTART_AFTER_S = 60.0
 # A debugger asks for one file after another and waits for each, so a pause may take only part of its patience.
 _PAUSE_OF_PATIENCE = 0.25
 _BUSY = (b"retry-after", b"2")
+_NO_STORE = (b"cache-control", b"no-store")
 _METHODS = (b"allow", b"GET, HEAD")
 _CHALLENGE = (b"www-authenticate", b'Basic realm="symcache", charset="UTF-8"')
 
@@ -160,7 +201,9 @@ class App:
     """The shared cache as an ASGI application; it opens stores and network when the server starts up.
 
     All workers of a server have the same *run*, a random text. *known* and *log* are for `symcache.server.protocol`,
-    which answers some requests itself. A *transport* replaces the network, in tests.
+    which answers some requests itself. A *transport* replaces the network, in tests. Whoever sets *is_stopping* is
+    about to stop it; until then it says so to load balancers, and answers everything else. Who then stops it sets
+    *stops_at_s*, when it has to end, on the clock of `time.monotonic`.
     """
 
     def __init__(
@@ -168,6 +211,8 @@ class App:
     ) -> None:
         self._config = config
         self._run = run
+        self.is_stopping = False
+        self.stops_at_s = math.inf
         self._transport = transport
         self._settings = settings = config.serve
         self._metrics = Metrics()
@@ -190,6 +235,7 @@ class App:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 self._group.cancel_scope.cancel()
+                self._source.give_up_uploads(after_s=self.stops_at_s - time.monotonic())
         except SymcacheError as error:
             _log.error("%s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -213,11 +259,14 @@ class App:
         self._symbols = Symbols(source, self._downloads, self.known, settings, metrics)
         own = None if source.store is None else source.store.root / OWN_FOLDER / "serve"
         self._sharing = Sharing(own, self._run)
-        maintenance = Maintenance(source, settings, self._sharing, own)
-        self._store = source.store
-        self._pages = Pages(source, settings, self._downloads, metrics, self._sharing, maintenance)
+        replicas = Replicas(source.cluster, self._sharing)
+        self._ready = ReadyCheck(source.store, replicas)
+        watching = [Watching(source, settings, metrics).run] if settings.watch else []
+        maintenance = Maintenance(source, settings, self._sharing, own, *watching)
+        self._source = source
+        self._pages = Pages(source, settings, self._downloads, metrics, self._sharing, replicas, maintenance)
         stack.callback(self.log.flush)
-        for task in (self._share_counts, self.log.run, maintenance.run):
+        for task in (self._share_counts, self.log.run, maintenance.run, partial(replicas.run, self._pages.totals)):
             self._group.start_soon(_keep_running, task)
 
     def _observe(self, event: Event) -> None:
@@ -236,10 +285,12 @@ class App:
         metrics = self._metrics
         metrics.requests += 1
         try:
-            if metrics.requests > self._settings.connections:
+            if metrics.requests > self._settings.connections and not request.make_room():
                 await request.send_text(503, "too many requests at once", _BUSY, kind="refused")
             else:
                 await self._route(request)
+            if request.is_gone and not request.is_answered:
+                await request.leave()
         except ResponseAborted:
             request.kind = "cut"
             raise
@@ -258,6 +309,15 @@ class App:
         if request.raw_path == b"/healthz":
             await request.send_text(200, "ok", kind="page")
             return
+        if request.raw_path == b"/readyz":
+            request.kind = "page"
+            told = await self._ready.tell(is_stopping=self.is_stopping)
+            body = json.dumps(told).encode() + b"\n"
+            await request.send_whole(200 if told["ready"] else 503, b"application/json", body, [_NO_STORE])
+            return
+        if not self._gate.is_called(request.headers):
+            await request.send_text(421, "this server is not called that; serve.names says what it is", kind="refused")
+            return
         try:
             asked = parse_path(request.raw_path)
         except MalformedPath:
@@ -265,7 +325,7 @@ class App:
             return
         if request.method == "PUT":
             request.kind = "upload"
-            await publish(request, asked, self._store, self._gate, self._config)
+            await publish(request, asked, self._source, self._gate, self._config)
         elif not await self._gate.check(request.headers):
             await request.send_text(401, "credentials are needed", _CHALLENGE, kind="unauthorized")
         elif self._loops.is_in_one(request.headers):
@@ -289,9 +349,12 @@ class App:
 
 _BACKLOG = 2048
 _IDLE_CONNECTIONS = 64
+_MOST_DESCRIPTORS = 1 << 16
+_OTHER_DESCRIPTORS = 128  # files on their way, the store, the database, upstreams
 _RESTART_PAUSE_S = 1.0
 _START_FAILED = 3  # uvicorn's exit status
 _NOT_STARTED = "the server did not start; see above"
+_DRAIN = b"drain"
 
 
 @contextmanager
@@ -341,18 +404,23 @@ def listen(config: Config) -> Listening:
     listening.set_inheritable(True)
     port = listening.getsockname()[1]
     # Compared with, and not bound to: the address for clients cannot be "all addresses".
-    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)  # noqa: S104
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)  # noqa: S104 - see above
     scheme = "http" if settings.certificate is None else "https"
     return Listening(listening, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 def serve(config: Config, listening: Listening) -> None:
-    """Answer requests until SIGINT or SIGTERM; responses under way then have ``serve.stop_s`` to end.
+    """Answer requests until ``serve.drain_s`` after SIGINT or SIGTERM.
+
+    Responses, and what is on its way into buckets, then have ``serve.stop_s`` to end.
+
+    A second signal ends the first of these waits.
 
     Raises:
         UsageError: It cannot start with this configuration; the reason has been logged.
     """
     run = token_hex(6)
+    _raise_descriptors()
     if config.serve.workers > 1:
         _supervise(config, run, listening.socket)
         return
@@ -362,10 +430,44 @@ def serve(config: Config, listening: Listening) -> None:
         raise UsageError(_NOT_STARTED) from error
 
 
+def _raise_descriptors() -> None:
+    """Take as many descriptors as the system gives for the asking; usual shells give 1024 of them at first."""
+    if sys.platform != "win32":
+        soft, wanted = _descriptors()
+        while soft < wanted:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                break
+            wanted //= 2  # macOS has a bound beside this one, kern.maxfilesperproc
+
+
+def _descriptors() -> tuple[int, int]:
+    """Return how many descriptors this process may have now, and how many it could have, neither more than of use."""
+    if sys.platform == "win32":
+        return _MOST_DESCRIPTORS, _MOST_DESCRIPTORS
+    soft, hard = (
+        _MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else min(limit, _MOST_DESCRIPTORS)
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    return soft, hard
+
+
+def most_connections(settings: Serve) -> int:
+    """Return how many connections one process keeps: those that are answered, as many idle ones, and some more.
+
+    There have to be descriptors for them; a connection that is being answered takes three.
+    """
+    fitting = max(_descriptors()[0] - _OTHER_DESCRIPTORS, 0) // 3
+    if sys.platform == "win32" and settings.workers > 1:
+        # Their loop's select takes 512 sockets, ours to upstreams among them (FD_SETSIZE in Python's selectmodule.c).
+        fitting = min(fitting, 240)
+    return min(2 * settings.connections + _IDLE_CONNECTIONS, fitting + 16)
+
+
 def _supervise(config: Config, run: str, listening: socket.socket) -> None:
     """Start workers, replace those that die, and stop all of them."""
     context = multiprocessing.get_context("spawn")
-    stopping = threading.Event()
+    stopping, hurrying = threading.Event(), threading.Event()
     level = logging.getLogger().getEffectiveLevel()
 
     def start() -> tuple[BaseProcess, Connection]:
@@ -377,7 +479,10 @@ def _supervise(config: Config, run: str, listening: socket.socket) -> None:
         theirs.close()
         return process, ours
 
-    with _quiet_signals(stopping.set):
+    def note_signal() -> None:
+        (hurrying if stopping.is_set() else stopping).set()
+
+    with _quiet_signals(note_signal):
         workers = [start() for _ in range(config.serve.workers)]
         try:
             while not stopping.wait(0.2):
@@ -389,6 +494,10 @@ def _supervise(config: Config, run: str, listening: socket.socket) -> None:
                         lifeline.close()
                         if not stopping.wait(_RESTART_PAUSE_S):
                             workers[at] = start()
+            for _, lifeline in workers:
+                with suppress(OSError):
+                    lifeline.send_bytes(_DRAIN)
+            hurrying.wait(config.serve.drain_s)
         finally:
             for _, lifeline in workers:
                 lifeline.close()
@@ -409,30 +518,34 @@ def _work_in_process(config: Config, run: str, listening: socket.socket, lifelin
 
     def stop_with_parent() -> None:
         with suppress(EOFError, OSError):
-            lifeline.recv()
+            while lifeline.recv_bytes() == _DRAIN:
+                server.drain()
         server.should_exit = True
 
     threading.Thread(target=stop_with_parent, daemon=True).start()
     _run(server, listening)
 
 
-def _run(server: Server, listening: socket.socket) -> None:
+def _run(server: DrainingServer, listening: socket.socket) -> None:
     # Also before uvicorn has installed its own handlers.
     with _quiet_signals(lambda: setattr(server, "should_exit", True)):
         server.run(sockets=[listening])
 
 
-def make_server(config: Config, run: str) -> Server:
+def make_server(config: Config, run: str) -> DrainingServer:
     """Return one worker, which `uvicorn.Server.run` starts; *run* is the name that all workers of a server share."""
     import uvicorn  # noqa: PLC0415 - of the extra, and slow to import
 
+    from symcache.server.draining import DrainingServer  # noqa: PLC0415
     from symcache.server.protocol import ServeProtocol  # noqa: PLC0415
 
     settings = config.serve
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     app = App(config, run=run)
     protocol: Any = partial(ServeProtocol, app.known, app.log)
-    return uvicorn.Server(
+    return DrainingServer(
+        app,
+        settings.drain_s,
         uvicorn.Config(
             app,
             http=protocol,
@@ -443,12 +556,15 @@ def make_server(config: Config, run: str) -> Server:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            limit_concurrency=2 * settings.connections + _IDLE_CONNECTIONS,
+            # On Windows uvicorn takes the selector loop then: a socket that processes share can be served by the
+            # completion port of one alone.
+            workers=settings.workers,
+            limit_concurrency=most_connections(settings),
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.stop_s,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.private_key or settings.certificate,
-        )
+        ),
     )
 
 

@@ -337,6 +337,7 @@ class Downloads:
                 old = await to_thread.run_sync(self._expire_old_misses, key)
                 if not old:
                     return
+                await self._source.forget_shared_misses(key)
                 download = self.join(key)
                 while download.outcome is None:
                     await download.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -13,11 +12,11 @@ import anyio
 from anyio import to_thread
 
 from symcache.errors import StoreError, SymcacheError
-from symcache.server.metrics import sum_up, write_json
+from symcache.server.metrics import numbers_in, read_json, sum_up, write_json
 from symcache.stores.check import StoredCheck
 from symcache.stores.local.atomic import Staging
 from symcache.stores.local.partial import sweep_partials
-from symcache.stores.local.rights import make_folders
+from symcache.stores.local.rights import make_own_folders
 from symcache.upkeep.inventory import take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
@@ -25,7 +24,7 @@ from symcache.upkeep.stats import iter_names
 from symcache.upkeep.verify import RepairAction, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from symcache.config import Serve
@@ -51,34 +50,41 @@ class _StoppedError(Exception):
 class Maintenance:
     """Looks after *source*'s first store in the worker that leads; the others wait to take its place.
 
-    The history is kept in *folder*, None if there is no store.
+    The history is kept in *folder*, None if there is no store. *beside* is what else one worker alone is to run.
     """
 
-    def __init__(self, source: SymbolSource, settings: Serve, sharing: Sharing, folder: Path | None) -> None:
+    def __init__(
+        self,
+        source: SymbolSource,
+        settings: Serve,
+        sharing: Sharing,
+        folder: Path | None,
+        *beside: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._store = source.store
         self._settings = settings
         self._sharing = sharing
         self._folder = folder
+        self._beside = beside
         self._stopping = threading.Event()
 
     @property
     def store(self) -> Mapping[str, Any]:
         """The store as last measured: ``files``, ``keys``, ``bytes``; empty before the first time."""
-        measured = self._read("store")
-        return measured if isinstance(measured, dict) else {}
+        return numbers_in(self._read("store"))
 
     def samples(self, totals: Metrics) -> list[dict[str, Any]]:
         """Return the history in spans of five minutes, oldest first; the last one includes *totals*, up to now."""
         kept, before, store = self._read("samples"), self._read("counted"), self.store
-        samples = [each for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+        samples = [each for each in map(numbers_in, kept) if "t" in each] if isinstance(kept, list) else []
         began_s = time.time() // _SAMPLE_SPAN_S * _SAMPLE_SPAN_S
         if not samples or samples[-1].get("t") != began_s:
             samples.append({"t": began_s})
         sample = samples[-1]
         # Counts of an earlier server do not go on here.
-        goes_on = isinstance(before, dict) and before.get("run") == self._sharing.run
+        counted = numbers_in(before) if isinstance(before, dict) and before.get("run") == self._sharing.run else {}
         for kind in _KINDS:
-            more = totals.answers[kind] - (before.get(kind, 0) if goes_on else 0)
+            more = totals.answers[kind] - counted.get(kind, 0)
             sample[kind] = sample.get(kind, 0) + max(0, more)
         if "bytes" in store:
             sample["bytes"] = store["bytes"]
@@ -92,7 +98,7 @@ class Maintenance:
         while True:
             lock = store.lock("leading the maintenance")
             with suppress(OSError, StoreError):
-                make_folders(folder)
+                make_own_folders(folder)
                 lock.try_acquire()
             if not lock.is_held:
                 await anyio.sleep(_LEAD_AGAIN_S)
@@ -120,6 +126,8 @@ class Maintenance:
 
         async with anyio.create_task_group() as group:
             group.start_soon(self._record, folder)
+            for run in self._beside:
+                group.start_soon(run)
             group.start_soon(repeat, "measuring", lambda: self._measure(store, folder), _MEASURE_EVERY_S, True)
             if settings.largest_store_bytes or settings.unused_for_s:
                 group.start_soon(repeat, "maintaining", lambda: self._prune(store), settings.prune_every_s)
@@ -166,7 +174,4 @@ class Maintenance:
             raise _StoppedError
 
     def _read(self, name: str) -> Any:
-        if self._folder is not None:
-            with suppress(OSError, ValueError):
-                return json.loads((self._folder / name).read_text(encoding="utf-8"))
-        return None
+        return None if self._folder is None else read_json(self._folder / name)

@@ -11,11 +11,12 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from symcache.server.request import CONNECTION, PATIENCE_S, SEND_FILE, read_at
+from symcache.server.request import CONNECTION, LEAST_BYTES, PATIENCE_S, SEND_FILE, read_at
 from symcache.server.symbols import Head
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_WITHIN_S = 30.0
+_STALLED_S = 5.0
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
     b"connection: close\r\n\r\n"
@@ -48,11 +50,15 @@ class ServeProtocol(HttpToolsProtocol):
         self._known = known
         self._log = log
         self._most_connections = self.limit_concurrency or sys.maxsize
+        self._room = max(1, self._most_connections // 64)
         self._head_bytes = 0
         self._head: Head | None = None
         self._seen_heads = 0
+        self._unanswered: list[RequestResponseCycle] = []
         self._is_between_requests = True
         self._due_s = math.inf
+        self.quiet_since_s = 0.0
+        self.moved_s = math.inf  # when the client last took something of what it is being sent
         self._socket: socket.socket | None = None
         self._sent: asyncio.Future[None] | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
@@ -61,6 +67,9 @@ class ServeProtocol(HttpToolsProtocol):
     # asyncio declares a BaseTransport; a stream protocol is given one that writes, and uvicorn declares it so, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.quiet_since_s = self.loop.time()
+        if len(self.connections) > self._most_connections - self._room:
+            self._make_room()
         # Data that the socket does not take pauses writing at once, so that responses do not fill memory. Not 0, as
         # asyncio's TLS transport then stays paused.
         transport.set_write_buffer_limits(high=1)
@@ -76,6 +85,11 @@ class ServeProtocol(HttpToolsProtocol):
         if self._socket is not None:
             self._socket.close()
         super().connection_lost(exc)
+        # uvicorn tells this to the request that came last, while an earlier one is still being answered.
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     @property
     def is_gone(self) -> bool:
@@ -85,9 +99,43 @@ class ServeProtocol(HttpToolsProtocol):
         """End the connection with a reset, so that the client does not take a partial body for a complete one."""
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # uvloop's say the latter once they are closed
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Disconnect those that have been waited for longest: idle ones, and those whose request does not come.
+
+        Connections cost their clients nothing, so that a few could keep all others out. Some go at once, as it takes a
+        look at each to find them. Where all are being answered, new ones are told to come back, up to as many again.
+        """
+        others = cast("set[ServeProtocol]", self.connections) - {self}
+        quiet = sorted((each for each in others if each.is_waited_for), key=attrgetter("quiet_since_s"))
+        leaving = quiet[: self._room]
+        if not quiet and len(self.connections) > 2 * self._most_connections:
+            leaving = [self]
+        for each in leaving:
+            each.transport.abort()
+            self.connections.discard(each)  # as it would be once the event loop comes to it, behind others that arrive
+
+    def drop_stalled(self) -> bool:
+        """Disconnect those that take nothing of what they asked for; return whether there were any.
+
+        For when others wait for a place: it is theirs after seconds then, and not after minutes.
+        """
+        over_s = self.loop.time() - _STALLED_S
+        connections = cast("set[ServeProtocol]", self.connections)
+        stalled = sorted((each for each in connections if each.moved_s < over_s), key=attrgetter("moved_s"))
+        for each in stalled[: self._room]:
+            each.moved_s = math.inf
+            each.abort()
+        return bool(stalled)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is the client's turn: no request of its own is being answered."""
+        last: RequestResponseCycle | None = self.cycle
+        return (last is None or last.response_complete) and not self.flow.write_paused
 
     def data_received(self, data: bytes) -> None:
         # Clients of one kind ask for a file with the same bytes, and parsing them is half the work of a known answer.
@@ -108,7 +156,8 @@ class ServeProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self._head_bytes = 0
         self._is_between_requests = False
-        self._due_s = self.loop.time() + _HEAD_WITHIN_S
+        self.quiet_since_s = self.loop.time()
+        self._due_s = self.quiet_since_s + _HEAD_WITHIN_S
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -141,6 +190,9 @@ class ServeProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             # The task that uvicorn has just made for the application runs later.
             scope["extensions"] = {CONNECTION: self, SEND_FILE: partial(self.send_file, self.cycle)}
+            self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
+            if self.cycle is not None:
+                self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Take in a piece of the request's body; that of a request answered at once is dropped."""
@@ -151,6 +203,10 @@ class ServeProtocol(HttpToolsProtocol):
         self._is_between_requests = True
         if self.cycle is not None:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self.quiet_since_s = self.loop.time()
+        super().on_response_complete()
 
     def _answer(self, head: Head) -> bool:
         before: RequestResponseCycle | None = self.cycle
@@ -171,7 +227,8 @@ class ServeProtocol(HttpToolsProtocol):
                 return False
             sent_bytes = self._send_short(lines, answer.file, answer.start, answer.stop)
             is_cut = sent_bytes < answer.stop - answer.start  # shorter on disk than announced
-        self._due_s = self.loop.time() + (PATIENCE_S if self.flow.write_paused else self.timeout_keep_alive)
+        self.quiet_since_s = self.loop.time()
+        self._due_s = self.quiet_since_s + (PATIENCE_S if self.flow.write_paused else self.timeout_keep_alive)
         if is_cut:
             kind = "cut"
             self.abort()
@@ -210,14 +267,15 @@ class ServeProtocol(HttpToolsProtocol):
     async def send_file(self, cycle: RequestResponseCycle, file: int, start: int, stop: int) -> int:
         """Send these bytes of *file* in a response whose head is sent; return up to where.
 
-        It ends early if the file does, the client leaves or takes nothing for two minutes. The transport would have to
-        be given data to say when the socket takes more, and event loops let nothing else watch its descriptor, so a
-        second one is watched.
+        It ends early if the file does, the client leaves or takes hardly anything for two minutes. The transport would
+        have to be given data to say when the socket takes more, and event loops let nothing else watch its descriptor,
+        so a second one is watched.
         """
         if not self._has_sendfile or self.is_gone:
             return start
-        seen_at, at = -1, start
+        seen_at, at = start - LEAST_BYTES, start
         self._sent = sent = self.loop.create_future()
+        self.moved_s = self.loop.time()
 
         def send_more() -> None:
             nonlocal at
@@ -230,22 +288,29 @@ class ServeProtocol(HttpToolsProtocol):
             except OSError:
                 length = 0  # the disk fails, or the client has left
             at += length
+            self.moved_s = self.loop.time()
             if not length or at == stop:
                 sent.set_result(None)
 
         with socket.socket(fileno=os.dup(self._fd)) as watched:
             self.loop.add_writer(watched, send_more)
             try:
-                while not sent.done() and seen_at < at:
+                while not sent.done() and at - seen_at >= LEAST_BYTES:
                     seen_at = at
                     await asyncio.wait([sent], timeout=PATIENCE_S)
             finally:
                 self.loop.remove_writer(watched)
+                self.moved_s = math.inf
         cycle.expected_content_length = stop - at
         return at
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.moved_s = self.loop.time()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.moved_s = math.inf
         if self._due_s < math.inf:
             self._due_s = self.loop.time() + self.timeout_keep_alive
 

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,7 +39,10 @@ SEND_FILE = "symcache.send_file"
 """Likewise, for `ServeProtocol.send_file` as it is called with a descriptor and from and up to where to send."""
 
 PATIENCE_S = 120.0
-"""How long a client may send or take nothing before it is disconnected."""
+"""How long a client may send or take less than `LEAST_BYTES` of a body before it is disconnected."""
+
+LEAST_BYTES = 64 * 1024
+"""See there: a byte now and then would hold a place for ever."""
 
 _PIECE_BYTES = 64 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
@@ -59,6 +63,7 @@ class Request:
         headers: By lower-case name; the last one where a name is repeated.
         raw_path: Percent-encoded path, without the query.
         status: Of the response; 0 before it starts.
+        is_answered: The response has been sent to its end.
         kind: What kind of answer it was, for metrics and access log.
         began_s: Monotonic time at which it arrived.
     """
@@ -74,6 +79,7 @@ class Request:
         self.connection: ServeProtocol | None = extensions.get(CONNECTION)
         self._send_file: Callable[[int, int, int], Awaitable[int]] | None = extensions.get(SEND_FILE)
         self.status = 0
+        self.is_answered = False
         self.sent_bytes = 0
         self.kind = "other"
         self.began_s = time.monotonic()
@@ -81,6 +87,10 @@ class Request:
     @property
     def is_gone(self) -> bool:
         return self.connection is not None and self.connection.is_gone
+
+    def make_room(self) -> bool:
+        """Have clients that take nothing of their answers leave; return whether there were any."""
+        return self.connection is not None and self.connection.drop_stalled()
 
     def query(self, name: str, default: str = "") -> str:
         text: str = self.scope.get("query_string", b"").decode("latin-1")
@@ -96,6 +106,7 @@ class Request:
         A client that takes nothing for two minutes is disconnected.
         """
         self.sent_bytes += len(data)
+        self.is_answered = not more
         await self._send_message({"type": "http.response.body", "body": data, "more_body": more})
 
     async def send_whole(self, status: int, kind: bytes, body: bytes, extra: Sequence[Header] = ()) -> None:
@@ -142,18 +153,21 @@ class Request:
         """Yield the request's body as it arrives.
 
         Raises:
-            ClientDisconnected: It does not arrive.
+            ClientDisconnected: It does not arrive, or hardly.
         """
-        more = True
+        more, lacking_bytes, due_s = True, 0, 0.0
         while more:
+            if lacking_bytes <= 0:
+                lacking_bytes, due_s = LEAST_BYTES, anyio.current_time() + PATIENCE_S
             message: MutableMapping[str, Any] = {"type": "http.disconnect"}
-            with anyio.move_on_after(PATIENCE_S):
+            with anyio.CancelScope(deadline=due_s):
                 message = await self.receive()
             if message["type"] == "http.disconnect":
                 self.kind = "left"
                 raise ClientDisconnected
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
+            more, body = message.get("more_body", False), message.get("body", b"")
+            lacking_bytes -= len(body)
+            yield body
 
     async def abort(self) -> None:
         """End the connection in the middle of the response.
@@ -164,6 +178,11 @@ class Request:
         self.kind = "cut"
         if self.connection is None:
             raise ResponseAborted
+        await self.leave()
+
+    async def leave(self) -> None:
+        """End the connection, and wait until the ASGI server knows it: to it, no response is an error before that."""
+        assert self.connection is not None
         self.connection.abort()
         while (await self.receive())["type"] != "http.disconnect":
             pass
@@ -276,9 +295,11 @@ def _date(text: bytes | None) -> float | None:
     if text is None or len(text) > _LONGEST_DATE:
         return None
     try:
-        return parsedate_to_datetime(text.decode("latin-1")).timestamp()
+        date = parsedate_to_datetime(text.decode("latin-1"))
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
+    # "-0000" is Greenwich's time, too; as a local one, Windows would refuse it before 1970.
+    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
 
 
 if sys.platform == "win32":
@@ -304,9 +325,31 @@ if sys.platform == "win32":
             raise ctypes.WinError(ctypes.get_last_error())
         return msvcrt.open_osfhandle(file, os.O_RDONLY | os.O_BINARY)
 
+    class _Overlapped(ctypes.Structure):
+        _fields_ = (
+            ("internal", ctypes.c_size_t),
+            ("internal_high", ctypes.c_size_t),
+            ("offset", ctypes.c_uint32),
+            ("offset_high", ctypes.c_uint32),
+            ("event", ctypes.c_void_p),
+        )
+
+    _read_file = ctypes.WinDLL("kernel32", use_last_error=True).ReadFile
+    _read_file.argtypes = [_pointer, _pointer, _word, _pointer, _pointer]
+    _END_OF_FILE = 38  # winerror.h, ERROR_HANDLE_EOF
+
     def read_at(fd: int, size_bytes: int, offset: int) -> bytes:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, size_bytes)
+        """Return at most *size_bytes* from *offset* on; threads may read one descriptor at once.
+
+        A seek and a read would be two steps, between which another thread moves the file's position.
+        """
+        buffer, length = ctypes.create_string_buffer(size_bytes), ctypes.c_uint32()
+        at = _Overlapped(offset=offset & 0xFFFFFFFF, offset_high=offset >> 32)
+        if not _read_file(msvcrt.get_osfhandle(fd), buffer, size_bytes, ctypes.byref(length), ctypes.byref(at)):
+            if (error := ctypes.get_last_error()) == _END_OF_FILE:
+                return b""
+            raise ctypes.WinError(error)
+        return ctypes.string_at(buffer, length.value)
 
 else:
 
@@ -346,6 +389,12 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 _MOST_HOPS = 16
+_LONGEST_VIA = 2048
+
+
+def _via_of(headers: RequestHeaders) -> str:
+    """Return the ``Via`` of *headers*; what is not ASCII in it could not be sent on, and names no server."""
+    return headers.get(b"via", b"").decode("ascii", "ignore")
 
 
 class Loops:
@@ -356,8 +405,9 @@ class Loops:
 
     def is_in_one(self, headers: RequestHeaders) -> bool:
         """Whether a request with these *headers* came from this server, or passed too many others."""
-        hops = headers.get(b"via", b"").decode("latin-1").split(",")
-        return len(hops) > _MOST_HOPS or any(self._own in hop.split() for hop in hops)
+        said = _via_of(headers)
+        hops = said.split(",")
+        return len(said) > _LONGEST_VIA or len(hops) > _MOST_HOPS or any(self._own in hop.split() for hop in hops)
 
     @contextmanager
     def noting(self, headers: RequestHeaders) -> Iterator[None]:
@@ -365,7 +415,7 @@ class Loops:
 
         Source: RFC 9110, section 7.6.3: protocol version and a name, nearest hop last.
         """
-        before = headers.get(b"via", b"").decode("latin-1")
+        before = _via_of(headers)
         own = f"1.1 {self._own}"
         token = VIA.set(f"{before}, {own}" if before and before.isprintable() else own)
         try:

@@ -8,6 +8,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -240,7 +241,10 @@ class KnownAnswers:
         if known is None or head.method not in _METHODS:
             return None
         headers = head.headers
-        if self._metrics.requests >= self._most_requests or not (self._gate.is_open or self._gate.lets_in(headers)):
+        gate = self._gate
+        if self._metrics.requests >= self._most_requests or not (gate.is_open or gate.lets_in(headers)):
+            return None
+        if not gate.is_called(headers):
             return None
         if b"via" in headers and self._loops.is_in_one(headers):
             return None
@@ -326,7 +330,8 @@ class Symbols:
         self._settings = settings
         self._metrics = metrics
         self._stores: Sequence[Store] = list(dict.fromkeys(source.opened_stores))
-        self._has_no_other_store = all(
+        # What other replicas put into a bucket meanwhile has to be seen, as what others put into a folder.
+        self._has_no_other_store = not source.buckets and all(
             store.local in self._stores or not store.is_on_disk for chain in source.chains for store in chain.stores
         )
         self._access = {store: AccessLog(store) for store in self._stores}
@@ -344,7 +349,11 @@ class Symbols:
         writes_hex = request.headers.get(b"user-agent", b"").lower().startswith(b"microsoft-symbol-server/")
         for key in [asked.key] if other is None or writes_hex else [asked.key, other]:
             known_as = None if key is other else request.raw_path
-            if await self._answer_stored(request, key, known_as) or await self._answer_cold(request, key, known_as):
+            if await self._answer_stored(request, key, known_as):
+                return
+            if self._may_redirect(request) and await self._redirect(request, key):
+                return
+            if await self._answer_cold(request, key, known_as):
                 return
         await request.send_text(404, "not found", kind="miss")
         # What holds for one reading of the id is not remembered for clients that mean the other.
@@ -379,6 +388,27 @@ class Symbols:
                 await request.send_file(fd, info)
         finally:
             os.close(fd)
+        return True
+
+    def _may_redirect(self, request: Request) -> bool:
+        """Whether the client is one that is to get files from a bucket itself; a HEAD would need another signature."""
+        patterns = self._settings.redirect
+        if not patterns or request.method != "GET":
+            return False
+        agent = request.headers.get(b"user-agent", b"").decode("latin-1")
+        return any(fnmatchcase(agent, pattern) for pattern in patterns)
+
+    async def _redirect(self, request: Request, key: Key) -> bool:
+        """Send the client to a bucket that has *key*'s file; False if none has."""
+        url = await self._source.locate(key, valid_s=self._settings.redirect_s)
+        if url is None:
+            return False
+        request.kind = "redirect"
+        headers = header_list(
+            b"text/plain; charset=utf-8", 0, [(b"location", url.encode()), (b"cache-control", b"no-store")]
+        )
+        await request.start(302, headers)
+        await request.send()
         return True
 
     async def _answer_probe(self, request: Request, asked: FileAsked) -> None:

@@ -5,13 +5,14 @@ A new kind of store is a class with the methods of `SymbolStore`, and a line in 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
-from symcache.errors import StoreError
+from symcache.errors import InputError, StoreError, WrongContent
 from symcache.formats.glance import glance_at_image, glance_at_pdb
-from symcache.identity import ImageKey, PdbKey
+from symcache.identity import ImageKey, PdbKey, parse_runtime_library
 from symcache.stores.local.atomic import as_store_error, store_errors
 from symcache.stores.results import Attempt
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
     from symcache.errors import UpstreamError
     from symcache.formats.pe.image import Image
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
+    from symcache.formats.view import ByteView
     from symcache.identity import Key
+    from symcache.stores.check import Verdict
     from symcache.stores.local.tree import Store
 
 T = TypeVar("T")
@@ -39,9 +44,39 @@ class Form(StrEnum):
 class Stored:
     """A file on disk that a store holds for a key."""
 
+    is_member: ClassVar[bool] = False  # it lies within the file at *path*, where no other program can open it
+
     path: Path
     form: Form
     size_bytes: int
+
+    @property
+    def url(self) -> str | None:
+        """What it is called if it is an object of a bucket, to which *path* does not lead; else None."""
+        return None
+
+    @property
+    def is_openable(self) -> bool:
+        """Whether it is a plain file that others can open where it lies."""
+        return self.form is Form.PLAIN and not self.is_member
+
+    @contextmanager
+    def open(self) -> Iterator[ByteView]:
+        """Open its bytes; `OSError` if they cannot be read, `InputError` if they are not where they should be."""
+        from symcache.formats.view import FileView  # noqa: PLC0415 - an empty store needs no parser
+
+        with FileView(self.path) as view:
+            yield view
+
+    def check(self, key: Key, checksums: Sequence[str] = ()) -> Verdict:
+        """Return whether the plain file is what *key* names; `OSError` if it cannot be read."""
+        from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
+
+        return check_file(self.path, key, checksums=checksums)
+
+    def copy_to(self, scratch: Path) -> None:
+        """Copy it; a `StoreError` says that the disk does not take it, `WrongContent` that it is damaged."""
+        copy_file(self.path, scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +84,7 @@ class FileRequest:
     """One key that a store is asked for."""
 
     key: Key
-    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex`` of a portable PDB, as its image states them
+    checksums: tuple[str, ...] = ()  # ``ALGORITHM:hex`` of a portable PDB, or as a lock file states them: `WHOLE_FILE`
     # What the store answered a moment ago when it was asked for the plain file, which it lacks; None if it was not.
     plain_answer: str | None = None
     in_passing: bool = False  # the file is read for what it names, and not kept
@@ -94,6 +129,20 @@ def not_there(name: str) -> LookUp:
     return LookUp((Attempt(name, "not there"),))
 
 
+class Probed(NamedTuple):
+    """What a place says of a file that it was only asked for.
+
+    Attributes:
+        form: In which form it has the file; None if it has not.
+        answer: That in a few words.
+        size_bytes: Length of the file in that form; None if it has not, or does not tell.
+    """
+
+    form: Form | None
+    answer: str
+    size_bytes: int | None = None
+
+
 class Searchable(Protocol):
     """A store of a symbol path, as far as it is on disk; `find` and `holding` raise `StoreError` if that is not read.
 
@@ -118,7 +167,10 @@ class Searchable(Protocol):
 
 
 class SymbolStore(Searchable, Protocol):
-    """A store of a symbol path."""
+    """A store of a symbol path; one that ``takes_uploads`` gets what stores after it have, once that is on disk."""
+
+    @property
+    def takes_uploads(self) -> bool: ...
 
     async def fetch(self, request: FileRequest, scratch: Path) -> LookUp:
         """Write the file to *scratch*, in the form in which the store has it, unchecked; `StoreError` if that fails."""
@@ -126,7 +178,7 @@ class SymbolStore(Searchable, Protocol):
     async def read_headers(self, key: ImageKey) -> LookUp:
         """Return the headers of *key*'s image, or as `LookUp.instead` how to fetch the whole file."""
 
-    async def probe(self, key: Key) -> tuple[Form | None, str]:
+    async def probe(self, key: Key) -> Probed:
         """Return in which form the store has *key*'s file, and its answer in words; as little as possible is read."""
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
@@ -140,6 +192,7 @@ class OnDisk:
     """A folder on disk; a subclass that has `find` and `holding` gets the rest of `SymbolStore`."""
 
     is_on_disk = True
+    takes_uploads = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -158,7 +211,7 @@ class OnDisk:
     async def read_headers(self, key: ImageKey) -> LookUp:
         return await _in_thread(lambda: self._read_headers(key))
 
-    async def probe(self, key: Key) -> tuple[Form | None, str]:
+    async def probe(self, key: Key) -> Probed:
         return await _in_thread(lambda: self._probe(key))
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
@@ -176,31 +229,33 @@ class OnDisk:
         except OSError as error:
             said = as_store_error(error, stored.path)
             return LookUp((Attempt(self.name, f"cannot be read: {said.problem}"),), error=said)
-        copy_file(stored.path, scratch)
-        return LookUp((Attempt(self.name, "found"),), stored.form)
+        found = LookUp((Attempt(self.name, "found"),), stored.form)
+        try:
+            stored.copy_to(scratch)
+        except WrongContent as error:
+            return found.turned_out(error.problem, error)
+        return found
 
     def _read_headers(self, key: ImageKey) -> LookUp:
         stored = self.find(key)
         if stored is not None and stored.form is not Form.PLAIN:
             return LookUp(instead=FileRequest(key, in_passing=True))
-        if stored is None or not is_right(stored.path, key):
+        if stored is None or not is_right(stored, key):
             return not_there(self.name)
-        return LookUp((Attempt(self.name, "found"),), image=read_image_file(stored.path))
+        return LookUp((Attempt(self.name, "found"),), image=read_image(stored))
 
-    def _probe(self, key: Key) -> tuple[Form | None, str]:
+    def _probe(self, key: Key) -> Probed:
         try:
             stored = self.find(key)
             if stored is None:
-                return None, "not there"
+                return Probed(None, "not there")
             if stored.form is Form.PLAIN:
-                from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
-
-                verdict = check_file(stored.path, key)
+                verdict = stored.check(key)
                 if verdict.problem is not None:
-                    return None, f"there, but {verdict.problem}"
+                    return Probed(None, f"there, but {verdict.problem}")
         except (StoreError, OSError) as error:
-            return None, str(error)
-        return stored.form, f"there, {stored.form}, {stored.size_bytes} bytes"
+            return Probed(None, str(error))
+        return Probed(stored.form, f"there, {stored.form}, {stored.size_bytes} bytes", stored.size_bytes)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
@@ -216,15 +271,15 @@ def size_if_right(path: str, key: Key) -> int | None:
     """
     if type(key) is PdbKey:
         return glance_at_pdb(path, key.guid.bytes_le, key.age)
-    return glance_at_image(path, key.timestamp, key.size_of_image) if type(key) is ImageKey else None
+    if type(key) is not ImageKey or parse_runtime_library(key.name) is not None:
+        return None  # the key of a runtime's library is mostly that of the runtime
+    return glance_at_image(path, key.timestamp, key.size_of_image)
 
 
-def is_right(path: Path, key: Key, checksums: Sequence[str] = ()) -> bool:
-    """Return whether the plain file at *path* can be read and is what *key* names."""
-    from symcache.stores.check import check_file  # noqa: PLC0415 - an empty store needs no parser
-
+def is_right(stored: Stored, key: Key, checksums: Sequence[str] = ()) -> bool:
+    """Return whether the plain file *stored* can be read and is what *key* names."""
     try:
-        return check_file(path, key, checksums=checksums).is_right
+        return stored.check(key, checksums).is_right
     except OSError:
         return False
 
@@ -237,10 +292,33 @@ def copy_file(source: Path, scratch: Path) -> None:
         shutil.copyfile(source, scratch)
 
 
-def read_image_file(path: Path) -> Image:
-    """Return the headers and debug data of an image on disk that was found right; `InputError` if it is none."""
-    from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
-    from symcache.formats.view import FileView  # noqa: PLC0415
+def read_version_of(stored: Stored) -> VersionInfo | None:
+    """Return what an image that was found right says of its origin; None if it says nothing that is read."""
+    from symcache.formats.pe.image import Layout  # noqa: PLC0415 - for what is missing alone
+    from symcache.formats.pe.version import read_version  # noqa: PLC0415
 
-    with FileView(path) as view:
+    try:
+        with stored.open() as view:
+            return read_version(view, Layout.DISK)
+    except InputError:
+        return None
+
+
+def read_runtime_of(stored: Stored) -> RuntimeFacts | None:
+    """Return what an image that was found right says of the .NET runtime that it is or holds; None if it is none."""
+    from symcache.formats.pe.image import Layout  # noqa: PLC0415 - for runtimes alone
+    from symcache.formats.pe.managed import read_runtime_facts  # noqa: PLC0415
+
+    try:
+        with stored.open() as view:
+            return read_runtime_facts(view, Layout.DISK)
+    except InputError:
+        return None
+
+
+def read_image(stored: Stored) -> Image:
+    """Return the headers and debug data of an image that was found right; `InputError` if it is none."""
+    from symcache.formats.pe.image import Layout, parse_image  # noqa: PLC0415 - an empty store needs no parser
+
+    with stored.open() as view:
         return parse_image(view, Layout.DISK)

@@ -7,21 +7,26 @@ neither HTTP nor an event loop, and a parser only for a file.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from symcache.errors import StoreError, UpstreamRefused, WrongContent
+from symcache.errors import OtherBytes, StoreError, UpstreamRefused, WrongContent
 from symcache.events import Noted
+from symcache.inputs.records import locked_hashes
 from symcache.stores.base import (
     Arrival,
     FileRequest,
     Form,
     LookUp,
+    Stored,
     copy_file,
     is_right,
     not_there,
-    read_image_file,
+    read_image,
+    read_runtime_of,
+    read_version_of,
     size_if_right,
 )
 from symcache.stores.local.atomic import drop, flush, store_errors
@@ -32,11 +37,14 @@ if TYPE_CHECKING:
 
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
     from symcache.identity import ImageKey, Key
-    from symcache.stores.base import Searchable, Stored, SymbolStore
+    from symcache.stores.base import Searchable, SymbolStore
     from symcache.stores.concurrency import Batches
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
+    from symcache.stores.turns import Turn, Turns
 
 
 T = TypeVar("T")
@@ -58,7 +66,8 @@ class ChainSettings:
 class DiskChain:
     """The stores of one element of a symbol path, bottom-most first, of which those on disk are searched.
 
-    Where a packed file is looked into, `StoreError` says that there is no room to expand it.
+    Where a packed file is looked into, `StoreError` says that there is no room to expand it. Where a debugger would
+    open the key's file with other bytes than a lock file states, `OtherBytes` says so: no place after it helps.
     """
 
     def __init__(self, stores: Sequence[Searchable], settings: ChainSettings) -> None:
@@ -78,28 +87,45 @@ class DiskChain:
         A file that is not what *key* names, damaged or misfiled, counts as absent: the next fetch replaces it.
         """
         stored = self._find_right(self.stores[0], key, checksums)
-        return stored if stored is not None and stored.form is Form.PLAIN else None
+        return stored if stored is not None and stored.is_openable else None
 
     def find_for_debugger(self, key: Key, checksums: Sequence[str] = ()) -> Present | None:
         """Return what a debugger would open for *key* without a network, from any store on disk and in any form."""
         for store in self.stores:
             stored = self._look_into(store, key, checksums, lambda stored, _: stored)
             if stored is not None:
-                return Present(stored.path, stored.size_bytes, self._detour(store, stored))
+                detour = self._detour(store, stored)
+                return Present(stored.path, stored.size_bytes, detour, stored.is_member, stored.url)
         return None
 
     def find_image(self, key: ImageKey) -> Image | None:
         """Return the headers and debug data of *key*'s image from any store on disk, also from a cabinet."""
-        images = (self._look_into(store, key, (), lambda _, plain: read_image_file(plain)) for store in self.stores)
-        return next((image for image in images if image is not None), None)
+        return self._find_in_image(key, read_image)
+
+    def find_version(self, key: ImageKey) -> VersionInfo | None:
+        """Return what *key*'s image says of its origin; it is looked for as by `find_image`."""
+        return self._find_in_image(key, read_version_of)
+
+    def find_runtime(self, key: ImageKey) -> RuntimeFacts | None:
+        """Return what *key*'s image says of the .NET runtime that it is or holds; as by `find_image`."""
+        return self._find_in_image(key, read_runtime_of)
+
+    def _find_in_image(self, key: ImageKey, read: Callable[[Stored], T | None]) -> T | None:
+        found = (self._look_into(store, key, (), lambda _, plain: read(plain)) for store in self.stores)
+        return next((each for each in found if each is not None), None)
+
+    def digest(self, key: Key) -> tuple[int, str] | None:
+        """Return length and SHA-256 of what a debugger would open for *key*, uncompressed; `OSError` if it went."""
+        digests = (self._look_into(store, key, (), lambda _, plain: _hash(plain)) for store in self.stores)
+        return next((digest for digest in digests if digest is not None), None)
 
     def _look_into(
-        self, store: Searchable, key: Key, checksums: Sequence[str], look: Callable[[Stored, Path], T]
+        self, store: Searchable, key: Key, checksums: Sequence[str], look: Callable[[Stored, Stored], T]
     ) -> T | None:
         """Return what *look* makes of what *store* has for *key*, and of the plain and right file this leads to."""
         stored = self._find_right(store, key, checksums)
         if stored is None or stored.form is Form.PLAIN:
-            return None if stored is None else look(stored, stored.path)
+            return None if stored is None else look(stored, stored)
         import tempfile  # noqa: PLC0415 - few files lie packed
 
         with store_errors(Path(tempfile.gettempdir())):
@@ -107,21 +133,29 @@ class DiskChain:
         with temporary as folder:
             source = stored.path
             try:
-                source.open("rb").close()
+                if stored.url is None:
+                    source.open("rb").close()
             except OSError:
                 return None
-            if stored.form is Form.POINTER:
-                source = Path(folder, "pointer")  # the file that it names takes its place
-                copy_file(stored.path, source)
             request = FileRequest(key, tuple(checksums))
             try:
+                if stored.form is Form.POINTER or stored.is_member:
+                    source = Path(folder, "source")  # the file that a pointer names takes its place
+                    stored.copy_to(source)
                 arrival = self._examine(source, stored.form, request, store.name, lambda: Path(folder, "plain"))
+            except OtherBytes:
+                if stored.is_member:
+                    return None  # no debugger opens it
+                raise
             except (WrongContent, UpstreamRefused):
                 return None
-            return look(stored, arrival.plain) if arrival.message is None else None
+            return look(stored, _plain_of(arrival)) if arrival.message is None else None
 
     def _detour(self, store: Searchable, stored: Stored) -> str | None:
-        """Return what a debugger does before it opens *stored*; None if it opens it where it lies."""
+        """Return what has to happen before a debugger opens *stored*; None if it opens it where it lies."""
+        if stored.is_member:
+            kind = "bundle" if stored.url is None else "bucket"
+            return f"in the {kind} {store.name}, which no debugger reads: `symcache warm` copies it from there"
         if stored.form is Form.COMPRESSED:
             return "compressed: a debugger expands it into its downstream store"
         if stored.form is Form.POINTER:
@@ -148,8 +182,14 @@ class DiskChain:
     def _find_right(self, store: Searchable, key: Key, checksums: Sequence[str]) -> Stored | None:
         """Return what *store* holds on disk for *key*; a plain file only if it is the right one."""
         stored = self._find(store, key)
-        if stored is None or stored.form is not Form.PLAIN or is_right(stored.path, key, checksums):
-            return stored
+        try:
+            if stored is None or stored.form is not Form.PLAIN or is_right(stored, key, checksums):
+                return stored
+        except StoreError as error:  # a bucket that answered a moment ago
+            self._unreadable.add(store, error)
+            return None
+        if locked_hashes(checksums) and not stored.is_member:
+            _refuse_other_bytes(stored, key, checksums)
         return None
 
 
@@ -173,27 +213,41 @@ class _PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What a search brought: a file, the headers of an image, or what each store answered; see `results.sum_up`."""
+    """What a search brought: a file, the headers of an image, or what each store answered; see `results.sum_up`.
+
+    *unfilled* are stores that lack the file and take uploads; *turn* is to be ended when they have it.
+    """
 
     file: Present | Fetched | None = None
     image: Image | None = None
     answers: tuple[LookUp, ...] = ()
+    unfilled: tuple[SymbolStore, ...] = ()
+    turn: Turn | None = None
 
 
 class Chain(DiskChain):
     """The stores of one element of a symbol path, servers among them.
 
-    Files are looked for in the threads of *searching*; verified, flushed and published in those of *publishing*.
+    Files are looked for in the threads of *searching*; verified, flushed and published in those of *publishing*. Of
+    processes that share a bucket *turns* lets one at a time ask the servers behind it for a key.
     """
 
     stores: tuple[SymbolStore, ...]
 
     def __init__(
-        self, stores: Sequence[SymbolStore], settings: ChainSettings, *, searching: Batches, publishing: Batches
+        self,
+        stores: Sequence[SymbolStore],
+        settings: ChainSettings,
+        *,
+        searching: Batches,
+        publishing: Batches,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(stores, settings)
         self._searching = searching
         self._publishing = publishing
+        self._turns = turns
+        self._upstreams = tuple(store.name for store in self.stores if not (store.is_on_disk or store.takes_uploads))
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
         """Search the chain for *key*; of all processes that do so at the same time, one asks the servers."""
@@ -204,10 +258,16 @@ class Chain(DiskChain):
             if search.lock is not None and not search.lock.is_held:
                 await search.lock.acquire()
                 searched = await self._searching.run(lambda: self._find_plain(search, request))
-            return await self._ask_stores(search, request) if searched is None else searched
+            searched = await self._ask_stores(search, request) if searched is None else searched
         except StoreError as error:
             return Searched(answers=(LookUp(error=error),))
+        else:
+            if searched.unfilled:
+                searched, search.turn = replace(searched, turn=search.turn), None
+            return searched
         finally:
+            if search.turn is not None:
+                await search.turn.end()
             if search.lock is not None:
                 search.lock.release()
 
@@ -238,7 +298,7 @@ class Chain(DiskChain):
         if target is None:
             return self._not_writable()
         looked_up, image = await self._fetch_from(
-            store, answer.instead, target, lambda arrival, _: read_image_file(arrival.plain)
+            store, answer.instead, target, lambda arrival, _: read_image(_plain_of(arrival))
         )
         return looked_up if image is None else replace(looked_up, image=image)
 
@@ -254,7 +314,7 @@ class Chain(DiskChain):
         """Look into the store that files are opened from, and those left of it."""
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
-            if stored is not None and stored.form is Form.PLAIN:
+            if stored is not None and stored.is_openable:
                 return Searched(Present(stored.path, stored.size_bytes))
             if store.local is search.target:
                 search.is_packed = stored is not None
@@ -264,28 +324,40 @@ class Chain(DiskChain):
     async def _ask_stores(self, search: _Search, request: FileRequest) -> Searched:
         target = search.target
         assert target is not None
-        answers: list[LookUp] = []
+        answers: dict[int, LookUp] = {}
         is_reached = False
-        for at, store in enumerate(self.stores):
+        at = -1
+        while (at := at + 1) < len(self.stores):
+            store = self.stores[at]
             is_reached = is_reached or store.local is target
-            if not is_reached or (store.local is target and not search.is_packed):
+            # Stores before *target* take no copies, and were searched; a bundle takes none anywhere.
+            is_passed = store.local is not None if not is_reached else store.local is target and not search.is_packed
+            if is_passed:
                 continue
+            if search.turn is None and self._turns is not None and store.name in self._upstreams:
+                bucket = next((at for at, store in enumerate(self.stores[:at]) if store.takes_uploads), None)
+                search.turn = await self._turns.take(request.key, self._upstreams, exclusive=bucket is not None)
+                if search.turn.may_be_there and bucket is not None:
+                    at = bucket - 1
+                    continue
 
             def publish(arrival: Arrival, durable: bool, at: int = at, origin: str = store.name) -> Fetched:
-                return self._publish(at, request.key, target, arrival, origin, durable=durable)
+                return self._publish(at, request, target, arrival, origin, durable=durable)
 
             goes_nowhere_else = all(each.local in {None, target} for each in self.stores[:at])
             try:
                 looked_up, fetched = await self._fetch_from(store, request, target, publish, is_short=goes_nowhere_else)
             except StoreError as error:
-                answers.append(LookUp(error=error))
+                answers[at] = LookUp(error=error)
                 break
-            answers.append(looked_up)
+            answers[at] = looked_up
             if fetched is not None:
                 for each in self.stores:
                     each.forget_absent(request.key)
-                return Searched(replace(fetched, attempts=attempts_of(answers)))
-        return Searched(answers=tuple(answers))
+                unfilled = tuple(each for each in self.stores[:at] if each.takes_uploads)
+                file = replace(fetched, attempts=attempts_of(tuple(answers.values())))
+                return Searched(file, unfilled=unfilled)
+        return Searched(answers=tuple(answers.values()))
 
     async def _fetch_from(
         self,
@@ -312,7 +384,7 @@ class Chain(DiskChain):
                 return looked_up, None
             form = looked_up.form
             durable = self._settings.durable
-            if is_short and form is Form.PLAIN and self._searching.inline:
+            if is_short and form is Form.PLAIN and self._searching.inline and not locked_hashes(request.checksums):
                 size_bytes = await self._searching.run(lambda: size_if_right(str(scratch), request.key))
                 if size_bytes is not None:
                     arrived = Arrival(scratch, size_bytes=size_bytes)
@@ -341,15 +413,21 @@ class Chain(DiskChain):
         finally:
             drop(scratch)
 
-    def _publish(self, at: int, key: Key, target: Store, arrival: Arrival, origin: str, *, durable: bool) -> Fetched:
+    def _publish(
+        self, at: int, request: FileRequest, target: Store, arrival: Arrival, origin: str, *, durable: bool
+    ) -> Fetched:
         """Publish into every store before store number *at*, right to left.
 
         What came compressed stays compressed in the stores between; the one that files are opened from gets it plain.
+        A lock file replaces nothing that may be the key's file.
         """
+        key, is_locked = request.key, bool(locked_hashes(request.checksums))
         source, form = (arrival.plain, Form.PLAIN) if arrival.cabinet is None else (arrival.cabinet, Form.COMPRESSED)
         for each in reversed(self.stores[:at]):
             store = each.local
             if store is None or store is target or self._unwritable.has(store):
+                continue
+            if is_locked and self._find_right(each, key, ()) is not None:
                 continue
             try:
                 scratch = store.scratch()
@@ -368,7 +446,7 @@ class Chain(DiskChain):
         answers: list[LookUp] = []
         for store in self.stores:
             stored = self._find_right(store, request.key, request.checksums)
-            if stored is not None and stored.form is Form.PLAIN:
+            if stored is not None and stored.is_openable:
                 return Searched(Present(stored.path, stored.size_bytes))
             answers.append(not_there(store.name) if stored is None and store.is_on_disk else self._not_writable())
         return Searched(answers=tuple(answers))
@@ -407,6 +485,26 @@ class _Search:
     target: Store | None = None  # where the file is to be opened from; None where nothing is copied
     lock: KeyLock | None = None  # keeps other processes from asking for the key; held or not
     is_packed: bool = False  # *target* has a cabinet or a pointer file
+    turn: Turn | None = None  # keeps other machines from asking servers for it; None before a server is asked
+
+
+def _plain_of(arrival: Arrival) -> Stored:
+    return Stored(arrival.plain, Form.PLAIN, arrival.size_bytes)
+
+
+def _refuse_other_bytes(stored: Stored, key: Key, checksums: Sequence[str]) -> None:
+    """Raise `OtherBytes` if *stored*, a plain file, is *key*'s and not the one that a lock file states."""
+    with suppress(OSError):
+        verdict = stored.check(key, checksums)
+        if verdict.problem is not None and verdict.error is OtherBytes:
+            raise OtherBytes(verdict.problem, url=str(stored.path))
+
+
+def _hash(plain: Stored) -> tuple[int, str]:
+    from symcache.stores.check import hash_view  # noqa: PLC0415 - for lock files alone
+
+    with plain.open() as view:
+        return hash_view(view)
 
 
 def _flush(scratch: Path) -> None:

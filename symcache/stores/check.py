@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError, MalformedInput, PointerNotAllowed, UpstreamRefused, WrongContent
+from symcache.errors import (
+    CutShort,
+    InputError,
+    MalformedInput,
+    OtherBuild,
+    OtherBytes,
+    PointerNotAllowed,
+    TruncatedInput,
+    UpstreamRefused,
+    WrongContent,
+)
 from symcache.formats.cabinet import expand, open_cabinet
+from symcache.formats.glance import HEAD_BYTES as LENGTH_HEAD_BYTES
+from symcache.formats.glance import limit_of
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
 from symcache.formats.pdb.info import Container, NativePdb, Pdb2, PortablePdb, compute_portable_checksum, parse_pdb
-from symcache.formats.pe.image import Image, Layout, parse_dbg, parse_image
+from symcache.formats.pe.exports import find_own_name
+from symcache.formats.pe.image import Image, ImageSpace, Layout, machine_name, parse_dbg, parse_image
+from symcache.formats.pe.version import dotted, find_version
 from symcache.formats.view import FileView
-from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, compressed_name
+from symcache.identity import (
+    DbgKey,
+    ImageKey,
+    OtherKey,
+    Pdb2Key,
+    PdbKey,
+    PortablePdbKey,
+    compressed_name,
+    parse_runtime_library,
+    printable,
+)
+from symcache.inputs.records import locked_hashes
 from symcache.stores.base import Arrival, Form, size_if_right
 from symcache.stores.local.atomic import drop, store_errors
 from symcache.stores.local.rights import open_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from symcache.formats.pe.version import VersionInfo
     from symcache.formats.view import ByteView
-    from symcache.identity import Key
+    from symcache.identity import Key, RuntimeLibrary
     from symcache.stores.base import FileRequest
     from symcache.stores.chain import ChainSettings
     from symcache.stores.local.tree import Store
@@ -30,6 +58,7 @@ if TYPE_CHECKING:
 
 LONGEST_POINTER_BYTES = 4096
 _CABINET = b"MSCF"
+_HASHED_BYTES = 1 << 20
 _LARGEST_STORED_BYTES = 8 << 30  # that a cabinet in a store expands to
 
 
@@ -39,6 +68,7 @@ class Verdict:
 
     problem: str | None = None  # why it is not what the key names, in a few words
     note: str | None = None  # something odd that does not make it wrong
+    error: type[WrongContent] = WrongContent  # what to raise for it where it came from an upstream
 
     @property
     def is_right(self) -> bool:
@@ -48,29 +78,79 @@ class Verdict:
 
 def check_file(path: Path, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
     """Return whether the plain file at *path* is what *key* names, as `check_view`; `OSError` if it cannot be read."""
-    if size_if_right(str(path), key) is not None:
+    if size_if_right(str(path), key) is not None and not locked_hashes(checksums):
         return Verdict()
     with FileView(path) as view:
         return check_view(view, key, checksums=checksums)
 
 
 def check_view(view: ByteView, key: Key, *, checksums: Sequence[str] = ()) -> Verdict:
+    """Return whether *view* holds the plain file that *key* names, whole, with the bytes that a lock file states.
+
+    Of a file that a lock file states, *checksums* have the hash; a file that is the key's and differs is another
+    publication of the same build: the PDB with its private symbols, or stripped of them.
+    """
+    verdict = _check_identity(view, key, checksums)  # which passes over what only a lock file states
+    wanted = locked_hashes(checksums)
+    if not verdict.is_right or not wanted:
+        return verdict
+    _, found = hash_view(view)
+    others = [each for each in wanted if each != found]
+    if not others:
+        return verdict
+    return Verdict(f"other bytes: its SHA-256 is {found}, locked is {' and '.join(others)}", error=OtherBytes)
+
+
+def hash_view(view: ByteView) -> tuple[int, str]:
+    """Return length in bytes and SHA-256, in lower-case hex, of what *view* shows."""
+    return hash_pieces(view.read(at, min(_HASHED_BYTES, view.size - at)) for at in range(0, view.size, _HASHED_BYTES))
+
+
+def hash_pieces(pieces: Iterable[bytes]) -> tuple[int, str]:
+    """Return length in bytes and SHA-256, in lower-case hex, of a file that comes in *pieces*."""
+    import hashlib  # noqa: PLC0415 - slow to import, and for lock files alone
+
+    size_bytes, digest = 0, hashlib.sha256()
+    for piece in pieces:
+        size_bytes += len(piece)
+        digest.update(piece)
+    return size_bytes, digest.hexdigest()
+
+
+def hash_plain(path: Path, form: Form = Form.PLAIN) -> tuple[int, str]:
+    """Return length and SHA-256 of a file that is stored in *form*; of what a cabinet expands to.
+
+    Raises:
+        InputError: A cabinet that cannot be expanded.
+        OSError: The file cannot be read.
+    """
+    with FileView(path) as view:
+        if form is Form.COMPRESSED and view.read(0, min(len(_CABINET), view.size)) == _CABINET:
+            opened = open_cabinet(view)
+            return hash_pieces(expand(opened, opened.members[0], limit_bytes=_LARGEST_STORED_BYTES))
+        return hash_view(view)
+
+
+def _check_identity(view: ByteView, key: Key, checksums: Sequence[str]) -> Verdict:
     """Return whether *view* holds the plain file that *key* names, whole.
 
     PDBs must have the GUID and the age of the debug information (the age of the information stream is a second
     chance, and noted), portable PDBs the GUID and, where the image states any, one of *checksums*
-    (``ALGORITHM:hex``), images the stamp and SizeOfImage. A file that ends before what its headers promise is refused.
+    (``ALGORITHM:hex``), images the stamp and SizeOfImage; libraries of a .NET runtime: see `_compare_library`. A file
+    that ends before what its headers promise is refused, and so is a PDB with a part of a block behind it.
 
-    Source: see the formats; accepting the information stream's age is ours, for PDBs whose debug information was
-    rewritten alone.
+    Source: see the formats; for the last, LLVM's ``PDBFile::parseFileHeaders``, which refuses it as well. Accepting the
+    information stream's age is ours, for PDBs whose debug information was rewritten alone.
     """
     if not view.size:
-        return Verdict("empty")
+        return Verdict("empty", error=CutShort)
     try:
         if isinstance(key, PdbKey | Pdb2Key | PortablePdbKey):
             return _check_pdb(view, key, checksums)
         if isinstance(key, ImageKey):
             return _check_image(view, key)
+    except TruncatedInput as error:
+        return Verdict(str(error), error=CutShort)
     except InputError as error:
         return Verdict(str(error))
     markup = find_markup(view.read(0, min(view.size, HEAD_BYTES)))
@@ -83,13 +163,17 @@ def _check_pdb(view: ByteView, key: PdbKey | Pdb2Key | PortablePdbKey, checksums
     pdb = parse_pdb(view)
     match key, pdb:
         case PdbKey(), NativePdb():
+            if pdb.block_size and view.size % pdb.block_size:
+                return Verdict(f"damaged: {view.size} bytes are no whole number of blocks of {pdb.block_size}")
             return _compare_native(key, pdb)
         case Pdb2Key(), Pdb2():
             is_same = (pdb.signature, pdb.age) == (key.signature, key.age)
-            return Verdict() if is_same else Verdict(f"another PDB: {pdb.signature:08X}{pdb.age:x}")
+            return Verdict() if is_same else Verdict(f"another PDB: {pdb.signature:08X}{pdb.age:x}", error=OtherBuild)
         case PortablePdbKey(), PortablePdb():
             if pdb.guid != key.guid:
-                return Verdict(f"another PDB: {pdb.guid.hex.upper()}")
+                return Verdict(f"another PDB: {pdb.guid.hex.upper()}", error=OtherBuild)
+            if view.size < pdb.extent_bytes:
+                return Verdict(f"cut short: {view.size} of at least {pdb.extent_bytes} bytes", error=CutShort)
             return _compare_checksums(view, pdb, checksums)
         case _:
             return Verdict(f"a {_KINDS[type(pdb)]}, not a {_WANTED[type(key)]}")
@@ -103,12 +187,12 @@ def _compare_native(key: PdbKey, pdb: NativePdb) -> Verdict:
     if pdb.container is Container.MSFZ:
         return Verdict("an MSFZ container, which debuggers do not look for under this name")
     if pdb.guid != key.guid:
-        return Verdict(f"another PDB: {pdb.guid.hex.upper()}")
+        return Verdict(f"another PDB: {pdb.guid.hex.upper()}", error=OtherBuild)
     if pdb.age == key.age:
         return Verdict()
     if pdb.info_age == key.age:
         return Verdict(note=f"age {key.age} is that of the information stream; the debug information has {pdb.dbi_age}")
-    return Verdict(f"another age: {pdb.age}, not {key.age}")
+    return Verdict(f"another age: {pdb.age}, not {key.age}", error=OtherBuild)
 
 
 def _compare_checksums(view: ByteView, pdb: PortablePdb, checksums: Sequence[str]) -> Verdict:
@@ -122,16 +206,66 @@ def _compare_checksums(view: ByteView, pdb: PortablePdb, checksums: Sequence[str
         if computed == digest.lower():
             return Verdict()
         unknown = False
-    return Verdict() if unknown else Verdict("another PDB: its checksum is not the one the image states")
+    if unknown:
+        return Verdict()
+    return Verdict("another PDB: its checksum is not the one the image states", error=OtherBuild)
 
 
 def _check_image(view: ByteView, key: ImageKey) -> Verdict:
     file = parse_dbg(view) if isinstance(key, DbgKey) else parse_image(view, Layout.DISK)
-    if (file.timestamp, file.size_of_image) != (key.timestamp, key.size_of_image):
-        return Verdict(f"another image: {file.timestamp:08X}{file.size_of_image:x}")
+    is_own = (file.timestamp, file.size_of_image) == (key.timestamp, key.size_of_image)
+    library = parse_runtime_library(key.name) if isinstance(file, Image) else None
+    if not is_own and library is None:
+        return Verdict(f"another image: {file.timestamp:08X}{file.size_of_image:x}", error=OtherBuild)
     if isinstance(file, Image) and view.size < file.extent_bytes:
-        return Verdict(f"cut short: {view.size} of at least {file.extent_bytes} bytes")
+        return Verdict(f"cut short: {view.size} of at least {file.extent_bytes} bytes", error=CutShort)
+    if isinstance(file, Image) and library is not None and not (is_own and library.host is None):
+        return _compare_library(view, file, library)
     return Verdict()
+
+
+_HOST_MACHINES = {"amd64": {0x8664}, "x86": {0x14C}, "arm": {0x1C4}, "arm64": {0xAA64, 0xA641, 0xA64E}}
+_DLL = 0x2000
+
+
+def _compare_library(view: ByteView, image: Image, library: RuntimeLibrary) -> Verdict:
+    """Return whether *image* may stand under the key of a .NET runtime as that *library* of it.
+
+    Its own stamp and size are others than the runtime's, so its own words count: what it exports or its version
+    resource calls it, and, as far as the name states them, for which processor and of which build it is. A build's
+    libraries have the version of their runtime. The short name states neither; a library is then also right by its own
+    stamp and size, under which it is published for programs that hold their runtime.
+    Source: dotnet/diagnostics, PEFileKeyGenerator.cs, for the names and keys; the rule is ours.
+    """
+    if not image.characteristics & _DLL:
+        return Verdict(f"no library, as {library.name} is", error=OtherBuild)
+    space = ImageSpace(view, Layout.DISK)
+    version: VersionInfo | None = None
+    names: set[str] = set()
+    with suppress(InputError):
+        version = find_version(space)
+    with suppress(InputError):
+        names.add(find_own_name(space) or "")
+    if version is not None:
+        names.add(version.original_name or "")
+    known = sorted(names - {""})
+    if not any(_is_named(name, library) for name in known):
+        called = f"called {printable(known[0])!r} by itself" if known else "called nothing by itself"
+        return Verdict(f"{called}, not {library.short_name}", error=OtherBuild)
+    if library.host is None or library.version is None:
+        return Verdict()
+    if image.machine not in _HOST_MACHINES[library.host]:
+        return Verdict(f"for {machine_name(image.machine)}, not {library.host}", error=OtherBuild)
+    numbers = None if version is None else version.file_numbers
+    if numbers != library.version:
+        found = "without a version" if numbers is None else f"version {dotted(numbers)}"
+        return Verdict(f"{found}, not {dotted(library.version)}", error=OtherBuild)
+    return Verdict()
+
+
+def _is_named(name: str, library: RuntimeLibrary) -> bool:
+    found = parse_runtime_library(name)
+    return found is not None and found.base == library.base
 
 
 class StoredCheck:
@@ -148,25 +282,47 @@ class StoredCheck:
 
     def __call__(self, path: Path, key: Key, /) -> str | None:
         """Return what the look brought; `OSError` if the file cannot be read, `StoreError` if the store not written."""
+        try:
+            with self.plain(path, key) as plain:
+                return self._look(plain, key)
+        except InputError as error:
+            return f"a damaged cabinet: {error}"
+
+    @contextmanager
+    def plain(self, path: Path, key: Key) -> Iterator[Path]:
+        """Lend the plain file for *key*: *path* itself, or what it expands to; `InputError` for a damaged cabinet."""
         with open_stored(path) as file:
             is_cabinet = file.read(len(_CABINET)) == _CABINET
         if not is_cabinet:
-            return self._look(path, key)
+            yield path
+            return
         scratch = self._store.scratch()
         try:
-            _expand(path, scratch, _LARGEST_STORED_BYTES)
-            return self._look(scratch, key)
-        except InputError as error:
-            return f"a damaged cabinet: {error}"
+            _expand(path, scratch, key, _LARGEST_STORED_BYTES)
+            yield scratch
         finally:
             drop(scratch)
 
 
-def _expand(cabinet: Path, plain: Path, largest_bytes: int) -> int:
-    """Expand *cabinet*'s one file, whatever name it has there, to *plain*; return the length."""
+def _expand(cabinet: Path, plain: Path, key: Key, largest_bytes: int) -> int:
+    """Expand *cabinet*'s one file, whatever name it has there, to *plain*; return the length.
+
+    An `InputError` says that it is damaged, or longer than its own beginning says; an `OSError` that there is no room.
+    """
     with FileView(cabinet) as view, plain.open("xb") as file:
         opened = open_cabinet(view)
-        return sum(file.write(piece) for piece in expand(opened, opened.members[0], limit_bytes=largest_bytes))
+        member = opened.members[0]
+        head = b""
+        for piece in expand(opened, member, limit_bytes=largest_bytes):
+            if len(head) < LENGTH_HEAD_BYTES:
+                head += piece[: LENGTH_HEAD_BYTES - len(head)]
+                is_told = len(head) == LENGTH_HEAD_BYTES and not isinstance(key, OtherKey)
+                if is_told and member.size > limit_of(head):
+                    raise MalformedInput(f"{member.size} bytes, longer than it says it is", offset=member.offset)
+                if member.size > shutil.disk_usage(plain.parent).free + file.tell():
+                    raise OSError(errno.ENOSPC, "no room for it", str(plain))
+            file.write(piece)
+        return file.tell()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +398,8 @@ def examine(
         UpstreamRefused: It is a pointer that may not be followed.
         StoreError: The disk does not take it.
     """
-    if form is Form.PLAIN and (size := size_if_right(str(scratch), request.key)) is not None:
+    is_plain = form is Form.PLAIN and not locked_hashes(request.checksums)
+    if is_plain and (size := size_if_right(str(scratch), request.key)) is not None:
         return Arrival(scratch, size_bytes=size)
     plain, cabinet = scratch, None
     verdict = Verdict("not looked at")
@@ -259,7 +416,7 @@ def examine(
                     verdict = check_view(view, request.key, checksums=request.checksums)
             if cabinet is not None:
                 try:
-                    size_bytes = _expand(cabinet, plain, settings.largest_bytes)
+                    size_bytes = _expand(cabinet, plain, request.key, settings.largest_bytes)
                 except InputError as error:
                     raise WrongContent(f"a cabinet that cannot be expanded: {error}", url=origin) from error
                 verdict = check_file(plain, request.key, checksums=request.checksums)
@@ -267,7 +424,7 @@ def examine(
             if cabinet is not None and not verdict.is_right:
                 drop(plain)
     if verdict.problem is not None:
-        raise WrongContent(verdict.problem, url=origin)
+        raise verdict.error(verdict.problem, url=origin)
     return Arrival(plain, cabinet, size_bytes, verdict.note)
 
 

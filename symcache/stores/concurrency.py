@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 import anyio
 from anyio import from_thread, lowlevel, to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
     from anyio.abc import TaskGroup
 
@@ -115,6 +115,44 @@ class Batches:
             self._waiting[0].woken.set()
 
 
+class Seats:
+    """A number of seats, of which a task that waits for somebody else leaves its own to others meanwhile."""
+
+    def __init__(self, seats: int) -> None:
+        self._free = anyio.Semaphore(seats)
+        self._seated: set[object] = set()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Have a seat for a ``with`` block."""
+        task = anyio.get_current_task().id
+        await self._sit_down(task)
+        try:
+            yield
+        finally:
+            self._stand_up(task)
+
+    async def left_for(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """Return what *wait* returns; the seat that this task has, if it has one, is free until then."""
+        task = anyio.get_current_task().id
+        if task not in self._seated:
+            return await wait()
+        self._stand_up(task)
+        result = await wait()
+        await self._sit_down(task)
+        return result
+
+    async def _sit_down(self, task: object) -> None:
+        await self._free.acquire()
+        self._seated.add(task)
+
+    def _stand_up(self, task: object) -> None:
+        # A task that was cancelled before it had its seat again has none.
+        if task in self._seated:
+            self._seated.remove(task)
+            self._free.release()
+
+
 class _Flight(Generic[T]):
     def __init__(self) -> None:
         self.landed = anyio.Event()
@@ -167,7 +205,7 @@ async def call_detached(function: Callable[[*_Arguments], _Returned], *arguments
     interpreter waits for them before it ends.
 
     Raises:
-        Exception: What *function* raises.
+        Exception: What *function* raises; `RuntimeError` in the place of what is none.
     """
     token = lowlevel.current_token()
     over = anyio.Event()
@@ -179,6 +217,8 @@ async def call_detached(function: Callable[[*_Arguments], _Returned], *arguments
             returned.append(function(*arguments))
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             raised.append(error)
+        except BaseException as error:  # noqa: BLE001 - as a panic of Rust; else the caller would wait for ever
+            raised.append(RuntimeError(f"{type(error).__name__} in a thread"))
         with suppress(Exception):  # the loop may have ended since
             from_thread.run_sync(over.set, token=token)
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import InputError
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey, parse_index
 from symcache.stores.local.atomic import OWN_FOLDER
-from symcache.stores.local.rights import make_file, make_folders, open_plain
+from symcache.stores.local.rights import make_file, make_own_folders, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO, Literal, Self
 
+    from symcache.stores.bundle import BundleStore
     from symcache.stores.memory import Memory
 
 
@@ -64,7 +65,7 @@ class StoreLinks:
             return False
         shard = self._shard(image)
         try:
-            make_folders(self._folder)
+            make_own_folders(self._folder)
             with _open(shard, "ab") as file:
                 before = os.fstat(file.fileno())
                 # What lies beyond the bound is never read.
@@ -103,7 +104,7 @@ class StoreLinks:
             if known is not None and known[0] == state:
                 return known[1]
             with _open(shard, "rb") as file:
-                lines = file.read(_LARGEST_SHARD_BYTES).splitlines()
+                lines = file.read(min(_LARGEST_SHARD_BYTES, state[1])).splitlines()
         except OSError:
             return {}
         links: dict[str, tuple[Link, ...]] = {}
@@ -117,17 +118,32 @@ class StoreLinks:
 
 
 class ImageLinks:
-    """What images name, as far as stores (*carried*) and this user's own memory know; the first store learns it."""
+    """What images name, as far as stores (*carried*), bundles and this user's own memory know.
 
-    def __init__(self, memory: Memory | None, carried: Sequence[StoreLinks] = ()) -> None:
+    The first store learns it.
+    """
+
+    def __init__(
+        self, memory: Memory | None, carried: Sequence[StoreLinks] = (), bundles: Sequence[BundleStore] = ()
+    ) -> None:
         self._memory = memory
         self._carried = carried
+        self._bundles = bundles
 
-    def recall(self, image: ImageKey) -> tuple[Link, ...] | None:
-        """Return what *image* names, in file order; empty if it names none, None if it is not known."""
+    def recall(self, image: ImageKey, *, may_learn: bool = False) -> tuple[Link, ...] | None:
+        """Return what *image* names, in file order; empty if it names none, None if it is not known.
+
+        With *may_learn* what a bundle says is noted as by `remember`, for when the bundle is gone.
+        """
         for store in self._carried:
             links = store.recall(image)
             if links is not None:
+                return links
+        for bundle in self._bundles:
+            links = bundle.recall(image)
+            if links is not None:
+                if may_learn:
+                    self.remember(image, links)
                 return links
         text = None if self._memory is None else self._memory.get(image.folded)
         with suppress(ValueError, RecursionError):

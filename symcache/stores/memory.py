@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import diskcache
 
 from symcache.errors import StoreError
-from symcache.stores.local.atomic import store_errors
+from symcache.stores.local.atomic import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_VALUE = 64 * 1024
+_LARGEST_BYTES = 256 << 20  # half a million misses
 _RAW = 1  # diskcache.core.MODE_RAW: the value stands in its column, as SQLite holds it
 
 
@@ -100,12 +101,14 @@ class _OneConnection(diskcache.Cache):  # type: ignore[misc]  # diskcache has no
 class Memory:
     """Short texts by name, kept for this user alone; a text that cannot be read or written is as good as absent.
 
+    The database takes 256 MiB; then the oldest texts go.
+
     Raises:
         StoreError: The folder cannot be made, or belongs to another user.
     """
 
     def __init__(self, folder: Path) -> None:
-        _make_private(folder)
+        make_private(folder)
         self._one_at_a_time = threading.Lock()
         self._cache: Any = _open(folder)
 
@@ -157,21 +160,19 @@ class Memory:
         self.close()
 
 
-def _make_private(folder: Path) -> None:
-    with store_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if hasattr(os, "geteuid"):
-            if folder.stat().st_uid != os.geteuid():
-                raise StoreError("belongs to another user, so it is not trusted", path=folder)
-            folder.chmod(0o700)
-
-
 def _open(folder: Path) -> Any:
     for left in (1, 0):
         try:
             _check_settings(folder / "cache.db")
             return _OneConnection(
-                str(folder), timeout=2, disk=StrictDisk, eviction_policy="none", cull_limit=16, statistics=0
+                str(folder),
+                timeout=2,
+                disk=StrictDisk,
+                # Who may ask a server for names chooses how many there are.
+                eviction_policy="least-recently-stored",
+                size_limit=_LARGEST_BYTES,
+                cull_limit=16,
+                statistics=0,
             )
         except (sqlite3.OperationalError, diskcache.Timeout) as error:
             raise StoreError(f"the cache database is busy: {error}", path=folder) from error

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio import to_thread
 
 from symcache.config import locate
-from symcache.errors import ConfigError, StoreError, UpstreamRefused
+from symcache.errors import ConfigError, InputError, OtherBytes, StoreError, UpstreamError, UpstreamRefused
 from symcache.events import Noted, ignore
-from symcache.identity import ImageKey, published_keys
+from symcache.identity import ImageKey, filed_keys, parse_runtime_library, published_keys
+from symcache.inputs.records import locked_hashes
 from symcache.stores.base import Form
+from symcache.stores.bucket.uploads import Uploads
 from symcache.stores.chain import Chain, Searched
-from symcache.stores.concurrency import Batches, SingleFlight
+from symcache.stores.concurrency import Batches, Seats, SingleFlight
 from symcache.stores.disk import DiskSource
 from symcache.stores.http.auth import Credentials
 from symcache.stores.http.client import Client
+from symcache.stores.http.documents import fetch_documents
 from symcache.stores.http.download import Downloader
 from symcache.stores.http.pool import TransportPool
 from symcache.stores.http.retry import CircuitBreaker, RetryPolicy
-from symcache.stores.http.servers import hints_for
+from symcache.stores.http.servers import hints_for, name_as_asked
 from symcache.stores.http.store import HttpStore
 from symcache.stores.local.partial import TransferBoard
 from symcache.stores.negative import Misses, NegativeCache
-from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, attempts_of, sum_up
+from symcache.stores.results import (
+    Attempt,
+    Cause,
+    Failed,
+    Fetched,
+    Hint,
+    Missing,
+    Present,
+    asked_as,
+    attempts_of,
+    kept_other,
+    sum_up,
+    sum_up_ends,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -41,10 +57,23 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
     from symcache.identity import Key
+    from symcache.inputs.records import Document
     from symcache.stores.base import LookUp
-    from symcache.stores.results import Attempt, Outcome
-    from symcache.sympath import HttpPlace, ResolvedElement
+    from symcache.stores.bucket.objects import Bucket
+    from symcache.stores.bucket.store import BucketStore
+    from symcache.stores.cluster import Cluster
+    from symcache.stores.links import Link
+    from symcache.stores.results import Outcome
+    from symcache.stores.turns import Turns
+    from symcache.sympath import ResolvedElement
+
+T = TypeVar("T")
+
+# A holder that is alive and takes longer is not waited for.
+_LONGEST_TURN_S = 600.0
 
 
 class SymbolSource(DiskSource):
@@ -82,18 +111,22 @@ class SymbolSource(DiskSource):
         self._tell_end = tell_end
         self._keeps_outside = keeps_outside
         self._servers: dict[str, HttpStore] = {}
+        self._bucket_stores: dict[str, BucketStore] = {}
         self._searching = Batches(threads=2, inline=looks_inline)
         self._publishing = Batches(threads=4)
         self._pool = TransportPool(config.network, config.server, network=transport)
         # As many keys at once as requests: each holds a lock and a scratch file open.
-        self._keys_at_once = anyio.CapacityLimiter(self._pool.max_connections)
+        self._keys_at_once = Seats(self._pool.max_connections)
         self._downloader = self._make_downloader(clock_s, sleep)
         self._misses = self._open_misses()
+        self.cluster: Cluster | None = None
+        self._turns: Turns | None = None
         try:
+            if config.cluster.url:
+                self._join_cluster()
             super().__init__(config, observer=self._observer)
         except ConfigError:
-            if self._misses is not None:
-                self._misses.close()
+            self._close_memories()
             raise
 
     @property
@@ -110,9 +143,17 @@ class SymbolSource(DiskSource):
         """What is remembered of upstreams' "no such file"; None if that cannot be kept."""
         return self._misses
 
+    @property
+    def shares_work(self) -> bool:
+        """Whether other machines may be at the same work: they share a bucket and take turns."""
+        return self.cluster is not None and any(bucket.takes_uploads for bucket in self._bucket_stores.values())
+
     @asynccontextmanager
-    async def turn(self, image: ImageKey) -> AsyncIterator[None]:
-        """Wait until no other process reads the headers of *image*, and keep others from reading them."""
+    async def turn(self, image: ImageKey) -> AsyncIterator[tuple[Link, ...] | None]:
+        """Wait until no other process reads the headers of *image*, and keep others from reading them.
+
+        Yields what another machine has read in them, if one has and told it.
+        """
         store = self.store
         lock = None if store is None else store.lock(f"headers of {image.folded}")
         try:
@@ -121,32 +162,108 @@ class SymbolSource(DiskSource):
         except StoreError:
             lock = None  # the store cannot be written, so no process can take turns
         try:
-            yield
+            if self._turns is None:
+                yield None
+            else:
+                async with self._turns.for_headers(image, [server.name for server in self.servers]) as links:
+                    yield links
         finally:
             if lock is not None:
                 lock.release()
+
+    async def share_links(self, image: ImageKey, links: Sequence[Link]) -> None:
+        """Tell other machines what *image* names."""
+        if self.cluster is not None:
+            await self.cluster.share_links(image, links)
+
+    async def forget_shared_misses(self, key: Key) -> None:
+        """Let other machines' misses of *key* not count any more."""
+        if self._turns is not None:
+            await self._turns.forget_misses(key, [server.name for server in self.servers])
+
+    def give_up_uploads(self, *, after_s: float = 0.0) -> None:
+        """Leave what is not in a bucket by then; the end of the source says how many files that are."""
+        self._uploads.give_up(after_s=after_s)
+
+    async def bring_to_buckets(self, key: Key) -> None:
+        """Put *key*'s file, published in the store just now, into every bucket, behind the back of the caller."""
+        present = await to_thread.run_sync(self.find, key)
+        buckets = [bucket for bucket in self._bucket_stores.values() if bucket.takes_uploads]
+        if present is not None and buckets:
+            self._uploads.start(key, present.path, buckets, None, replaces=True)
+
+    async def locate(self, key: Key, *, valid_s: float) -> str | None:
+        """Return a URL from which anybody can get *key*'s plain file out of a bucket for so long; None if none has it.
+
+        Of an excluded name there is none. The URL is a secret.
+        """
+        for bucket in () if self.is_excluded(key) else self._bucket_stores.values():
+            with suppress(UpstreamError):
+                if await bucket.seems_right(key):
+                    return await bucket.sign(key, valid_s=valid_s)
+        return None
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Outcome:
         """Search the symbol path for *key*, once for all concurrent requests.
 
         An image that is published under another name ends up under both, so that a debugger finds it. *checksums* are
-        ``ALGORITHM:hex`` of a portable PDB, as its image states them.
+        ``ALGORITHM:hex`` of a portable PDB, as its image states them, or those of lock files (`WHOLE_FILE`), which any
+        file must have: a place that sends another is passed over, and one on disk is left as it is.
         """
         if self.is_excluded(key):
             return Missing(Cause.EXCLUDED)
-        if isinstance(key, ImageKey) and published_keys(key) != (key,):
-            return await self._named_fetches.run(key.folded, lambda: self._told(self._walk_names(key)))
-        return await self._fetches.run(key.folded, lambda: self._told(self._walk(key, checksums)))
+        locked = locked_hashes(checksums)
+        is_library = parse_runtime_library(key.name) is not None
+        if isinstance(key, ImageKey) and (is_library or published_keys(key) != (key,)):
+            return await self._named_fetches.run(
+                (key.folded, locked), lambda: self._told(self._walk_names(key, checksums))
+            )
+        return await self._fetches.run((key.folded, locked), lambda: self._told(self._walk(key, checksums)))
+
+    async def fetch_as(self, name: ImageKey, key: ImageKey) -> Present | Fetched | None:
+        """Fetch *name*, and let it stand under *key*, too, if it is what that names; None if that does not come off."""
+        found = await self.fetch(name)
+        if not isinstance(found, Present | Fetched):
+            return None
+        filed = await to_thread.run_sync(self._file_under_all, found, name, key, ())
+        return None if isinstance(filed, Failed) else filed
 
     async def read_image(self, key: ImageKey) -> Image | Missing | Failed:
         """Return the headers and debug data of the image that *key* names, from wherever it is, keeping nothing."""
         return await self._headers.run(key.folded, lambda: self._walk_names_for_headers(key))
 
+    async def read_version(self, key: ImageKey) -> VersionInfo | None:
+        """Return what *key*'s image says of its origin, by the first bucket or server that has it; nothing is kept."""
+        return await self._first_of_remote(key, lambda place, name: place.read_version(name))
+
+    async def read_runtime(self, key: ImageKey) -> RuntimeFacts | None:
+        """Return what *key*'s image says of the .NET runtime that it is or holds; as `read_version`."""
+        return await self._first_of_remote(key, lambda place, name: place.read_runtime(name))
+
+    async def _first_of_remote(
+        self, key: ImageKey, read: Callable[[BucketStore | HttpStore, ImageKey], Awaitable[T | None]]
+    ) -> T | None:
+        places: tuple[BucketStore | HttpStore, ...] = (*self._bucket_stores.values(), *self.servers)
+        for place in places:
+            for name in () if self.is_excluded(key) else published_keys(key):
+                if (found := await read(place, name)) is not None:
+                    return found
+        return None
+
+    async def fetch_documents(self, documents: Sequence[Document]) -> None:
+        """Answer in each of *documents* what its server has of it, or what was kept."""
+        await fetch_documents(documents, self.documents, self._downloader, lambda text: self._observer(Noted(text)))
+
     def close(self) -> None:
         """Drop scratch files and close what is remembered; for who only looked, and never entered the source."""
         super().close()
+        self._close_memories()
+
+    def _close_memories(self) -> None:
         if self._misses is not None:
             self._misses.close()
+        if self.cluster is not None:
+            self.cluster.close()
 
     async def __aenter__(self) -> Self:
         """Open the way to the network; `ConfigError` if the certificates or the proxy cannot be used."""
@@ -160,17 +277,22 @@ class SymbolSource(DiskSource):
         self._fetches: SingleFlight[Outcome] = SingleFlight(self._group)
         self._named_fetches: SingleFlight[Outcome] = SingleFlight(self._group)
         self._headers: SingleFlight[Image | Missing | Failed] = SingleFlight(self._group)
+        self._uploads = Uploads(self._group, self._observer, keep_trying_s=self.config.network.total_timeout_s)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        # No caller waits for what is still running. The body's own error is not handed to the group, which
-        # would give it back as a group of one.
-        self._group.cancel_scope.cancel()
+    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            await self._group.__aexit__(None, None, None)
+            if error is None:
+                await self._uploads.finish()
         finally:
-            await self._pool.aclose()
-            self.close()
+            # No caller waits for what is still running. The body's own error is not handed to the group, which
+            # would give it back as a group of one.
+            self._group.cancel_scope.cancel()
+            try:
+                await self._group.__aexit__(None, None, None)
+            finally:
+                await self._pool.aclose()
+                self.close()
 
     async def _told(self, walk: Awaitable[Outcome]) -> Outcome:
         began_s = time.monotonic()
@@ -179,19 +301,25 @@ class SymbolSource(DiskSource):
         return outcome
 
     async def _walk(self, key: Key, checksums: Sequence[str]) -> Outcome:
-        searched = await self._ask_chains(lambda chain: chain.fetch(key, checksums))
+        try:
+            searched = await self._ask_chains(lambda chain: chain.fetch(key, checksums))
+        except OtherBytes as error:
+            return kept_other(error)
         if isinstance(searched, Missing | Failed):
             return searched
         if isinstance(searched.file, Present):
             self._note_use(key, searched.file.path)
             return searched.file
         assert searched.file is not None
+        if searched.unfilled:
+            buckets = [self._bucket_stores[store.name] for store in searched.unfilled]
+            self._uploads.start(key, searched.file.path, buckets, searched.turn)
         return replace(searched.file, attempts=(*attempts_of(searched.answers), *searched.file.attempts))
 
     async def _ask_chains(self, ask: Callable[[Chain], Awaitable[Searched]]) -> Searched | Missing | Failed:
         """Ask one chain after the other until one has it; its `Searched` has the answers of those before it."""
         answers: list[LookUp] = []
-        async with self._keys_at_once:
+        async with self._keys_at_once.one():
             for chain in self.chains:
                 searched = await ask(chain)
                 if searched.file is not None or searched.image is not None:
@@ -202,25 +330,53 @@ class SymbolSource(DiskSource):
             return replace(end, hint=Hint.NO_SERVER)
         return end
 
-    async def _walk_names(self, key: ImageKey) -> Outcome:
+    async def _walk_names(self, key: ImageKey, checksums: Sequence[str]) -> Outcome:
         """Walk the symbol path for each name of *key*'s image until one is found, and file that under *key*, too.
 
         What a store has under any of the names is not requested.
         """
         for name in (key, *published_keys(key)):
-            present = await to_thread.run_sync(self.find, name)
+            try:
+                present = await to_thread.run_sync(self.find, name, checksums)
+            except OtherBytes as error:
+                return kept_other(error)
             if present is not None:
-                return present if name == key else await to_thread.run_sync(self._file_under, present, name, key, ())
+                filed = await to_thread.run_sync(self._file_under_all, present, name, key, ())
+                if not isinstance(filed, Failed):
+                    return filed
         ends: list[Missing | Failed] = []
         for name in published_keys(key):
             if self.is_excluded(name):
                 continue
-            found = await self._fetches.run(name.folded, partial(self._walk, name, ()))
+            flight = (name.folded, locked_hashes(checksums))
+            found = await self._fetches.run(flight, partial(self._walk, name, checksums))
             if isinstance(found, Present | Fetched):
-                attempts = attempts_of(ends)
-                return found if name == key else await to_thread.run_sync(self._file_under, found, name, key, attempts)
-            ends.append(_asked_as(found, name, key))
-        return _sum_up_names(ends)
+                found = await to_thread.run_sync(self._file_under_all, found, name, key, attempts_of(ends))
+            if not isinstance(found, Missing | Failed):
+                return found
+            ends.append(found if name == key else asked_as(found, name))
+        return sum_up_ends(ends)
+
+    def _file_under_all(
+        self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
+    ) -> Present | Fetched | Failed:
+        """Let *found*, published as *name*, stand under *key* and each other key that debuggers ask for it by.
+
+        The short name of a runtime's library says less of it than the long one does, so that it may be another build.
+        Some debuggers learn from the runtime which key the library has by itself.
+        """
+        others = filed_keys(key)[1:]
+        if name != key:
+            if parse_runtime_library(key.name) is not None and (problem := _find_problem(found.path, key)) is not None:
+                attempt = Attempt(
+                    found.upstream if isinstance(found, Fetched) else str(found.path), f"there, but {problem}"
+                )
+                return Failed(Cause.WRONG_CONTENT, (*attempts, attempt), problem, Hint.OTHER_BUILD)
+            found = self._file_under(found, name, key, attempts)
+        for other in (*others, *_own_keys(found.path, key)):
+            if other not in {name, key} and self.find(other) is None:
+                self._file_under(found, key, other, ())
+        return found
 
     def _file_under(
         self, found: Present | Fetched, name: ImageKey, key: ImageKey, attempts: tuple[Attempt, ...]
@@ -250,10 +406,10 @@ class SymbolSource(DiskSource):
             if not self.is_excluded(name):
                 searched = await self._ask_chains(partial(Chain.read_image, key=name))
                 if isinstance(searched, Missing | Failed):
-                    ends.append(_asked_as(searched, name, key))
+                    ends.append(searched if name == key else asked_as(searched, name))
                 elif searched.image is not None:
                     return searched.image
-        return _sum_up_names(ends)
+        return sum_up_ends(ends)
 
     def _make_downloader(self, clock_s: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Downloader:
         network = self.config.network
@@ -280,29 +436,49 @@ class SymbolSource(DiskSource):
             largest_bytes=network.largest_file_bytes,
             parallel_from_bytes=network.parallel_ranges.from_bytes,
             parallel_parts=network.parallel_ranges.parts,
-            slowest_bytes_per_s=network.slowest_bytes_per_s,
-            slowest_time_s=network.slowest_time_s,
             observer=self._observer,
             sleep=sleep,
         )
 
     def _open_chain(self, element: ResolvedElement) -> Chain:
         return Chain(
-            self._open_stores(element, self._open_server),
+            self._open_stores(element, self._open_server, self._open_bucket),
             self._chain_settings(),
             searching=self._searching,
             publishing=self._publishing,
+            turns=self._turns,
         )
 
-    def _open_server(self, place: HttpPlace) -> HttpStore | NegativeCache:
-        if place.url not in self._servers:
-            hints = hints_for(place.url, self.config.server)
+    def _join_cluster(self) -> None:
+        from symcache.stores.cluster import Cluster  # noqa: PLC0415 - of an extra
+        from symcache.stores.turns import Turns  # noqa: PLC0415
+
+        self.cluster = Cluster(self.config.cluster, observer=self._observer)
+        longest_s = min(self.config.network.total_timeout_s, _LONGEST_TURN_S)
+        self._turns = Turns(
+            self.cluster,
+            self._misses,
+            longest_s=longest_s,
+            share_as=lambda name: name_as_asked(name, self.config.server),
+            seats=self._keys_at_once,
+        )
+
+    def _open_server(self, url: str) -> HttpStore | NegativeCache:
+        if url not in self._servers:
+            hints = hints_for(url, self.config.server)
             try:
-                self._servers[place.url] = HttpStore(place.url, hints, self._downloader)
+                self._servers[url] = HttpStore(url, hints, self._downloader)
             except UpstreamRefused as error:
                 raise ConfigError(str(error), where="symbol path") from error
-        server = self._servers[place.url]
+        server = self._servers[url]
         return server if self._misses is None else NegativeCache(server, self._misses)
+
+    def _open_bucket(self, bucket: Bucket) -> BucketStore:
+        from symcache.stores.bucket.store import BucketStore  # noqa: PLC0415 - few symbol paths have one
+
+        if bucket.name not in self._bucket_stores:
+            self._bucket_stores[bucket.name] = BucketStore(bucket, self._observer)
+        return self._bucket_stores[bucket.name]
 
     def _open_misses(self) -> Misses | None:
         settings = self.config.misses
@@ -313,24 +489,33 @@ class SymbolSource(DiskSource):
             return None
 
 
-def _asked_as(end: Missing | Failed, name: ImageKey, key: ImageKey) -> Missing | Failed:
-    """Return *end* with the name in each attempt that was asked for where it is not that of *key*."""
-    if name == key:
-        return end
-    attempts = (each if each.asked is not None else replace(each, asked=name.name) for each in end.attempts)
-    return replace(end, attempts=tuple(attempts))
+def _find_problem(path: Path, key: ImageKey) -> str | None:
+    """Return why the file at *path*, which was had under another name, is not *key*'s; None if it is."""
+    from symcache.stores.check import check_file  # noqa: PLC0415 - the parsers are there anyway where files come
+
+    try:
+        return check_file(path, key).problem
+    except OSError as error:
+        return error.strerror or str(error)
 
 
-def _sum_up_names(ends: Sequence[Missing | Failed]) -> Missing | Failed:
-    """Return what it means that an image could be had under none of its names; without *ends* all are excluded."""
-    if not ends:
-        return Missing(Cause.EXCLUDED)
-    attempts = attempts_of(ends)
-    for end in ends:
-        if isinstance(end, Failed):
-            return replace(end, attempts=attempts)
-    only_memory = all(end.cause is Cause.REMEMBERED_MISS for end in ends)
-    return Missing(Cause.REMEMBERED_MISS if only_memory else Cause.NOT_PUBLISHED, attempts, hint=ends[0].hint)
+def _own_keys(path: Path, key: ImageKey) -> tuple[ImageKey, ...]:
+    """Return the key that *key*'s file at *path* has by itself, if it is a library under the key of its runtime.
+
+    Source: dotnet/diagnostics, dbgshim.cpp, which asks by what ``DotNetRuntimeInfo`` of the runtime states.
+    """
+    library = parse_runtime_library(key.name)
+    if library is None:
+        return ()
+    from symcache.formats.pe.image import parse_image_header  # noqa: PLC0415 - for libraries of runtimes alone
+    from symcache.formats.view import FileView  # noqa: PLC0415
+
+    try:
+        with FileView(path) as view:
+            header = parse_image_header(view)
+    except (InputError, OSError):
+        return ()
+    return (ImageKey(library.short_name, header.timestamp, header.size_of_image),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +544,7 @@ async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
     for number, chain in enumerate(source.chains):
         for at, place in enumerate(chain.stores):
             began_s = time.monotonic()
-            form, answer = await place.probe(key)
+            form, answer, _ = await place.probe(key)
             seconds = time.monotonic() - began_s
             copies = _copies(chain, at, form) if form is not None else ()
             yield Step(number, at, place.name, answer, has_file=form is not None, seconds=seconds, copies=copies)
@@ -368,7 +553,12 @@ async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
 
 
 def _copies(chain: Chain, at: int, form: Form) -> tuple[tuple[str, str], ...]:
-    """Return what a fetch would write, in the order in which it would: the bottom-most store comes last, and plain."""
+    """Return what a fetch would write, in the order in which it would.
+
+    Of stores on disk the bottom-most comes last, and plain; then come buckets.
+    """
+    buckets = [(store.name, Form.PLAIN.value) for store in chain.stores[:at] if store.takes_uploads]
     stores = [store.local for store in chain.stores[:at] if store.local is not None]
     between = Form.COMPRESSED if form is Form.COMPRESSED else Form.PLAIN
-    return tuple((store.name, (Form.PLAIN if store is stores[0] else between).value) for store in reversed(stores))
+    copies = ((store.name, (Form.PLAIN if store is stores[0] else between).value) for store in reversed(stores))
+    return (*copies, *buckets)

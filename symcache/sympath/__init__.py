@@ -2,7 +2,7 @@ r"""The symbol path: the text of ``_NT_SYMBOL_PATH``, parsed, printed, and turne
 
     path    := element *( ";" element )
     element := folder | "cache*" [folder] | "srv*" store *( "*" store ) | "symsrv*" dll "*" store *( "*" store )
-    store   := "" | folder | \\host\share[\…] | http(s)://…
+    store   := "" | folder | \\host\share[\…] | http(s)://… | s3://bucket[/…] | gs://bucket[/…] | az://container[/…]
 
 Nothing here reads the disk or the environment: the caller passes the values of ``~`` and ``%NAME%``, and whether
 ``C:\sym`` is valid on this system is decided later.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from symcache.sympath.values import (
     MICROSOFT,
+    BucketPlace,
     CacheElement,
     ChainElement,
     DefaultPlace,
@@ -31,6 +32,7 @@ from symcache.sympath.values import (
     redact_text,
     redact_url,
     redact_words,
+    with_bucket,
     with_store,
     with_upstreams,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MICROSOFT",
+    "BucketPlace",
     "CacheElement",
     "ChainElement",
     "DefaultPlace",
@@ -61,6 +64,7 @@ __all__ = [
     "redact_text",
     "redact_url",
     "redact_words",
+    "with_bucket",
     "with_store",
     "with_upstreams",
 ]

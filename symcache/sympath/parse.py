@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from symcache.errors import SymbolPathError
 from symcache.sympath.values import (
     MICROSOFT,
+    BucketPlace,
     CacheElement,
     ChainElement,
     DefaultPlace,
@@ -32,6 +33,7 @@ _MOST_ELEMENTS = 500
 _STANDARD_DLL = "symsrv.dll"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")  # two characters at least: C: is a drive
 _KEYWORDS = frozenset({"srv", "symsrv", "cache"})
+_REMOTE = (HttpPlace, BucketPlace)
 _COMMAND = re.compile(
     r"\s*(?:(?:set|setx|export)\s|\$env:_|\.sympath|\.symfix|_NT_\w+\s*=|-y\s|(?:expanded\s+)?symbol\s+search\s+path\s+is:)",
     re.IGNORECASE,
@@ -54,7 +56,11 @@ _MICROSOFT_HOST = urlsplit(MICROSOFT).netloc
 
 _HOME = re.compile(r"~(?=[\\/]|$)")
 _OTHER_HOME = re.compile(r"~\w")
-_URL = re.compile(r"https?:", re.IGNORECASE)
+_URL = re.compile(r"(?:https?|s3|gs|az):(?=//)|https?:", re.IGNORECASE)
+_BUCKET = re.compile(
+    r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{0,221})(?P<prefix>(?:/[^/]+)*)/?", re.IGNORECASE
+)
+_BUCKETS = frozenset({"s3", "gs", "az"})
 _OF_WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
 _PERCENT = r"%(?P<percent>[A-Za-z_][\w()]*)%"
 _ANY = re.compile(rf"{_PERCENT}|\$(?:env:)?(?P<bare>[A-Za-z_]\w*)|\$\{{(?:env:)?(?P<braced>[^{{}}]*)\}}", re.IGNORECASE)
@@ -92,7 +98,7 @@ def expand(text: str, environment: Environment) -> str:
     r"""Return the folder or share *text* with ``~`` and variables expanded; a URL as it is.
 
     In a path that begins with a drive or with ``\\``, ``$`` is an ordinary character: ``\\host\c$`` is a share. After
-    an expanded path with slashes, back slashes become slashes, too.
+    an expanded path with slashes, back slashes become slashes, too, and after one of Windows the other way round.
 
     Raises:
         PlaceError: A variable that is not set or empty, or holds what separates places; no home folder.
@@ -111,6 +117,8 @@ def expand(text: str, environment: Environment) -> str:
         head, tail = _value(first, 0, environment), text[first.end() :]
     begin = len(text) - len(tail)
     tail = pattern.sub(lambda match: _value(match, begin, environment), tail)
+    if _OF_WINDOWS.match(head):
+        return head + tail.replace("/", "\\")
     return head + (tail.replace("\\", "/") if "/" in head and "\\" not in head else tail)
 
 
@@ -192,7 +200,7 @@ class _Parser(NamedTuple):
                     f"{head.text} is followed by '*'; a folder of that name is written .\\{head.text}", head.at
                 )
             place = self._parse_place(head)
-            if isinstance(place, HttpPlace):
+            if isinstance(place, HttpPlace | BucketPlace):
                 raise PlaceError("a server is only asked by a chain; write srv* in front of the URL", head.at)
             assert not isinstance(place, DefaultPlace)
             return FolderElement(place)
@@ -201,7 +209,7 @@ class _Parser(NamedTuple):
                 if len(rest) > 1:
                     raise PlaceError("cache* takes one folder", rest[1].at)
                 place = self._parse_place(rest[0])
-                if isinstance(place, HttpPlace):
+                if isinstance(place, HttpPlace | BucketPlace):
                     raise PlaceError("cache* takes a folder, a server cannot be written", rest[0].at)
                 return CacheElement(place)
             case "srv":
@@ -223,7 +231,7 @@ class _Parser(NamedTuple):
             place = self._parse_place(piece, is_first=number == 1)
             # A URL with '*' after it is common and harmless: the empty token can only mean the store in front.
             harmless = isinstance(place, DefaultPlace) and number == len(pieces)
-            if stores and isinstance(stores[-1], HttpPlace) and not (harmless or isinstance(place, HttpPlace)):
+            if stores and isinstance(stores[-1], _REMOTE) and not (harmless or isinstance(place, _REMOTE)):
                 raise PlaceError("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
             stores.append(place)
         return tuple(stores)
@@ -262,6 +270,8 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[2] is not None and scheme[1].lower() in {"http", "https"}:
         return _parse_url(piece)
+    if scheme is not None and scheme[2] is not None and scheme[1].lower() in _BUCKETS:
+        return _parse_bucket(piece)
     if nearly := _NEARLY_A_URL.match(text):
         raise PlaceError(f"a URL begins with {nearly[1].lower()}://", piece.at + len(nearly[0].rstrip("\\/;.")))
     if text.startswith("//"):
@@ -273,7 +283,10 @@ def _parse_place(piece: _Piece, *, is_first: bool) -> Place:
         url = "https://" + shown.replace("\\", "/")
         raise PlaceError(f"this is no URL; a server is written {url}, a folder ./{shown}", piece.at)
     if scheme is not None:
-        raise PlaceError(f"{scheme[1]}: is not a kind of store; there are folders, http:// and https://", piece.at)
+        raise PlaceError(
+            f"{scheme[1]}: is not a kind of store; there are folders, http://, https://, s3://, gs:// and az://",
+            piece.at,
+        )
     if text[1:2] == ":" and text[0].isalpha() and text[2:3] not in {"\\", "/"}:
         shown = redact_text(text)
         raise PlaceError(f"a drive is followed by a back slash: {shown[:2]}\\{shown[2:]}", piece.at + 2)
@@ -284,8 +297,10 @@ def _is_server(text: str, *, is_first: bool) -> bool:
     """Whether *text* is a server without its scheme, and not a relative folder with a similar name.
 
     After the first place of a chain relative folders are rare. In the first, the name of a host needs a slash after
-    it, as in ``symbols.example/sym``, or three labels, or a port.
+    it, as in ``symbols.example/sym``, or three labels, or a port. No top level is called ``symbols``, as bundles are.
     """
+    if text.lower().endswith(".symbols"):
+        return False
     host, slash, _ = re.split(r"([\\/]|$)", text, maxsplit=1)
     if not _HOST.fullmatch(host):
         return False
@@ -305,6 +320,18 @@ def _parse_unc(piece: _Piece) -> LocalPlace | UncPlace:
     if host.lower() == _MICROSOFT_HOST:
         raise PlaceError(f"this is no share; the server is written {MICROSOFT}", piece.at)
     return UncPlace(piece.text)
+
+
+def _parse_bucket(piece: _Piece) -> BucketPlace:
+    """Return the bucket with its scheme in lower case and without a slash at its end.
+
+    Source: the rules for names of buckets at S3, Google and Azure; what one of them forbids it says itself.
+    """
+    match = _BUCKET.fullmatch(piece.text)
+    if match is None or set(match["prefix"].split("/")) & {".", ".."} or re.search(r"[\s?#@\\]", piece.text):
+        written = f"{piece.text[:2].lower()}://bucket or {piece.text[:2].lower()}://bucket/prefix"
+        raise PlaceError(f"a bucket is written {written}; credentials are found in the environment", piece.at)
+    return BucketPlace(f"{match['scheme'].lower()}://{match['bucket']}{match['prefix']}")
 
 
 def _parse_url(piece: _Piece) -> HttpPlace:

@@ -126,6 +126,16 @@ class HttpPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketPlace:
+    """A bucket of an object store and what all names in it begin with, ``s3://bucket/prefix``; it holds no secret."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
 class DefaultPlace:
     """The default downstream store: the meaning of an empty token."""
 
@@ -133,8 +143,10 @@ class DefaultPlace:
         return ""
 
 
-ResolvedPlace: TypeAlias = LocalPlace | UncPlace | HttpPlace
+ResolvedPlace: TypeAlias = LocalPlace | UncPlace | HttpPlace | BucketPlace
 Place: TypeAlias = ResolvedPlace | DefaultPlace
+
+_REMOTE = (HttpPlace, BucketPlace)  # places of which no file can be opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +222,7 @@ class Environment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedElement:
-    """One element of a path: stores, bottom-most first, HTTP servers last, or stores and a plain folder.
+    """One element of a path: stores, bottom-most first, buckets and servers last, or stores and a plain folder.
 
     A file of one store is copied into all before it and opened from the first. *folder* is searched by file name if
     none of *stores* has the file.
@@ -225,7 +237,7 @@ def chains(symbol_path: SymbolPath, default_store: Path) -> tuple[ResolvedElemen
 
     - ``cache*`` is an element itself, and comes before the stores of every element to its right.
     - An empty token becomes *default_store*; ``srv*`` alone is *default_store* filled from Microsoft's server.
-    - A chain that would begin with a URL gets *default_store* in front, as nothing can be opened from HTTP.
+    - A chain that would begin with a URL or a bucket gets *default_store* in front, as nothing can be opened there.
     - ``srv*\\host\share`` alone stays alone: its files are opened there.
     """
     default = LocalPlace(str(default_store))
@@ -248,20 +260,23 @@ def _walk_order(
 ) -> tuple[ResolvedPlace, ...]:
     if stores == (DefaultPlace(),):
         return _unique((*caches, default, HttpPlace(MICROSOFT)))
-    folders = [store for store in stores if not isinstance(store, HttpPlace)]
-    urls = [store for store in stores if isinstance(store, HttpPlace)]
+    folders = [store for store in stores if not isinstance(store, _REMOTE)]
+    urls = [store for store in stores if isinstance(store, _REMOTE)]
     walked = (*caches, *(default if isinstance(store, DefaultPlace) else store for store in folders), *urls)
-    return _unique(walked if not isinstance(walked[0], HttpPlace) else (default, *walked))
+    return _unique(walked if not isinstance(walked[0], _REMOTE) else (default, *walked))
 
 
 def _unique(places: tuple[ResolvedPlace, ...]) -> tuple[ResolvedPlace, ...]:
     return tuple(dict.fromkeys(places))
 
 
-def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
+def with_store(
+    symbol_path: SymbolPath, folder: Path, *, is_file: Callable[[str], bool] = lambda _: False
+) -> SymbolPath:
     """Return *symbol_path* with *folder* as the bottom-most store of everything it delivers.
 
-    It replaces the bottom-most local store of each chain, and is put in front of a chain that has none. The first
+    It replaces the bottom-most local store of each chain, and is put in front of a chain that has none, or that begins
+    with a bundle: a place of which *is_file* says so. The first
     ``cache*`` becomes ``cache*folder``, which is also put in front of plain folders.
     """
     place = LocalPlace(str(folder))
@@ -276,10 +291,12 @@ def with_store(symbol_path: SymbolPath, folder: Path) -> SymbolPath:
                 is_cached = True
             case ChainElement((DefaultPlace(),)):
                 elements.append(replace(element, stores=(place, HttpPlace(MICROSOFT))))
+            case ChainElement((LocalPlace(path), *_) as stores) if is_file(path):
+                elements.append(replace(element, stores=(place, *stores)))
             case ChainElement((LocalPlace() | DefaultPlace(), *rest)):
                 elements.append(replace(element, stores=(place, *rest)))
-            case ChainElement((HttpPlace(), *_) as stores):
-                urls = (store for store in stores if isinstance(store, HttpPlace))
+            case ChainElement((HttpPlace() | BucketPlace(), *_) as stores):
+                urls = (store for store in stores if isinstance(store, _REMOTE))
                 elements.append(replace(element, stores=(place, *urls)))
             case ChainElement(stores):
                 elements.append(replace(element, stores=(place, *stores)))
@@ -294,5 +311,29 @@ def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: 
     if not urls:
         return symbol_path
     first = next((element.stores[0] for element in chains(symbol_path, default_store) if element.stores), None)
-    store = LocalPlace(str(default_store)) if first is None or isinstance(first, HttpPlace) else first
+    store = LocalPlace(str(default_store)) if first is None or isinstance(first, _REMOTE) else first
     return SymbolPath((ChainElement((store, *map(HttpPlace, urls))), *symbol_path.elements))
+
+
+def with_bucket(symbol_path: SymbolPath, url: str) -> SymbolPath:
+    """Return *symbol_path* with the bucket *url* in each chain, behind its folders and before what is asked after it.
+
+    A chain that has it stays as it is, and so does one that is a single folder, whose files are opened there, if any
+    other chain gets the bucket.
+    """
+    bucket = BucketPlace(url)
+    chained = [element.stores for element in symbol_path.elements if isinstance(element, ChainElement)]
+    is_alone = all(len(stores) == 1 and isinstance(stores[0], LocalPlace | UncPlace) for stores in chained)
+    elements: list[Element] = []
+    for element in symbol_path.elements:
+        match element:
+            case ChainElement((DefaultPlace(),)):
+                elements.append(replace(element, stores=(DefaultPlace(), bucket, HttpPlace(MICROSOFT))))
+            case ChainElement((LocalPlace() | UncPlace(),)) if not is_alone:
+                elements.append(element)
+            case ChainElement(stores) if bucket not in stores:
+                at = next((at for at, store in enumerate(stores) if isinstance(store, _REMOTE)), len(stores))
+                elements.append(replace(element, stores=(*stores[:at], bucket, *stores[at:])))
+            case _:
+                elements.append(element)
+    return SymbolPath(tuple(elements))

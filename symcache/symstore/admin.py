@@ -25,7 +25,8 @@ from symcache.inputs.image import is_image
 from symcache.inputs.pdbfile import pdb_reference_of
 from symcache.stores.base import Form
 from symcache.stores.check import check_view
-from symcache.stores.local.atomic import drop, remove_empty_folders, store_errors, take_away
+from symcache.stores.local.atomic import drop, flush, flush_folders, remove_empty_folders, store_errors, take_away
+from symcache.stores.local.rights import make_file
 from symcache.stores.local.tree import Store, list_stored
 from symcache.symstore.folder import AdminFolder, Entry, Intent, Stage, journal_path, read_journal, write_journal
 from symcache.symstore.transactions import (
@@ -98,6 +99,7 @@ class Admin:
         self._store = store
         self._folder = AdminFolder(store)
         self._now = now
+        self._changed: list[Path] = []  # folders of keys, since the last settling
 
     def add(
         self,
@@ -221,7 +223,9 @@ class Admin:
                     if scratches:
                         self._publish(scratches[number], addition.key, form)
                     folder = self._store.folder_for(addition.key)
+                    self._changed.append(folder)
                     write_refs(self._store, folder, read_refs(folder).adding(ref))
+            self._flush_folders()
             intent = replace(intent, stage=Stage.RECORDING)
             write_journal(self._store, intent)
         except BaseException:
@@ -241,6 +245,8 @@ class Admin:
             # Not replaced by itself: Windows would refuse that while a debugger has it open.
             if found is not None and found.form is form and cmp(found.path, scratch, shallow=False):
                 drop(scratch)
+                with suppress(PermissionError):  # another user's, or open in a debugger on Windows
+                    flush(found.path)  # it may have been fetched a moment ago, without
                 return
         self._store.publish(scratch, key, form=form)
 
@@ -254,9 +260,19 @@ class Admin:
         elif intent.deleted_id is not None:
             self._delete(intent.deleted_id, on_left)
             self._folder.record_deleted(intent.id, intent.line, intent.deleted_id)
+        self._changed.append(self._folder.path)
+        self._flush_folders()
         with suppress(OSError):
-            (self._store.root / "pingme.txt").touch()  # symstore keeps the time of the last change there
+            mark = self._store.root / "pingme.txt"
+            os.close(make_file(mark, os.O_WRONLY))  # an error if it is a link
+            os.utime(mark)  # symstore keeps the time of the last change there
         take_away(self._store, journal_path(self._store))
+
+    def _flush_folders(self) -> None:
+        """Bring all changes to the disk, before the journal says that they are done."""
+        changed, self._changed = self._changed, []
+        with store_errors(self._store.root):
+            flush_folders(changed, self._store.root)
 
     def _delete(self, id_: int, on_left: Callable[[str], None]) -> None:
         lines = tuple(file for _, file in self._folder.file_list(id_))
@@ -294,6 +310,7 @@ class Admin:
         """
         with self._store.lock(key).hold(timeout_s=_LOCK_WAIT_S):
             folder = self._store.folder_for(key)
+            self._changed.append(folder)
             refs = read_refs(folder)
             left = refs.without(id_)
             if (of_this := refs.of(id_)).lines:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from symcache.errors import InputError
 from symcache.identity import fold, parse_index
 from symcache.stores.base import Form
-from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
+from symcache.stores.local.atomic import OWN_FOLDER, flush_folders, read_whole, store_errors, write_whole
 from symcache.symstore.transactions import TransactionFile, parse_file, parse_lines, parse_transaction, split_lines
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def journal_path(store: Store) -> Path:
 
 
 def write_journal(store: Store, intent: Intent) -> None:
-    """Replace the journal by *intent*."""
+    """Replace the journal by *intent*, which is on the disk then."""
     document = {
         "schema": _SCHEMA,
         "stage": intent.stage,
@@ -217,7 +217,10 @@ def write_journal(store: Store, intent: Intent) -> None:
             for each in intent.entries
         ],
     }
-    write_whole(store, journal_path(store), json.dumps(document).encode())
+    path = journal_path(store)
+    write_whole(store, path, json.dumps(document).encode())
+    with store_errors(path):
+        flush_folders([path.parent], store.root)
 
 
 def read_journal(store: Store) -> Intent | None:
@@ -225,7 +228,7 @@ def read_journal(store: Store) -> Intent | None:
     content = read_whole(journal_path(store))
     try:
         return None if content is None else _parse(json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError):
         return None  # symcache replaces it as a whole, so it did not write this; the next intent replaces it
 
 

@@ -202,6 +202,7 @@ _HEADER_BYTES = 0x1000
 # dbgeng does not read as many bytes at the end of a dump with a bitmap as stand before its first page, which Windows
 # always fills with what drivers leave there.
 _SECONDARY_BYTES = 0x10000
+_ENTRY_OFFSET = 0x40  # of each driver's one symbol in its code
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """What the header says of machine and crash; *time* is a FILETIME, *uptime* counts 100 ns."""
+    """What a dump says of machine and crash; *time* is a FILETIME, *uptime* counts 100 ns."""
 
     build: int
     build_lab: str
@@ -223,6 +224,7 @@ class Crash:
     product_type: int
     time: int
     uptime: int
+    stack: tuple[int, ...]  # numbers of the drivers that the calls on the stack return to, the innermost call first
 
 
 class _Memory:
@@ -291,22 +293,37 @@ class _Memory:
 def make_kernel_dump(drivers: Sequence[Driver], crash: Crash) -> bytes:
     """Return a dump that Windows before 8 would have written of an x86 machine with PAE.
 
-    It has page tables, the kernel's lists and the images of *drivers*, of which the first is the kernel, above 132 KiB.
-    Source: Windows SDK mindumpdef.h (DUMP_HEADER32); Ghidra's SummaryHeader for the bitmap of Windows before 8; Intel
-    SDM volume 3 chapter 4; public symbols of Windows Server 2008 (KLDR_DATA_TABLE_ENTRY, EPROCESS, KDDEBUGGER_DATA64).
+    It has page tables, the kernel's lists, the stack of the crash and the images of *drivers*, of which the first is
+    the kernel, above 132 KiB.
+
+    Source: Windows SDK mindumpdef.h (DUMP_HEADER32) and winnt.h (CONTEXT); Ghidra's SummaryHeader for the bitmap of
+    Windows before 8; Intel SDM volume 3 chapter 4; public symbols of Windows Server 2008 (KLDR_DATA_TABLE_ENTRY,
+    EPROCESS, KDDEBUGGER_DATA64).
     """
     memory = _Memory()
-    _load(memory, drivers)
+    bases = _load(memory, drivers)
     _write_variables(memory, crash)
     _write_system_process(memory)
+    calls = [bases[number] + PAGE_BYTES + _ENTRY_OFFSET for number in crash.stack]
+    stack = memory.store(struct.pack(f"<{len(calls)}I", *calls))
     bitmap = _bitmap_header(len(memory.pages))
     body = bitmap + b"".join(memory.pages) + bytes(_SECONDARY_BYTES)
-    return _header(crash, memory.root, _FIRST_PFN + len(memory.pages)) + body
+    context = _context(_KERNEL + PAGE_BYTES + _ENTRY_OFFSET, stack)
+    return _header(crash, memory.root, _FIRST_PFN + len(memory.pages), context) + body
 
 
-def _load(memory: _Memory, drivers: Sequence[Driver]) -> None:
-    """Map the images, and list them as PsLoadedModuleList does."""
-    entries = []
+def _context(instruction: int, stack: int) -> bytes:
+    """Return the registers that a debugger, and whoever looks for the stack, needs; flags ask for all of them."""
+    context = bytearray(716)
+    struct.pack_into("<I", context, 0, 0x1003F)
+    struct.pack_into("<I", context, 0xB8, instruction)
+    struct.pack_into("<I", context, 0xC4, stack)
+    return bytes(context)
+
+
+def _load(memory: _Memory, drivers: Sequence[Driver]) -> list[int]:
+    """Map the images, and list them as PsLoadedModuleList does; return where they are."""
+    entries, bases = [], []
     base = _KERNEL
     for driver in drivers:
         memory.write(base, driver.image)
@@ -316,8 +333,10 @@ def _load(memory: _Memory, drivers: Sequence[Driver]) -> None:
         names = memory.store_text(driver.path) + memory.store_text(driver.path.rpartition("\\")[2])
         entry = struct.pack("<24xIII", base, base + PAGE_BYTES, len(driver.image)) + names
         entries.append(memory.store(entry.ljust(0x54, b"\0")))
+        bases.append(base)
         base = max(round_up(base + len(driver.image), 0x10000), _DRIVERS)
     memory.link(_LOADED_MODULES, entries)
+    return bases
 
 
 def _write_variables(memory: _Memory, crash: Crash) -> None:
@@ -364,7 +383,7 @@ def _bitmap_header(pages: int) -> bytes:
     return (header + bitmap).ljust(size, b"\0")
 
 
-def _header(crash: Crash, root: int, end_pfn: int) -> bytes:
+def _header(crash: Crash, root: int, end_pfn: int, context: bytes) -> bytes:
     """Return the header; what is not set holds the fill pattern, as Windows leaves it."""
     raw = bytearray(b"PAGE" * (_HEADER_BYTES // 4))
     raw[4:8] = b"DUMP"
@@ -375,6 +394,7 @@ def _header(crash: Crash, root: int, end_pfn: int) -> bytes:
     struct.pack_into("<4I", raw, 0x2C, 0, 0, 0, 0)
     struct.pack_into("<BxxxI", raw, 0x5C, 1, _DEBUGGER_DATA)
     struct.pack_into("<IIII", raw, 0x64, 1, end_pfn - 1, 1, end_pfn - 1)  # one run of physical memory, from page 1
+    raw[0x320 : 0x320 + len(context)] = context
     struct.pack_into("<I", raw, 0xF88, 2)  # a kernel memory dump
     struct.pack_into("<I", raw, 0xF94, crash.product_type)
     struct.pack_into("<QQ", raw, 0xFB8, crash.uptime, crash.time)
@@ -389,6 +409,7 @@ _CRASH = Crash(
     product_type=3,  # a server
     time=0x1C8872C_5E0F4000,  # March 2008
     uptime=3_600 * 10_000_000,
+    stack=(0, 5, 4, 0),  # the kernel, which secdrv and PEAuth led to
 )
 
 
@@ -416,7 +437,7 @@ class SessionModule:
     def make_pdb(self) -> bytes:
         """Return the PDB, with public symbols alone, as they are published."""
         entry = f"_{self.pdb.name.partition('.')[0]}Entry@8"
-        return make_pdb(self.pdb, self.timestamp, symbol=entry, offset=0x40, payload_bytes=self.symbols_bytes)
+        return make_pdb(self.pdb, self.timestamp, symbol=entry, offset=_ENTRY_OFFSET, payload_bytes=self.symbols_bytes)
 
 
 def _module(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from contextlib import suppress
@@ -9,13 +10,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from symcache.errors import InputError, UsageError
+from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
 from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import FileView
 from symcache.identity import fold, parse_id, parse_index
+from symcache.inputs.manifest import text_encoding
 from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
-from symcache.stores.local.atomic import OWN_FOLDER, read_whole, store_errors, write_whole
+from symcache.stores.local.atomic import OWN_FOLDER, check_inside, read_whole, store_errors, write_whole
 from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.admin import CONTENT_OF, Admin
 from symcache.symstore.transactions import REFS, read_refs
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 
 _SYMBOLS_OF = {content: symbols for symbols, content in CONTENT_OF.items()}
 _LONGEST_PIN = 600
+_LARGEST_LIST_BYTES = 256 << 20
+_NO_LIST = "not what `symcache store list --files` writes"
+_LISTED_FORMS = frozenset({*Form, "msfz"})
 # Windows has shipped nt and hal under several file names.
 _PINNED_MODULES = {
-    "nt": ("ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp"),
+    "nt": ("ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp", "ntkrla57"),
     "hal": ("hal", "halaacpi", "halacpi", "halapic", "halmacpi", "halmps", "halsp"),
 }
 
@@ -110,7 +115,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The index of a key with whose file something was not done, and why."""
+    """The index of a key with whose file something was not done, or the path of a file in quarantine, and why."""
 
     index: str
     why: str
@@ -120,7 +125,7 @@ class LeftOut:
 class StoredFile:
     """A file as ``store list --files`` shows it."""
 
-    path: Path
+    path: Path | str  # the URL of an object of a bucket
     index: str  # ``name/id/name`` as the folders spell it
     form: str  # as in `FileStatus`
     size_bytes: int
@@ -129,6 +134,50 @@ class StoredFile:
     def as_json(self) -> dict[str, str | int | None]:
         head = {"index": self.index, "path": str(self.path), "form": self.form}
         return {**head, "bytes": self.size_bytes, "symbols": self.symbols}
+
+
+def read_listing(path: Path) -> set[str]:
+    """Return the folded indexes of the files that are in a store, as a list of it says, pointers and empty files apart.
+
+    The list is what ``store list --files`` writes, as text or as JSON, in UTF-8 or the UTF-16 that PowerShell makes of
+    it. `StoreError` if it cannot be read.
+
+    Raises:
+        InputError: Another file, or one of more than 256 MiB.
+    """
+    with store_errors(path), path.open("rb") as file:
+        data = file.read(_LARGEST_LIST_BYTES + 1)
+    if len(data) > _LARGEST_LIST_BYTES:
+        raise MalformedInput("too long for a list of a store")
+    text = data.decode(text_encoding(data[:64]) or "utf-8-sig", "replace").lstrip("\ufeff")
+    rows = _parse_json(text) if text.lstrip()[:1] == "{" else _parse_lines(text)
+    indexes: set[str] = set()
+    for index, form, size_bytes in rows:
+        with suppress(InputError):  # not a folder of a key
+            if form in {Form.PLAIN, Form.COMPRESSED} and size_bytes:
+                indexes.add(parse_index(index).folded)
+    return indexes
+
+
+def _parse_json(text: str) -> Iterator[tuple[str, str, int]]:
+    try:
+        document = json.loads(text)
+        schema, rows = document["schema"], document["files"]
+        if schema == "symcache.files/1":
+            yield from ((str(row["index"]), str(row["form"]), int(row["bytes"])) for row in rows)
+            return
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        pass
+    raise UnknownFormat(_NO_LIST)
+
+
+def _parse_lines(text: str) -> Iterator[tuple[str, str, int]]:
+    for line in text.splitlines():
+        words = line.split(maxsplit=3)
+        if len(words) == 4 and words[0] in _LISTED_FORMS and words[2].isdecimal():
+            yield words[3], words[0], int(words[2])
+        elif words:
+            raise UnknownFormat(_NO_LIST)
 
 
 def list_files(folder: Path, name: str) -> tuple[FileStatus, ...]:
@@ -175,7 +224,12 @@ def take_inventory(store: Store) -> Iterator[Candidate]:
 def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tuple[FileStatus, ...]:
     """Return the files that have been in quarantine for more than *older_than_s* seconds."""
     found: list[FileStatus] = []
-    for folder, _, names in os.walk(store.root / OWN_FOLDER / "quarantine"):
+    quarantine = store.root / OWN_FOLDER / "quarantine"
+    try:
+        check_inside(quarantine, store.root)
+    except OSError:
+        return ()
+    for folder, _, names in os.walk(quarantine):
         for name in names:
             path = store.root / folder / name
             with suppress(FileNotFoundError):
@@ -184,6 +238,15 @@ def find_quarantined(store: Store, *, older_than_s: float, now_s: float) -> tupl
                     status = path.lstat()
                     found.append(FileStatus(path, status.st_size, status.st_mtime_ns))
     return tuple(sorted(found, key=lambda each: each.path))
+
+
+def list_keys(store: Store) -> Iterator[Key]:
+    """Yield the key of every file, in folder order."""
+    for name, id_, _ in store.key_folders():
+        with suppress(InputError):  # not a folder of a key
+            key = parse_id(name, id_)
+            if store.find(key) is not None:
+                yield key
 
 
 def iter_files(store: Store, wants: Callable[[str, str], bool] | None = None) -> Iterator[StoredFile]:

@@ -102,18 +102,26 @@ class Pruned:
 
 
 def plan_prune(
-    candidates: Iterable[Candidate], limits: Limits, *, now_s: float, quarantined: tuple[FileStatus, ...] = ()
+    candidates: Iterable[Candidate],
+    limits: Limits,
+    *,
+    now_s: float,
+    quarantined: tuple[FileStatus, ...] = (),
+    spared_keys: int = 0,
+    spared_bytes: int = 0,
 ) -> PrunePlan:
     """Return what to remove for *limits*, from the arguments alone.
 
     Pinned keys stay, keys of transactions too unless the limits include them. Age and last use decide first; if the
     rest is still too large, the least recently used keys follow until it is not. *candidates*, see `take_inventory`,
     stay in memory only if there is a size limit; *now_s* is in seconds since 1970; all of *quarantined* is removed.
+    What is spared is known to stay, and is not among *candidates*.
     """
     evictions: list[Eviction] = []
     rest: list[Candidate] = []
-    kept_keys = 0
+    kept_keys = spared_keys
     kept, protected = DiskUsage(), DiskUsage()
+    kept.size_bytes = spared_bytes
     for candidate in candidates:
         if candidate.pinned or (candidate.in_transaction and not limits.include_transactions):
             protected.add(candidate.files)
@@ -171,7 +179,12 @@ def carry_out(store: Store, plan: PrunePlan, *, on_removed: Callable[[Eviction],
             on_removed(eviction)
         folders = sum(each.result() for each in emptied)
     for file in plan.quarantined:
-        if take_away(store, file.path):
+        try:
+            is_gone = take_away(store, file.path)
+        except StoreError as error:
+            skipped.append(LeftOut(str(file.path), f"in use: {error.problem}"))
+            continue
+        if is_gone:
             freed += file.size_bytes
             remove_empty_folders(file.path.parent, store.root / OWN_FOLDER)
     for _, _, folder in store.key_folders():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -11,13 +12,15 @@ from symcache.errors import InputError, StoreError, SymcacheError
 from symcache.identity import Tier, check_path_part, parse_index, tier_folder
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
+    check_inside,
+    flush_folders,
     put_in_place,
     remove_empty_folders,
     store_errors,
     take_away,
     write_whole,
 )
-from symcache.stores.local.rights import make_folders
+from symcache.stores.local.rights import make_file, make_folders
 from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
     from symcache.identity import Key
     from symcache.stores.local.tree import Store
+
+
+_TRIES = 8
 
 
 @dataclass(slots=True)
@@ -59,31 +65,40 @@ def convert(store: Store, tier: Tier, *, on_moved: Callable[[Path], object] = la
     with Admin(store).locked(to_convert=True):
         done = Converted(tier)
         write_whole(store, store.converting, b"to tier %d\n" % tier)
+        changed: set[Path] = set()
         with store_errors(store.root):
+            flush_folders([store.converting.parent], store.root)
             index2 = store.root / "index2.txt"
             if tier is Tier.TWO:
-                index2.touch()
+                os.close(make_file(index2, os.O_WRONLY))
             else:
                 index2.unlink(missing_ok=True)
+            flush_folders([store.root], store.root)
             # Until a pass moves nothing: another process may have published while the layout changed.
-            while _move_all(store, done, on_moved):
+            while _move_all(store, done, changed, on_moved):
                 pass
+            flush_folders(changed, store.root)
         take_away(store, store.converting)
     store.refresh()
     return done
 
 
-def _move_all(store: Store, done: Converted, on_moved: Callable[[Path], object]) -> bool:
-    """Move what is in the old layout, and count it in *done*; return whether there was anything."""
+def _move_all(store: Store, done: Converted, changed: set[Path], on_moved: Callable[[Path], object]) -> bool:
+    """Move what is in the old layout, and count it in *done*; return whether there was anything.
+
+    The folders out of and into which something moved are added to *changed*.
+    """
     found = False
     for parent in _folders(store.root) if done.tier is Tier.ONE else [store.root]:
         for named in _folders(parent):
-            found |= _move_name(store, named, done, on_moved)
+            found |= _move_name(store, named, done, changed, on_moved)
         remove_empty_folders(parent, store.root)
     return found
 
 
-def _move_name(store: Store, named: Path, done: Converted, on_moved: Callable[[Path], object]) -> bool:
+def _move_name(
+    store: Store, named: Path, done: Converted, changed: set[Path], on_moved: Callable[[Path], object]
+) -> bool:
     root, is_two = store.root, done.tier is Tier.TWO
     folders = _folders(named)
     keys = [folder for folder in folders if is_key_folder(folder, named.name, Tier.ONE if is_two else Tier.TWO)]
@@ -93,44 +108,62 @@ def _move_name(store: Store, named: Path, done: Converted, on_moved: Callable[[P
     found = bool(keys)
     if found:
         target = find_spelling(find_spelling(root, tier_folder(named.name)) if is_two else root, named.name)
-        if keys == folders and named not in target.parents and rename_folder(named, target):
+        _make_flushed(target.parent, root)
+        if keys == folders and named not in target.parents and rename_folder(named, target, root):
             done.moved += 1
             on_moved(target)
             keys = []
+        changed.update((named.parent, target.parent))
+        if keys:
+            _make_flushed(target, root)
         for folder in keys:
             spelt = find_spelling(target, folder.name)
-            if rename_folder(folder, spelt):
+            changed.update((named, spelt))
+            if rename_folder(folder, spelt, root):
                 done.moved += 1
                 on_moved(spelt)
             else:
                 done.merged += 1
                 done.quarantined += merge_key_folder(store, folder, spelt)
+        if keys:
+            flush_folders([target], root)  # before the folder that they leave goes
     remove_empty_folders(named, root)
     return found
+
+
+def _make_flushed(folder: Path, root: Path) -> None:
+    """Make *folder*, below *root*, unless it exists, and let the disk have it before anything moves into it."""
+    if not folder.is_dir():
+        make_folders(folder)
+        flush_folders([folder.parent], root)
 
 
 def _folders(parent: Path) -> list[Path]:
     return [parent / name for name in list_folders(parent)]
 
 
-def rename_folder(folder: Path, target: Path) -> bool:
-    """Move a folder in one step; return False if *target* exists, True as well if *folder* is gone.
+def rename_folder(folder: Path, target: Path, root: Path) -> bool:
+    """Move a folder below the store *root* in one step; return False if *target* exists, True too if *folder* is gone.
 
-    A `StoreError` says that a file in it is in use (Windows).
+    A `StoreError` says that a file in it is in use (Windows), or that a link leads to it, out of the store.
     """
-    while True:
+    for left in reversed(range(_TRIES)):
         try:
+            check_inside(folder.parent, root)
             make_folders(target.parent)
             folder.rename(target)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if not folder.exists():  # pruned, or moved by a process that published there
                 return True
+            if not left:  # Windows says so of paths that are too long, too
+                raise StoreError(f"cannot be moved: {error.strerror}", path=folder) from error
         except OSError as error:
             if target.is_dir():
                 return False
             raise StoreError(f"cannot be moved: {error.strerror or error}", path=folder) from error
         else:
             return True
+    raise AssertionError
 
 
 def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
@@ -139,11 +172,16 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
     Where both have a file of one name, that of *target* stays, unless it is empty. *target* gets the lines of both
     ``refs.ptr``. The caller holds the store's admin lock; after a kill, a second run does the rest.
     """
+    with store_errors(folder):
+        for each in (folder, target):
+            check_inside(each, store.root)
     old = read_refs(folder)
     if old.exists:
         new = read_refs(target)
         lines = (*old.lines, *(line for line in new.lines if line not in old.lines))
         write_refs(store, target, Refs(lines, exists=True))
+        with store_errors(target):
+            flush_folders([target], store.root)
         take_away(store, folder / REFS)
     quarantined = 0
     with store_errors(folder):
@@ -151,10 +189,12 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
             other = find_spelling(target, path.name)
             if not path.is_dir():
                 quarantined += _merge_file(store, path, other)
-            elif not rename_folder(path, other):
+            elif not rename_folder(path, other, store.root):
                 for inner in sorted(each for each in path.iterdir() if not each.is_dir()):
                     quarantined += _merge_file(store, inner, find_spelling(other, inner.name))
+                flush_folders([other], store.root)
                 remove_empty_folders(path, folder)
+        flush_folders([target], store.root)  # before the folder that they leave goes
     remove_empty_folders(folder, folder.parent)
     return quarantined
 
@@ -177,6 +217,8 @@ def move_to_quarantine(store: Store, path: Path, why: str) -> Path:
     was = path.relative_to(store.root).as_posix()
     write_whole(store, folder / "why.json", json.dumps({"path": was, "why": why}).encode())
     with store_errors(path):
+        check_inside(path.parent, store.root)
+        flush_folders([folder], store.root)
         return put_in_place(path, lambda: folder / path.name, store.root)
 
 
@@ -340,7 +382,7 @@ def _merge(store: Store, folder: Path, target: Path) -> str:
         levels_above_keys = store.tier + 1 - len(folder.relative_to(store.root).parts)
         pairs = [(folder, target)]
         for _ in range(levels_above_keys):
-            pairs = [inner for outer in pairs for inner in _merge_folders(*outer)]
+            pairs = [inner for outer in pairs for inner in _merge_folders(*outer, store.root)]
         quarantined = sum(merge_key_folder(store, *pair) for pair in pairs)
         for each in sorted(folder.rglob("*"), reverse=True):
             remove_empty_folders(each, store.root)
@@ -349,9 +391,9 @@ def _merge(store: Store, folder: Path, target: Path) -> str:
     return f"merged, {quarantined} files into quarantine" if quarantined else "merged"
 
 
-def _merge_folders(folder: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+def _merge_folders(folder: Path, target: Path, root: Path) -> Iterator[tuple[Path, Path]]:
     """Move the folders in *folder* into *target*; yield the pairs that exist in both."""
     for inner in sorted(each for each in folder.iterdir() if each.is_dir()):
         same = find_spelling(target, inner.name)
-        if not rename_folder(inner, same):
+        if not rename_folder(inner, same, root):
             yield inner, same

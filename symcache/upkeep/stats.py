@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from symcache.errors import InputError
 from symcache.identity import parse_id
 from symcache.stores.base import Form
-from symcache.stores.local.atomic import Means, as_store_error, put_in_place, share_space, store_errors
+from symcache.stores.local.atomic import Means, as_store_error, flush, put_in_place, share_space, store_errors
 from symcache.stores.local.rights import open_stored
 from symcache.symstore.admin import Admin
 from symcache.upkeep.inventory import DiskUsage, list_files
@@ -93,10 +93,16 @@ def collect_stats(store: Store, *, largest: int = 20) -> Stats:
 
     Reads folders, not files. Memory does not grow with the store, but for the inodes of hard-linked files.
     """
+    transactions = sum(1 for _ in Admin(store).list_transactions())
+    return add_up(iter_names(store), tier=int(store.tier), transactions=transactions, largest=largest)
+
+
+def add_up(totals: Iterable[NameTotal], *, tier: int, transactions: int, largest: int) -> Stats:
+    """Return the numbers of a store of which *totals* are those of its names."""
     names = keys = empty_keys = 0
     by_kind: dict[str, Total] = {}
     top: list[tuple[int, str, int, NameTotal]] = []
-    for number, each in enumerate(iter_names(store)):
+    for number, each in enumerate(totals):
         names += bool(each.by_kind)
         keys += each.keys
         empty_keys += each.empty_keys
@@ -105,13 +111,13 @@ def collect_stats(store: Store, *, largest: int = 20) -> Stats:
         push = heapq.heappush if len(top) < largest else heapq.heappushpop
         push(top, (each.total.size_bytes, each.name, number, each))
     return Stats(
-        tier=int(store.tier),
+        tier=tier,
         names=names,
         keys=keys,
         empty_keys=empty_keys,
         total=sum(by_kind.values(), Total()),
         by_kind=by_kind,
-        transactions=sum(1 for _ in Admin(store).list_transactions()),
+        transactions=transactions,
         largest=tuple(each for _, _, _, each in sorted(top, key=lambda row: (-row[0], row[1]))),
     )
 
@@ -243,6 +249,9 @@ def _share(store: Store, path: Path, original: Path, name: str, id_: str) -> Sha
             return Shared(path, original, None, "the disk has neither reflinks nor hard links")
         if means is Means.REFLINK:
             os.utime(scratch, ns=(status.st_atime_ns, status.st_mtime_ns))
+        # It takes the place of a file that may be on the disk already.
+        with suppress(PermissionError):  # another user's, or open in a debugger on Windows
+            flush(scratch)
         put_in_place(scratch, lambda: path, store.root)
     except OSError as error:
         return Shared(path, original, None, as_store_error(error, path).problem)

@@ -18,11 +18,11 @@ from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
 from symcache.formats.pdb.deep import check_available, check_blocks, check_identity
 from symcache.formats.pdb.info import NativePdb, Pdb2, SymbolKind, parse_pdb
 from symcache.formats.view import FileView
-from symcache.identity import OtherKey, Pdb2Key, PdbKey, compressed_name, fold, parse_id
+from symcache.identity import OtherKey, Pdb2Key, PdbKey, check_path_part, compressed_name, fold, parse_id
 from symcache.stores.base import Form
 from symcache.stores.check import check_file
 from symcache.stores.local.atomic import OWN_FOLDER, store_errors
-from symcache.stores.local.rights import make_file, make_folders, open_stored
+from symcache.stores.local.rights import make_file, make_own_folders, open_stored
 from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
 from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from symcache.formats.view import ByteView
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
@@ -141,17 +142,19 @@ class Checkpoint:
     does not *keep* anything is for a store that is only read.
     """
 
-    def __init__(self, store: Store, *, resume: bool, scope: str = "", keeps: bool = True) -> None:
+    def __init__(self, path: Path, *, resume: bool, scope: str = "", keeps: bool = True) -> None:
         self._head = {"schema": _SCHEMA, "scope": scope}
-        self._path = store.root / OWN_FOLDER / "verify.jsonl"
+        self._path = path
         self.progress = Progress()
         self.problems: tuple[Problem, ...] = ()
+        self._recorded = Progress()
         self._file: BinaryIO | None = None
         if not keeps:
             return
         with store_errors(self._path):
-            make_folders(self._path.parent)
+            make_own_folders(self._path.parent)
             end = self._read() if resume else 0
+            self._recorded = self.progress
             self._file = open(make_file(self._path, os.O_RDWR), "r+b")  # noqa: PTH123, SIM115 - a descriptor, kept
             self._file.truncate(end)
             self._file.seek(end)
@@ -161,8 +164,16 @@ class Checkpoint:
     def record(self, problem: Problem) -> None:
         self._write({"finding": problem.as_json()})
 
+    def advance_in_time(self, progress: Progress) -> None:
+        """Do what `advance` does where that was long ago, by keys or by bytes."""
+        before = self._recorded
+        is_due = progress.keys - before.keys >= _CHECKPOINT_KEYS
+        if is_due or progress.size_bytes - before.size_bytes >= _CHECKPOINT_BYTES:
+            self.advance(progress)
+
     def advance(self, progress: Progress) -> None:
         """Record that a later run may continue after *progress*."""
+        self._recorded = progress
         numbers = {"keys": progress.keys, "bytes": progress.size_bytes, "findings": progress.problems}
         self._write({"progress": {"at": progress.at, **numbers}})
         if self._file is not None:
@@ -199,9 +210,14 @@ class Checkpoint:
                         self.progress = Progress(str(at), *map(int, numbers))
                         self.problems = tuple(problems)
                         end = file.tell()
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             pass  # no file, or damaged from here on
         return end
+
+
+def checkpoint_of(store: Store) -> Path:
+    """Return where *store* has its checkpoint file."""
+    return store.root / OWN_FOLDER / "verify.jsonl"
 
 
 def verify(
@@ -233,11 +249,12 @@ def verify(
     try:
         # The walk over two layouts at once has another order.
         can_resume = resume and not store.converting.exists()
-        checkpoint = Checkpoint(store, resume=can_resume, scope=scope, keeps=lock.is_held)
-        yield from checkpoint.problems
+        checkpoint = Checkpoint(checkpoint_of(store), resume=can_resume, scope=scope, keeps=lock.is_held)
         resumed = bool(checkpoint.progress.at)
         transactions = _Transactions(store)
         folders = _KeyFolders(store.root, check, policy, transactions)
+        for problem in checkpoint.problems:
+            yield from folders.look_again(problem)
         yield from _verify_keys(store, folders, checkpoint, on_progress)
         references = transactions.references
         if resumed:  # this walk has read only some refs.ptr files
@@ -262,7 +279,7 @@ def _take(lock: KeyLock) -> bool:
 def _verify_keys(
     store: Store, folders: _KeyFolders, checkpoint: Checkpoint, on_progress: Callable[[Progress], object]
 ) -> Iterator[Problem]:
-    progress = recorded = checkpoint.progress
+    progress = checkpoint.progress
     spellings = _Spellings(store.root)
     skipping = bool(progress.at)
     for name, _, folder in store.key_folders():
@@ -276,10 +293,7 @@ def _verify_keys(
         progress = Progress(at, progress.keys + 1, progress.size_bytes + size, progress.problems + len(problems))
         for problem in problems:
             checkpoint.record(problem)
-        is_due = progress.keys - recorded.keys >= _CHECKPOINT_KEYS
-        if is_due or progress.size_bytes - recorded.size_bytes >= _CHECKPOINT_BYTES:
-            checkpoint.advance(progress)
-            recorded = progress
+        checkpoint.advance_in_time(progress)
         on_progress(progress)
         yield from problems
     checkpoint.advance(progress)
@@ -311,6 +325,27 @@ class _KeyFolders:
         except (StoreError, OSError) as error:
             detail = error.problem if isinstance(error, StoreError) else error.strerror or str(error)
             yield Problem(where, ProblemKind.UNREADABLE, detail, index=key.index)
+
+    def look_again(self, problem: Problem) -> Iterator[Problem]:
+        """Yield *problem*, which an earlier run found; if its file has changed since, what is wrong with that now."""
+        parts = problem.path.split("/")
+        try:
+            path = self.root.joinpath(*map(check_path_part, parts))
+            status = path.stat()
+        except InputError:
+            yield problem  # nobody's path: `repair` refuses it
+        except OSError:
+            if problem.size_bytes is None:
+                yield problem
+        else:
+            if problem.size_bytes is None or (status.st_size, status.st_mtime_ns) == (
+                problem.size_bytes,
+                problem.changed_ns,
+            ):
+                yield problem
+                return
+            folder = path.parent.parent if fold(path.parent.name) == MSFZ_FOLDER else path.parent
+            yield from (each for each in self.verify(folder, folder.parent.name) if each.path == problem.path)
 
     def _verify_entry(self, path: Path, key: Key) -> Iterator[Problem]:
         folded = fold(path.name)
@@ -541,16 +576,28 @@ class DeepCheck:
 
 
 def why_private(path: Path, key: Key, /) -> str | None:
-    """Return why a plain file must not be in a store without private symbols; None if it may.
+    """Return why a plain file must not be in a store without private symbols, as `why_view_private`.
 
-    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources. An
-    `OSError` says that the file cannot be read.
+    An `OSError` says that the file cannot be read.
     """
     if not isinstance(key, PdbKey | Pdb2Key):
         return None
     try:
         with FileView(path) as view:
-            pdb = parse_pdb(view)
+            return why_view_private(view, key)
+    except InputError:
+        return _UNKNOWN
+
+
+def why_view_private(view: ByteView, key: Key) -> str | None:
+    """Return why the plain file that *view* shows must not be in a store without private symbols; None if it may.
+
+    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources.
+    """
+    if not isinstance(key, PdbKey | Pdb2Key):
+        return None
+    try:
+        pdb = parse_pdb(view)
     except InputError:
         return _UNKNOWN
     match pdb:

@@ -14,10 +14,21 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 
 from symcache.config import load_config
+from symcache.errors import UsageError
 from symcache.events import ignore
 from symcache.identity import parse_index
-from symcache.inputs.detect import InputOptions, InputSource, copy_input, open_inputs
-from symcache.inputs.records import OF_COMPLETE_DUMPS, Input, Module, ProcessSelection, ProcessSummary, Unreadable
+from symcache.inputs.detect import InputOptions, InputSource, ModuleSource, copy_input, open_inputs
+from symcache.inputs.records import (
+    OF_COMPLETE_DUMPS,
+    CrashStack,
+    Input,
+    InputKind,
+    Module,
+    ProcessSelection,
+    ProcessSummary,
+    Unreadable,
+)
+from symcache.stores.documents import DocumentCache, answered
 from symcache.stores.source import SymbolSource
 from symcache.warm.inspect import DeepWish, Inspection, inspect_file
 from symcache.warm.local import LocalRun
@@ -26,7 +37,7 @@ from symcache.warm.run import Warmer
 from symcache.warm.servers import ListedServer, list_servers, probe_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Concatenate, Self
 
@@ -46,12 +57,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What inputs hold, in their order; *processes* are those of dumps whose modules were asked for."""
+    """What inputs hold, in their order; *processes* are those of dumps whose modules were asked for.
+
+    *stacks* say what the crashes of dumps are about.
+    """
 
     inputs: tuple[Input, ...] = ()
     modules: tuple[Module, ...] = ()
     processes: tuple[ProcessSummary, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    stacks: tuple[CrashStack, ...] = ()
 
 
 class SymbolCache:
@@ -63,9 +78,9 @@ class SymbolCache:
             outcome = await cache.fetch("ntdll.pdb/6B9E5E8038E2420E8E7C62EA60DDB0692/ntdll.pdb")
             report = await cache.warm(["MEMORY.DMP"])
 
-    An input is a path, or what a file holds: bytes or a binary file object, alone or as a pair behind its name. Every
-    setting is in *config*, as `symcache.load_config` reads them; *observer* is told about transfers and files that are
-    settled.
+    An input is a path, or what a file holds: bytes or a binary file object, alone or as a pair behind its name, or a
+    `ModuleSource`, which finds its modules itself. Every setting is in *config*, as `symcache.load_config` reads them;
+    *observer* is told about transfers and files that are settled.
     """
 
     def __init__(self, config: Config, *, observer: Observer = ignore) -> None:
@@ -104,15 +119,19 @@ class SymbolCache:
         images: ImageChoice | str = ImageChoice.AUTO,
         all_pdbs: bool = False,
         processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
+        stack_only: bool = False,
+        sets: Sequence[str] = (),
     ) -> Report:
         """Fetch what *inputs*, one or several, need: dumps, images, folders, PDBs, manifests, debugger logs.
 
         Images are wanted, too: those that a debugger asks for because the inputs do not hold them (``auto``), ``all``
         or ``none``. *all_pdbs* wants every PDB an image names, not only the one that debuggers ask for; of kernel dumps
-        the modules of *processes* count, too.
+        the modules of *processes* count, too. What the modules on a crash's stack need comes first; *stack_only* wants
+        nothing else, and `Report.lacks_stack` says if there was none. With *sets* only modules of these sets
+        count.
         """
-        with self._run(images, all_pdbs=all_pdbs) as run:
-            return await Warmer(self._source, run).warm(run.open_inputs(_each(inputs), processes))
+        with self._run(images, all_pdbs=all_pdbs, stack_only=stack_only) as run:
+            return await Warmer(self._source, run).warm(run.open_inputs(_each(inputs), processes, sets))
 
     async def check(
         self,
@@ -121,14 +140,26 @@ class SymbolCache:
         images: ImageChoice | str = ImageChoice.AUTO,
         all_pdbs: bool = False,
         processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
+        stack_only: bool = False,
+        sets: Sequence[str] = (),
     ) -> Report:
         """Return what *inputs* need and whether it is there; no network. The arguments are those of `warm`."""
-        with self._run(images, all_pdbs=all_pdbs) as run:
-            return await Warmer(self._source, run).check(run.open_inputs(_each(inputs), processes))
+        with self._run(images, all_pdbs=all_pdbs, stack_only=stack_only) as run:
+            return await Warmer(self._source, run).check(run.open_inputs(_each(inputs), processes, sets))
 
-    async def scan(self, inputs: Inputs, *, processes: ProcessSelection | None = OF_COMPLETE_DUMPS) -> Scan:
-        """Return what *inputs* hold; no network, no store. `read_input` yields the same piece by piece."""
-        return await to_thread.run_sync(_scan, _each(inputs), processes, abandon_on_cancel=True)
+    async def scan(
+        self,
+        inputs: Inputs,
+        *,
+        processes: ProcessSelection | None = OF_COMPLETE_DUMPS,
+        sets: Sequence[str] = (),
+    ) -> Scan:
+        """Return what *inputs* hold, with *sets* modules of these alone; no network, no store.
+
+        `read_input` yields the same piece by piece.
+        """
+        options = InputOptions(processes, tuple(sets), self._config.sets, self._config.builds, self._config.inputs)
+        return await to_thread.run_sync(_scan, _each(inputs), options, abandon_on_cancel=True)
 
     async def processes(self, dump: InputSource) -> tuple[ProcessSummary, ...]:
         """Return the processes of a kernel dump that holds their memory; none of other inputs."""
@@ -142,7 +173,7 @@ class SymbolCache:
         With pdbparse, also the length of every stream of a PDB, so many of its public symbols and names of structures.
 
         Raises:
-            UsageError: pdbparse is needed and not installed, or the file is none that it reads.
+            UsageError: pdbparse is needed and not installed, the file is none that it reads, or *source* is no file.
         """
         return await to_thread.run_sync(_inspect, source, DeepWish(streams, publics, types), abandon_on_cancel=True)
 
@@ -156,8 +187,9 @@ class SymbolCache:
             return listed
         return await probe_listed([each for each in listed if each.is_in_path], self._config, timeout_s=timeout_s)
 
-    def _run(self, images: ImageChoice | str, *, all_pdbs: bool) -> LocalRun:
-        return LocalRun(self._source, Plan(images=ImageChoice(images), all_pdbs=all_pdbs), observer=self._observer)
+    def _run(self, images: ImageChoice | str, *, all_pdbs: bool, stack_only: bool) -> LocalRun:
+        plan = Plan(images=ImageChoice(images), all_pdbs=all_pdbs, stack_only=stack_only)
+        return LocalRun(self._source, plan, observer=self._observer)
 
     async def __aenter__(self) -> Self:
         """Open the symbol path.
@@ -263,23 +295,36 @@ def _load(symbol_path: str | None, store: Path | str | None) -> Config:
 def _each(inputs: Inputs) -> Iterable[InputSource]:
     # Texts, bytes and file objects are iterable, too, and so is a name with its content.
     is_pair = isinstance(inputs, tuple) and len(inputs) == 2 and not isinstance(inputs[1], str | Path | tuple)
-    is_one = is_pair or isinstance(inputs, str | Path | bytes) or hasattr(inputs, "read")
+    is_one = is_pair or isinstance(inputs, str | Path | bytes | ModuleSource) or hasattr(inputs, "read")
     return [inputs] if is_one else inputs  # type: ignore[list-item,return-value]  # told apart above
 
 
-def _scan(inputs: Iterable[InputSource], processes: ProcessSelection | None) -> Scan:
-    records = list(open_inputs(inputs, InputOptions(processes)))
+def _scan(inputs: Iterable[InputSource], options: InputOptions) -> Scan:
+    cache = DocumentCache(options.builds.cache, recheck_s=options.builds.recheck_s)
+    records = list(answered(open_inputs(inputs, options), cache))
     return Scan(
-        tuple(record for record in records if isinstance(record, Input)),
+        tuple(_once(record for record in records if isinstance(record, Input))),
         tuple(record for record in records if isinstance(record, Module)),
         tuple(record for record in records if isinstance(record, ProcessSummary)),
         tuple(record for record in records if isinstance(record, Unreadable)),
+        tuple(record for record in records if isinstance(record, CrashStack)),
     )
+
+
+def _once(inputs: Iterable[Input]) -> Iterator[Input]:
+    """Yield *inputs* without archives that go on behind what lies in them."""
+    seen: set[str] = set()
+    for each in inputs:
+        if each.kind is not InputKind.ARCHIVE or each.path not in seen:
+            seen.add(each.path)
+            yield each
 
 
 def _inspect(source: InputSource, wish: DeepWish) -> Inspection:
     if isinstance(source, str | Path):
         return inspect_file(str(source), wish)
+    if isinstance(source, ModuleSource):
+        raise UsageError(f"{source.path}: this is no file; scan lists its modules")
     with TemporaryDirectory(prefix="symcache-") as folder:
         name, copy = copy_input(source, Path(folder))
         return replace(inspect_file(str(copy), wish), path=name)

@@ -10,21 +10,40 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from symcache.errors import InputError, UnknownFormat, UsageError
+from symcache.errors import InputError, StoreError, UnknownFormat, UsageError
 from symcache.formats.cabinet import expand, open_cabinet
 from symcache.formats.pdb.deep import DeepPdb
-from symcache.formats.pdb.info import Container
+from symcache.formats.pdb.info import Container, NativePdb, SymbolKind, parse_pdb
+from symcache.formats.pe.image import Layout
+from symcache.formats.pe.managed import read_runtime_facts
+from symcache.formats.pe.version import VersionInfo, read_version
 from symcache.formats.view import FileView
-from symcache.identity import OtherKey, base_name, check_name, fold, parse_index
+from symcache.identity import ImageKey, OtherKey, base_name, check_name, filed_keys, fold, parse_index
 from symcache.inputs.detect import detect, read_input
-from symcache.inputs.records import Input, InputKind, Module, ProcessSummary, Unreadable
+from symcache.inputs.records import (
+    CrashStack,
+    Input,
+    InputKind,
+    Module,
+    ProcessSummary,
+    Runtime,
+    RuntimeKind,
+    Unreadable,
+)
+from symcache.inputs.runtimes import library_keys, runtime_of, with_facts
+from symcache.stores.bundle import BundleStore
 from symcache.stores.check import check_file
 from symcache.stores.local.tree import MSFZ_FOLDER
+from symcache.stores.results import Fetched, Present
+from symcache.warm.plan import FileKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from symcache.identity import Key
+    from symcache.stores.base import Searchable
+    from symcache.stores.bucket.objects import Bucket
+    from symcache.warm.report import Symbol
 
 _CABINET = b"MSCF"
 _MOST_PROBLEMS = 100
@@ -63,6 +82,10 @@ class Inspection:
     details: dict[str, Any] = field(default_factory=dict)  # facts of the reader
     index: str | None = None  # where a store has such a file; None for what no store has
     names: list[str] = field(default_factory=list)  # indexes of the PDBs and ``.dbg`` files that an image names
+    version: VersionInfo | None = None  # who made an image, if it says so
+    libraries: list[str] = field(
+        default_factory=list
+    )  # indexes that debuggers ask for, if it is or holds a .NET runtime
     modules: int = 0
     identified: int = 0
     unloaded: int = 0
@@ -96,6 +119,8 @@ class Inspection:
             "cabinet": None if self.cabinet is None else dict(zip(("name", "size_bytes"), self.cabinet, strict=True)),
             "index": self.index,
             "names": self.names,
+            "libraries": self.libraries,
+            "version": None if self.version is None else self.version.as_json(),
             "modules": {"total": self.modules, "identified": self.identified, "unloaded": self.unloaded},
             "processes": [each.as_json() for each in self.processes],
             "filed": None if filed is None else asdict(filed),
@@ -120,6 +145,9 @@ def inspect_file(path: str, wish: DeepWish) -> Inspection:
         found.size_bytes = status.st_size
         with _plain_file(path, found) as plain:
             _take_in(found, plain)
+            if found.kind is InputKind.IMAGE and found.details.get("type", "DBG") != "DBG":
+                _take_in_version(found, plain)
+                _take_in_runtime(found, plain)
             found.filed = _check_place(found, plain)
             if wish and found.details:
                 found.deep = dict(_look_deep(found, plain, wish))
@@ -128,6 +156,48 @@ def inspect_file(path: str, wish: DeepWish) -> Inspection:
     except OSError as error:
         found.add_problem(error.strerror or str(error))
     return found
+
+
+def find_private(symbols: Iterable[Symbol], buckets: Iterable[Bucket] = ()) -> list[str]:
+    """Return the indexes of the PDBs among *symbols* that are at hand and hold private symbols.
+
+    Those in *buckets* are read in ranges.
+
+    Raises:
+        StoreError: A bundle or bucket that one lies in is damaged, or cannot be read.
+    """
+    opened = list(buckets)
+    bundles: dict[Path, BundleStore] = {}
+    private: list[str] = []
+    for symbol in symbols:
+        outcome, index = symbol.outcome, symbol.index
+        if symbol.kind is not FileKind.PDB or index is None or not isinstance(outcome, Present | Fetched):
+            continue
+        if isinstance(outcome, Present) and outcome.url is not None:
+            from symcache.stores.bucket.look import BucketLook  # noqa: PLC0415 - few symbol paths have one
+
+            places = (BucketLook(each) for each in opened if outcome.url.startswith(f"{each.name}/"))
+            kind = next((found for each in places if (found := _symbols_in(each, parse_index(index)))), None)
+        elif isinstance(outcome, Present) and outcome.in_bundle:
+            bundle = bundles.setdefault(outcome.path, BundleStore(outcome.path))
+            kind = _symbols_in(bundle, parse_index(index))
+        else:
+            kind = inspect_file(str(outcome.path), DeepWish()).details.get("symbols")
+        if kind == SymbolKind.PRIVATE:
+            private.append(index)
+    return private
+
+
+def _symbols_in(place: Searchable, key: Key) -> SymbolKind | None:
+    stored = place.find(key)
+    if stored is None:
+        return None
+    try:
+        with stored.open() as view:
+            pdb = parse_pdb(view)
+    except (InputError, OSError) as error:
+        raise StoreError(f"{key.index} in it cannot be read: {error}", path=place.name) from error
+    return pdb.symbols if isinstance(pdb, NativePdb) else None
 
 
 @contextmanager
@@ -163,20 +233,26 @@ def _take_in(found: Inspection, plain: Path) -> None:
     """Read the file as any input is read."""
     with suppress(UnknownFormat), FileView(plain) as view:
         found.kind = detect(view)  # of a damaged file, too
+    is_first = True
     for record in read_input(str(plain)):
         match record:
-            case Input(_, found.kind, details):
-                found.details = dict(details)
+            case Input(_, kind, details):
+                if is_first:  # others lie in it
+                    found.kind, found.details, is_first = kind, dict(details), False
             case Module():
                 found.modules += 1
                 found.identified += bool(record.image or record.pdbs or record.dbg)
                 found.unloaded += record.unloaded
                 if found.kind in {InputKind.IMAGE, InputKind.PDB}:
                     _take_in_module(found, record)
+            case CrashStack(modules, thread):
+                found.details["stack"] = [each.as_json() for each in modules]
+                found.details["stack_of_thread"] = thread
             case ProcessSummary():
                 found.processes.append(record)
             case Unreadable():
-                found.add_problem(record.problem, record.offset)
+                within = record.path.removeprefix(str(plain)).lstrip("/")  # the name of a file in an archive
+                found.add_problem(f"{within}: {record.problem}" if within else record.problem, record.offset)
     said = {text for text, _ in found.problems}
     for text in found.details.get("problems", ()):
         if text not in said:
@@ -195,6 +271,29 @@ def _take_in_module(found: Inspection, module: Module) -> None:
     else:
         found.index = None if module.image is None else module.image.index
         found.names = [*pdbs, *dbg]
+
+
+def _take_in_version(found: Inspection, plain: Path) -> None:
+    """Read who made the image; that this cannot be read makes an image no worse for a debugger."""
+    try:
+        with FileView(plain) as view:
+            found.version = read_version(view, Layout.DISK)
+    except InputError as error:
+        found.details.setdefault("notes", []).append(f"its version resource cannot be read: {error}")
+
+
+def _take_in_runtime(found: Inspection, plain: Path) -> None:
+    """Note the libraries that debuggers need of an image that is a .NET runtime, or a program that holds one."""
+    key = None if found.index is None else parse_index(found.index)
+    if not isinstance(key, ImageKey):
+        return
+    runtime = runtime_of(Module(key.name, image=key)) or Runtime(RuntimeKind.SINGLE_FILE, is_presumed=True)
+    with suppress(InputError), FileView(plain) as view:
+        known = with_facts(runtime, read_runtime_facts(view, Layout.DISK))
+        if known is not None:
+            found.details["runtime"] = known.as_json()
+            for library in library_keys(key, known):
+                found.libraries += [each.index for each in filed_keys(library)]
 
 
 def _check_place(found: Inspection, plain: Path) -> Filed | None:

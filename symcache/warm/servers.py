@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from symcache.errors import InputError, StoreError, SymbolPathError, UsageError
 from symcache.identity import fold, parse_id
+from symcache.stores.disk import find_entry
 from symcache.stores.http.probe import probe_servers
 from symcache.stores.http.servers import SERVERS, Hints, entry_for, hints_for
 from symcache.stores.local.tree import Store
@@ -74,7 +75,7 @@ def list_servers(config: Config) -> list[ListedServer]:
 
     for element in chains(config.symbol_path, config.store.folder):
         for place in element.stores:
-            if isinstance(place, HttpPlace):
+            if isinstance(place, HttpPlace) and find_entry(place.url.rstrip("/"), config.bucket) is None:
                 add(place.url, is_in_path=True)
     for entry in config.server:
         add(entry.url)

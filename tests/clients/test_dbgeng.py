@@ -10,7 +10,7 @@ from uuid import NAMESPACE_DNS, uuid5
 import pytest
 from support.command import run, run_json
 from support.dbgeng import windows_path
-from support.debuggees import DEBUGGEES
+from support.debuggees import DEBUGGEES, DOTNET
 from support.shared import corpus, corpus_files, needs_corpus
 from support.sources import cabinet
 from support.synth.pdb import NativePdbSpec, make_pdb
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=DEBUGGEES)
 def debuggee(request: pytest.FixtureRequest, tmp_path: Path) -> Debuggee:
-    return DEBUGGEES[request.param](tmp_path)
+    return (DEBUGGEES | DOTNET)[request.param](tmp_path)
 
 
 @pytest.fixture
@@ -239,3 +239,64 @@ def test_a_transcript_leads_to_all_that_the_session_asked_for_in_vain(
         run_json("warm", transcript, "-y", f"srv*{store}*{server.url}", "--allow-missing")
     session = engine.open(debuggee.dump, f"srv*{windows_path(store)}", ".reload /f", "lm")
     assert bare_modules(session) == debuggee.bare | debuggee.by_hand
+
+
+LIBRARY = re.compile(r"(?:mscordaccore|mscordacwks|mscordbi|sos)[_.]")
+LOOK_FOR_LIBRARIES = ".cordll -ve -u -l"
+# This engine runs on x64, and nothing is published for it to read x86 with: a person takes the x86 debugger.
+CROSS_X86 = re.compile(r"[^/]+_amd64_x86_")
+
+
+@pytest.mark.parametrize("debuggee", DOTNET, indirect=True)
+def test_the_libraries_of_a_runtime_that_the_engine_asks_for_are_wanted(
+    debuggee: Debuggee, server: Upstream, engine: Engine, tmp_path: Path
+) -> None:
+    store = tmp_path / "sym"
+    report = warm(debuggee, server, store)
+    assert report["managed"][0]["ready"]
+    assert indexes_of(check(debuggee, store)) == indexes_of(report)
+
+    server.requests.clear()
+    engine.open(debuggee.dump, f"srv*{windows_path(tmp_path / 'engine')}*{server.url}", LOOK_FOR_LIBRARIES)
+    asked = {index for index in asked_indexes(server) if LIBRARY.match(index)}
+    assert asked
+    assert {index for index in asked if not CROSS_X86.match(index)} <= indexes_of(report)
+
+
+@pytest.mark.parametrize(
+    "debuggee", [".NET Framework 4", ".NET 8, published under short names alone", "ARM64 .NET 8"], indirect=True
+)
+def test_offline_the_engine_opens_the_data_access_library_out_of_the_store(
+    debuggee: Debuggee, server: Upstream, engine: Engine, tmp_path: Path
+) -> None:
+    store = tmp_path / "sym"
+    assert warm(debuggee, server, store)["managed"] == check(debuggee, store)["managed"]
+    server.close()
+    path = f"srv*{windows_path(store)}"
+    said = engine.open(debuggee.dump, path, "!sym noisy", LOOK_FOR_LIBRARIES).said(LOOK_FOR_LIBRARIES)
+    (opened,) = re.findall(r"^DBGHELP: (.+\\mscordac[^\\]+)\\.+ - OK$", said, re.MULTILINE)
+    # What was written is no program: that the engine tries to load it is all that it can do with it.
+    assert f"LoadLibrary({opened}" in said
+
+
+@pytest.mark.parametrize("debuggee", [".NET 8"], indirect=True)
+def test_check_calls_managed_debugging_ready_where_the_engine_has_what_it_needs(
+    debuggee: Debuggee, server: Upstream, engine: Engine, tmp_path: Path
+) -> None:
+    store = tmp_path / "sym"
+    warm(debuggee, server, store)
+    server.close()
+    (long,) = store.glob("mscordaccore_*")
+    shutil.rmtree(long)  # what is left goes by the short name, by which this engine does not ask
+    report = check(debuggee, store)
+    lacking = {symbol["index"].partition("/")[0] for symbol in report["symbols"] if symbol["cause"] == "not-cached"}
+    assert lacking == {"app.exe", long.name}
+    assert not report["managed"][0]["ready"]
+    path = f"srv*{windows_path(store)}"
+    said = engine.open(debuggee.dump, path, "!sym noisy", LOOK_FOR_LIBRARIES).said(LOOK_FOR_LIBRARIES)
+    assert "LoadLibrary(" not in said
+
+    # Without a server the file is filed once more from what the store has.
+    again = run_json("warm", debuggee.dump, "-y", f"srv*{store}", "--allow-missing")
+    assert again["managed"][0]["ready"]
+    assert next(long.glob("*/*")).is_file()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -45,7 +46,7 @@ def test_the_document_has_its_schema(pdb: Path) -> None:
     document = run_json("inspect", pdb)
     assert document.keys() == {
         "schema", "path", "size_bytes", "kind", "healthy", "cabinet", "index", "names", "modules", "processes",
-        "filed", "problems", "more_problems", "details",
+        "filed", "problems", "more_problems", "details", "version", "libraries",
     }  # fmt: skip
     assert document["schema"] == "symcache.inspect/1"
     assert (document["kind"], document["healthy"], document["index"]) == ("pdb", True, INDEX)
@@ -73,6 +74,20 @@ def test_symbols_are_listed_without_what_a_terminal_would_act_on(pdb: Path) -> N
 @pytest.mark.parametrize("arguments", [[], ["--nonsense"], ["--publics", "0"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], pdb: Path) -> None:
     assert run("inspect", *([pdb] if arguments else []), *arguments).returncode == 2
+
+
+def test_standard_input_is_wrong_usage(pdb: Path) -> None:
+    done = run("inspect", "-", stdin=pdb.read_bytes())
+    assert done.returncode == 2
+    assert "write standard input to a file first" in done.stderr
+
+
+def test_what_is_wrong_in_an_archive_is_said_with_the_name_of_the_file(pdb: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("bin/cut.pdb", pdb.read_bytes()[:1000])
+    done = run("inspect", tmp_path / "x.zip")
+    assert done.returncode == 4
+    assert "bin/cut.pdb: " in done.stdout
 
 
 def test_a_folder_is_wrong_usage(tmp_path: Path) -> None:

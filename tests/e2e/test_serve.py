@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import Stall, cut, slow
-from support.serving import Client, fetch, publish, serving, serving_process
+from support.parts import wine_lacks
+from support.serving import Client, fetch, publish, serving, serving_process, workers
 from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
 from support.upstream import Upstream
 
@@ -211,11 +213,18 @@ def test_a_server_that_is_killed_leaves_nothing_wrong(tmp_path: Path, upstream: 
     assert list((tmp_path / "store/.symcache").rglob("*.part")) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX signal")
+def test_every_worker_answers(tmp_path: Path, upstream: Upstream) -> None:
+    with serving_process(tmp_path, upstream.url, "--workers", "2") as served, ExitStack() as stack:
+        # All at once, so that no worker takes them all: whoever has taken one that it does not serve keeps it.
+        clients = [stack.enter_context(Client(served.port)) for _ in range(24)]
+        assert {client.get(PDB.index).status for client in clients} == {200}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, upstream: Upstream) -> None:
     with serving_process(tmp_path, upstream.url, "--workers", "2") as served:
         assert served.process is not None
-        for worker in _children(served.process.pid)[:2]:
+        for worker in workers(served.process.pid)[:2]:
             os.kill(worker, signal.SIGKILL)
         deadline_s = time.monotonic() + 20
         while True:
@@ -231,26 +240,16 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, upstream: Upstream) -> N
 def test_workers_end_with_their_parent(tmp_path: Path, upstream: Upstream) -> None:
     with serving_process(tmp_path, upstream.url, "--workers", "2") as served:
         assert served.process is not None
-        workers = _children(served.process.pid)
+        started = workers(served.process.pid)
         served.process.kill()
         served.process.wait()
         deadline_s = time.monotonic() + 20
-        while any(Path(f"/proc/{worker}/fd").exists() for worker in workers):
+        while any(Path(f"/proc/{worker}/fd").exists() for worker in started):
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
 
 
-def _children(pid: int) -> list[int]:
-    said = Path(f"/proc/{pid}/task/{pid}/children")
-    if not said.exists():
-        pytest.skip("needs /proc")
-    return [
-        int(child)
-        for child in said.read_text().split()
-        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
-    ]
-
-
+@wine_lacks("resets")
 def test_a_stop_in_the_middle_cuts_off_with_a_reset(tmp_path: Path, upstream: Upstream) -> None:
     stall = Stall(8 << 20)
     upstream.script(LARGE.index, stall)

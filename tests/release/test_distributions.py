@@ -106,4 +106,6 @@ def test_the_newest_changes_are_those_of_this_version() -> None:
     headings = [
         line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")
     ]
-    assert headings[:2] == [f"## {__version__}", "## 0.1.0"]
+    released = [line for line in headings if line != "## Unreleased"]
+    assert headings[0] in {"## Unreleased", released[0]}
+    assert released[:2] == [f"## {__version__}", "## 0.2.0"]

@@ -69,6 +69,18 @@ def test_it_does_the_demo(program: Program) -> None:
     assert "8 wanted: 0 present, 7 fetched" in done.stdout
 
 
+def test_it_has_the_data_that_commands_read(program: Program, settings: list[str | Path], tmp_path: Path) -> None:
+    listed = program.run("sets", "kernel", *settings)
+    assert listed.returncode == 0, listed.stderr
+    assert "ntoskrnl.exe" in listed.stdout.splitlines()
+    page = tmp_path / "report.html"
+    (tmp_path / "wanted.txt").write_text(f"{APP.index}\n")
+    store = program.path(tmp_path / "sym")
+    done = program.run("check", tmp_path / "wanted.txt", "-y", f"srv*{store}", "--report", page, *settings)
+    assert done.returncode == 3, done.stderr
+    assert "<style>" in page.read_text(encoding="utf-8")
+
+
 def test_it_fills_a_store_below_a_path_in_any_script(
     program: Program, upstream: Upstream, settings: list[str | Path], tmp_path: Path
 ) -> None:

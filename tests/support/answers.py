@@ -82,7 +82,7 @@ def busy(retry_after_s: float | None = None, *, code: int = 429, as_date: bool =
     """Answer that the client shall come back after *retry_after_s* seconds, told as a number or as a date."""
     if retry_after_s is None:
         return status(code)
-    value = formatdate(time() + retry_after_s, usegmt=True) if as_date else f"{retry_after_s:g}"
+    value = formatdate(time() + retry_after_s, usegmt=True) if as_date else f"{retry_after_s:.15g}"
     return status(code, headers=[("Retry-After", value)])
 
 
@@ -268,6 +268,8 @@ def _send_file(
     if etag is not None:
         etag = etag or entity_tag(content)
         headers += [("ETag", etag), ("Last-Modified", LAST_MODIFIED)]
+        if exchange.request.headers.get("if-none-match") == etag:
+            return exchange.head(304, [("ETag", etag)], length=0)
     start, stop = 0, size
     code = 200
     if ranges:

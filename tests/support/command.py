@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.windows import OWN_CONSOLE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -30,6 +32,7 @@ def start(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Itera
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        creationflags=OWN_CONSOLE,
     ) as process:
         try:
             yield process

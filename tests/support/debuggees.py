@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from uuid import NAMESPACE_DNS, uuid5
 
+from support.dotnet import library_bytes, runtime_plan
 from support.kernels import driver, library
+from support.synth.contexts import context_bytes
 from support.synth.kerneldump import DumpKind, DumpPlan, write_dump
 from support.synth.kernelmemory import KernelPlan, ProcessPlan, build_machine
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 from support.synth.pagetables import Paging
 from support.synth.pdb import NativePdbSpec, PublicSymbol, make_pdb
-from support.synth.pe import disk_bytes, memory_bytes
+from support.synth.pe import CodeViewPlan, disk_bytes, memory_bytes
 from support.synth.triagedump import TriagePlan, triage_bytes
+from support.synth.version import fixed_bytes
 from symcache.identity import ImageKey, PdbKey
 
 if TYPE_CHECKING:
@@ -21,16 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.synth.kernelmemory import DriverPlan, MachineMemory
+    from support.synth.version import Numbers
 
-__all__ = ["DEBUGGEES", "Debuggee", "published_files"]
+__all__ = ["DEBUGGEES", "DOTNET", "Debuggee", "published_files"]
 
 _PAGE = 0x1000
 _ENTRY = PublicSymbol("Entry", 0x40, function=True)
 _SECONDARY_BYTES = 0x10000
 _STACK = 0x10_0000
-# Where a CONTEXT keeps its flags, which ask for all registers, stack pointer and instruction pointer; its length.
-_CONTEXT64 = (0x30, 0x10000B, "<Q", 0x98, 0xF8, 1232)
-_CONTEXT32 = (0x00, 0x1003F, "<I", 0xC4, 0xB8, 716)
 _LSASS = 664
 
 
@@ -185,15 +186,6 @@ def _triage(paging: Paging) -> Callable[[Path], Debuggee]:
     return make
 
 
-def _context(paging: Paging, stack: int, code: int) -> bytes:
-    flags_at, flags, form, stack_at, code_at, size = _CONTEXT64 if paging is Paging.X64 else _CONTEXT32
-    context = bytearray(size)
-    struct.pack_into("<I", context, flags_at, flags)
-    struct.pack_into(form, context, stack_at, stack)
-    struct.pack_into(form, context, code_at, code)
-    return bytes(context)
-
-
 def _minidump(paging: Paging, *, full: bool) -> Callable[[Path], Debuggee]:
     def make(folder: Path) -> Debuggee:
         plans = {
@@ -210,8 +202,8 @@ def _minidump(paging: Paging, *, full: bool) -> Callable[[Path], Debuggee]:
             content = memory_bytes(each.image).ljust(0x4000, b"\0")
             if full:
                 memory.append((base, content[:_PAGE] if name == "headers.dll" else content))
-        thread = (_STACK, _context(paging, _STACK + 0x800, modules[0].base_va + 0x1010))
         processor = 9 if paging is Paging.X64 else 0
+        thread = (_STACK, context_bytes(processor, modules[0].base_va + 0x1010, _STACK + 0x800))
         plan = MinidumpPlan(modules, flags=2 if full else 0, process=(1, 1), thread=thread, processor=processor)
         plan = replace(plan, memory64=memory) if full else replace(plan, memory=memory)
         dump = folder / "app.dmp"
@@ -239,3 +231,71 @@ DEBUGGEES: dict[str, Callable[[Path], Debuggee]] = {
     "minidump with full memory": _minidump(Paging.X64, full=True),
     "x86 minidump": _minidump(Paging.X86, full=False),
 }
+
+
+_RUNTIME = (0x5F7E6161, 0xAEE000)
+
+
+def _dotnet(name: str, numbers: Numbers, processor: int, *libraries: str) -> Callable[[Path], Debuggee]:
+    """Return what makes a minidump of a .NET program whose list of modules has the runtime's version, and no memory."""
+
+    def make(folder: Path) -> Debuggee:
+        base = 0x1000_0000 if processor == _X86 else 0x7FF6_0000_0000
+        guid = uuid5(NAMESPACE_DNS, name)
+        pdb = PdbKey(f"{name.rpartition('.')[0]}.pdb", guid, 1)
+        modules = [
+            MinidumpModule("C:\\app\\app.exe", base, 0x4000, 0x5AB38077),
+            MinidumpModule(
+                f"C:\\dotnet\\{name}", base + 0x100_0000, _RUNTIME[1], _RUNTIME[0],
+                rsds_record(pdb.guid, pdb.age, pdb.name), version=fixed_bytes(numbers, numbers),
+            ),
+        ]  # fmt: skip
+        thread = (_STACK, context_bytes(processor, base + 0x1010, _STACK + 0x800))
+        memory = [(_STACK, bytes(_PAGE))]
+        plan = MinidumpPlan(modules, memory=memory, process=(1, 1), thread=thread, processor=processor)
+        dump = folder / "dotnet.dmp"
+        dump.write_bytes(build_minidump(plan))
+        machine = _MACHINES[processor]
+        runtime = replace(
+            runtime_plan(*_RUNTIME, name, numbers, machine=machine), code_views=(CodeViewPlan(pdb.name, guid),)
+        )
+        published = {
+            ImageKey(name, *_RUNTIME).index: disk_bytes(runtime),
+            pdb.index: make_pdb(NativePdbSpec(pdb.guid, pdb.age, machine=machine, stripped=True, publics=(_ENTRY,))),
+        }
+        for file in libraries:
+            host, own_name = machine, file.partition("_")[0].partition(".")[0]
+            if "_amd64_arm64_" in file:
+                host = _MACHINES[_X64]
+            published[ImageKey(file, *_RUNTIME).index] = library_bytes(f"{own_name}.dll", numbers, machine=host)
+        return Debuggee(dump, published, bare=frozenset({"app"}))
+
+    return make
+
+
+_X86, _X64 = 0, 9
+_MACHINES = {_X86: 0x14C, _X64: 0x8664, 12: 0xAA64}
+DOTNET: dict[str, Callable[[Path], Debuggee]] = {
+    ".NET Framework 4": _dotnet(
+        "clr.dll", (4, 8, 4341, 0), 9,
+        "mscordacwks_amd64_amd64_4.8.4341.00.dll", "mscordbi.dll", "sos_amd64_amd64_4.8.4341.00.dll",
+    ),
+    ".NET Framework 2": _dotnet(
+        "mscorwks.dll", (2, 0, 50727, 9151), 9,
+        "mscordacwks_amd64_amd64_2.0.50727.9151.dll", "sos_amd64_amd64_2.0.50727.9151.dll",
+    ),
+    ".NET 8": _dotnet(
+        "coreclr.dll", (8, 0, 824, 36612), 9, "mscordaccore_amd64_amd64_8.0.824.36612.dll", "mscordbi.dll"
+    ),
+    ".NET 8, published under short names alone": _dotnet(
+        "coreclr.dll", (8, 0, 824, 36612), 9, "mscordaccore.dll", "mscordbi.dll"
+    ),
+    "ARM64 .NET 8": _dotnet(
+        "coreclr.dll", (8, 0, 824, 36612), 12,
+        "mscordaccore_arm64_arm64_8.0.824.36612.dll", "mscordaccore_amd64_arm64_8.0.824.36612.dll", "mscordbi.dll",
+    ),
+    "x86 .NET Framework 4": _dotnet(
+        "clr.dll", (4, 8, 4341, 0), 0,
+        "mscordacwks_x86_x86_4.8.4341.00.dll", "mscordbi.dll", "sos_x86_x86_4.8.4341.00.dll",
+    ),
+}  # fmt: skip

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["mutants"]
+__all__ = ["EXTREMES", "mutants"]
 
-_EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
 def mutants(seed: bytes, count: int, *, rng_seed: int = 0, hot: int = 4096) -> Iterator[bytes]:
@@ -37,7 +37,7 @@ def _damage(data: bytearray, rng: random.Random, hot: int) -> None:
             data[at] = rng.randrange(256)
         case 2:
             width = rng.choice((2, 4, 8))
-            value = rng.choice(_EXTREMES) & ((1 << 8 * width) - 1)
+            value = rng.choice(EXTREMES) & ((1 << 8 * width) - 1)
             data[at : at + width] = value.to_bytes(width, "little")
         case 3:
             del data[at:]

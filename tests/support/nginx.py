@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.parts import need
+from support.parts import need, skip_without
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -101,7 +101,8 @@ class Nginx:
     """
 
     def __init__(self, root: Path, home: Path, symcache_port: int | None = None, *, rate_bytes: int = 0) -> None:
-        assert sys.platform != "win32", "nginx is handed a socket, which Windows cannot do"
+        skip_without("nginx", sys.platform != "win32", "nginx is handed a socket, which Windows cannot do")
+        assert sys.platform != "win32"
         program = need("nginx")
         self._access_log = home / "access.log"
         self._error_log = home / "error.log"

@@ -11,20 +11,32 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from support.synth.pdb import NativePdbSpec, make_pdb
+from support.windows import OWN_CONSOLE, interrupt
 from symcache.config import load_config
 from symcache.identity import PdbKey
 from symcache.server import listen, make_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Answered", "Client", "Published", "Served", "fetch", "publish", "serving", "serving_process"]
+__all__ = [
+    "Answered",
+    "Client",
+    "Published",
+    "Served",
+    "fetch",
+    "publish",
+    "serving",
+    "serving_process",
+    "wait_for",
+    "workers",
+]
 
 _PATIENCE_S = 30.0
 _ROOT = Path(__file__).resolve().parents[2]
@@ -80,12 +92,14 @@ class Served:
         port: On 127.0.0.1.
         store: Its store's folder.
         process: None where it runs in this process.
+        said: Lines of its standard error so far; those of another process alone.
     """
 
     url: str
     port: int
     store: Path
     process: subprocess.Popen[str] | None = None
+    said: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -113,7 +127,7 @@ def serving(home: Path, symbol_path: str | None = None, *, upstream: str = "", *
     port = listening.socket.getsockname()[1]
     thread.start()
     try:
-        _await(lambda: server.started or not thread.is_alive())
+        wait_for(lambda: server.started or not thread.is_alive())
         assert server.started, "the server did not start"
         yield Served(f"http://127.0.0.1:{port}", port, store)
     finally:
@@ -124,7 +138,16 @@ def serving(home: Path, symbol_path: str | None = None, *, upstream: str = "", *
 
 
 @contextmanager
-def serving_process(home: Path, upstream: str, *options: str, config: str = "", expect: int = 0) -> Iterator[Served]:
+def serving_process(
+    home: Path,
+    upstream: str,
+    *options: str,
+    config: str = "",
+    expect: int = 0,
+    store: Path | None = None,
+    tracing: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Served]:
     """Run ``symcache serve`` for a ``with`` block, and end it as an operator would.
 
     Args:
@@ -133,18 +156,23 @@ def serving_process(home: Path, upstream: str, *options: str, config: str = "", 
         options: Of the command.
         config: Text of the config file, headed by its tables.
         expect: Exit status that it must have.
+        store: Its store's folder, if that is not in *home*.
+        tracing: A command that runs the one that follows it, in the same process.
+        variables: What its environment has beside this process's own.
     """
     home.mkdir(parents=True, exist_ok=True)
     file = home / "symcache.toml"
     file.write_text(f"[misses]\nfolder = '{home / 'misses'}'\n{config}", encoding="utf-8")
-    command = [sys.executable, "-m", "symcache", "serve", "--port", "0", "--config", str(file)]
+    store = store or home / "store"
+    command = [*tracing, sys.executable, "-m", "symcache", "serve", "--port", "0", "--config", str(file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("_NT_", "SYMCACHE_"))}
     process = subprocess.Popen(
-        [*command, "-y", f"srv*{home / 'store'}*{upstream}", *options],
+        [*command, "-y", f"srv*{store}*{upstream}", *options],
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**environment, **(variables or {})},
         cwd=_ROOT,
+        creationflags=OWN_CONSOLE,
     )
     assert process.stderr is not None
     said: list[str] = []
@@ -157,10 +185,13 @@ def serving_process(home: Path, upstream: str, *options: str, config: str = "", 
             match = re.search(r" on (https?://[^/ ]*:(\d+))/", line)
         reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
         reader.start()
-        _await(lambda: _accepts(int(match[2])) or process.poll() is not None)
-        yield Served(f"http://127.0.0.1:{match[2]}", int(match[2]), home / "store", process)
+        wait_for(lambda: _accepts(int(match[2])) or process.poll() is not None)
+        yield Served(f"http://127.0.0.1:{match[2]}", int(match[2]), store, process, said)
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            if sys.platform == "win32":
+                interrupt(process)
+            else:
+                process.send_signal(signal.SIGTERM)
             assert process.wait(_PATIENCE_S) == expect, said
     finally:
         if process.poll() is None:
@@ -258,7 +289,14 @@ def _accepts(port: int) -> bool:
         return False
 
 
-def _await(condition: Any) -> None:
+def workers(pid: int) -> list[int]:
+    """Return the processes of a server with several workers; Linux alone tells."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in found if "resource_tracker" not in Path(f"/proc/{each}/cmdline").read_text()]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return as soon as *condition* holds; an `AssertionError` if it does not come about in half a minute."""
     end_s = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, "it did not come about in time"

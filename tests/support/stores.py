@@ -15,11 +15,12 @@ from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from click.testing import Result
 
-__all__ = ["APP", "DRV", "IMAGE", "PUBLIC", "StoreShell", "write_build"]
+__all__ = ["APP", "DRV", "IMAGE", "PUBLIC", "StoreShell", "invoke", "write_build"]
 
 APP = PdbKey("app.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 3)
 PUBLIC = PdbKey("drv.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113b"), 1)
@@ -39,6 +40,16 @@ def write_build(folder: Path) -> Path:
     return folder
 
 
+def invoke(words: Sequence[str]) -> Result:
+    """Run ``symcache`` with *words* in this process."""
+    done = CliRunner().invoke(root, words)
+    if isinstance(done.exception, UsageError):  # what `main` makes of it
+        done.exit_code = 2
+    elif done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
 class StoreShell:
     """Runs commands on a store.
 
@@ -53,13 +64,7 @@ class StoreShell:
 
     def __call__(self, *arguments: str | Path, group: str | None = "store") -> Result:
         """Run ``symcache store`` with *arguments*, or another group, or none."""
-        words = [*([] if group is None else [group]), *map(str, arguments), "-y", self.symbol_path]
-        done = CliRunner().invoke(root, words)
-        if isinstance(done.exception, UsageError):  # what `main` makes of it
-            done.exit_code = 2
-        elif done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done
+        return invoke([*([] if group is None else [group]), *map(str, arguments), "-y", self.symbol_path])
 
     def json(self, *arguments: str | Path, group: str | None = "store", code: int = 0) -> dict[str, Any]:
         """Return the document of a command that ends with *code*."""

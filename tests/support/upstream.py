@@ -11,7 +11,9 @@ Without a script it is an honest server of a single-tier store: ETag, Last-Modif
 from __future__ import annotations
 
 import base64
+import select
 import threading
+import time
 from collections import Counter, deque
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +39,14 @@ Content: TypeAlias = bytes | Path
 """A file's bytes, or where they lie."""
 
 _PATIENCE_S = 20.0
-_REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 404: "Not Found", 416: "Range Not Satisfiable"}
+_REASONS = {
+    200: "OK",
+    206: "Partial Content",
+    302: "Found",
+    304: "Not Modified",
+    404: "Not Found",
+    416: "Range Not Satisfiable",
+}
 
 
 class ConnectionOver(OSError):
@@ -109,6 +118,14 @@ class Exchange:
         """End the connection with RST."""
         drop_with_reset(self._connection)
         raise ConnectionOver("reset as scripted")
+
+    def await_disconnect(self, at_most_s: float = _PATIENCE_S) -> None:
+        """Be silent until the client disconnects or the upstream closes, then end the connection."""
+        end_s = time.monotonic() + at_most_s
+        while not self.upstream.closing and time.monotonic() < end_s:
+            if select.select([self._connection], [], [], 0.02)[0]:
+                break
+        self.hang_up()
 
     def pause(self, until: threading.Event, *, at_most_s: float | None = None) -> None:
         """Hold the answer until *until* is set or the upstream closes."""
@@ -182,6 +199,10 @@ class Upstream:
             for event in self._paused:
                 event.set()
         self._listener.close()
+
+    def refuse(self, for_s: float) -> None:
+        """Refuse new connections for a while."""
+        self._listener.refuse(for_s)
 
     def cut_connections(self) -> None:
         """End every open connection, idle ones too, and go on serving."""

@@ -15,10 +15,15 @@ from symcache.identity import (
     Pdb2Key,
     PdbKey,
     PortablePdbKey,
+    RuntimeLibrary,
     Tier,
     compressed_name,
+    filed_keys,
     parse_index,
+    parse_runtime_library,
+    published_keys,
     relative_parts,
+    sought_keys,
 )
 
 GUID = UUID("7578144c-39c4-4683-94ef-84f01549113a")
@@ -121,3 +126,83 @@ def test_a_two_tier_store_adds_the_first_letters(name: str, folder: str) -> None
 
 def test_a_cabinet_ends_in_an_underscore() -> None:
     assert compressed_name("ntdll.pdb") == "ntdll.pd_"
+
+
+LIBRARY_NAMES = {
+    "mscordaccore_amd64_amd64_8.0.824.36612.dll": RuntimeLibrary("mscordaccore", "amd64", "amd64", (8, 0, 824, 36612)),
+    "mscordacwks_AMD64_AMD64_4.8.4341.00.dll": RuntimeLibrary("mscordacwks", "amd64", "amd64", (4, 8, 4341, 0)),
+    "mscordacwks_x86_x86_2.0.50727.9151.dll": RuntimeLibrary("mscordacwks", "x86", "x86", (2, 0, 50727, 9151)),
+    "mscordaccore_amd64_arm64_10.0.25.52411.dll": RuntimeLibrary("mscordaccore", "amd64", "arm64", (10, 0, 25, 52411)),
+    "mscordaccore_x86_arm_3.1.3223.47101.dll": RuntimeLibrary("mscordaccore", "x86", "arm", (3, 1, 3223, 47101)),
+    "SOS_amd64_amd64_4.0.30319.17020.chk.dll": RuntimeLibrary("sos", "amd64", "amd64", (4, 0, 30319, 17020), ".chk"),
+    "sos_arm_arm_4.0.1.05.dbg.dll": RuntimeLibrary("sos", "arm", "arm", (4, 0, 1, 5), ".dbg"),
+    "mscordbi.dll": RuntimeLibrary("mscordbi"),
+    "MSCORDACWKS.DLL": RuntimeLibrary("mscordacwks"),
+    "sos.dll": RuntimeLibrary("sos"),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY_NAMES)
+def test_the_name_of_a_runtimes_library_says_what_it_is(name: str) -> None:
+    library = parse_runtime_library(name)
+    assert library == LIBRARY_NAMES[name]
+    assert library.name == name.lower()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coreclr.dll",
+        "clr.dll",
+        "mscordaccore.pdb",
+        "mscordaccore_amd64_8.0.1.2.dll",
+        "mscordaccore_amd64_amd64_8.0.824.dll",
+        "mscordaccore_amd64_amd64_8.0.824.1.dll",  # the last part has two digits at least
+        "mscordaccore_ia64_ia64_2.0.50727.42.dll",
+        "xsos.dll",
+        "sos.dll.dll",
+        "sos_amd64_amd64_4.8.4341.00.old.dll",
+        "sos_amd64_amd64_4.8.4341.00.dll\n",
+        "",
+    ],
+)
+def test_other_names_are_not_taken_for_it(name: str) -> None:
+    assert parse_runtime_library(name) is None
+
+
+LIBRARIES = st.builds(
+    RuntimeLibrary,
+    st.sampled_from(["mscordaccore", "mscordacwks", "mscordbi", "sos"]),
+    st.sampled_from(["amd64", "x86", "arm", "arm64"]),
+    st.sampled_from(["amd64", "x86", "arm", "arm64"]),
+    st.tuples(*[st.integers(0, 65535)] * 4),
+    st.sampled_from(["", ".dbg", ".chk"]),
+)
+
+
+@given(LIBRARIES)
+def test_any_name_of_a_runtimes_library_reads_back(library: RuntimeLibrary) -> None:
+    assert parse_runtime_library(library.name) == library
+    key = ImageKey(library.name, 0x5F7E6161, 0xAEE000)
+    assert parse_index(key.index) == key
+
+
+def test_a_runtimes_library_stands_under_both_names_and_is_sought_by_one() -> None:
+    long = ImageKey("mscordacwks_AMD64_AMD64_4.8.4341.00.dll", 0x5F7E6161, 0xAEE000)
+    short = ImageKey("mscordacwks.dll", 0x5F7E6161, 0xAEE000)
+    assert filed_keys(long) == published_keys(long) == (long, short)
+    assert sought_keys(long) == (long,)
+    assert filed_keys(short) == published_keys(short) == sought_keys(short) == (short,)
+
+
+def test_a_library_for_another_processor_has_one_name() -> None:
+    cross = ImageKey("mscordaccore_amd64_arm64_8.0.824.36612.dll", 1, 0x1000)
+    assert filed_keys(cross) == published_keys(cross) == (cross,)
+
+
+def test_a_copy_for_the_crash_is_sought_by_any_of_its_names_and_filed_under_its_own() -> None:
+    copy = ImageKey("dump_stor.sys", 1, 0x1000)
+    assert sought_keys(copy) == published_keys(copy) == (ImageKey("stor.sys", 1, 0x1000), copy)
+    assert filed_keys(copy) == (copy,)
+    dbg = DbgKey("mscordbi.dbg", 1, 0x1000)
+    assert filed_keys(dbg) == sought_keys(dbg) == (dbg,)

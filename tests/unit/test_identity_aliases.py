@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from symcache.errors import MalformedInput
 from symcache.identity import DbgKey, ImageKey, published_keys, source_name
 
-_OTHER_KERNELS = ["ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe"]
+_OTHER_KERNELS = ["ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe", "ntkrnlup.exe", "ntkrla57.exe"]
 _OTHER_HALS = ["halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]
 
 
@@ -15,7 +15,10 @@ _OTHER_HALS = ["halacpi.dll", "halaacpi.dll", "halapic.dll", "halmps.dll"]
     ("name", "published"),
     [
         ("ntoskrnl.exe", ["ntoskrnl.exe", *_OTHER_KERNELS]),
-        ("NTKRNLPA.EXE", ["NTKRNLPA.EXE", "ntoskrnl.exe", "ntkrnlmp.exe", "ntkrpamp.exe", "ntkrnlup.exe"]),
+        (
+            "NTKRNLPA.EXE",
+            ["NTKRNLPA.EXE", "ntoskrnl.exe", "ntkrnlmp.exe", "ntkrpamp.exe", "ntkrnlup.exe", "ntkrla57.exe"],
+        ),
         ("hal.dll", ["hal.dll", "halmacpi.dll", *_OTHER_HALS]),
         ("halmacpi.dll", ["halmacpi.dll", "hal.dll", *_OTHER_HALS]),
         ("tcpip.sys", ["tcpip.sys"]),

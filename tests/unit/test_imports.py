@@ -29,6 +29,8 @@ FLOORS = [
     ["symstore"],
     ["upkeep"],
     ["warm"],
+    ["reports"],
+    ["watch"],
     ["doctor"],
     ["server"],
     ["synth"],

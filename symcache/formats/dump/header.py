@@ -285,6 +285,7 @@ def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[
 
 # Inputs that are not read though they hold a machine's memory, or may: a refusal names them and says what to do.
 _CONVERT = "convert it to a Windows crash dump first (volatility, MemProcFS and the hypervisor's own tools do)"
+_MEMORY = "read it as a memory image"
 _CRASH = "it is not from Windows; use the crash utility"
 _COMPRESS = (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")
 _VMWARE = (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
@@ -302,19 +303,37 @@ _OTHERS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"Enc_Dmp!", "an encrypted firmware dump (offline crash dump)", "decrypt it first with the key of its machine"),
     (b"MDMP", "a minidump of one process", "read it as a user minidump"),
     (b"PMDM", "a byte-swapped minidump of one process", "it comes from a big-endian machine and names no PDBs"),
-    (b"\x7fELF", "an ELF file (a hypervisor's core dump or a Linux core)", _CONVERT),
-    (b"KDUMP   ", "a compressed Linux kernel dump", _CRASH),
+    (b"\x7fELF", "an ELF file, and no core dump of a machine", "it is not from Windows"),
+    (
+        b"KDUMP   ",
+        "a compressed Linux kernel dump, or one of a QEMU machine in that form",
+        "let QEMU write Windows' memory as ELF (dump-guest-memory without -z); for Linux use the crash utility",
+    ),
     (b"DISKDUMP", "a Linux disk dump", _CRASH),
     (b"makedumpfile", "a Linux kernel dump in makedumpfile's flattened form", _CRASH),
-    (b"EMiL", "a memory image in LiME format", _CONVERT),
-    (b"AVML", "a memory image in AVML format", _CONVERT),
-    (b"QEVM", "a saved state of a QEMU machine", "let QEMU write a Windows dump (dump-guest-memory -w)"),
-    (b"LibvirtQemudSave", "a saved state of a libvirt machine", "let virsh dump write a Windows dump (--memory-only)"),
+    (b"EMiL", "a memory image in LiME format", _MEMORY),
+    (b"AVML", "a memory image in AVML format", _MEMORY),
+    (b"QEVM", "a saved state of a QEMU machine", "let QEMU write its memory (dump-guest-memory), which is read"),
+    (
+        b"LibvirtQemudSave",
+        "a saved state of a libvirt machine",
+        "let virsh write its memory (virsh dump --memory-only), which is read",
+    ),
     ((b"HIBR", b"hibr", b"RSTR", b"rstr"), "a hibernation file", _CONVERT),
     ((b"WAKE", b"wake"), "a hibernation file of a machine that woke up", _CONVERT),
     (b"\x81\x81xpress", "a hibernation file whose header is gone", _CONVERT),
-    (b"\x53\xff\x00\xf0", "a raw memory image", _CONVERT),
+    (b"\x53\xff\x00\xf0", "a piece of a raw memory image", "give the whole of it, 1 MiB at least"),
     (_VMWARE, "a saved state of a VMware machine", "convert it with vmss2core -W"),
+    (
+        b"\x14\x20\x28\x01",
+        "a saved state of a Hyper-V machine (.vmrs)",
+        "let LiveKd of Sysinternals write a dump of the running machine (livekd -hv NAME -o FILE)",
+    ),
+    (
+        b"\x7fVirtualBox SavedState",
+        "a saved state of a VirtualBox machine",
+        "let VirtualBox write its memory (VBoxManage debugvm NAME dumpvmcore), which is read",
+    ),
     (b"EVF\x09\x0d\x0a\xff\x00", "an evidence file (EnCase)", _CONVERT),
     (b"MSCF", "a cabinet", _UNPACK),
     (_COMPRESS, "a file packed by compress.exe", "unpack it first with expand.exe"),

@@ -11,7 +11,7 @@ from symcache.formats.dump.paging import ARM64, PAE, X64, X64_LA57, X86, Address
 from symcache.formats.view import parse_uint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from symcache.formats.dump.header import DumpHeader
     from symcache.formats.dump.paging import PagingMode
@@ -354,7 +354,7 @@ def parse_debugger_data(data: bytes, *, pointer_size: int) -> DebuggerData | Non
     )
 
 
-def _read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
+def read_debugger_data(space: ByteView, address: int, *, pointer_size: int) -> DebuggerData | None:
     """Return the block at *address*; None if it is not there or has no tag."""
     if not address:
         return None
@@ -401,7 +401,7 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
     for mode in _possible_modes(header):
         space = AddressSpace(tables, mode, header.directory_table_base)
         spaces.append(space)
-        block = _read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
+        block = read_debugger_data(space, header.debugger_data_va, pointer_size=pointer_size)
         heads = [header.loaded_modules_va]
         if block is not None and block.loaded_modules_va not in {0, *heads}:
             heads.append(block.loaded_modules_va)
@@ -419,6 +419,28 @@ def open_kernel_space(memory: ByteView, header: DumpHeader) -> KernelSpace:
         pointer_size=pointer_size,
         loaded_modules_va=head,
         active_processes_va=header.active_processes_va or (block.active_processes_va if block is not None else 0),
+        debugger_data=block,
+        list_found=points >= _POSSIBLE,
+        list_problem=None if points >= _POSSIBLE else _head_problem(space, head, pointer_size),
+    )
+
+
+def make_kernel_space(
+    space: AddressSpace, module_heads: Iterable[int], process_head: int, block: DebuggerData | None
+) -> KernelSpace:
+    """Return the kernel's part of *space*, with the best of *module_heads*, where the list of modules may begin."""
+    pointer_size = 8 if space.size > 1 << 32 else 4
+    points, head = _UNREADABLE, 0
+    for each in module_heads:
+        judged = _judge_head(space, each, pointer_size)
+        if judged > points or not head:
+            points, head = judged, each
+    return KernelSpace(
+        space=space,
+        spaces=(space,),
+        pointer_size=pointer_size,
+        loaded_modules_va=head,
+        active_processes_va=process_head,
         debugger_data=block,
         list_found=points >= _POSSIBLE,
         list_problem=None if points >= _POSSIBLE else _head_problem(space, head, pointer_size),

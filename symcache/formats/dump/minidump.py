@@ -11,11 +11,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
+from symcache.formats.pe.version import FIXED_BYTES, parse_fixed_info
 from symcache.formats.view import parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from symcache.formats.pe.version import VersionInfo
     from symcache.formats.view import ByteView
 
 _SIGNATURE = b"MDMP"
@@ -25,16 +27,21 @@ _HEADER = struct.Struct("<4sIIIIIQ")
 _DIRECTORY_ENTRY = struct.Struct("<III")
 _MODULE_BYTES = 108
 _MODULE = struct.Struct("<QIIII")
+_VERSION_AT = 0x18  # of the fixed version information within a module's entry
 _LOCATION_AT = 0x4C  # of the code view record within a module's entry
 _UNLOADED = struct.Struct("<QIIII")
 _SYSTEM_INFO = struct.Struct("<H6xIIII4x")
-_EXCEPTION = struct.Struct("<I4xI12xQ")
+_EXCEPTION = struct.Struct("<I4xI12xQ128xII")
+_SHORT_EXCEPTION = struct.Struct("<I4xI12xQ")
+_THREAD = struct.Struct("<I12xQQIIII")
+_BREAKPAD_INFO = struct.Struct("<III")
 _PROCESS = struct.Struct("<4xIII8x")
 _FULL_MEMORY = 0x2
 
 # Writers lay down some twenty streams and Breakpad's reader takes no more than 128; a directory without a bound would
 # let a file of nothing but entries decide how long the walk is.
 _MOST_STREAMS = 4096
+_MOST_THREADS = 1 << 14
 _LONGEST_NAME_BYTES = 0xFFFE  # what a UNICODE_STRING can say
 _LONGEST_RECORD_BYTES = 0x1000
 
@@ -42,6 +49,7 @@ _LONGEST_RECORD_BYTES = 0x1000
 class StreamType(IntEnum):
     """Streams that are read here."""
 
+    THREAD_LIST = 3
     MODULE_LIST = 4
     MEMORY_LIST = 5
     EXCEPTION = 6
@@ -49,6 +57,7 @@ class StreamType(IntEnum):
     MEMORY64_LIST = 9
     UNLOADED_MODULE_LIST = 14
     MISC_INFO = 15
+    BREAKPAD_INFO = 0x47670001
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,17 @@ class ExceptionInfo:
     thread: int  # id of the thread that raised it
     code: int
     address: int  # where it was raised
+    context: tuple[int, int]  # length and offset of the thread's CONTEXT when it did, in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread of the process."""
+
+    id: int
+    teb: int  # address of its environment block
+    stack: tuple[int, int, int]  # address, length and offset of what was captured of its stack, in bytes
+    context: tuple[int, int]  # length and offset of its CONTEXT, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +154,7 @@ class ModuleEntry:
     code_view: bytes | None  # bytes of its code view record; None if there is none
     code_view_at: int  # offset of the record; only for errors
     problem: str | None  # why *path* or *code_view* is missing although the entry points to it; None if neither is
+    version: VersionInfo | None = None  # numbers and flags; None if its writer found none
 
 
 def parse_minidump(view: ByteView) -> Minidump:
@@ -179,10 +200,47 @@ def parse_system_info(view: ByteView, dump: Minidump) -> SystemInfo | None:
 def parse_exception(view: ByteView, dump: Minidump) -> ExceptionInfo | None:
     """Return what the first readable exception stream says; None if there is none.
 
-    Layout: thread id u32, padding u32, then the record: code u32, flags u32, nested record u64, address u64.
+    Layout: thread id u32, padding u32, then the record: code u32, flags u32, nested record u64, address u64, number of
+    parameters u32, padding u32, 15 parameters u64; then length u32 and offset u32 of the CONTEXT. Source:
+    minidumpapiset.h, MINIDUMP_EXCEPTION_STREAM.
     """
-    fields = _read_first(view, dump, StreamType.EXCEPTION, _EXCEPTION)
-    return None if fields is None else ExceptionInfo(*fields)
+    whole = _read_first(view, dump, StreamType.EXCEPTION, _EXCEPTION)
+    fields = whole or _read_first(view, dump, StreamType.EXCEPTION, _SHORT_EXCEPTION)  # cut off behind what it tells
+    if fields is None:
+        return None
+    thread, code, address, size, offset = (*fields, 0, 0)[:5]
+    return ExceptionInfo(thread, code, address, (size, offset))
+
+
+def parse_requesting_thread(view: ByteView, dump: Minidump) -> int | None:
+    """Return the id of the thread that asked for the dump, where Breakpad wrote it; None elsewhere.
+
+    Layout: validity u32 (2: the second id is), id of the thread that wrote the dump u32, id of the one that asked u32.
+    Source: Breakpad's minidump_format.h, MDRawBreakpadInfo.
+    """
+    fields = _read_first(view, dump, StreamType.BREAKPAD_INFO, _BREAKPAD_INFO)
+    return fields[2] if fields is not None and fields[0] & 2 else None
+
+
+def find_thread(view: ByteView, dump: Minidump, id_: int | None) -> Thread | None:
+    """Return the thread *id_*, or the first for None; None if no list that can be read has it.
+
+    Layout of a thread list: count u32 (some writers put 4 bytes of padding behind it), then entries of 48 bytes: id
+    u32, suspend count u32, priorities u32 and u32, environment block u64, stack {address u64, length u32, offset u32},
+    CONTEXT {length u32, offset u32}. Source: minidumpapiset.h, MINIDUMP_THREAD.
+    """
+    for stream in dump.streams_of(StreamType.THREAD_LIST):
+        held = min(stream.size_bytes, view.size - stream.offset)
+        if held < 4:
+            continue
+        count = parse_uint(view.read(stream.offset, 4), 0, 4)
+        padding = 4 if stream.size_bytes == 8 + count * _THREAD.size else 0
+        count = min(count, max(held - 4 - padding, 0) // _THREAD.size, _MOST_THREADS)
+        entries = view.read(stream.offset + 4 + padding, count * _THREAD.size)
+        for thread, teb, start, size, at, context_bytes, context_at in _THREAD.iter_unpack(entries):
+            if id_ is None or thread == id_:
+                return Thread(thread, teb, (start, size, at), (context_bytes, context_at))
+    return None
 
 
 def parse_process(view: ByteView, dump: Minidump) -> ProcessInfo | None:
@@ -225,8 +283,8 @@ def parse_module_entry(
 
     A name longer than *longest_name_bytes*, or of 64 KiB and more, is not read.
 
-    Layout of a module: base u64, SizeOfImage u32, checksum u32, stamp u32, offset of the name u32, version
-    information (52 bytes), size and offset of the code view record, size and offset of the miscellaneous record.
+    Layout of a module: base u64, SizeOfImage u32, checksum u32, stamp u32, offset of the name u32, VS_FIXEDFILEINFO
+    (52 bytes), size and offset of the code view record, size and offset of the miscellaneous record.
     An unloaded module's entry is the same up to the name and may end there. Entries are packed to 4 bytes.
     """
     data = view.read(offset, _UNLOADED.size if table.unloaded else _MODULE_BYTES)
@@ -241,7 +299,8 @@ def parse_module_entry(
         record = view.read(record_at, min(record_bytes, _LONGEST_RECORD_BYTES)) if record_bytes else None
     except TruncatedInput:
         problem = problem or f"its code view record ends past the end of the file (at {record_at:#x})"
-    return ModuleEntry(base, size, checksum, timestamp, path, record, record_at, problem)
+    version = None if table.unloaded else parse_fixed_info(data[_VERSION_AT : _VERSION_AT + FIXED_BYTES])
+    return ModuleEntry(base, size, checksum, timestamp, path, record, record_at, problem, version)
 
 
 def _parse_name(view: ByteView, offset: int, longest_bytes: int) -> str:

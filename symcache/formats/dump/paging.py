@@ -176,6 +176,12 @@ class AddressSpace:
 
         At most *most_tables* page tables are looked into.
         """
+        for address, physical, size in self.mapped_runs(start, most_tables):
+            for within in range(0, size, PAGE_SIZE):
+                yield address + within, physical + within
+
+    def mapped_runs(self, start: int, most_tables: int) -> Iterator[tuple[int, int, int]]:
+        """Yield virtual and physical address and size of what each valid entry maps, as `mapped_pages` does."""
         mode = self.mode
         extension = mode.space_size - (1 << mode.translated_bits)
         lowest = start & ((1 << mode.translated_bits) - 1) & -PAGE_SIZE
@@ -192,8 +198,7 @@ class AddressSpace:
                 base = extension if at >> (mode.translated_bits - 1) or (mode.two_roots and start >= extension) else 0
                 within = at & ((1 << shift) - 1)
                 frame = entry & mode.frame_mask if shift == 12 else self._large_frame(entry, shift)
-                for address in range(at, at - within + (1 << shift), PAGE_SIZE):
-                    yield base + address, frame + within + address - at
+                yield base + at, frame + within, (1 << shift) - within
             elif most_tables and entry & mode.frame_mask not in tables:
                 # Windows maps its own page tables by an entry of the root that leads to the root.
                 most_tables -= 1

@@ -92,6 +92,7 @@ class PortablePdb:
     stamp: int  # last 4 bytes of the id; equals the time stamp of the image's code view entry
     metadata_version: str  # version text of the metadata root, `PDB v1.0`
     id_offset: int  # where the id lies in the file, in bytes
+    extent_bytes: int  # how long the file is at least: where the last of its streams ends
 
 
 def parse_portable(view: ByteView) -> PortablePdb:
@@ -116,16 +117,21 @@ def parse_portable(view: ByteView) -> PortablePdb:
     _, stream_count = unpack_from("<HH", _need(root, 16 + text_bytes, 4))
     version = root[16 : 16 + text_bytes].partition(b"\0")[0].decode("utf-8", "replace")
     at = 20 + text_bytes
+    extent_bytes = 0
+    id_stream: tuple[int, int] | None = None
     for _ in range(stream_count):
         offset, size = unpack_from("<II", _need(root, at, 8))
         name, nul, _ = root[at + 8 : at + 40].partition(b"\0")
         if not nul:
             _need(root, at + 8, 32)
             raise MalformedInput("the name of a metadata stream is not terminated", offset=at + 8)
+        extent_bytes = max(extent_bytes, offset + size)
         if name == b"#Pdb":
-            return _read_id(view, offset, size, version)
+            id_stream = id_stream or (offset, size)
         at += 8 + (len(name) + 4) // 4 * 4
-    raise UnknownFormat("metadata without a #Pdb stream: not a PDB", offset=0)
+    if id_stream is None:
+        raise UnknownFormat("metadata without a #Pdb stream: not a PDB", offset=0)
+    return _read_id(view, *id_stream, version, extent_bytes)
 
 
 def compute_portable_checksum(view: ByteView, algorithm: str, *, id_offset: int) -> str:
@@ -152,13 +158,13 @@ def compute_portable_checksum(view: ByteView, algorithm: str, *, id_offset: int)
     return digest.hexdigest()
 
 
-def _read_id(view: ByteView, offset: int, size: int, version: str) -> PortablePdb:
+def _read_id(view: ByteView, offset: int, size: int, version: str, extent_bytes: int) -> PortablePdb:
     if size < _ID_BYTES:
         raise MalformedInput("the #Pdb stream is too short for an id", offset=offset)
     if offset + size > view.size:
         raise TruncatedInput("the file ends before its #Pdb stream", offset=view.size)
     id_ = view.read(offset, _ID_BYTES)
-    return PortablePdb(UUID(bytes_le=id_[:16]), int.from_bytes(id_[16:], "little"), version, offset)
+    return PortablePdb(UUID(bytes_le=id_[:16]), int.from_bytes(id_[16:], "little"), version, offset, extent_bytes)
 
 
 def _need(root: bytes, at: int, length: int) -> bytes:

@@ -139,8 +139,8 @@ def parse_image_header(view: ByteView) -> ImageHeader:
     )
 
 
-def _parse_debug_directory_entry(view: ByteView, header: ImageHeader) -> tuple[int, int] | None:
-    """Return RVA and length in bytes of the debug directory; None if there is none, or headers end before it.
+def _parse_directory_entry(view: ByteView, header: ImageHeader, number: int) -> tuple[int, int] | None:
+    """Return RVA and length in bytes of a data directory; None if there is none, or headers end before it.
 
     Layout: number of directories u32, then RVA u32 and length u32 of each; the number stands at 92 (PE32) or 108
     (PE32+) of the optional header.
@@ -149,9 +149,9 @@ def _parse_debug_directory_entry(view: ByteView, header: ImageHeader) -> tuple[i
     start = 92 if header.magic == _PE32 else 108
     at = header.pe_offset + _FILE_HEADER_BYTES + start
     try:
-        if int.from_bytes(view.read(at, 4), "little") <= _DEBUG_DIRECTORY:
+        if int.from_bytes(view.read(at, 4), "little") <= number:
             return None
-        pair = view.read(at + 4 + 8 * _DEBUG_DIRECTORY, 8)
+        pair = view.read(at + 4 + 8 * number, 8)
     except NotInDump:
         raise
     except TruncatedInput as error:
@@ -254,11 +254,7 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
 
     Source: MicrosoftDocs/win32 pe-format.md; real files where it is silent (see `_Places.of_rva`).
     """
-    if layout is Layout.DISK:
-        view = _Ahead(view)
-    header = parse_image_header(view)
-    problems: list[ImageProblem] = []
-    sections = _read_sections(view, header, problems) if layout is Layout.DISK else []
+    view, header, sections, problems = _read_headers(view, layout)
     has_directory, debug = _read_debug_data(view, header, _Places(header, sections, layout), is_sure=not problems)
     return Image(
         **{name: getattr(header, name) for name in _HEADER_FIELDS},
@@ -269,6 +265,57 @@ def parse_image(view: ByteView, layout: Layout) -> Image:
     )
 
 
+def _read_headers(view: ByteView, layout: Layout) -> tuple[ByteView, ImageHeader, list[_Section], list[ImageProblem]]:
+    """Return *view* with its start at hand, what the headers say, and why some sections are not known."""
+    if layout is Layout.DISK:
+        view = _Ahead(view)
+    header = parse_image_header(view)
+    problems: list[ImageProblem] = []
+    return view, header, _read_sections(view, header, problems) if layout is Layout.DISK else [], problems
+
+
+class ImageSpace:
+    """An image's bytes by their address (RVA), whether they lie in a file or in memory.
+
+    Opening it reads the headers, at most 24 KiB; raises what `parse_image` raises.
+    """
+
+    def __init__(self, view: ByteView, layout: Layout) -> None:
+        self._view, self.header, sections, _ = _read_headers(view, layout)
+        self._places = _Places(self.header, sections, layout)
+
+    def find_directory(self, number: int) -> tuple[int, int] | None:
+        """Return RVA and length in bytes of a data directory; None if the image has none; `InputError` as above."""
+        return _parse_directory_entry(self._view, self.header, number)
+
+    def read(self, rva: int, length: int) -> bytes:
+        """Return exactly *length* bytes from *rva*; raise `InputError` if file or dump does not hold them."""
+        return self._view.read(self._places.of_rva(rva), length)
+
+    def read_start(self, rva: int, length: int) -> bytes:
+        """Return *length* bytes from *rva*, or as many as there are before the first gap; raise `InputError` if none.
+
+        Gaps are sought by pages of 4 KiB, as dumps have them.
+        """
+        start = self._places.of_rva(rva)
+        length = min(length, max(self._view.size - start, 1))
+        try:
+            return self._view.read(start, length)
+        except InputError:
+            if start % _PAGE_BYTES + length <= _PAGE_BYTES:
+                raise
+        end = start + length
+        at = start + _PAGE_BYTES - start % _PAGE_BYTES
+        data = self._view.read(start, at - start)
+        while at < end:
+            try:
+                data += self._view.read(at, min(_PAGE_BYTES, end - at))
+            except InputError:
+                break
+            at += _PAGE_BYTES
+        return data
+
+
 def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places, *, is_sure: bool) -> tuple[bool, DebugData]:
     """Return whether the header names a debug directory, and what it holds.
 
@@ -276,7 +323,7 @@ def _read_debug_data(view: ByteView, header: ImageHeader, places: _Places, *, is
     sections are known.
     """
     try:
-        directory = _parse_debug_directory_entry(view, header)
+        directory = _parse_directory_entry(view, header, _DEBUG_DIRECTORY)
     except InputError as error:
         return False, DebugData(problems=(ImageProblem(f"data directories: {error.problem}", error.offset),))
     if directory is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import MalformedInput
@@ -18,6 +19,7 @@ from symcache.inputs.records import ImageUse, Module, reference_to
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from symcache.formats.pe.version import VersionInfo
     from symcache.identity import Key
     from symcache.inputs.records import PdbReference
 
@@ -59,6 +61,7 @@ class Sighting:
     dbg: DbgKey | None = None  # that was asked for
     pdb_name: str | None = None  # of a PDB that the transcript names without its key
     image_is_lacking: bool = False  # the debugger asked for the image and did not get it
+    version: VersionInfo | None = None  # what `lmv` prints of the version resource
     reason: str | None = None  # why the transcript does not show what identifies it, where that is known
 
     def agrees_with(self, other: Sighting) -> bool:
@@ -76,7 +79,7 @@ class Sighting:
 
     def add(self, other: Sighting) -> None:
         """Take over what *other* knows and this one does not."""
-        for name in ("base", "size", "timestamp", "image_name", "path", "dbg", "pdb_name", "reason"):
+        for name in ("base", "size", "timestamp", "image_name", "path", "dbg", "pdb_name", "version", "reason"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(other, name))
         self.image_is_lacking |= other.image_is_lacking
@@ -117,6 +120,7 @@ class Sighting:
             dbg=None if apart is not None else self.dbg,
             problem=self._problem(image),
             needs_image=use,
+            version=self.version,
         )
         if apart is not None:
             yield Module(apart.name, dbg=apart)
@@ -248,27 +252,26 @@ class LogModules:
 
     def _place_loose_images(self) -> None:
         """Give modules the images that were asked for apart from them; drop guesses at a name that is known."""
-        homes: dict[tuple[int, int], list[Sighting]] = {}
+        # By family, too: a transcript may name thousands of modules and images of one build.
+        homes: dict[tuple[int, int], dict[str, Sighting]] = {}
         for each in self._sightings:
             if each.timestamp is not None and each.size is not None:
-                homes.setdefault((each.timestamp, each.size), []).append(each)
+                family = _family(each.image_name or each.name)
+                homes.setdefault((each.timestamp, each.size), {}).setdefault(family, each)
         lacking = {(fold(each.name), each.size): each for each in self._sightings if each.timestamp is None}
         images = [key for key in self._loose.values() if _is_image(key)]
         known = {(_build(key), _family(key.name)) for key in images if key.folded in self._found}
         for key in images:
-            build = _build(key)
+            build, family = _build(key), _family(key.name)
             home = lacking.get((_stem(key.name), build[1]))
             if home is not None and home.timestamp is None and build not in homes:
                 home.add_key(key)
-                homes[build] = [home]
-            home = next(
-                (each for each in homes.get(build, ()) if _family(each.image_name or each.name) == _family(key.name)),
-                None,
-            )
+                homes[build] = {family: home}
+            home = homes.get(build, {}).get(family)
             if home is not None:
                 home.image_is_lacking |= self._is_lacking(key) and fold(home.image_name or "") == fold(key.name)
-            elif (build, _family(key.name)) not in known or key.folded in self._found:
-                if _family(key.name) == "nt":
+            elif (build, family) not in known or key.folded in self._found:
+                if family == "nt":
                     known.add((build, "nt"))  # one kernel has one name in a store
                 continue
             del self._loose[key.folded]
@@ -282,11 +285,13 @@ class LogModules:
             known.update(fold(reference.key.name) for reference in sighting.pdbs.values())
             known.update(fold(name) for name in (sighting.image_name, sighting.pdb_name) if name)
         for folded, (name, problem) in list(self._mentions.items()):
-            namesakes = [] if folded.endswith(".pdb") else by_name.get(_stem(name), [])
-            for sighting in namesakes:
+            namesakes = None if folded.endswith(".pdb") else by_name.get(_stem(name))
+            for sighting in namesakes or ():
                 sighting.image_name = sighting.image_name or name
                 sighting.reason = sighting.reason or problem
-            if namesakes or folded in known or (_family(name) == "nt" and "nt" in by_name):
+            if namesakes is not None:
+                namesakes.clear()  # they have both now, and thousands of files may be named like them
+            if namesakes is not None or folded in known or (_family(name) == "nt" and "nt" in by_name):
                 del self._mentions[folded]
 
     def _pick_image(self, name: str) -> Key | None:
@@ -319,6 +324,7 @@ def sighting_of(name: str, *keys: Key | None, **facts: Any) -> Sighting:
     return found
 
 
+@lru_cache(maxsize=1024)  # lines are looked at alone and with their neighbours
 def key_of(name: str, id_: str) -> Key | None:
     """Return the key of a file that a transcript names; None if that is no key or identifies nothing.
 

@@ -20,7 +20,7 @@ from symcache.inputs.log.modules import UNREADABLE_HEADERS, key_of
 from symcache.inputs.log.text import SHOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from symcache.identity import Key
     from symcache.inputs.log.modules import LogModules
@@ -143,19 +143,24 @@ class NoisyLines:
             self._modules.find_by_name(name)
 
 
-def noisy_facts(line: str) -> Iterator[Fact]:
-    """Yield what *line* alone says: the keys in it and, behind a marker, what was asked for or loaded."""
+def noisy_facts(line: str, said: Container[str] = ()) -> Iterator[Fact]:
+    """Yield what *line* alone says: the keys in it and, behind a marker, what was asked for or loaded.
+
+    Facts of the kinds that were *said* may be left out.
+    """
     marker = _MARKER.search(line)
-    text = "" if marker is None else line[marker.end() :]
-    path = _ID_IN_PATH.search(text)
-    is_asked = path is not None and not _ANSWER.match(text) and " - " not in text[: path.start()]
-    for key, is_certain in _find_keys(line):
-        if is_certain:
-            yield ("asked" if is_asked else SHOWN, key)
-    if loaded := _LOADED.match(text):
-        yield "loaded", loaded[1]
-    if copied := _COPIED.match(text):
-        yield "copied", copied[1]
+    text, is_asked = "", False
+    if marker is not None:
+        text = line[marker.end() :]
+        path = _ID_IN_PATH.search(text)
+        is_asked = path is not None and not _ANSWER.match(text) and " - " not in text[: path.start()]
+        if loaded := _LOADED.match(text):
+            yield "loaded", loaded[1]
+        if copied := _COPIED.match(text):
+            yield "copied", copied[1]
+    kind = "asked" if is_asked else SHOWN
+    if kind not in said:
+        yield from ((kind, key) for key, is_certain in _find_keys(line) if is_certain)
 
 
 def find_keys(text: str) -> Iterator[Key]:
@@ -174,15 +179,15 @@ def _find_keys(text: str) -> Iterator[tuple[Key, bool]]:
         text = _ADDRESS.sub(lambda address: unquote(address[0]), text)
     for match in _ID_IN_PATH.finditer(text):
         before, after = text[max(match.start() - _REACH, 0) : match.start()], text[match.end() : match.end() + _REACH]
-        cuts = [cut.end() for cut in _BEFORE_NAME.finditer(before)]
-        name = before[cuts[-1] :] if cuts else before
-        is_whole = bool(cuts) and before[cuts[-1] - 1] in "\\/"
+        cut = _BEFORE_NAME.search(before[::-1])  # the last one, without a look at all
+        name = before if cut is None else before[len(before) - cut.start() :]
+        is_whole = cut is not None and cut[0] in "\\/"
         if not is_whole:
             name = name.rpartition(" ")[2]  # words may stand in front
         name = name.strip()
         files = (name, compressed_name(name), "file.ptr") if is_whole else (name, compressed_name(name))
         for file in files:
-            if name and fold(after).startswith(fold(file)) and not _IN_NAME.match(after[len(file) : len(file) + 1]):
+            if name and fold(after[: len(file)]) == fold(file) and not _IN_NAME.match(after[len(file) : len(file) + 1]):
                 key = key_of(name, match[1])
                 if key is not None:
                     yield key, file != "file.ptr"

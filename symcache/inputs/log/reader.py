@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from symcache.inputs.records import Record
 
 _FEW_LINES = 16
+# Of a text that said nothing so far. It takes some ten seconds, and a debugger's part begins before.
+_MOST_UNKNOWN_MIB = 16
 _BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _SIGNS = re.compile(
     r"(?:SYMSRV2?|DBGHELP|DBGENG|SYMCHK): |\[SYMCHK\] |Microsoft \(R\) Windows Debugger|noisy mode - symbol prompts"
@@ -92,7 +94,16 @@ _LOG = (
     "a debugger's log that names no file by its key: run `!sym noisy`, `.reload /f` and `lm t n` and give their "
     "output, or give the dump"
 )
+_LATE = (
+    f"not a debugger log: no line in its first {_MOST_UNKNOWN_MIB} MiB is from a debugger or symchk, nor an index path;"
+    " if one is further down, give that part alone"
+)
 _NO_LOG = "not a debugger log: no line is from a debugger or symchk, and no index path stands in it"
+
+
+def is_text_start(head: bytes) -> bool:
+    """Tell whether *head*, the first few KiB of a file, is text in an encoding that is read."""
+    return text_encoding(head) is not None or not _BINARY.search(head)
 
 
 def looks_like_debugger_log(head: bytes) -> bool:
@@ -146,11 +157,17 @@ def read_debugger_log(view: ByteView, path: str) -> Iterator[Record]:
     text names them; keys whose module the text does not tell follow, then files that it names without a key.
 
     Raises:
-        UnknownFormat: No line is one of a debugger's.
+        UnknownFormat: No line is one of a debugger's, or none in the first 16 MiB.
     """
     log = _Log()
+    unknown = 0
     for text in iter_lines(view):
         log.take(text)
+        if log.known_lines or log.list_lines:
+            continue
+        unknown += len(text) + 1
+        if unknown > _MOST_UNKNOWN_MIB << 20:
+            raise UnknownFormat(_hint(log.kind) or _LATE)
     log.end()
     if log.known_lines == log.list_lines and log.list_lines in {0, log.lines}:
         raise UnknownFormat(_hint(log.kind) or _NO_LOG)
@@ -175,7 +192,8 @@ class _Log:
         self.lines = 0  # without blank ones
         self.known_lines = 0
         self.list_lines = 0  # those that are a manifest's
-        self._margin, self._seams = Margin(), Seams(lambda line: chain(noisy_facts(line), table_facts(line)))
+        self._margin = Margin()
+        self._seams = Seams(lambda line, said: chain(noisy_facts(line, said), table_facts(line)))
         # What is understood depends on the neighbours, so that each keeps what it has seen.
         self._takers = [taker(self.modules) for taker in (NoisyLines, AnalysisLines, TableLines, ToolLines)]
 

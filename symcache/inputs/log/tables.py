@@ -7,8 +7,10 @@ Options"; transcripts for what these leave out, of WinDbg 10 for ``!analyze``.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from symcache.formats.pe.version import TEXT_FIELDS, VersionInfo, one_line, with_flags
 from symcache.identity import ImageKey, base_name, fold
 from symcache.inputs.log.modules import UNREADABLE_STAMP, Sighting, key_of, sighting_of
 from symcache.inputs.log.noisy import find_keys, safe_name
@@ -40,6 +42,17 @@ _LMI = re.compile(r"Loaded Module Info: \[([^\]]+)\]")
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})\}?")
 _LMI_PDB = re.compile(r"Age: ([0-9A-Fa-f]{1,8}), pdb: (.+)$", re.IGNORECASE)
 _LMI_NB10 = re.compile(r"NB10 - Sig: ([0-9A-Fa-f]{8}), Age: ([0-9A-Fa-f]{1,8}), Pdb: (.+)$")
+# `lmv` prints the numbers under names with a blank, and the texts under those that they have in the resource.
+_VERSION_FIELD = re.compile(
+    r"\s*(company ?name|product ?name|file ?description|original ?filename|file ?version|product ?version|file flags):"
+    r" +(\S.*)$",
+    re.IGNORECASE,
+)
+_VERSION_NUMBERS = {"file version": "file_numbers", "product version": "product_numbers"}
+_NUMBERS = re.compile(r"(\d{1,5})\.(\d{1,5})\.(\d{1,5})\.(\d{1,5})$")
+_FLAGS = re.compile(r"([0-9A-Fa-f]{1,8}) \(Mask ([0-9A-Fa-f]{1,8})\)")
+# Beside what modules take; real transcripts have 200 characters for each module.
+_MOST_VERSION_CHARACTERS = 1 << 24
 _HEX = re.compile(r"(?:0x)?([0-9A-Fa-f]{1,8})\b")
 _MENTION = re.compile(
     r"(?:symbols could not be loaded for|Defaulted to export symbols for|Unable to verify (?:checksum|timestamp) for"
@@ -78,6 +91,7 @@ class TableLines:
         self._guid: str | None = None
         self._fields: dict[str, str] = {}
         self._line_before = ""
+        self._version_characters_left = _MOST_VERSION_CHARACTERS
 
     def take(self, line: str) -> bool:
         """Note what *line* says; False if it is none of these lines."""
@@ -143,7 +157,11 @@ class TableLines:
         entry = self._entry
         if entry is None:
             return False
-        if nb10 := _LMI_NB10.search(line):
+        if version := _VERSION_FIELD.match(line):
+            self._version_characters_left -= len(version[2])
+            if self._version_characters_left > 0:
+                _add_version(entry, fold(version[1]), version[2])
+        elif nb10 := _LMI_NB10.search(line):
             _add_pdb(entry, nb10[3], nb10[1] + nb10[2])
         elif guid := _GUID.search(line):
             self._guid = guid[1].replace("-", "")
@@ -216,7 +234,7 @@ class TableLines:
         return True
 
     def _take_mention(self, line: str) -> bool:
-        mention = _UNLOADABLE.search(line) or _MENTION.search(line)
+        mention = _find_mention(line)
         if mention is not None and (name := safe_name(mention[1])) is not None:
             self._modules.mention(name)
         return mention is not None
@@ -266,13 +284,19 @@ def table_facts(line: str) -> Iterator[Fact]:
         yield "image", value
     if (loaded := _MODLOAD.match(line)) and _is_plain_name(loaded[3]):
         yield "loaded image", loaded[3]
-    if guid := _GUID.search(line):
+    # Most lines lack what these patterns need, which takes less time to find out.
+    if "-" in line and (guid := _GUID.search(line)):
         yield "guid", guid[0]
-    if pdb := _LMI_PDB.search(line):
+    if ": " in line and (pdb := _LMI_PDB.search(line)):
         yield "age", pdb[0]
-    mention = _UNLOADABLE.search(line) or _MENTION.search(line)
+    mention = _find_mention(line)
     if mention is not None and _is_plain_name(mention[1]):
         yield "mention", mention[1]
+
+
+def _find_mention(line: str) -> re.Match[str] | None:
+    """Return what a line says of a file without its key; its first group is the file."""
+    return _UNLOADABLE.search(line) or (_MENTION.search(line) if " for" in line else None)
 
 
 def _is_plain_name(path: str) -> bool:
@@ -344,6 +368,23 @@ def _add_field(entry: Sighting, name: str, value: str) -> bool:
         case _:
             return name in _OTHER_FIELDS
     return True
+
+
+def _add_version(entry: Sighting, name: str, value: str) -> None:
+    """Take over a line that ``lmv`` prints of the version resource; of one that comes twice the first counts."""
+    known = entry.version or VersionInfo()
+    if name == "file flags":
+        if flags := _FLAGS.match(value):
+            known = with_flags(known, int(flags[1], 16) & int(flags[2], 16))
+    else:
+        numbers = _NUMBERS.match(value) if name in _VERSION_NUMBERS else None
+        parts = None if numbers is None else tuple(map(int, numbers.groups()))
+        field = TEXT_FIELDS[name.replace(" ", "")] if parts is None else _VERSION_NUMBERS[name]
+        if parts is not None and not (any(parts) and max(parts) <= 0xFFFF):
+            return  # nothing, for want of the image
+        if getattr(known, field) is None:
+            known = replace(known, **{field: one_line(value) if parts is None else parts})  # type: ignore[arg-type]
+    entry.version = None if known == VersionInfo() else known
 
 
 def _add_pdb(entry: Sighting, path: str, id_: str) -> None:

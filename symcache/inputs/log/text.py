@@ -233,13 +233,13 @@ class Seams:
     3. Up to four lines make one, and that may be continued again; lines wider than 132 columns were not cut.
     """
 
-    def __init__(self, facts: Callable[[str], Iterator[Fact]]) -> None:
-        self._facts = facts
+    def __init__(self, facts: Callable[[str, frozenset[str]], Iterator[Fact]]) -> None:
+        self._facts = facts  # of a text, but for those of the given kinds
         self._held: list[_Piece] = []
 
     def add(self, line: Line) -> list[str]:
         """Take the next line; return the text of lines that nothing more belongs to."""
-        piece = _Piece(line.text, line.width, frozenset(self._facts(line.text)))
+        piece = _Piece(line.text, line.width, frozenset(self._facts(line.text, frozenset())))
         held = self._held
         if not held or line.begins or {fact[0] for fact in piece.facts} - {SHOWN} or not _had_no_room(held[-1], piece):
             self._held = [piece]
@@ -258,11 +258,10 @@ class Seams:
 
     def _join(self, pieces: list[_Piece]) -> _Piece | None:
         alone = frozenset[Fact]().union(*(piece.facts for piece in pieces))
-        said = {fact[0] for piece in pieces[:-1] for fact in piece.facts}
+        said = frozenset(fact[0] for piece in pieces[:-1] for fact in piece.facts)
         for text in _joinings([piece.text for piece in pieces]):
-            facts = frozenset(self._facts(text))
-            if any(fact[0] not in said for fact in facts - alone):
-                return _Piece(text, pieces[-1].width, facts)
+            if any(fact[0] not in said and fact not in alone for fact in self._facts(text, said)):
+                return _Piece(text, pieces[-1].width, frozenset(self._facts(text, frozenset())))
         return None
 
 

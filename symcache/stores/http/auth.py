@@ -448,8 +448,32 @@ async def _run_command(command: Sequence[str]) -> str:
         # Windows itself looks into the current folder first, where a dump lies and what came with it; and for no .cmd.
         program = find_program(program, os.get_exec_path(), _PROGRAM_SUFFIXES)
     with anyio.fail_after(_COMMAND_S):
-        done = await anyio.run_process([program, *arguments], stderr=None)  # what it has to say is for the user
-    return done.stdout.decode("utf-8", "replace")
+        printed = await _print_of([program, *arguments])
+    return printed.decode("utf-8", "replace")
+
+
+async def _print_of(command: list[str]) -> bytes:
+    """Return what *command* prints; what else it has to say is for the user."""
+    if sys.platform == "win32":
+        # The selector loop runs no commands there: that of several workers of a server, of Jupyter and of Tornado.
+        printed = await print_in_thread(command)
+    else:
+        printed = (await anyio.run_process(command, stderr=None)).stdout
+    return printed
+
+
+async def print_in_thread(command: list[str]) -> bytes:
+    """Return what *command* prints, on any event loop; `CalledProcessError` if it failed."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603, ASYNC220
+    try:
+        printed, _ = await call_detached(process.communicate)
+    except BaseException:
+        # No more than that: what az.cmd started lives on and holds the pipe, which only the thread can wait for.
+        process.kill()
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, printed)
+    return printed
 
 
 def find_program(name: str, folders: Iterable[str], suffixes: Sequence[str]) -> str:
@@ -483,7 +507,7 @@ def parse_token(printed: str, *, now_s: float) -> tuple[str, float]:
     token: object = text
     if text.startswith("{"):
         try:
-            said = json.loads(text)
+            said = json.loads(text, parse_int=float)  # which has no longest number
         except RecursionError:
             raise ValueError("it printed no token") from None
         token = next(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from symcache.config import ServerEntry
 
-__all__ = ["Certificate", "Trust", "explain_distrust", "parse_certificate"]
+__all__ = ["Certificate", "Trust", "explain_distrust", "make_context", "parse_certificate"]
 
 
 class Trust:
@@ -73,12 +73,22 @@ class Trust:
         return self._own[entry.url]
 
     def _make(self) -> ssl.SSLContext:
-        context = _system_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self._ca_file is not None:
-            _load(context, self._ca_file, "network.ca_file")
+        context = make_context(self._ca_file, "network.ca_file")
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+
+def make_context(ca_file: Path | None, where: str) -> ssl.SSLContext:
+    """Return the TLS settings for servers that *ca_file*, the setting *where*, or the system vouches for; see `Trust`.
+
+    Raises:
+        ConfigError: *ca_file* cannot be used.
+    """
+    context = _system_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        _load(context, ca_file, where)
+    return context
 
 
 def _system_context() -> ssl.SSLContext:
@@ -193,7 +203,8 @@ def explain_distrust(error: ssl.SSLCertVerificationError, certificate: Certifica
     shown = "its certificate"
     if certificate is not None:
         shown += f", issued to {certificate.subject} by {certificate.issuer},"
-    code = error.verify_code
+    # truststore, where nothing was shown that could be looked at, sets neither.
+    code, text = getattr(error, "verify_code", None), getattr(error, "verify_message", error.args[0])
     if code in _NOT_IN_TIME:
         now = datetime.now(UTC)
         if certificate is not None and certificate.begins > now:
@@ -207,7 +218,7 @@ def explain_distrust(error: ssl.SSLCertVerificationError, certificate: Certifica
     if code in _UNKNOWN_ISSUER or code == 0:
         who = "itself alone" if code == _SELF_SIGNED else "an authority that this system does not trust"
         return f"{shown} is vouched for by {who}; most likely a company's proxy that inspects TLS: {_advice()}"
-    return f"{shown} is not trusted: {error.verify_message}"
+    return f"{shown} is not trusted: {text}"
 
 
 def _advice() -> str:

@@ -43,6 +43,7 @@ VIA: ContextVar[str | None] = ContextVar("via", default=None)
 _MOST_REDIRECTS = 10
 # With any other status, Retry-After speaks of what was asked for (RFC 9110, section 10.2.3; RFC 6585, section 4).
 _PAUSES = frozenset({429, 503})
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 
 
 class Client:
@@ -113,9 +114,10 @@ class Client:
             response = await self._follow(transport, url, fields, dict(headers or {}), shown=shown)
             try:
                 reply = read_reply(response, shown, start, end)
+                reply.pace = self.pool.pace()
                 reply.on_much = lambda: self._breaker.note_body(response.extensions["origin"], is_whole=False)
                 try:
-                    if reply.is_miss:
+                    if reply.is_miss or reply.is_unchanged:
                         await drain(response)
                     yield reply
                 except UpstreamUnavailable as error:
@@ -232,7 +234,7 @@ class Client:
             raise
         try:
             if response.status_code != 401:
-                check_status(response, shown)
+                check_status(response, shown, is_conditional=not _CONDITIONS.isdisjoint(fields))
         except UpstreamError as error:
             if response.status_code in _PAUSES:
                 self.pool.note_overload(asked_s=began_s)

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -187,7 +188,11 @@ class Connector:
         scheme, host, port = origin
         if proxy is None:
             stream = await _connect(host, port, stage, stays_outside=bool(request.extensions.get(STAYS_OUTSIDE)))
-            return Opened(stream, address=str(stream.extra(SocketAttribute.remote_address)[0]))  # noqa: S610
+            peer = stream.extra(SocketAttribute.remote_address, None)  # noqa: S610 - not of Django
+            if peer is None:  # the system has forgotten it, as it was reset already
+                await anyio.aclose_forcefully(stream)
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            return Opened(stream, address=str(peer[0]))
         if proxy.is_socks:
             stream = await self._connect_proxy(proxy, request, stage)
             try:
@@ -542,6 +547,27 @@ async def _ask_socks4(stream: ByteStream, proxy: Proxy, host: str, port: int) ->
     return "" if reply[1] == 0x5A else f"refuses it, with {reply[1]}"
 
 
+# On Windows one of these has the number of Windows' error, of a socket's, or EINVAL, by what found it.
+_REASONS = {
+    ConnectionRefusedError: "connection refused",
+    ConnectionResetError: "connection reset by peer",
+    ConnectionAbortedError: "connection aborted",
+}
+
+
+def _text_of(error: OSError) -> str:
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415
+
+        number = error.winerror or error.errno or 0
+        if error.winerror or number >= _FIRST_OF_SOCKETS:
+            return ctypes.FormatError(number).rstrip(". ")
+    return os.strerror(error.errno or 0)
+
+
+_FIRST_OF_SOCKETS = 10000  # winerror.h, WSABASEERR; the C library's own numbers are smaller
+
+
 def describe_os_error(error: BaseException) -> str:
     """Return what a connection failed of, to stand behind a message; empty if that is not known."""
     while isinstance(error.__cause__, OSError):  # of httpx and anyio
@@ -550,6 +576,6 @@ def describe_os_error(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):  # its number is none of the system
         text = re.sub(r" \(_ssl\.c:\d+\)$", "", text)
     elif isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
-        text = os.strerror(error.errno)
+        text = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), "") or _text_of(error)
     text = text.strip().lower()
     return f": {text}" if text and "://" not in text and "all connection attempts" not in text else ""

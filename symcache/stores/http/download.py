@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -15,8 +14,8 @@ import anyio
 from symcache.errors import NextHopUnavailable, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.formats.glance import HEAD_BYTES, limit_of
-from symcache.stores.http.imagehead import read_remote_image
-from symcache.stores.http.reply import UnfitRangeError
+from symcache.stores.http.imagehead import read_remote_image, read_remote_runtime, read_remote_version
+from symcache.stores.http.reply import TooSlowError, UnfitRangeError
 from symcache.stores.http.retry import CircuitOpenError
 from symcache.stores.http.urls import redact
 from symcache.stores.local.tree import as_store_error
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
     from symcache.events import Observer
     from symcache.formats.pe.image import Image
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
     from symcache.stores.http.client import Client
     from symcache.stores.http.reply import Reply
     from symcache.stores.http.retry import RetryPolicy
@@ -73,8 +74,6 @@ class Downloader:
         largest_bytes: A longer file is refused.
         parallel_from_bytes: From this length on a file is brought in parts, while requests may begin.
         parallel_parts: Most parts at once.
-        slowest_bytes_per_s: A body that is slower for *slowest_time_s* is given up.
-        slowest_time_s: See there.
         observer: Told about every transfer.
         sleep: Waits a number of seconds.
     """
@@ -87,12 +86,15 @@ class Downloader:
     parallel_parts: int
     observer: Observer
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-    slowest_bytes_per_s: int = 0
-    slowest_time_s: float = 30.0
-    clock_s: Callable[[], float] = time.monotonic
 
     async def download(
-        self, url: httpx.URL, path: Path, *, index: str, headers: Mapping[str, str] | None = None
+        self,
+        url: httpx.URL,
+        path: Path,
+        *,
+        index: str,
+        headers: Mapping[str, str] | None = None,
+        says_its_length: bool = True,
     ) -> Answer:
         """Bring what *url* names to *path*.
 
@@ -101,6 +103,7 @@ class Downloader:
             path: The scratch file; overwritten.
             index: The key, written out, for the observer.
             headers: More fields to send.
+            says_its_length: It is a file of a kind whose beginning says how long it is.
 
         Raises:
             UpstreamUnavailable: It failed more often than the policy tries, or took too long.
@@ -108,7 +111,7 @@ class Downloader:
             WrongContent: The answer is a page, empty, or too long.
             StoreError: The disk does not take it.
         """
-        transfer = _Transfer(self, url, path, index, headers or {})
+        transfer = _Transfer(self, url, path, index, headers or {}, says_its_length=says_its_length)
         try:
             return await self._in_time(transfer.run, url)
         finally:
@@ -127,6 +130,14 @@ class Downloader:
         status, image = await self._patiently(lambda: read_remote_image(self.client, url), url)
         return Answer(status, image)
 
+    async def read_version(self, url: httpx.URL) -> VersionInfo | None:
+        """Return what the image at *url* says of its origin, read in ranges; None if there is none. Raises likewise."""
+        return await self._patiently(lambda: read_remote_version(self.client, url), url)
+
+    async def read_runtime(self, url: httpx.URL) -> RuntimeFacts | None:
+        """Return what the image at *url* says of a .NET runtime, read in ranges; as `read_version`."""
+        return await self._patiently(lambda: read_remote_runtime(self.client, url), url)
+
     async def exists(self, url: httpx.URL) -> bool:
         """Return whether the upstream has what *url* names, without bringing it.
 
@@ -143,6 +154,42 @@ class Downloader:
                 return not reply.is_miss
 
         return await self._patiently(ask, url)
+
+    async def bring(
+        self, url: httpx.URL, path: Path, *, conditions: Mapping[str, str], largest_bytes: int
+    ) -> tuple[int, str | None, str | None]:
+        """Bring what *url* names to *path*, in one piece; return the status, ``ETag`` and ``Last-Modified``.
+
+        Nothing is written for a miss, and for 304, which says that *conditions*, fields of the request, do not hold.
+
+        Raises:
+            UpstreamUnavailable: It failed more often than the policy tries, or took too long.
+            UpstreamRefused: The upstream will not send it.
+            WrongContent: The answer is longer than *largest_bytes*. What is in it is not looked at.
+            StoreError: The disk does not take it.
+        """
+
+        async def ask() -> tuple[int, str | None, str | None]:
+            async with self.client.get(url, headers=conditions) as reply:
+                if not (reply.is_miss or reply.is_unchanged):
+                    await self._write(reply, path, largest_bytes)
+                return reply.status, reply.etag, reply.last_modified
+
+        return await self._patiently(ask, url)
+
+    @staticmethod
+    async def _write(reply: Reply, path: Path, largest_bytes: int) -> None:
+        total = 0
+        try:
+            with path.open("wb") as file:
+                async with aclosing(reply.chunks(may_be_markup=True)) as chunks:
+                    async for chunk in chunks:
+                        total += len(chunk)
+                        if total > largest_bytes:
+                            raise WrongContent(f"longer than {largest_bytes} bytes", url=reply.url)
+                        file.write(chunk)
+        except OSError as error:
+            raise as_store_error(error, path) from error
 
     async def pause(self, failures: int, error: UpstreamUnavailable) -> None:
         """Wait before the next try; raise *error* if there is none."""
@@ -172,35 +219,6 @@ class Downloader:
         raise UpstreamUnavailable(f"not whole after {self.total_s:g} s", url=redact(url))
 
 
-class _TooSlowError(UpstreamUnavailable):
-    """Less arrives than is waited for, so that what did is no progress."""
-
-
-class _Pace:
-    """Watches how fast a body arrives."""
-
-    def __init__(self, how: Downloader) -> None:
-        self._slowest, self._time_s, self._clock_s = how.slowest_bytes_per_s, how.slowest_time_s, how.clock_s
-        self._since_s = self._clock_s()
-        self._bytes = 0
-
-    def note(self, size_bytes: int, shown: str) -> None:
-        """Note that *size_bytes* came.
-
-        Raises:
-            UpstreamUnavailable: For some time now less has come than is waited for.
-        """
-        self._bytes += size_bytes
-        passed_s = self._clock_s() - self._since_s
-        if passed_s >= self._time_s:
-            if self._bytes < self._slowest * passed_s:
-                rate = self._bytes / passed_s
-                problem = f"slower than network.slowest_bytes_per_s: {rate:.0f} bytes/s for {passed_s:.0f} s"
-                raise _TooSlowError(problem, url=shown, timed_out=True)
-            self._since_s += passed_s
-            self._bytes = 0
-
-
 class _MisfitError(Exception):
     """Two pieces are not of one file, or ranges are not served after all."""
 
@@ -217,12 +235,24 @@ class _Piece:
 class _Transfer:
     """One file on its way: its head, and for a large one further parts beside it."""
 
-    def __init__(self, how: Downloader, url: httpx.URL, path: Path, index: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        how: Downloader,
+        url: httpx.URL,
+        path: Path,
+        index: str,
+        headers: Mapping[str, str],
+        *,
+        says_its_length: bool,
+    ) -> None:
         self._how = how
         self._url = url
         self._path = path
         self._index = index
         self._headers = headers
+        self._says_its_length = says_its_length
+        self._head = b""  # the first bytes of the file, as far as its length is told from them
+        self._limit_bytes = how.largest_bytes
         self._received_bytes = 0
         self._size_bytes: int | None = None
         self._may_split = self._may_resume = False
@@ -242,6 +272,7 @@ class _Transfer:
 
     async def _run(self) -> Answer:
         self._received_bytes, self._is_split, self._error = 0, False, None
+        self._forget_length()
         head = _Piece(0, 0, None)
         self._pieces = [head]
         status: int | None = None
@@ -306,7 +337,7 @@ class _Transfer:
                 raise _MisfitError from error
             except UpstreamUnavailable as error:
                 # A transfer that made progress before it broke starts a new count of failures.
-                has_moved = piece.at > furthest and not isinstance(error, _TooSlowError)
+                has_moved = piece.at > furthest and not isinstance(error, TooSlowError)
                 failures = 1 if has_moved else failures + 1
                 furthest = max(furthest, piece.at)
                 await self._how.pause(failures, error)
@@ -323,7 +354,28 @@ class _Transfer:
         elif piece.at:
             file.truncate(0)
             self._received_bytes = piece.at = 0
+            self._forget_length()
             self._tell()
+
+    def _forget_length(self) -> None:
+        self._head, self._limit_bytes = b"", self._how.largest_bytes
+
+    def _learn_length(self, beginning: bytes, size_bytes: int | None) -> None:
+        """Take from the *beginning* of a file of *size_bytes*, if that was announced, how long it may be.
+
+        Raises:
+            WrongContent: The announced length is more.
+        """
+        self._head += beginning[: HEAD_BYTES - len(self._head)]
+        if len(self._head) < HEAD_BYTES or not (self._says_its_length or size_bytes is None):
+            return
+        self._limit_bytes = min(self._limit_bytes, limit_of(self._head, may_be_other=not self._says_its_length))
+        if size_bytes is not None and size_bytes > self._limit_bytes:
+            raise self._too_long()
+
+    def _too_long(self) -> WrongContent:
+        of = "network.largest_file_bytes" if self._limit_bytes == self._how.largest_bytes else "it says it is"
+        return WrongContent(f"longer than {of}", url=redact(self._url))
 
     def _begin(self, reply: Reply) -> None:
         size_bytes = reply.size_bytes
@@ -360,19 +412,13 @@ class _Transfer:
         if reply.body_bytes is not None and reply.body_bytes <= _SMALL_BYTES and not self._is_split:
             await self._copy_at_once(reply, piece, file)
             return
-        pace = _Pace(self._how)
-        head = b""
-        limit_bytes = self._how.largest_bytes
         async with aclosing(reply.chunks()) as chunks:
             async for chunk in chunks:
-                pace.note(len(chunk), reply.url)
-                if reply.body_bytes is None and len(head) < HEAD_BYTES and piece.at == len(head):
-                    head += chunk[: HEAD_BYTES - len(head)]
-                    limit_bytes = min(limit_bytes, limit_of(head))
+                if len(self._head) < HEAD_BYTES and piece.at == len(self._head):
+                    self._learn_length(chunk, reply.size_bytes)
                 wanted = chunk if piece.end is None else chunk[: piece.end - piece.at]
-                if piece.at + len(wanted) > limit_bytes:
-                    of = "network.largest_file_bytes" if limit_bytes == self._how.largest_bytes else "it says it is"
-                    raise WrongContent(f"longer than {of}", url=redact(self._url))
+                if piece.at + len(wanted) > self._limit_bytes:
+                    raise self._too_long()
                 _write_at(file, piece.at, wanted)
                 piece.at += len(wanted)
                 self._received_bytes += len(wanted)
@@ -383,12 +429,10 @@ class _Transfer:
     async def _copy_at_once(self, reply: Reply, piece: _Piece, file: FileIO) -> None:
         """Write a small body in one piece; what came of one that breaks is written too, and asked for no more."""
         chunks: list[bytes] = []
-        pace = _Pace(self._how)
         try:
             async with aclosing(reply.chunks()) as body:
                 async for chunk in body:
-                    chunks.append(chunk)
-                    pace.note(len(chunk), reply.url)
+                    chunks.append(chunk)  # noqa: PERF401 - what came before it breaks counts
         finally:
             data = b"".join(chunks)
             _write_at(file, piece.at, data)

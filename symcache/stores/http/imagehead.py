@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import InputError, TruncatedInput, WrongContent
 from symcache.formats.pe.image import Layout, parse_image
@@ -10,14 +10,20 @@ from symcache.stores.http.reply import UnfitRangeError
 from symcache.stores.http.urls import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
     from symcache.formats.pe.image import Image
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
+    from symcache.formats.view import ByteView
     from symcache.stores.http.client import Client
     from symcache.stores.http.reply import Reply
 
-__all__ = ["RangesRefusedError", "read_remote_image"]
+__all__ = ["RangesRefusedError", "read_remote_image", "read_remote_version"]
 
+T = TypeVar("T")
 
 _BLOCK_BYTES = 4096
 _MOST_REQUESTS = 12
@@ -76,13 +82,31 @@ async def read_remote_image(client: Client, url: httpx.URL) -> tuple[int, Image 
         UpstreamUnavailable, UpstreamRefused: As `Client.get`; nothing is tried again here.
         WrongContent: What is there is not an image.
     """
+    return await _read_remote(client, url, lambda view: parse_image(view, Layout.DISK))
+
+
+async def read_remote_version(client: Client, url: httpx.URL) -> VersionInfo | None:
+    """Return what the image at *url* says of its origin; None if it is not there or says nothing. Raises likewise."""
+    from symcache.formats.pe.version import read_version  # noqa: PLC0415 - where something is missing alone
+
+    return (await _read_remote(client, url, lambda view: read_version(view, Layout.DISK)))[1]
+
+
+async def read_remote_runtime(client: Client, url: httpx.URL) -> RuntimeFacts | None:
+    """Return what the image at *url* says of the .NET runtime that it is or holds; None if it is not there."""
+    from symcache.formats.pe.managed import read_runtime_facts  # noqa: PLC0415 - for runtimes alone
+
+    return (await _read_remote(client, url, lambda view: read_runtime_facts(view, Layout.DISK)))[1]
+
+
+async def _read_remote(client: Client, url: httpx.URL, parse: Callable[[ByteView], T]) -> tuple[int, T | None]:
     try:
-        return await _read_remote_image(client, url)
+        return await _read_parts(client, url, parse)
     except UnfitRangeError as error:
         raise RangesRefusedError from error
 
 
-async def _read_remote_image(client: Client, url: httpx.URL) -> tuple[int, Image | None]:
+async def _read_parts(client: Client, url: httpx.URL, parse: Callable[[ByteView], T]) -> tuple[int, T | None]:
     async with client.get(url, end=_BLOCK_BYTES) as reply:
         if reply.is_miss:
             return reply.status, None
@@ -93,7 +117,7 @@ async def _read_remote_image(client: Client, url: httpx.URL) -> tuple[int, Image
         view.add(0, await _read_all(reply, min(_BLOCK_BYTES, view.size)))
     for _ in range(_MOST_REQUESTS):
         try:
-            return 206, parse_image(view, Layout.DISK)
+            return 206, parse(view)
         except _UnfetchedError as missing:
             start = missing.offset // _BLOCK_BYTES * _BLOCK_BYTES
             end = min(-(-(missing.offset + missing.length) // _BLOCK_BYTES) * _BLOCK_BYTES, view.size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,13 +16,15 @@ import httpx
 
 from symcache.errors import ConfigError
 from symcache.stores.http.certificates import Trust
-from symcache.stores.http.connect import Connector
+from symcache.stores.http.connect import STAYS_OUTSIDE, Connector, SilenceError
 from symcache.stores.http.proxies import ProxyRules
+from symcache.stores.http.reply import Pace
 from symcache.stores.http.transport import Http1Transport
 from symcache.stores.http.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from typing import Self
 
     from symcache.config import Network, ServerEntry
     from symcache.stores.http.proxies import Proxy
@@ -196,6 +198,10 @@ class TransportPool:
         finally:
             self._limiter.release_on_behalf_of(borrower)
 
+    def pace(self) -> Pace:
+        """Return what watches how fast a body arrives, from now on."""
+        return Pace(self._settings.slowest_bytes_per_s, self._settings.slowest_time_s)
+
     def discard(self, transport: httpx.AsyncBaseTransport) -> None:
         """Close *transport*, whose connection failed, when it comes back.
 
@@ -233,7 +239,7 @@ class TransportPool:
             return self._network
         connector = self.connector
         if self._settings.transport == "httpx":
-            transport: httpx.AsyncBaseTransport = _HttpxTransport(self.proxies, self._trust)
+            transport: httpx.AsyncBaseTransport = _HttpxTransport(self.proxies, self._trust, connector)
         else:
             transport = Http1Transport(connector, most_idle=_ORIGINS)
         self._all.add(transport)
@@ -241,15 +247,21 @@ class TransportPool:
 
 
 class _HttpxTransport(httpx.AsyncBaseTransport):
-    """httpx's own transports, one for each proxy and set of certificates."""
+    """httpx's own transports, one for each proxy and set of certificates.
 
-    def __init__(self, proxies: ProxyRules, trust: Trust) -> None:
+    A request that has to stay outside goes by the direct one, which alone looks at the address that is connected to.
+    """
+
+    def __init__(self, proxies: ProxyRules, trust: Trust, connector: Connector) -> None:
         self._proxies = proxies
         self._trust = trust
+        self._outside = Http1Transport(connector, most_idle=_ORIGINS)
         self._by_route: dict[object, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request* by the first route there is to its server."""
+        if request.extensions.get(STAYS_OUTSIDE):
+            return await self._outside.handle_async_request(request)
         url = request.url
         proxy = (await self._proxies.routes(url))[0].proxy
         tls = self._trust.context_for(origin_of(url))
@@ -257,12 +269,50 @@ class _HttpxTransport(httpx.AsyncBaseTransport):
             limits = httpx.Limits(max_connections=_ORIGINS, keepalive_expiry=_IDLE_S)
             via = None if proxy is None else _httpx_proxy(proxy)
             self._by_route[proxy, tls] = httpx.AsyncHTTPTransport(verify=tls, proxy=via, limits=limits)
-        return await self._by_route[proxy, tls].handle_async_request(request)
+        timeouts = request.extensions.get("timeout", {})
+        read_s = timeouts.get("read")
+        bounds_s = (timeouts.get("connect"), read_s)
+        # httpx waits for each piece anew, so that fields that trickle would have no end.
+        with _in_time(None if None in bounds_s else sum(bounds_s), "no answer in time", request):
+            response = await self._by_route[proxy, tls].handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _TimedBody(response.stream, read_s, request)
+        return response
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self._outside.aclose()
         for transport in self._by_route.values():
             await transport.aclose()
+
+
+class _TimedBody(httpx.AsyncByteStream):
+    """A body each piece of which has to come in time, however it is cut into chunks."""
+
+    def __init__(self, body: httpx.AsyncByteStream, read_s: float | None, request: httpx.Request) -> None:
+        self._body = body
+        self._pieces = aiter(body)
+        self._read_s = read_s
+        self._request = request
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _in_time(self._read_s, "the body stopped, and nothing more came in time", self._request):
+            return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+@contextmanager
+def _in_time(bound_s: float | None, problem: str, request: httpx.Request) -> Iterator[None]:
+    try:
+        with anyio.fail_after(bound_s):
+            yield
+    except TimeoutError as error:
+        raise SilenceError(problem, request=request) from error
 
 
 def _httpx_proxy(proxy: Proxy) -> httpx.Proxy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 import zlib
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -38,15 +39,17 @@ from symcache.stores.http.retry import parse_retry_after
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-__all__ = ["Reply", "UnfitRangeError", "check_status", "drain", "read_reply", "translate"]
+__all__ = ["Pace", "Reply", "TooSlowError", "UnfitRangeError", "check_status", "drain", "read_reply", "translate"]
 
 
 _MISSES = frozenset({404, 410})
+_UNCHANGED = 304
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DRAINED_BYTES = 64 * 1024
 _MUCH_BYTES = 1 << 20
 _DRAINED_S = 2.0
 _INFLATED_BYTES = 1 << 20
+_UNEXPANDED_BYTES = 1 << 16
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 # How a symcache server says that it is well and its upstream is not; others that say so may not have tried again.
 # Source: RFC 9209, section 2.1.1.
@@ -56,6 +59,35 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 class UnfitRangeError(UpstreamRefused):
     """A range was asked for, and another one answered or none: the file may do as a whole."""
+
+
+class TooSlowError(UpstreamUnavailable):
+    """Less arrives than is waited for, so that what did is no progress."""
+
+
+class Pace:
+    """Watches how fast a body arrives: slower than *slowest_bytes_per_s* for *time_s* seconds is too slow."""
+
+    def __init__(self, slowest_bytes_per_s: int, time_s: float, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._slowest, self._time_s, self._clock_s = slowest_bytes_per_s, time_s, clock_s
+        self._since_s = clock_s()
+        self._bytes = 0
+
+    def note(self, size_bytes: int, shown: str) -> None:
+        """Note that *size_bytes* came.
+
+        Raises:
+            TooSlowError: For some time now less has come than is waited for.
+        """
+        self._bytes += size_bytes
+        passed_s = self._clock_s() - self._since_s
+        if passed_s >= self._time_s:
+            if self._bytes < self._slowest * passed_s:
+                rate = self._bytes / passed_s
+                problem = f"slower than network.slowest_bytes_per_s: {rate:.0f} bytes/s for {passed_s:.0f} s"
+                raise TooSlowError(problem, url=shown, timed_out=True)
+            self._since_s += passed_s
+            self._bytes = 0
 
 
 @dataclass(slots=True)
@@ -70,8 +102,11 @@ class Reply:
         body_bytes: Length announced for the body; None if it was not.
         validator: Strong ``ETag`` or ``Last-Modified``, for ``If-Range``; None without.
         takes_ranges: The server said that it serves ranges.
+        etag: As the server sent it, weak or strong.
+        last_modified: As the server sent it.
         received_bytes: How much of the body has come.
         on_much: Called once when that is a good deal.
+        pace: Told of every piece of the body, whoever reads it.
     """
 
     status: int
@@ -81,8 +116,11 @@ class Reply:
     body_bytes: int | None = None
     validator: str | None = None
     takes_ranges: bool = False
+    etag: str | None = None
+    last_modified: str | None = None
     received_bytes: int = 0
     on_much: Callable[[], None] | None = field(default=None, repr=False)
+    pace: Pace | None = field(default=None, repr=False)
     _is_over: bool = field(default=False, repr=False)
     _response: httpx.Response | None = field(default=None, repr=False)
     _begun: _Begun | None = field(default=None, repr=False)
@@ -91,6 +129,11 @@ class Reply:
     def is_miss(self) -> bool:
         """The upstream has no such file, definitely."""
         return self.status in _MISSES
+
+    @property
+    def is_unchanged(self) -> bool:
+        """The file is still the one that the request's conditions speak of, and is not sent."""
+        return self.status == _UNCHANGED
 
     @property
     def is_whole(self) -> bool:
@@ -119,15 +162,17 @@ class Reply:
         if markup is not None:
             raise UnexpectedPage(f"200, but {markup}", url=self.url)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it arrives.
+    async def chunks(self, *, may_be_markup: bool = False) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives; no symbol file *may_be_markup*, other documents may.
 
         Raises:
             UpstreamUnavailable: It breaks off, or nothing more comes in time.
             UnexpectedPage: As `begin`, which it does first.
             WrongContent: It is longer than announced, or not encoded as it says.
         """
-        if self._begun is None:
+        if self._begun is None and may_be_markup:
+            self._begun = _Begun(self._read())
+        elif self._begun is None:
             await self.begin()
         begun = self._begun
         assert begun is not None
@@ -154,6 +199,8 @@ class Reply:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     self.received_bytes += len(chunk)
+                    if self.pace is not None:
+                        self.pace.note(len(chunk), self.url)
                     if self.received_bytes >= _MUCH_BYTES and self.on_much is not None:
                         self.on_much()
                         self.on_much = None
@@ -192,15 +239,24 @@ async def _inflate(raw: AsyncGenerator[bytes, None], shown: str) -> AsyncGenerat
     too soon passes unseen.
     """
     inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+    raw_bytes = expanded_bytes = 0
     async with aclosing(raw):
         async for chunk in raw:
+            raw_bytes += len(chunk)
             rest = chunk
             while rest and not inflate.eof:
                 try:
-                    yield inflate.decompress(rest, _INFLATED_BYTES)
+                    piece = inflate.decompress(rest, _INFLATED_BYTES)
                 except zlib.error as error:
                     raise WrongContent("a body that is not encoded as it says", url=shown) from error
+                expanded_bytes += len(piece)
+                yield piece
                 rest = inflate.unconsumed_tail
+            # Blocks that hold nothing, and what follows the end, may have no end themselves.
+            if raw_bytes > 2 * expanded_bytes + _UNEXPANDED_BYTES:
+                raise WrongContent("a body that is not encoded as it says", url=shown)
+            if inflate.eof:
+                yield b""  # for who watches the pace
     if not inflate.eof:
         raise UpstreamUnavailable("encoded body cut short", url=shown)
 
@@ -220,8 +276,8 @@ async def drain(response: httpx.Response) -> None:
         await response.aclose()
 
 
-def check_status(response: httpx.Response, shown: str) -> None:
-    """Return if *response* is a file, a part of one, a miss or a redirect.
+def check_status(response: httpx.Response, shown: str, *, is_conditional: bool = False) -> None:
+    """Return if *response* is a file, a part of one, a miss or a redirect; 304 if the request *is_conditional*.
 
     Raises:
         UpstreamUnavailable: Another try may help; one of its subclasses where the answer tells more.
@@ -230,6 +286,8 @@ def check_status(response: httpx.Response, shown: str) -> None:
     """
     status = response.status_code
     if status in {200, 206} or status in _MISSES or response.has_redirect_location:
+        return
+    if status == _UNCHANGED and is_conditional:
         return
     if status == 416:
         raise UnfitRangeError("416", url=shown)
@@ -258,9 +316,10 @@ def read_reply(response: httpx.Response, shown: str, start: int, end: int | None
         WrongContent: It cannot be the file.
     """
     reply = Reply(response.status_code, shown, _response=response)
-    if reply.is_miss:
-        return reply
     fields = response.headers
+    reply.etag, reply.last_modified = fields.get("etag"), fields.get("last-modified")
+    if reply.is_miss or reply.is_unchanged:
+        return reply
     encoding = _encoding(fields)
     if encoding not in {"", "gzip", "x-gzip", "deflate"}:
         raise WrongContent(f"200, but encoded as {encoding[:20]}, which was not asked for", url=shown)
@@ -376,8 +435,9 @@ def _wish_for_certificate(error: BaseException) -> str | None:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError) and cause.reason in _WISHES:
-            return _WISHES[cause.reason]
+        # truststore's own errors, on Windows and macOS, have no reason.
+        if isinstance(cause, ssl.SSLError) and (wish := _WISHES.get(getattr(cause, "reason", ""))) is not None:
+            return wish
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -72,6 +72,8 @@ class CircuitOpenError(UpstreamUnavailable):
 
 
 _SEVERAL_FILES = 3
+# A server that runs for weeks must not leave another alone for what a single answer asked.
+_LONGEST_PAUSE_S = 3600.0
 # A try that nothing was heard of for so long was given up.
 _LONGEST_TRY_S = 30.0
 
@@ -221,7 +223,7 @@ class CircuitBreaker:
         Args:
             origin: Who.
             asked_s: When.
-            retry_after_s: The pause it asked for.
+            retry_after_s: The pause it asked for; an hour is granted at most.
             file: What for, if it may be of that file alone; None if it is of the host.
 
         Returns:
@@ -229,6 +231,8 @@ class CircuitBreaker:
         """
         host = self._hosts.setdefault(origin, _Host(failing_since_s=asked_s))
         now_s = self._clock_s()
+        if retry_after_s is not None:
+            retry_after_s = min(retry_after_s, _LONGEST_PAUSE_S)
         if file is not None and len(host.files) < _SEVERAL_FILES:
             host.files.add(file)
         host.is_ailing = host.is_ailing or file is None or len(host.files) >= _SEVERAL_FILES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from symcache.config import ServerEntry
     from symcache.identity import Key
 
-__all__ = ["SERVERS", "Hints", "Holding", "LetterCase", "Server", "entry_for", "hints_for", "server_for"]
+__all__ = [
+    "SERVERS",
+    "Hints",
+    "Holding",
+    "LetterCase",
+    "Server",
+    "entry_for",
+    "hints_for",
+    "name_as_asked",
+    "server_for",
+]
 
 
 _PORTS = {"http": 80, "https": 443}
@@ -201,6 +212,20 @@ def entry_for(url: str, configured: Iterable[ServerEntry]) -> ServerEntry | None
         key=lambda entry: len(_segments(entry.url)),
         default=None,
     )
+
+
+def name_as_asked(name: str, configured: Iterable[ServerEntry]) -> str:
+    """Return *name*, a server's URL, with a mark of how it is asked if the config file says something of it.
+
+    Who is asked otherwise, as somebody else or with other questions, may be told otherwise. The mark is a hash of what
+    is said, and of a secret only that there is one.
+    """
+    entry = entry_for(name, configured)
+    if entry is None:
+        return name
+    said = [(item.name, getattr(entry, item.name)) for item in fields(entry) if item.name not in {"url", "name"}]
+    shown = [(name, bool(value) if name in {"password", "token"} else str(value)) for name, value in said]
+    return f"{name}#{hashlib.sha256(repr(shown).encode()).hexdigest()[:12]}"
 
 
 def _covers(prefix: str, url: str, *, same_scheme: bool) -> bool:

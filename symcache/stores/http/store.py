@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from symcache.errors import Forbidden, UpstreamError, UpstreamUnavailable, WrongContent
-from symcache.identity import Tier, compressed_name, relative_parts
-from symcache.stores.base import FileRequest, Form, LookUp
+from symcache.errors import Forbidden, OtherBuild, UpstreamError, UpstreamUnavailable
+from symcache.identity import OtherKey, Tier, compressed_name, parse_runtime_library, relative_parts
+from symcache.inputs.records import stated_by_image
+from symcache.stores.base import FileRequest, Form, LookUp, Probed
 from symcache.stores.http.download import Answer
 from symcache.stores.http.imagehead import RangesRefusedError
 from symcache.stores.http.urls import file_url, parse_url, redact
 from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import httpx
 
+    from symcache.formats.pe.managed import RuntimeFacts
+    from symcache.formats.pe.version import VersionInfo
     from symcache.identity import ImageKey, Key
     from symcache.stores.http.download import Downloader
     from symcache.stores.http.servers import Hints
@@ -57,6 +61,7 @@ class HttpStore:
 
     local = None
     is_on_disk = False
+    takes_uploads = False
 
     def __init__(self, url: str, hints: Hints, downloader: Downloader) -> None:
         self.base = parse_url(url)
@@ -64,6 +69,7 @@ class HttpStore:
         self.hints = hints
         self._downloader = downloader
         self._tier = {None: None, True: Tier.TWO, False: Tier.ONE}[hints.two_tier]
+        self._is_tier_sure = hints.two_tier is not None
         self._tier_lock = anyio.Lock()
 
     def find(self, key: Key) -> None:
@@ -82,11 +88,15 @@ class HttpStore:
         if (refusal := self.hints.refusal(request.key)) is not None:
             return LookUp((Attempt(self.name, refusal),))
         attempts: list[Attempt] = []
-        asked_tier = self._tier or Tier.ONE
+        form: Form | None = None
         try:
-            form = await self._ask_names(request, scratch, attempts)
-            if form is None and await self._learn_tier(attempts) is not asked_tier:
-                form = await self._ask_names(replace(request, plain_answer=None), scratch, attempts)
+            async with aclosing(self._tiers(attempts)) as tiers:
+                async for tier in tiers:
+                    form = await self._ask_names(request, tier, scratch, attempts)
+                    if form is not None:
+                        self._prove(tier)
+                        break
+                    request = replace(request, plain_answer=None)
         except UpstreamError as error:
             return LookUp(tuple(attempts), error=error, is_asked=True)
         forbidden = self._find_forbidden(request.key, attempts) if form is None else None
@@ -101,11 +111,14 @@ class HttpStore:
             return LookUp((Attempt(self.name, refusal),))
         if not (self.hints.plain and self.hints.ranges):
             return LookUp(instead=FileRequest(key, in_passing=True))
+        answer = Answer(404)
         try:
-            asked_tier = self._tier or Tier.ONE
-            answer = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
-            if answer.is_absent and await self._learn_tier([]) is not asked_tier:
-                answer = await _or_forbidden(self._downloader.read_image(self.url_of(key)))
+            async with aclosing(self._tiers([])) as tiers:
+                async for tier in tiers:
+                    answer = await _or_forbidden(self._downloader.read_image(self.url_of(key, tier=tier)))
+                    if not answer.is_absent:
+                        self._prove(tier)
+                        break
         except RangesRefusedError:
             return LookUp(instead=FileRequest(key, in_passing=True))
         except UpstreamError as error:
@@ -116,25 +129,43 @@ class HttpStore:
                 return LookUp(instead=FileRequest(key, plain_answer=str(answer.status), in_passing=True))
             attempts = (Attempt(self.name, str(answer.status)),)
             return LookUp(attempts, error=self._find_forbidden(key, attempts), is_asked=True)
-        if (image.timestamp, image.size_of_image) != (key.timestamp, key.size_of_image):
+        is_own = (image.timestamp, image.size_of_image) == (key.timestamp, key.size_of_image)
+        if not is_own and parse_runtime_library(key.name) is None:
             problem = f"another image: {image.timestamp:08X}{image.size_of_image:x}"
-            wrong = WrongContent(problem, url=self.name)
+            wrong = OtherBuild(problem, url=self.name)
             return LookUp((Attempt(self.name, f"200, but {problem}"),), error=wrong, is_asked=True)
         return LookUp((Attempt(self.name, "206"),), image=image, is_asked=True)
 
-    async def probe(self, key: Key) -> tuple[Form | None, str]:
-        """Return in which form the server has *key*'s file, and its answer in words; one byte is requested."""
+    async def read_version(self, key: ImageKey) -> VersionInfo | None:
+        """Return what *key*'s image says of its origin; None if it is not there, or cannot be had in parts."""
+        return await self._read_in_parts(key, self._downloader.read_version)
+
+    async def read_runtime(self, key: ImageKey) -> RuntimeFacts | None:
+        """Return what *key*'s image says of the .NET runtime that it is or holds; None as `read_version`."""
+        return await self._read_in_parts(key, self._downloader.read_runtime)
+
+    async def _read_in_parts(self, key: ImageKey, read: Callable[[httpx.URL], Awaitable[T | None]]) -> T | None:
+        if self.hints.refusal(key) is not None or not (self.hints.plain and self.hints.ranges):
+            return None
+        with suppress(RangesRefusedError, UpstreamError):
+            return await read(self.url_of(key, tier=self._tier or Tier.ONE))
+        return None
+
+    async def probe(self, key: Key) -> Probed:
+        """Return what the server says of *key*'s file; one byte is requested."""
         if (refusal := self.hints.refusal(key)) is not None:
-            return None, refusal
+            return Probed(None, refusal)
         answers: list[str] = []
-        asked_tier = self._tier or Tier.ONE
+        found: Probed | None = None
         try:
-            found = await self._ask_for_one_byte(key, answers)
-            if found is None and await self._learn_tier([]) is not asked_tier:
-                found = await self._ask_for_one_byte(key, answers)
+            async with aclosing(self._tiers([])) as tiers:
+                async for tier in tiers:
+                    found = await self._ask_for_one_byte(key, tier, answers)
+                    if found is not None:
+                        break
         except UpstreamError as error:
-            return None, ", ".join([*answers, error.problem])
-        return found or (None, ", ".join(answers))
+            return Probed(None, ", ".join([*answers, error.problem]))
+        return found or Probed(None, ", ".join(answers))
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing; see `symcache.stores.negative`."""
@@ -142,9 +173,12 @@ class HttpStore:
     def forget_absent(self, key: Key) -> None:
         """Do nothing; see `symcache.stores.negative`."""
 
-    def url_of(self, key: Key, name: str | None = None) -> httpx.URL:
-        """Return where *key*'s file lies at this upstream, under *name* if that is not its own."""
-        parts = (*relative_parts(key, self._tier or Tier.ONE), name or key.name)
+    def url_of(self, key: Key, name: str | None = None, *, tier: Tier | None = None) -> httpx.URL:
+        """Return where *key*'s file lies at this upstream, under *name* if that is not its own.
+
+        *tier* is that of its tree; None for what is known so far.
+        """
+        parts = (*relative_parts(key, tier or self._tier or Tier.ONE), name or key.name)
         return file_url(self.base, map(self.hints.spell, parts))
 
     def fields_for(self, checksums: Sequence[str]) -> Mapping[str, str]:
@@ -152,9 +186,10 @@ class HttpStore:
 
         Source: SSQP, "SymbolChecksum": algorithm, colon, lower-case hex, several joined by semicolons.
         """
-        return {"SymbolChecksum": ";".join(checksums)} if self.hints.checksum and checksums else {}
+        stated = stated_by_image(checksums)
+        return {"SymbolChecksum": ";".join(stated)} if self.hints.checksum and stated else {}
 
-    async def _ask_names(self, request: FileRequest, scratch: Path, attempts: list[Attempt]) -> Form | None:
+    async def _ask_names(self, request: FileRequest, tier: Tier, scratch: Path, attempts: list[Attempt]) -> Form | None:
         key, fields = request.key, self.fields_for(request.checksums)
         for name, form in self._names(key):
             asked = None if name == key.name else name
@@ -163,7 +198,13 @@ class HttpStore:
                 continue
             try:
                 answer = await _or_forbidden(
-                    self._downloader.download(self.url_of(key, name), scratch, index=key.index, headers=fields)
+                    self._downloader.download(
+                        self.url_of(key, name, tier=tier),
+                        scratch,
+                        index=key.index,
+                        headers=fields,
+                        says_its_length=form is not Form.PLAIN or not isinstance(key, OtherKey),
+                    )
                 )
             except UpstreamError as error:
                 attempts.append(Attempt(self.name, error.problem, asked))
@@ -175,14 +216,14 @@ class HttpStore:
             return form
         return None
 
-    async def _ask_for_one_byte(self, key: Key, answers: list[str]) -> tuple[Form, str] | None:
+    async def _ask_for_one_byte(self, key: Key, tier: Tier, answers: list[str]) -> Probed | None:
         for name, form in self._names(key):
             try:
-                async with self._downloader.client.get(self.url_of(key, name), end=1) as reply:
+                async with self._downloader.client.get(self.url_of(key, name, tier=tier), end=1) as reply:
                     if not reply.is_miss:
                         await reply.begin()
                         size = f", {reply.size_bytes} bytes" if reply.size_bytes else ""
-                        return form, f"there, {form}{size}"
+                        return Probed(form, f"there, {form}{size}", reply.size_bytes)
                     status = reply.status
             except Forbidden:
                 status = _FORBIDDEN
@@ -204,6 +245,27 @@ class HttpStore:
         if self.hints.pointers:
             yield _POINTER, Form.POINTER
 
+    async def _tiers(self, attempts: list[Attempt]) -> AsyncGenerator[Tier, None]:
+        """Yield the trees in which the upstream may have a file, for who goes on until it is found.
+
+        A definite no of the mark says that there is one tier. Anything else may be a mistake of the moment, as a 200
+        that is empty looks like the mark: until a file was found in either tree, both are asked, since only then a file
+        is known to be missing.
+
+        Raises:
+            UpstreamUnavailable: As `_learn_tier`.
+        """
+        first = self._tier or Tier.ONE
+        yield first
+        learned = await self._learn_tier(attempts)
+        if learned is not first or not self._is_tier_sure:
+            yield Tier.TWO if first is Tier.ONE else Tier.ONE
+
+    def _prove(self, tier: Tier) -> None:
+        """Note that the upstream has a file in that tree."""
+        if not self._is_tier_sure and (self._tier is not None or tier is Tier.TWO):
+            self._tier, self._is_tier_sure = tier, True
+
     async def _learn_tier(self, attempts: list[Attempt]) -> Tier:
         """Return how many tiers the upstream has, asking it once, and only after it did not have a file.
 
@@ -214,10 +276,12 @@ class HttpStore:
             if self._tier is None:
                 try:
                     is_two_tier = await self._downloader.exists(file_url(self.base, [_TWO_TIER_MARK]))
+                    self._is_tier_sure = not is_two_tier
                 except UpstreamUnavailable as error:
                     attempts.append(Attempt(self.name, error.problem, _TWO_TIER_MARK))
                     raise
-                except UpstreamError:
+                except UpstreamError as error:
                     is_two_tier = False  # a page, or a rule that hides it: no mark in any case
+                    self._is_tier_sure = isinstance(error, Forbidden) and self.hints.forbidden_is_missing
                 self._tier = Tier.TWO if is_two_tier else Tier.ONE
         return self._tier

@@ -103,7 +103,7 @@ def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
     try:
         target = url.join(location)
         is_http = _can_be_asked(target)
-    except (httpx.InvalidURL, UnicodeError) as error:
+    except (httpx.InvalidURL, ValueError) as error:  # the latter from urllib: http:////[
         raise UpstreamRefused("redirect to something that is not a URL", url=shown) from error
     if not is_http and target.scheme in _PORTS:
         raise UpstreamRefused("redirect to something that is not a URL", url=shown)
@@ -118,7 +118,9 @@ def _can_be_asked(url: httpx.URL) -> bool:
     if url.scheme not in _PORTS or not 0 < (url.port or _PORTS[url.scheme]) < 1 << 16:
         return False
     # Looking up a name with an empty or overlong label is an error of its own kind on each event loop.
-    return all(0 < len(label) < 64 for label in url.host.removesuffix(".").split("."))
+    if not all(0 < len(label) < 64 for label in url.host.removesuffix(".").split(".")):
+        return False
+    return bool(url.raw_host)  # an address with a zone of other letters has no form in ASCII, which is an error
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

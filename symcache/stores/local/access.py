@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
 from symcache.identity import fold
-from symcache.stores.local.atomic import OWN_FOLDER, put_in_place, store_errors
-from symcache.stores.local.rights import make_file, make_folders, open_stored
+from symcache.stores.local.atomic import OWN_FOLDER, flush, flush_folders, put_in_place, store_errors
+from symcache.stores.local.rights import OwnFolder, make_file, make_own_folders, open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ _AT_MOST_EVERY_S = 60.0
 _RECENTLY_TOUCHED_KEYS = 4096
 _PENDING_KEYS = 256
 _PENDING_S = 5.0
+_FOLDING = ".folding"
 
 
 class AccessLog:
@@ -92,11 +93,8 @@ class AccessLog:
         lines = b"".join(_lines(pending))
         recent = self._folder / "recent"
         with suppress(OSError, StoreError):
-            try:
-                size = _append(recent, lines)
-            except FileNotFoundError:
-                make_folders(self._folder)
-                size = _append(recent, lines)
+            make_own_folders(self._folder)
+            size = _append(recent, lines)
             if size > self._recent_bytes:
                 self.compact()
 
@@ -121,27 +119,31 @@ class AccessLog:
             return
         try:
             with store_errors(self._folder):
-                make_folders(self._folder)
+                make_own_folders(self._folder)
                 with suppress(FileNotFoundError):
-                    (self._folder / "recent").replace(self._folder / f"{token_hex(6)}.folding")
-                folding = sorted(self._folder.glob("*.folding"))
-                used = self.last_used_by_key()
-                if len(used) > self._summary_keys:
-                    newest = sorted(used.items(), key=lambda item: item[1], reverse=True)
-                    used = dict(newest[: self._summary_keys])
-                scratch = self._store.scratch()
-                with scratch.open("wb") as file:
-                    file.writelines(_lines(used))
-                put_in_place(scratch, lambda: self._folder / "summary", self._store.root)
-                for path in folding:
-                    path.unlink(missing_ok=True)
+                    (self._folder / "recent").replace(self._folder / f"{token_hex(6)}{_FOLDING}")
+                with OwnFolder(self._store.root, self._folder.name) as own:
+                    folding = [name for name in own.names() if name.endswith(_FOLDING)]
+                    used = self.last_used_by_key()
+                    if len(used) > self._summary_keys:
+                        newest = sorted(used.items(), key=lambda item: item[1], reverse=True)
+                        used = dict(newest[: self._summary_keys])
+                    scratch = self._store.scratch()
+                    with scratch.open("wb") as file:
+                        file.writelines(_lines(used))
+                    # Before the lines that it holds are removed.
+                    flush(scratch)
+                    put_in_place(scratch, lambda: self._folder / "summary", self._store.root)
+                    flush_folders([self._folder], self._store.root)
+                    for name in folding:
+                        own.remove(name)
         finally:
             lock.release()
 
     def _files(self) -> Iterator[Path]:
         # Against the direction in which lines move, so that a line that moves during the reading is seen at least once.
         yield self._folder / "recent"
-        yield from sorted(self._folder.glob("*.folding"))
+        yield from sorted(self._folder.glob(f"*{_FOLDING}"))
         yield self._folder / "summary"
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
-from symcache.stores.local.rights import make_folders, open_stored, take_over_file
+from symcache.stores.local.rights import OwnFolder, make_folders, make_own_folders, open_stored, take_over_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 OWN_FOLDER = ".symcache"
 _TRIES = 8
+# Flushes that are under way at once are one for the disk: 4,000 folders take 0.5 s on ext4, one at a time 5 s.
+_FOLDERS_AT_ONCE = 4
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
@@ -46,7 +48,7 @@ def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
     for left in reversed(range(_TRIES)):
         target = choose()
         try:
-            _check_inside(target.parent, root)
+            check_inside(target.parent, root)
             make_folders(target.parent)
             take_over_file(scratch, target.parent)
             os.replace(scratch, target)  # noqa: PTH105 - for each file
@@ -54,8 +56,11 @@ def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
             # Another process pruned the empty folder between the two calls.
             if not left or not scratch.exists():
                 raise
-        except PermissionError:
+        except PermissionError as error:
             # Windows refuses to replace a file while a debugger has it mapped.
+            if not left and sys.platform == "win32" and target.exists():
+                problem = "it cannot be replaced while another program, such as a debugger, has it open"
+                raise PermissionError(errno.EACCES, problem, os.fspath(target)) from error
             if not left:
                 raise
             time.sleep(0.01)
@@ -64,7 +69,7 @@ def put_in_place(scratch: Path, choose: Callable[[], Path], root: Path) -> Path:
     raise AssertionError
 
 
-def _check_inside(folder: Path, root: Path) -> None:
+def check_inside(folder: Path, root: Path) -> None:
     """Raise an `OSError` if a link leads from *folder*, below the store *root*, out of it."""
     at, end = os.fspath(folder), os.fspath(root)
     while len(at) > len(end):
@@ -86,8 +91,19 @@ def write_whole(store: Store, path: Path, content: bytes) -> None:
 def read_whole(path: Path, limit_bytes: int = -1) -> bytes | None:
     """Return a file's bytes, at most *limit_bytes*; None if there is none, `StoreError` if it cannot be read."""
     with store_errors(path), suppress(FileNotFoundError, NotADirectoryError), open_stored(path) as file:
-        return file.read(limit_bytes)
+        # A read takes the memory for all that it may return, and a limit is far above what there is.
+        return file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) if limit_bytes >= 0 else -1)
     return None
+
+
+def make_private(folder: Path) -> None:
+    """Make *folder* so that no other user can read or write it; a `StoreError` if it cannot be, or is another's."""
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "geteuid"):
+            if folder.stat().st_uid != os.geteuid():
+                raise StoreError("belongs to another user, so it is not trusted", path=folder)
+            folder.chmod(0o700)
 
 
 def drop(scratch: Path) -> None:
@@ -100,10 +116,12 @@ def take_away(store: Store, path: Path) -> bool:
     """Remove *path*, a file within *store*; return whether it was there.
 
     Its name goes by a rename, in one step also where removing takes its time or waits for programs that have it open. A
-    `StoreError` says that it is in use, where that matters (Windows), or that the store cannot be written.
+    `StoreError` says that it is in use, where that matters (Windows), that the store cannot be written, or that it lies
+    behind a link that leads out of the store.
     """
     scratch = store.scratch()
     try:
+        check_inside(path.parent, store.root)
         path.replace(scratch)
         drop(scratch)
     except (FileNotFoundError, NotADirectoryError):
@@ -118,6 +136,7 @@ def remove_empty_folders(folder: Path, root: Path) -> int:
     removed = 0
     while folder != root and root in folder.parents:
         try:
+            check_inside(folder.parent, root)
             folder.rmdir()
         except FileNotFoundError:
             pass
@@ -169,11 +188,55 @@ def flush(path: Path) -> None:
     """Bring the bytes of *path* to the disk, if its file system does that; an `OSError` if it does not take them."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
+        _flush(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush(fd: int) -> None:
+    try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise
         unflushed.add(os.fstat(fd).st_dev)
+
+
+def flush_folders(folders: Iterable[Path], root: Path) -> None:
+    """Bring to the disk what was renamed into *folders*, below *root*, or removed from them; and those above them, too.
+
+    Where one follows only if the other is there, this comes between: a power cut may otherwise keep any of the changes
+    of folders, and lose any. A folder that is gone went with a change of the one above it. Windows keeps the order in
+    the file system's journal, and opens no folder.
+    """
+    if sys.platform == "win32":
+        return
+    wanted: set[Path] = set()
+    for each in folders:
+        folder = each
+        while folder not in wanted:
+            wanted.add(folder)
+            if folder == root:
+                break
+            folder = folder.parent
+    if len(wanted) <= _FOLDERS_AT_ONCE:
+        for folder in wanted:
+            _flush_folder(folder)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for many, which few commands have
+
+    with ThreadPoolExecutor(_FOLDERS_AT_ONCE, thread_name_prefix="symcache-flush") as threads:
+        for _ in threads.map(_flush_folder, wanted):
+            pass
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    try:
+        _flush(fd)
     finally:
         os.close(fd)
 
@@ -228,20 +291,22 @@ class Staging:
     def close(self) -> None:
         """Remove the scratch files and let go of the lock; safe to call twice."""
         if self._folder is not None and self._lock is not None:
-            _remove_staged(self._folder, self._lock)
+            with OwnFolder(self._parent.parents[1], self._parent.name) as staged, suppress(OSError):
+                staged.remove(self._folder.name)
+            self._lock.release()
             self._folder = self._lock = None
 
     def _open(self) -> None:
         from secrets import token_hex  # noqa: PLC0415
 
-        make_folders(self._parent)
+        make_own_folders(self._parent)
         self.sweep()
         folder = self._parent / f"{_STAGED}{token_hex(6)}"
         # The lock comes first: a folder without one that is held belongs to the dead. Another name may have its byte.
         while not (lock := self._lock_of(folder)).try_acquire():
             folder = self._parent / f"{_STAGED}{token_hex(6)}"
         try:
-            make_folders(folder)
+            make_own_folders(folder)
         except OSError:
             lock.release()
             raise
@@ -255,33 +320,19 @@ class Staging:
     def sweep(self) -> int:
         """Remove what processes that are gone left behind; return how many files."""
         swept = 0
-        folders = sorted(self._parent.iterdir()) if self._parent.is_dir() else []
-        for folder in folders:
-            lock = self._lock_of(folder)
-            if not folder.name.startswith(_STAGED):
-                # Of symcache 0.1, which locks otherwise and may be at work: a day old, it is not.
-                with suppress(OSError):
-                    if time.time() - folder.stat().st_mtime > _OLD_S:
-                        swept += _remove_staged(folder, lock)
-                continue
-            with suppress(OSError, StoreError):
-                if lock.try_acquire():
-                    swept += _remove_staged(folder, lock)
+        with OwnFolder(self._parent.parents[1], self._parent.name) as staged:
+            for name in staged.names():
+                lock = self._lock_of(self._parent / name)
+                with suppress(OSError, StoreError):
+                    if name.startswith(_STAGED):
+                        is_left = lock.try_acquire()
+                    else:  # of symcache 0.1, which locks otherwise and may be at work: a day old, it is not
+                        is_left = time.time() - staged.changed_s(name) > _OLD_S
+                    if is_left:
+                        swept += staged.remove(name)
+                lock.release()
         return swept
 
 
 _STAGED = "p-"
 _OLD_S = 24 * 3600
-
-
-def _remove_staged(folder: Path, lock: KeyLock) -> int:
-    import shutil  # noqa: PLC0415 - with locks and all, for who writes
-
-    if not folder.is_dir():
-        folder.unlink(missing_ok=True)
-        lock.release()
-        return 0
-    files = sum(1 for _ in folder.iterdir())
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
-    return files

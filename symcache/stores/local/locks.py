@@ -20,7 +20,7 @@ from zlib import crc32
 import anyio
 
 from symcache.errors import StoreError
-from symcache.stores.local.rights import make_file, make_folders, open_plain
+from symcache.stores.local.rights import make_file, make_own_folders, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
+_LAST_BYTE = (1 << 31) - 1  # that Windows' own library can lock
 
 
 class KeyLock:
@@ -91,6 +92,20 @@ class KeyLock:
         self.release()
 
 
+def lock_file(fd: int) -> bool:
+    """Lock the open file *fd* until it is closed or this process ends; return False if it was opened and locked before.
+
+    Its position is another one then. Where the file system has no locks an `OSError` says so.
+    """
+    try:
+        _lock_whole(fd)
+    except OSError as error:
+        if error.errno in _LOCKED_ELSEWHERE:
+            return False
+        raise
+    return True
+
+
 def note_of(folder: Path) -> str | None:
     """Return what is given up for the locks in *folder*, for a person; None for nothing."""
     refused = _LockedBytes.of(folder / "keys").refused
@@ -104,8 +119,8 @@ def use_leases(folder: Path) -> None:
     _LockedBytes.of(folder / "keys").has_leases = True
 
 
-# Windows answers EACCES or, under wine 8, no error number at all; POSIX leaves the choice of the first two.
-_LOCKED_ELSEWHERE = frozenset([errno.EACCES, errno.EAGAIN, errno.EDEADLK, *([0] if sys.platform == "win32" else [])])
+# POSIX leaves the choice of the first two.
+_LOCKED_ELSEWHERE = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
 
 # NFS without a lock service, some FUSE and SMB mounts, kernels without the call.
@@ -198,7 +213,7 @@ class _LockedBytes:
 
     def _open(self) -> int:
         if self._fd is None:
-            make_folders(self._path.parent)
+            make_own_folders(self._path.parent)
             self._fd = make_file(self._path, os.O_RDWR)
         return self._fd
 
@@ -234,7 +249,7 @@ class _Lease:
         cls._held, cls._guard, cls._renewing = set(), threading.Lock(), None
 
     def take(self) -> bool:
-        make_folders(self.path.parent)
+        make_own_folders(self.path.parent)
         try:
             self._make()
         except FileExistsError:
@@ -383,15 +398,33 @@ def _runs(pid: int) -> bool:
 
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 
+    _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    # winerror.h. msvcrt.locking tells neither, and under wine leaves errno as it was.
+    _ERROR_LOCK_VIOLATION = 33
+    _UNSUPPORTED = frozenset({1, 50})  # ERROR_INVALID_FUNCTION, ERROR_NOT_SUPPORTED
+
+    def _call_for_byte(function: Callable[..., int], fd: int, offset: int) -> None:
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(fd))
+        if function(handle, ctypes.c_uint32(offset), ctypes.c_uint32(offset >> 32), 1, 0):
+            return
+        error = ctypes.get_last_error()
+        if error == _ERROR_LOCK_VIOLATION:
+            raise PermissionError(errno.EACCES, "another process has it locked")
+        if error in _UNSUPPORTED:
+            raise OSError(errno.ENOTSUP, "the file system has no locks")
+        raise ctypes.WinError(error)
+
     def _lock_byte(fd: int, offset: int) -> None:
-        os.lseek(fd, offset, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        _call_for_byte(_kernel32.LockFile, fd, offset)
 
     def _unlock_byte(fd: int, offset: int) -> None:
-        os.lseek(fd, offset, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        _call_for_byte(_kernel32.UnlockFile, fd, offset)
+
+    def _lock_whole(fd: int) -> None:
+        _lock_byte(fd, _LAST_BYTE)
 else:
     import fcntl
 
@@ -400,5 +433,8 @@ else:
 
     def _unlock_byte(fd: int, offset: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_UN, 1, offset)
+
+    def _lock_whole(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one of the open file, not of the process
 
     os.register_at_fork(after_in_child=_LockedBytes.forget)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import fold
 from symcache.stores.local.atomic import OWN_FOLDER
-from symcache.stores.local.rights import make_file, make_folders, open_stored
+from symcache.stores.local.rights import OwnFolder, make_file, make_own_folders, open_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class PartialNote:
         self._fd: int | None = None
         place = f"{scratch.parent.name}/{scratch.name}".encode()
         with suppress(OSError):
-            make_folders(self._path.parent)
+            make_own_folders(self._path.parent)
             self._fd = make_file(self._path, os.O_RDWR | os.O_TRUNC)
             os.write(self._fd, self._head() + place)
 
@@ -93,13 +93,12 @@ def find_partial(root: Path, folded: str) -> PartialDownload | None:
 def sweep_partials(root: Path) -> int:
     """Remove the notes of files that are gone, as a killed process leaves them; return how many."""
     swept = 0
-    folder = root / OWN_FOLDER / "growing"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        growing = _read(path, root)
-        with suppress(OSError):
-            if growing is None or not growing.scratch.exists():
-                path.unlink()
-                swept += 1
+    with OwnFolder(root, "growing") as notes:
+        for name in notes.names():
+            growing = _read(notes.path / name, root)
+            with suppress(OSError):
+                if growing is None or not growing.scratch.exists():
+                    swept += notes.remove(name)
     return swept
 
 

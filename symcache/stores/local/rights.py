@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from symcache.errors import UsageError
 
@@ -63,7 +64,7 @@ def _is_new(path: str) -> bool:
     return False
 
 
-def _settle(folder: str) -> None:
+def _await_rights(folder: str) -> None:
     """Wait a moment while *folder*, below `.symcache`, has fewer rights than the folder above it, and is new.
 
     Another process of this user has made it then, and is about to give it its rights, which what is made in it gets.
@@ -84,6 +85,85 @@ def make_folders(folder: str | Path) -> None:
     _patiently(lambda: _make_folders(folder), folder)
 
 
+def make_own_folders(folder: Path) -> None:
+    """Make *folder*, which is a store's `.symcache` or below it, as `make_folders`; an `OSError` if a link leads there.
+
+    What a store has for itself is swept, so that a link there would cost files elsewhere. Where the store itself lies
+    is its owner's choice, though links of that name may lead to it.
+    """
+    for each in (folder, *folder.parents):
+        if _is_link(os.fspath(each)):
+            raise OSError(errno.ELOOP, "a link where a store has a folder of its own", os.fspath(each))
+        if each.name == _OWN_FOLDER:
+            break
+    make_folders(folder)
+
+
+def _is_link(path: str) -> bool:
+    with suppress(OSError):
+        status = os.lstat(path)
+        # Windows' junctions are none to Python, and lead elsewhere all the same.
+        is_reparsed = getattr(status, "st_file_attributes", 0) & getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
+        return stat.S_ISLNK(status.st_mode) or bool(is_reparsed)
+    return False
+
+
+class OwnFolder:
+    """What a store has in a folder of its own, *name* below `.symcache`, to be looked through and removed.
+
+    There is nothing in it if it is not there, or if a link is in its place or on the way to it. Where the system lets
+    a folder be held, that is so whatever another user of the store puts there meanwhile.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.path = root / _OWN_FOLDER / name
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        if _HOLDS_FOLDERS:
+            flags = os.O_RDONLY | os.O_DIRECTORY | _NO_LINK
+            with suppress(OSError):
+                above = os.open(self.path.parent, flags)
+                try:
+                    self._fd = os.open(self.path.name, flags, dir_fd=above)
+                finally:
+                    os.close(above)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def names(self) -> list[str]:
+        """Return the names of what is in it, sorted."""
+        if self._fd is not None:
+            return sorted(os.listdir(self._fd))  # noqa: PTH208 - a descriptor
+        with suppress(OSError):
+            if not _HOLDS_FOLDERS and not _is_link(os.fspath(self.path.parent)) and not _is_link(os.fspath(self.path)):
+                return sorted(os.listdir(self.path))  # noqa: PTH208 - as above
+        return []
+
+    def changed_s(self, name: str) -> float:
+        """Return when *name* was changed, in seconds since 1970; an `OSError` if it is not there."""
+        return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False).st_mtime
+
+    def remove(self, name: str) -> int:
+        """Remove *name*, a file or a folder with all in it; return how many files, or raise an `OSError`."""
+        path = self._at(name)
+        if not stat.S_ISDIR(os.stat(path, dir_fd=self._fd, follow_symlinks=False).st_mode):
+            os.unlink(path, dir_fd=self._fd)
+            return 1
+        files = 0
+        with suppress(OSError):
+            files = len(os.listdir(self.path / name))  # noqa: PTH208 - they are counted, no more
+        shutil.rmtree(path, ignore_errors=True, dir_fd=self._fd)
+        return files
+
+    def _at(self, name: str) -> str:
+        return name if self._fd is not None else os.fspath(self.path / name)
+
+
 def _make_folders(folder: str) -> None:
     try:
         os.mkdir(folder)  # noqa: PTH102 - for each file
@@ -101,12 +181,13 @@ def _make_folders(folder: str) -> None:
             raise
     else:
         parent, name = os.path.split(folder)
-        _settle(parent)
+        _await_rights(parent)
         take_over(folder, parent, _TOGETHER_BITS if name in _KEPT_TOGETHER else _FOLDER_BITS)
 
 
 # A link would lead out of the store, and a pipe would be waited for; Windows has neither flag.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_HOLDS_FOLDERS = os.stat in os.supports_dir_fd and os.listdir in os.supports_fd
 _GUARD = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -121,14 +202,24 @@ def _make_file(path: Path, flags: int) -> int:
     except FileExistsError:
         return open_plain(path, flags)
     folder = os.path.dirname(path)  # noqa: PTH120
-    _settle(folder)
+    _await_rights(folder)
     take_over(os.fspath(path), folder, _FILE_BITS)
     return fd
 
 
 def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open *path*, which exists, and return the descriptor; an `OSError` unless it is a plain file, and no link."""
-    return _checked(os.open(path, flags | _GUARD), path)
+    """Open *path*, which exists, and return the descriptor; an `OSError` unless it is a plain file, and no link.
+
+    One that is to be written must have no other name, as a hard link leads out of a store just as well.
+    """
+    fd = _checked(os.open(path, flags & ~os.O_TRUNC | _GUARD), path)
+    if flags & (os.O_WRONLY | os.O_RDWR):
+        if os.fstat(fd).st_nlink > 1:
+            os.close(fd)
+            raise OSError(errno.EMLINK, "a file that has another name, too", os.fspath(path))
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+    return fd
 
 
 def open_stored(path: Path) -> BufferedReader:

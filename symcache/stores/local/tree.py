@@ -16,6 +16,7 @@ from symcache.stores.local.atomic import (
     as_store_error,
     drop,
     flush,
+    flush_folders,
     put_in_place,
     remove_empty_folders,
     share_space,
@@ -84,11 +85,15 @@ class Store(OnDisk):
         """Make the root with its marks, unless it is a store already."""
         with store_errors(self.root):
             with suppress(FileNotFoundError), os.scandir(self.root) as entries:
-                if any(entry.name != OWN_FOLDER for entry in entries):
+                # A process that was killed may have made the first mark alone.
+                if any(entry.name not in {OWN_FOLDER, "index2.txt"} for entry in entries):
                     return
             self.root.mkdir(parents=True, exist_ok=True)
-            for mark in ["pingme.txt", *(["index2.txt"] if tier is Tier.TWO else [])]:
+            # What decides the layout comes first, and is on the disk before any file is: a store that is left with the
+            # other mark alone, or with none, would be one of the other layout.
+            for mark in [*(["index2.txt"] if tier is Tier.TWO else []), "pingme.txt"]:
                 os.close(make_file(self.root / mark, os.O_WRONLY))
+            flush_folders([self.root], self.root.parent)
 
     def find(self, key: Key) -> Stored | None:
         """Return what the store holds for *key*: the plain file, else its cabinet, else a pointer file.

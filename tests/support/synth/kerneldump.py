@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import IO, TYPE_CHECKING
 
+from support.synth.contexts import context_bytes
 from support.synth.pagetables import Paging
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class DumpPlan:
         type_number: DumpType to write instead of the kind's.
         pae_enabled: PaeEnabled to write instead of the truth; 32 bit only.
         bugcheck: Code and parameters.
+        registers: Instruction, stack and link of the processor that crashed; None leaves the fill pattern.
+        exception: Address in the exception record; None leaves the fill pattern.
         attributes: Attributes; None leaves the fill pattern.
         system_time: FILETIME; None leaves the fill pattern.
         uptime: In 100 ns; None leaves the fill pattern.
@@ -69,6 +72,8 @@ class DumpPlan:
     type_number: int | None = None
     pae_enabled: bool | None = None
     bugcheck: tuple[int, int, int, int, int] = (0xE2, 0, 0, 0, 0)
+    registers: tuple[int, int, int] | None = None
+    exception: int | None = None
     attributes: int | None = None
     system_time: int | None = 0x1D707F23DBB3399
     uptime: int | None = 37_470_697
@@ -196,6 +201,12 @@ def header_bytes(machine: MachineMemory, plan: DumpPlan, runs: Iterable[tuple[in
     mask = (1 << 64) - 1 if wide else (1 << 32) - 1
     put(0x40 if wide else 0x2C, word * 4, *(parameter & mask for parameter in plan.bugcheck[1:]))
     put(0x80 if wide else 0x60, word, machine.debugger_data_va)
+    if plan.registers is not None:
+        context = context_bytes(_MACHINES[machine.plan.paging], *plan.registers)
+        at = 0x348 if wide else 0x320
+        raw[at : at + len(context)] = context
+    if plan.exception is not None:
+        put(0xF10 if wide else 0x7DC, word, plan.exception)
     if not wide:
         enabled = plan.pae_enabled if plan.pae_enabled is not None else machine.plan.paging is Paging.PAE
         put(0x5C, "B", enabled)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from support.synth.pe import ImagePlan
 
 __all__ = [
+    "KERNEL_SYMBOLS",
     "DriverPlan",
     "EprocessPlan",
     "KernelPlan",
@@ -23,6 +24,7 @@ __all__ = [
     "ProcessPlan",
     "UnloadedPlan",
     "build_machine",
+    "eprocess_of",
 ]
 
 _PAGE = 0x1000
@@ -108,6 +110,9 @@ class KernelPlan:
         build_lab: Text of NtBuildLab.
         first_pfn: Where its physical pages begin.
         gap_every: Leave a hole in physical memory after that many pages; 0 for none.
+        searchable: Write what leads to the kernel where no header does: page tables that map themselves, and
+            KUSER_SHARED_DATA.
+        low_stub: Write the block that starts processors, at 0x13000; x64 alone.
     """
 
     drivers: tuple[DriverPlan, ...]
@@ -121,6 +126,8 @@ class KernelPlan:
     build_lab: str = "19041.1.amd64fre.vb_release.191206-1406"
     first_pfn: int = 0x100
     gap_every: int = 0
+    searchable: bool = False
+    low_stub: bool = False
 
 
 # Windows 7 SP1 and 10 (19041); ARM64 from a dump of build 22000, its links and name are made up.
@@ -193,6 +200,15 @@ _PLACES = {
     Paging.ARM64: _Places(0xFFFFF80000400000, 0xFFFFF80010000000, 0xFFFFE00000010000, 0xFFFFFDCA00000000),
 }
 _VARIABLES = 0x20000
+KERNEL_SYMBOLS = {
+    "PsLoadedModuleList": _VARIABLES + 0x100,
+    "PsActiveProcessHead": _VARIABLES + 0x140,
+    "MmUnloadedDrivers": _VARIABLES + 0x180,
+    "MmLastUnloadedDriver": _VARIABLES + 0x188,
+    "NtBuildLab": _VARIABLES + 0x200,
+    "KdDebuggerDataBlock": _VARIABLES + 0x400,
+}
+"""Where in its image the kernel has its variables."""
 _LARGEST_POOL_BYTES = 0x1000000
 _LARGE_SHIFT = {Paging.X86: 22}
 
@@ -203,6 +219,9 @@ def build_machine(plan: KernelPlan) -> MachineMemory:
     places = _PLACES[plan.paging]
     machine = MachineMemory(plan, physical, VirtualMemory(physical, plan.paging), pool_va=places.pool)
     machine.kernel.prepare(places.pool & -0x400000, _LARGEST_POOL_BYTES)
+    if plan.searchable:
+        _write_shared_data(machine)
+        machine.kernel.map_itself()
     _load_drivers(machine, places)
     variables = machine.bases[0] + _VARIABLES
     machine.loaded_modules_va = variables + 0x100
@@ -210,7 +229,29 @@ def build_machine(plan: KernelPlan) -> MachineMemory:
     _write_loader_list(machine)
     _write_debugger_data(machine, variables)
     _write_processes(machine)
+    if plan.low_stub:
+        stub = bytearray(_PAGE)
+        struct.pack_into("<Q", stub, 0, 0x00000001_000623E9)
+        struct.pack_into("<Q", stub, 0x70, machine.bases[0] + 0x12340)
+        struct.pack_into("<Q", stub, 0xA0, machine.kernel.root)
+        physical.write(0x13000, bytes(stub))
     return machine
+
+
+def _write_shared_data(machine: MachineMemory) -> None:
+    """Write KUSER_SHARED_DATA of Windows 10 or 7.
+
+    Source: ntddk.h.
+    """
+    modern = machine.plan.build >= 10240
+    raw = bytearray(0x700)
+    struct.pack_into("<Q", raw, 0x08, 36_000_000_000)
+    struct.pack_into("<Q", raw, 0x14, 0x1D707F23DBB3399)
+    root = "C:\\WINDOWS".encode("utf-16-le")
+    raw[0x30 : 0x30 + len(root)] = root
+    struct.pack_into("<II", raw, 0x260, 0xF0000000 | machine.plan.build if modern else 0, 1)
+    struct.pack_into("<II", raw, 0x26C, 10 if modern else 6, 0 if modern else 1)
+    machine.kernel.write(0xFFDF0000 if machine.pointer_size == 4 else 0xFFFFF78000000000, bytes(raw))
 
 
 def _load_drivers(machine: MachineMemory, places: _Places) -> None:
@@ -322,12 +363,13 @@ def _write_debugger_data(machine: MachineMemory, variables: int) -> None:
     put(0x208, variables + 0x200)
     put(0x220, variables + 0x180)
     put(0x228, variables + 0x188)
-    layout = _eprocess(plan)
+    layout = eprocess_of(plan)
     struct.pack_into("<HHH", block, 0x2AA, layout.peb, 0, 0x28 if width == 8 else 0x18)
     kernel.write(machine.debugger_data_va, bytes(block))
 
 
-def _eprocess(plan: KernelPlan) -> EprocessPlan:
+def eprocess_of(plan: KernelPlan) -> EprocessPlan:
+    """Return the offsets in EPROCESS of a machine."""
     if plan.eprocess is not None:
         return plan.eprocess
     if plan.paging is Paging.ARM64:
@@ -336,7 +378,7 @@ def _eprocess(plan: KernelPlan) -> EprocessPlan:
 
 
 def _write_processes(machine: MachineMemory) -> None:
-    width, layout = machine.pointer_size, _eprocess(machine.plan)
+    width, layout = machine.pointer_size, eprocess_of(machine.plan)
     links = []
     for process in (ProcessPlan(4, "System"), *machine.plan.processes):
         body = machine.pool(layout.size)
@@ -345,6 +387,8 @@ def _write_processes(machine: MachineMemory) -> None:
             machine.kernel if process.id == 4 else VirtualMemory(machine.physical, machine.plan.paging, machine.kernel)
         )
         machine.spaces[process.id] = space
+        if machine.plan.searchable and space is not machine.kernel:
+            space.map_itself()
         peb, wow64 = _write_user_memory(machine, process, space)
         if process.name in _SESSION_PROCESSES:
             _map_session(machine, space)

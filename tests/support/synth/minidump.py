@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import IO
     from uuid import UUID
 
-__all__ = ["MinidumpModule", "MinidumpPlan", "build_minidump", "rsds_record", "write_minidump"]
+__all__ = ["MinidumpModule", "MinidumpPlan", "MinidumpThread", "build_minidump", "rsds_record", "write_minidump"]
 
 _HEADER_BYTES = 32
 _DIRECTORY_ENTRY_BYTES = 12
@@ -32,6 +32,7 @@ class MinidumpModule:
         timestamp: Of the image's file header.
         code_view: The record the dump is to hold; None for none.
         checksum: Of the image's optional header.
+        version: The VS_FIXEDFILEINFO, 52 bytes; zeros if the writer found none.
     """
 
     path: str
@@ -40,6 +41,26 @@ class MinidumpModule:
     timestamp: int
     code_view: bytes | None = None
     checksum: int = 0
+    version: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class MinidumpThread:
+    """A thread of the process.
+
+    Attributes:
+        id: Thread id.
+        context: Its CONTEXT.
+        stack_va: Address of what was captured of its stack.
+        stack: That, where only the list of threads leads to it.
+        teb: Address of its environment block.
+    """
+
+    id: int
+    context: bytes = b""
+    stack_va: int = 0
+    stack: bytes = b""
+    teb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,9 @@ class MinidumpPlan:
         flags: MINIDUMP_TYPE bits.
         thread: Address of the stack of one thread and its CONTEXT; None for no such stream, without which dbgeng opens
             no dump.
+        threads: Further threads, after that one.
+        exception_thread: Id of the thread that raised the exception; that of *thread* is 1.
+        exception_context: The CONTEXT in which it did.
         more_streams: Type and bytes of further streams, after the others.
     """
 
@@ -83,6 +107,9 @@ class MinidumpPlan:
     timestamp: int = 0x5F5F2CF4
     flags: int = 0
     thread: tuple[int, bytes] | None = None
+    threads: Sequence[MinidumpThread] = ()
+    exception_thread: int = 1
+    exception_context: bytes = b""
     more_streams: Sequence[tuple[int, bytes]] = ()
 
 
@@ -103,11 +130,13 @@ def write_minidump(plan: MinidumpPlan, file: IO[bytes]) -> None:
     streams = _Streams(plan, file)
     streams.add(7, _system_info(plan, streams.put_text("")))
     if plan.exception is not None:
-        streams.add(6, _exception(*plan.exception))
+        context = (len(plan.exception_context), streams.put(plan.exception_context))
+        streams.add(6, _exception(plan.exception_thread, *plan.exception, *context))
     if plan.process is not None:
         streams.add(15, struct.pack("<6I", 24, 3, *plan.process, 0, 0))
-    if plan.thread is not None:
-        streams.add(3, _thread_list(*plan.thread, streams))
+    threads = [*([MinidumpThread(1, plan.thread[1], plan.thread[0])] if plan.thread else []), *plan.threads]
+    if threads:
+        streams.add(3, _thread_list(threads, streams))
     streams.add(4, _module_list(plan, streams))
     if plan.unloaded is not None:
         streams.add(14, _unloaded_list(plan, streams))
@@ -128,7 +157,7 @@ class _Streams:
         self._file = file
         self._directory: list[tuple[int, int, int]] = []
         lists = (plan.memory or None, plan.memory64 or None)
-        optional = (plan.exception, plan.process, plan.thread, plan.unloaded, *lists)
+        optional = (plan.exception, plan.process, plan.thread or plan.threads or None, plan.unloaded, *lists)
         self._room = 2 + sum(part is not None for part in optional) + len(plan.more_streams)
         file.write(bytes(_HEADER_BYTES + self._room * _DIRECTORY_ENTRY_BYTES))
 
@@ -180,15 +209,18 @@ def _system_info(plan: MinidumpPlan, service_pack_at: int) -> bytes:
     )
 
 
-def _exception(code: int, address: int) -> bytes:
-    return struct.pack("<IIIIQQII120xII", 1, 0, code, 0, 0, address, 0, 0, 0, 0)
+def _exception(thread: int, code: int, address: int, context_bytes: int, context_at: int) -> bytes:
+    return struct.pack("<IIIIQQII120xII", thread, 0, code, 0, 0, address, 0, 0, context_bytes, context_at)
 
 
-def _thread_list(stack_va: int, context: bytes, streams: _Streams) -> bytes:
-    """Return a list of one thread, whose stack lies in one of the captured ranges."""
-    context_at = streams.put(context)
-    thread = struct.pack("<4I2Q4I", 1, 0, 0, 0, 0, stack_va, 0, 0, len(context), context_at)
-    return struct.pack("<I", 1) + thread
+def _thread_list(threads: Sequence[MinidumpThread], streams: _Streams) -> bytes:
+    """Return a list of threads; a stack without content of its own lies in one of the captured ranges."""
+    entries = []
+    for thread in threads:
+        context_at, stack_at = streams.put(thread.context), streams.put(thread.stack) if thread.stack else 0
+        places = (thread.teb, thread.stack_va, len(thread.stack), stack_at, len(thread.context), context_at)
+        entries.append(struct.pack("<4I2Q4I", thread.id, 0, 0, 0, *places))
+    return struct.pack("<I", len(entries)) + b"".join(entries)
 
 
 def _module_list(plan: MinidumpPlan, streams: _Streams) -> bytes:
@@ -197,12 +229,13 @@ def _module_list(plan: MinidumpPlan, streams: _Streams) -> bytes:
         record = module.code_view or b""
         entries.append(
             struct.pack(
-                "<QIIII52xIIII16x",
+                "<QIIII52sIIII16x",
                 module.base_va,
                 module.size_of_image,
                 module.checksum,
                 module.timestamp,
                 streams.put_text(module.path),
+                module.version,
                 len(record),
                 streams.put(record) if record else 0,
                 0,

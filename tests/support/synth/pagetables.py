@@ -169,6 +169,22 @@ class VirtualMemory:
         self._store(self._slot(address, shift), entry)
         return pfn
 
+    def map_itself(self) -> None:
+        """Let the tables map themselves, as Windows does: the root's entry 0x1ED, 0x300 on x86, the last four with PAE.
+
+        With PAE these are the first four entries of the last directory, which lead to the four directories.
+        """
+        if self.paging is Paging.PAE:
+            directories = []
+            for address in range(0, 1 << 32, 1 << 30):
+                self._slot(address, 21)
+                directories.append(self._load(self.root + (address >> 30) * 8) & 0xFFFFFFFFFF000)
+            for index, directory in enumerate(directories):
+                self._store(directories[3] + index * 8, directory | 0x63)
+        else:
+            index = 0x300 if self.paging is Paging.X86 else 0x1ED
+            self._store(self.root + index * self._form.entry, self.root | 0x63)
+
     def translate(self, address: int) -> int | None:
         """Return the physical address; None if nothing is mapped."""
         table = self.root

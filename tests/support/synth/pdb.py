@@ -50,11 +50,14 @@ class StructureLayout:
 
     Attributes:
         size: Length in bytes.
-        fields: Offset in bytes of each member; all are written as 64-bit integers.
+        fields: Offset in bytes of each member.
+        types: Of members that are no 64-bit integers: the index of a simple type, the name of a structure in the same
+            stream, or that behind ``*`` for a pointer of 8 bytes.
     """
 
     size: int
     fields: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +224,15 @@ def make_type_stream(structures: Mapping[str, StructureLayout], *, list_bytes: i
         records.append(pack("<H", len(body)) + body)
         return _FIRST_TYPE + len(records) - 1
 
+    known: dict[int | str, int] = {}
     for name in structures:
-        add(0x1505, pack("<HHIIIH", 0, 0x80, 0, 0, 0, 0) + _text(name))
+        known[name] = add(0x1505, pack("<HHIIIH", 0, 0x80, 0, 0, 0, 0) + _text(name))
+    for type_ in dict.fromkeys(each for layout in structures.values() for each in layout.types.values()):
+        if isinstance(type_, str) and type_.startswith("*"):
+            known[type_] = add(0x1002, pack("<II", known[type_[1:]], 0x1000C))
     for name, layout in structures.items():
-        first = _add_fields(add, layout.fields, list_bytes)
+        types = {each: known.get(type_, type_) for each, type_ in layout.types.items()}
+        first = _add_fields(add, layout.fields, types, list_bytes)
         head = pack("<HHIII", min(len(layout.fields), 0xFFFF), 0, first, 0, 0)
         add(0x1505, head + _number(layout.size) + _text(name))
     body = b"".join(records)
@@ -272,11 +280,13 @@ def _public_record(symbol: PublicSymbol) -> bytes:
     return pack("<H", len(body)) + body
 
 
-def _add_fields(add: Callable[[int, bytes], int], fields: Mapping[str, int], list_bytes: int) -> int:
+def _add_fields(
+    add: Callable[[int, bytes], int], fields: Mapping[str, int], types: Mapping[str, int | str], list_bytes: int
+) -> int:
     """Add the field lists, the last one first, as each names the one that continues it; return the first's index."""
     lists = [bytearray()]
     for name, offset in fields.items():
-        entry = _pad(pack("<HHI", 0x150D, 3, _U64) + _number(offset) + _text(name), 0)
+        entry = _pad(pack("<HHI", 0x150D, 3, types.get(name, _U64)) + _number(offset) + _text(name), 0)
         if lists[-1] and len(lists[-1]) + len(entry) > list_bytes:
             lists.append(bytearray())
         lists[-1] += entry

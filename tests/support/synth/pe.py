@@ -12,14 +12,25 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from support.synth.version import resource_bytes
 from symcache.identity import Pdb2Key, PdbKey, PortablePdbKey
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from symcache.identity import ImageKey
 
-__all__ = ["CodeViewPlan", "ImagePlan", "dbg_bytes", "disk_bytes", "memory_bytes", "plan_image"]
+__all__ = [
+    "CodeViewPlan",
+    "ImagePlan",
+    "dbg_bytes",
+    "disk_bytes",
+    "export_bytes",
+    "memory_bytes",
+    "plan_image",
+    "runtime_info_bytes",
+]
 
 _PAGE = 0x1000
 _SECTOR = 0x200
@@ -69,6 +80,12 @@ class ImagePlan:
         dbg_name: Name of the ``.dbg`` file to point to; also marks the image as stripped.
         other_debug_types: Types of further entries, each with eight bytes of data.
         payload_bytes: Length of the code, which lies in front of the debug data.
+        versions: Version resources: name or id, language and content of each, those of one name together; without any
+            there is no resource section, which lies behind the debug data.
+        exports: Name and content of each thing that it exports; without any there is no export section.
+        own_name: What the export section calls the image.
+        metadata: Of a .NET program, behind the header that leads to it; None for an image of none.
+        precompiled: What the header of precompiled managed code begins with: ``RTR`` and a NUL for ready-to-run code.
     """
 
     timestamp: int
@@ -84,6 +101,11 @@ class ImagePlan:
     dbg_name: str | None = None
     other_debug_types: tuple[int, ...] = ()
     payload_bytes: int = 0x400
+    versions: tuple[tuple[int | str, int, bytes], ...] = ()
+    exports: tuple[tuple[str, bytes], ...] = ()
+    own_name: str = "library.dll"
+    metadata: bytes | None = None
+    precompiled: bytes | None = None
 
 
 def plan_image(image: ImageKey, *pdbs: PdbKey | Pdb2Key | PortablePdbKey) -> ImagePlan:
@@ -171,12 +193,88 @@ def _build(plan: ImagePlan) -> tuple[bytes, list[_Section]]:
     pieces = _debug_pieces(plan)
     block = _debug_block(pieces, rva=rva, file_offset=file_offset, mapped=True) or bytes(16)
     rdata = _Section(b".rdata", rva, file_offset, block, 0x40000040)
-    natural = _round_up(rva + len(block), _PAGE)
+    sections = [text, rdata]
+    directories = {6: (rva, 28 * len(pieces))} if pieces else {}
+    if plan.versions:
+        resources_rva = _round_up(rva + len(block), _PAGE)
+        resources = resource_bytes(plan.versions, resources_rva)
+        file_offset = _round_up(file_offset + len(block), _SECTOR)
+        sections.append(_Section(b".rsrc", resources_rva, file_offset, resources, 0x40000040))
+        directories[2] = (resources_rva, len(resources))
+    if plan.exports:
+        content = export_bytes(plan.own_name, plan.exports, _next_rva(sections))
+        directories[0] = (_next_rva(sections), len(content))
+        sections.append(_behind(sections, b".edata", content))
+    if plan.metadata is not None:
+        content = _metadata_bytes(plan.metadata, plan.precompiled, _next_rva(sections))
+        directories[14] = (_next_rva(sections), 72)
+        sections.append(_behind(sections, b".cormeta", content))
+    natural = _round_up(sections[-1].rva + len(sections[-1].data), _PAGE)
     size_of_image = natural if plan.size_of_image is None else plan.size_of_image
-    debug = (rva, 28 * len(pieces)) if pieces else (0, 0)
-    headers = _dos_header() + _file_header(plan) + _optional_header(plan, size_of_image, debug)
-    headers += _section_table([text, rdata])
-    return headers.ljust(text.file_offset, b"\0"), [text, rdata]
+    headers = _dos_header() + _file_header(plan, len(sections)) + _optional_header(plan, size_of_image, directories)
+    headers += _section_table(sections)
+    return headers.ljust(text.file_offset, b"\0"), sections
+
+
+def _next_rva(sections: list[_Section]) -> int:
+    return _round_up(sections[-1].rva + len(sections[-1].data), _PAGE)
+
+
+def _behind(sections: list[_Section], name: bytes, content: bytes) -> _Section:
+    file_offset = _round_up(sections[-1].file_offset + len(sections[-1].data), _SECTOR)
+    return _Section(name, _next_rva(sections), file_offset, content, 0x40000040)
+
+
+def export_bytes(own_name: str, exports: Sequence[tuple[str, bytes]], rva: int) -> bytes:
+    """Return an export section that lies at *rva*; names are sorted, places are not in their order.
+
+    Source: MicrosoftDocs/win32 pe-format.md, "The .edata Section".
+    """
+    by_name = sorted(exports, key=lambda export: export[0].encode())
+    count = len(by_name)
+    addresses_at, names_at, places_at = 40, 40 + 4 * count, 40 + 8 * count
+    out = bytearray(40 + 10 * count)
+    own_at = len(out)
+    out += own_name.encode() + b"\0"
+    for turn, (name, content) in enumerate(by_name):
+        place = count - 1 - turn
+        struct.pack_into("<I", out, names_at + 4 * turn, rva + len(out))
+        struct.pack_into("<H", out, places_at + 2 * turn, place)
+        out += name.encode() + b"\0"
+        out += bytes(-len(out) % 8)
+        struct.pack_into("<I", out, addresses_at + 4 * place, rva + len(out))
+        out += content
+    struct.pack_into(
+        "<IIHHIIIIIII", out, 0, 0, 0, 0, 0, rva + own_at, 1, count, count,
+        rva + addresses_at, rva + names_at, rva + places_at,
+    )  # fmt: skip
+    return bytes(out)
+
+
+def runtime_info_bytes(
+    data_access: tuple[int, int] | None,
+    debugging_interface: tuple[int, int] | None,
+    version: tuple[int, int, int, int] | None = None,
+    *,
+    runtime: tuple[int, int] | None = (1, 0x1000),
+) -> bytes:
+    """Return what a .NET runtime exports as ``DotNetRuntimeInfo``: stamp and size of images, and since 8 its version.
+
+    Source: dotnet/runtime, runtimeinfo.h.
+    """
+    indexes = (runtime, data_access, debugging_interface)
+    packed = b"".join((b"" if each is None else struct.pack("<BII", 8, *each)).ljust(24, b"\0") for each in indexes)
+    head = struct.pack("<18s2xI", b"DotNetRuntimeInfo\0", 1 if version is None else 2)
+    return head + packed + (b"" if version is None else struct.pack("<4I", *version))
+
+
+def _metadata_bytes(metadata: bytes, precompiled: bytes | None, rva: int) -> bytes:
+    """Return the header of managed code, that of precompiled code and the metadata; ECMA-335, II.25.3.3."""
+    native = (rva + 72, 16) if precompiled is not None else (0, 0)
+    header = struct.pack("<IHHIIII", 72, 2, 5, rva + 88, len(metadata), 1, 0).ljust(64, b"\0") + struct.pack(
+        "<II", *native
+    )
+    return header + (precompiled or b"").ljust(16, b"\0") + metadata
 
 
 def _dos_header() -> bytes:
@@ -184,17 +282,17 @@ def _dos_header() -> bytes:
     return (fixed.ljust(0x3C, b"\0") + struct.pack("<I", _PE_OFFSET)).ljust(_PE_OFFSET, b"\0")
 
 
-def _file_header(plan: ImagePlan) -> bytes:
+def _file_header(plan: ImagePlan, sections: int) -> bytes:
     characteristics = 0x0002 | (0x0020 if plan.pe32_plus else 0x0100)
     if plan.dll:
         characteristics |= _DLL
     if plan.dbg_name is not None:
         characteristics |= _STRIPPED
     length = 240 if plan.pe32_plus else 224
-    return struct.pack("<4sHHIIIHH", b"PE\0\0", plan.machine, 2, plan.timestamp, 0, 0, length, characteristics)
+    return struct.pack("<4sHHIIIHH", b"PE\0\0", plan.machine, sections, plan.timestamp, 0, 0, length, characteristics)
 
 
-def _optional_header(plan: ImagePlan, size_of_image: int, debug: tuple[int, int]) -> bytes:
+def _optional_header(plan: ImagePlan, size_of_image: int, directories: dict[int, tuple[int, int]]) -> bytes:
     code = _round_up(max(plan.payload_bytes, 16), _SECTOR)
     start = struct.pack(
         "<HBBIIIII", 0x20B if plan.pe32_plus else 0x10B, 14, 0, code, _SECTOR, 0, _PAGE, _PAGE
@@ -203,9 +301,8 @@ def _optional_header(plan: ImagePlan, size_of_image: int, debug: tuple[int, int]
     versions = struct.pack("<IIHHHHHHI", _PAGE, _SECTOR, 6, 0, 6, 0, 6, 0, 0)
     sizes = struct.pack("<IIIHH", size_of_image, 0x400, plan.checksum, 3, 0x0160)
     stacks = struct.pack("<QQQQ" if plan.pe32_plus else "<IIII", 0x100000, _PAGE, 0x100000, _PAGE)
-    directories = [(0, 0)] * 16
-    directories[6] = debug
-    counted = struct.pack("<II", 0, len(directories)) + b"".join(struct.pack("<II", *pair) for pair in directories)
+    pairs = [directories.get(number, (0, 0)) for number in range(16)]
+    counted = struct.pack("<II", 0, len(pairs)) + b"".join(struct.pack("<II", *pair) for pair in pairs)
     return start + base + versions + sizes + stacks + counted
 
 

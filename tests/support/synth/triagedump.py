@@ -31,6 +31,7 @@ class TriagePlan:
         header_bytes_only: Indexes of drivers of whose image the first 0x100 bytes are.
         wide_addresses: Write data blocks of 32-bit dumps with addresses of 8 bytes.
         string_padding: Bytes between two names, as garbage.
+        stack: Address and content of the call stack, at most a page of it; None for one of zeros at no address.
     """
 
     dump: DumpPlan = field(default_factory=DumpPlan)
@@ -39,6 +40,7 @@ class TriagePlan:
     header_bytes_only: frozenset[int] = frozenset()
     wide_addresses: bool = False
     string_padding: bytes = b"\xaa"
+    stack: tuple[int, bytes] | None = None
 
 
 def triage_bytes(machine: MachineMemory, plan: TriagePlan | None = None) -> bytes:
@@ -56,7 +58,8 @@ def triage_bytes(machine: MachineMemory, plan: TriagePlan | None = None) -> byte
     out += debugger_data
     # Where PRCB, process, thread and stack would lie: all zeros, but a debugger wants room for them.
     state_at = len(out)
-    out += bytes(_STATE_BYTES)
+    stack_va, stack = plan.stack or (0, b"")
+    out += stack.ljust(_STATE_BYTES, b"\0")
     unloaded_at = len(out)
     out += _unloaded(machine, wide=wide)
     out += bytes(-len(out) % 8)
@@ -80,10 +83,11 @@ def triage_bytes(machine: MachineMemory, plan: TriagePlan | None = None) -> byte
         0,
         unloaded_at,
         *[state_at] * 4,
-        0x100,
+        len(stack) or 0x100,
     ]
     words += [drivers_at, len(machine.plan.drivers), pool_at, len(pool), 0, 0xFFFFFFFF]
     struct.pack_into("<18I", out, table_at, *words)
+    struct.pack_into("<Q" if wide else "<I", out, table_at + 0x48, stack_va)
     tail = (0, 0, 0, debugger_data_at, len(debugger_data), blocks_at, _block_count(plan, machine))
     struct.pack_into("<Q6I" if wide else "<7I", out, table_at + (0x60 if wide else 0x4C), *tail)
     return bytes(out)

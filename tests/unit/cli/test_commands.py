@@ -108,9 +108,9 @@ def test_every_key_of_the_config_file_stands_in_the_reference() -> None:
     def check(table: dict[str, object], prefix: str) -> None:
         for name, value in table.items():
             where = f"{prefix}{name}"
-            if where == "server":
+            if where in {"server", "bucket"}:
                 for key in value[0]:  # type: ignore[index]
-                    assert f"`{key}`" in text, f"[[server]] {key}"
+                    assert f"`{key}`" in text, f"[[{where}]] {key}"
             elif isinstance(value, dict) and value and where != "unc.map":
                 check(value, f"{where}.")
             else:
@@ -217,7 +217,10 @@ def test_a_name_that_the_terminal_cannot_show_is_no_error(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["warm"], "Missing argument"),
+        *(
+            (words, "Missing argument 'INPUT...': a dump,")
+            for words in (["warm"], ["check", "-q"], ["scan"], ["lock", "-o", "x.lock"])
+        ),
         (["warm", "x", "-y", "https://one.test"], "write srv* in front of the URL (at character 1"),
         (["warm", "x", "--config", "/none.toml"], "it cannot be read"),
         (["missing", "--retry", "--forget"], "exclude each other"),

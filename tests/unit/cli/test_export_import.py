@@ -49,13 +49,54 @@ def test_what_an_input_needs_goes_into_a_bundle_and_comes_out_of_it(
         PUBLIC.index: "imported",
         APP.index: "imported",  # the image names it
     }
-    assert document["summary"] == {"imported": 2, "kept": 0, "refused": 0, "failed": 0}
+    assert document["summary"] == {"imported": 2, "kept": 0, "differs": 0, "refused": 0, "failed": 0}
     assert (inside.store / APP.index).read_bytes() == (shell.store / APP.index).read_bytes()
     assert (inside.store / PUBLIC.index).with_name("drv.pd_").exists()
     (symbol,) = (each for each in inside.json("check", manifest, group=None)["symbols"] if "note" in each)
     assert (symbol["index"], symbol["state"]) == (PUBLIC.index, "present")  # a debugger expands the cabinet
     assert "compressed" in symbol["note"]
     assert inside("verify").exit_code == 0
+
+
+def test_a_bundle_in_a_symbol_path_does_what_its_store_did(
+    shell: StoreShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = tmp_path / "wanted.txt"
+    manifest.write_text(f"{PUBLIC.index}\n{IMAGE.index}\n")
+    bundle = tmp_path / "crash.symbols"
+    shell.json("export", manifest, "-o", bundle, group=None)
+    inside = StoreShell(tmp_path / "inside", f"srv*{tmp_path / 'inside'}*crash.symbols")
+    document = inside.json("check", manifest, group=None)
+    wanted = {PUBLIC.index, APP.index}  # the image names the latter, as the bundle says
+    assert {each["index"]: each["path"] for each in document["symbols"]} == dict.fromkeys(wanted, str(bundle))
+    assert not inside.store.exists()
+    done = inside("check", manifest, group=None)
+    assert f"{bundle}: debuggers do not read a bundle" in done.stderr
+    document = inside.json("warm", manifest, group=None)
+    assert {each["index"]: (each["state"], each["upstream"]) for each in document["symbols"]} == dict.fromkeys(
+        wanted, ("fetched", str(bundle))
+    )
+    bundle.unlink()
+    assert (inside.store / APP.index).read_bytes() == (shell.store / APP.index).read_bytes()
+    alone = StoreShell(inside.store)
+    assert {each["state"] for each in alone.json("check", manifest, group=None)["symbols"]} == {"present"}
+    assert alone("verify").exit_code == 0
+
+
+def test_commands_on_a_store_take_the_one_before_or_behind_a_bundle(
+    shell: StoreShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "crash.symbols"
+    shell("export", "-o", bundle, group=None)
+    other = StoreShell(tmp_path / "other", f"srv*{bundle}*{shell.store}")
+    assert other.json("stats")["store"] == str(shell.store)
+    monkeypatch.setenv("SYMCACHE_CONFIG", str(tmp_path / "symcache.toml"))
+    (tmp_path / "symcache.toml").write_text(f"store.folder = '{shell.store}'")
+    for path in (f"srv*{bundle}", str(bundle)):
+        assert StoreShell(tmp_path / "other", path).json("stats")["store"] == str(shell.store)
+    (tmp_path / "notes.txt").write_text("notes")
+    assert StoreShell(tmp_path / "notes.txt")("stats").exit_code == 2
 
 
 def test_images_come_along_when_asked_for(shell: StoreShell, tmp_path: Path) -> None:
@@ -89,6 +130,35 @@ def test_without_inputs_all_of_the_store_is_packed(shell: StoreShell, inside: St
     again = inside("import", tmp_path / "b.zip", group=None).stdout
     assert again.startswith("0 files imported (0 bytes), 3 there already; store: ")
     assert inside("import", tmp_path / "b.zip", "-v", group=None).stdout.splitlines()[0].endswith(": kept")
+
+
+@pytest.mark.parametrize("options", [["--files"], ["--files", "--json"]])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])  # the latter is what PowerShell makes of it
+def test_what_another_store_has_is_left_out(
+    options: list[str], encoding: str, shell: StoreShell, inside: StoreShell, tmp_path: Path
+) -> None:
+    inside("add", tmp_path / "build" / PUBLIC.name, "--product", "drv")
+    listing = tmp_path / "there.txt"
+    listing.write_text(inside("list", *options).stdout, encoding=encoding)
+    first, second = tmp_path / "first.symbols", tmp_path / "second.symbols"
+    document = shell.json("export", "-o", first, "--without", listing, group=None)
+    assert (document["files"], document["left_out"], document["missing"]) == (2, 1, [])
+    with zipfile.ZipFile(first) as archive:
+        assert set(archive.namelist()) == {APP.index, IMAGE.index, "manifest.json"}
+    assert inside.json("import", first, group=None)["summary"]["imported"] == 2
+    listing.write_text(inside("list", *options).stdout, encoding=encoding)
+    done = shell("export", "-o", second, "--without", listing, group=None)
+    assert done.exit_code == 0
+    assert done.stdout == f"{second}: 0 files, 0 bytes; 3 left out, which the other store has\n"
+
+
+def test_what_is_no_list_of_files_is_told(shell: StoreShell, tmp_path: Path) -> None:
+    listing = tmp_path / "there.txt"
+    listing.write_text(shell("list").stdout)
+    done = shell("export", "-o", tmp_path / "b.zip", "--without", listing, group=None)
+    assert done.exit_code == 2
+    assert str(done.exception) == f"{listing}: not what `symcache store list --files` writes"
+    assert not (tmp_path / "b.zip").exists()
 
 
 def test_what_is_missing_is_told(shell: StoreShell, tmp_path: Path) -> None:
@@ -157,8 +227,20 @@ def test_a_bundle_that_was_tampered_with_is_refused_file_by_file(
     content[at + 200] ^= 0xFF
     bundle.write_bytes(content)
     document = inside.json("import", bundle, group=None, code=4)
-    assert document["summary"] == {"imported": 2, "kept": 0, "refused": 1, "failed": 0}
+    assert document["summary"] == {"imported": 2, "kept": 0, "differs": 0, "refused": 1, "failed": 0}
     assert not (inside.store / APP.index).exists()
+
+
+def test_a_bundle_that_is_cut_short_is_told_and_changes_nothing(
+    shell: StoreShell, inside: StoreShell, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "b.zip"
+    shell("export", "-o", bundle, group=None)
+    bundle.write_bytes(bundle.read_bytes()[:-1000])
+    done = inside("import", bundle, group=None)
+    assert done.exit_code == 4
+    assert done.stderr == f"symcache: {bundle}: the bundle is cut short, or has something behind its end\n"
+    assert not inside.store.exists()
 
 
 def test_what_is_no_bundle_is_told_and_the_others_are_taken(

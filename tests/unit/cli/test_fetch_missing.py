@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,16 +14,19 @@ from support import sources
 from support.answers import status
 from support.sources import IMAGE, IMAGE_KEY, PDB
 from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pe import disk_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 from support.upstream import Upstream
 
 from symcache.cli.app import root
 from symcache.cli.options import Settings
 from symcache.cli.warm import run_warm
 from symcache.identity import ImageKey, PdbKey
+from symcache.stores.links import Link, StoreLinks
 from symcache.warm.plan import Plan, WantedPdbOfImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from click.testing import Result
@@ -194,9 +198,11 @@ def test_misses_are_listed_with_who_said_so_and_when(shell: Shell) -> None:
     done = shell("missing")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0::2] == [OTHER.index, SECDRV.index]
+    assert [lines[0], lines[2]] == [OTHER.index, SECDRV.index]
     assert lines[1].split()[:3] == [shell.upstream.url, "404", "first"]
     assert lines[1].endswith("1 time")
+    assert lines[4].startswith("  Macrovision, by its name: a driver of SafeDisc copy protection")
+    assert len(lines) == 5
     assert done.stderr == "2 files; --retry asks again, --forget forgets\n"
     assert shell("missing", "-q").stderr == ""
 
@@ -204,10 +210,84 @@ def test_misses_are_listed_with_who_said_so_and_when(shell: Shell) -> None:
 def test_the_document_of_misses_has_every_field(shell: Shell) -> None:
     miss(shell, SECDRV)
     (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
-    (said,) = row["upstreams"]
-    assert row["index"] == SECDRV.index
+    (said,) = row.pop("upstreams")
+    assert row.pop("since") == said["first_asked"]
+    assert row.pop("advice").startswith("a driver of SafeDisc copy protection")
+    assert row == {
+        "index": SECDRV.index,
+        "maker": {"name": "Macrovision", "presumed": True, "server": None},
+        "cause": "not-published",
+        "hint": "never-published",
+        "inputs": {"count": 0, "last": []},
+    }
     assert said.pop("first_asked") == said.pop("last_asked")
     assert said == {"upstream": shell.upstream.url, "answer": "404", "times": 1, "is_believed": True}
+
+
+@pytest.fixture
+def listing(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a list of indexes of that name."""
+
+    def write(name: str, *keys: PdbKey) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f"{key.index}\n" for key in keys))
+        return path
+
+    return write
+
+
+def test_the_inputs_that_wanted_a_file_are_told_with_it(shell: Shell, listing: Callable[..., Path]) -> None:
+    first, second = listing("first.txt", SECDRV, OTHER), listing("second.txt", OTHER)
+    for _ in range(2):  # the same input again is none more
+        assert shell("warm", str(first)).exit_code == 3
+    assert shell("warm", str(second), str(first)).exit_code == 3
+    rows = {row["index"]: row["inputs"] for row in json.loads(shell("missing", "--json").stdout)["missing"]}
+    assert rows[SECDRV.index] == {"count": 1, "last": ["first.txt"]}
+    assert rows[OTHER.index]["count"] == 2
+    assert sorted(rows[OTHER.index]["last"]) == ["first.txt", "second.txt"]
+    assert "  wanted by first.txt\n" in shell("missing", "secdrv*").stdout
+
+
+def test_the_maker_that_a_run_read_in_an_image_is_told_afterwards(shell: Shell, tmp_path: Path) -> None:
+    version = version_bytes(VersionPlan({"040904b0": {"CompanyName": "Contoso Ltd."}}))
+    image = replace(plan_image(ImageKey("other.sys", 0x5F001122, 0x9000), OTHER), versions=((1, 0x409, version),))
+    (tmp_path / "other.sys").write_bytes(disk_bytes(image))
+    assert shell("warm", str(tmp_path / "other.sys")).exit_code == 3
+    (tmp_path / "other.sys").unlink()
+    (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
+    assert (row["maker"]["name"], row["maker"]["presumed"], row["hint"]) == ("Contoso Ltd.", False, "third-party")
+    assert row["inputs"]["last"] == ["other.sys"]
+
+
+def test_an_image_in_the_store_that_names_a_file_tells_its_maker(shell: Shell) -> None:
+    miss(shell, OTHER)
+    version = version_bytes(VersionPlan({"040904b0": {"CompanyName": "Contoso Ltd."}}))
+    key = ImageKey("tool.sys", 0x5F001122, 0x9000)
+    path = shell.store / key.index
+    path.parent.mkdir(parents=True)
+    path.write_bytes(disk_bytes(replace(plan_image(key, OTHER), versions=((1, 0x409, version),))))
+    StoreLinks(shell.store).remember(key, [Link(OTHER)])
+    assert "  Contoso Ltd. 1.2.3.4: not Microsoft's; its maker" in shell("missing").stdout
+
+
+def test_only_the_last_inputs_are_named_and_all_are_counted(shell: Shell, listing: Callable[..., Path]) -> None:
+    for number in range(12):
+        assert shell("warm", str(listing(f"{number}.txt", OTHER))).exit_code == 3
+    (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
+    assert row["inputs"] == {"count": 12, "last": [f"{number}.txt" for number in range(11, 3, -1)]}
+    assert shell("missing").stdout.splitlines()[2].endswith("4.txt and 4 inputs before")
+    assert shell("missing", "--retry").exit_code == 3  # which asks for no input's sake
+    (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
+    assert row["inputs"]["count"] == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_an_inputs_hostile_name_does_no_harm(shell: Shell, listing: Callable[..., Path]) -> None:
+    name = "\x1b[2J\n" + "x" * 200
+    assert shell("warm", str(listing(name, OTHER))).exit_code == 3
+    (row,) = json.loads(shell("missing", "--json").stdout)["missing"]
+    assert row["inputs"]["last"] == ["?[2J?" + "x" * 115]
+    assert "\x1b" not in shell("missing").stdout
 
 
 def test_a_miss_that_is_too_old_is_listed_as_such(shell: Shell) -> None:

@@ -15,7 +15,9 @@ from support.synth.kerneldump import DumpKind, DumpPlan, dump_bytes
 from support.synth.kernelmemory import build_machine
 from support.synth.pdb import NativePdbSpec, PublicSymbol, StructureLayout, make_compressed_pdb, make_pdb, make_pdb2
 from support.synth.pe import dbg_bytes, disk_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 
+from symcache.cli.inspect import _write
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey
 from symcache.warm.inspect import DeepWish, Filed, Inspection, inspect_file
@@ -58,6 +60,62 @@ def test_an_image_tells_its_place_and_the_pdb_it_names(tmp_path: Path) -> None:
     found = inspect_file(put(tmp_path / "a.dll", disk_bytes(plan_image(IMAGE, PDB))), NOTHING)
     assert (found.kind, found.index, found.names) == ("image", IMAGE.index, [PDB.index])
     assert found.is_healthy
+
+
+TEXTS = {
+    "CompanyName": "Example\x1b[31m Ltd",
+    "FileDescription": "Filter",
+    "FileVersion": "01.2.3.4 (lab)",
+    "ProductVersion": "Spring",
+}
+
+
+def with_version(content: bytes | None = None) -> bytes:
+    plan = VersionPlan({"040904b0": TEXTS}, flags=0x28)
+    content = version_bytes(plan) if content is None else content
+    return disk_bytes(replace(plan_image(replace(IMAGE, size_of_image=0x4000), PDB), versions=((1, 0x409, content),)))
+
+
+def test_an_image_tells_who_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(tmp_path / "a.dll", with_version())
+    found = inspect_file(path, NOTHING)
+    assert found.version is not None
+    assert found.is_healthy
+    document = found.as_json()["version"]
+    assert (document["company"], document["product"], document["file_numbers"]) == (
+        TEXTS["CompanyName"], None, "1.2.3.4",
+    )  # fmt: skip
+    _write(found)
+    rows = capsys.readouterr().out
+    for label, text in (
+        ("company", "Example\\x1b[31m Ltd"),
+        ("description", "Filter"),
+        ("file version", "01.2.3.4 (lab)"),
+        ("product version", "Spring (5.6.7.8)"),
+        ("kind of build", "private, special"),
+    ):
+        assert f"\n{label:17}{text}\n" in rows
+    assert "original name" not in rows
+
+
+def test_a_cabinet_tells_who_made_the_image_in_it(tmp_path: Path) -> None:
+    cabinet = build_cabinet([SynthFolder([("a.dll", with_version())])])
+    found = inspect_file(put(tmp_path / "a.dl_", cabinet), NOTHING)
+    assert found.version is not None
+    assert found.version.company == TEXTS["CompanyName"]
+
+
+def test_an_image_without_a_version_or_with_a_damaged_one_is_healthy(tmp_path: Path) -> None:
+    plain = inspect_file(put(tmp_path / "a.dll", disk_bytes(plan_image(IMAGE, PDB))), NOTHING)
+    assert plain.as_json()["version"] is None
+    assert plain.is_healthy
+    data = bytearray(with_version())
+    entry = 0x98 + 112 + 8 * 2  # of the resources, in the data directories
+    data[entry : entry + 4] = (0x7FFFFFF0).to_bytes(4, "little")
+    damaged = inspect_file(put(tmp_path / "b.dll", bytes(data)), NOTHING)
+    assert (damaged.version, damaged.is_healthy) == (None, True)
+    (note,) = damaged.details["notes"]
+    assert note.startswith("its version resource cannot be read: address 0x7fffff")
 
 
 def test_a_dbg_file_tells_its_place_and_the_pdb_it_names(tmp_path: Path) -> None:

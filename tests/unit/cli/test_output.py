@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.cli.output import count_text, plain, say_error, size_text, write_json, write_line, write_table
-from symcache.cli.warm import evidence, write_report
+from symcache.cli.output import path_text, say_error, write_json, write_line, write_table
+from symcache.cli.warm import write_report
 from symcache.inputs.records import Unreadable
+from symcache.reports.advice import evidence
+from symcache.reports.lines import count_text, plain, size_text
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present
 from symcache.warm.plan import FileKind
 from symcache.warm.report import Report, Symbol
@@ -135,7 +142,7 @@ def test_a_report_tells_what_is_wanting_and_adds_up(capsys: pytest.CaptureFixtur
         f"  {NAME}  secdrv.sys  https://a.test: 404; https://b.test: 410",
         "",
         "missing: no-identity (1) - the input does not hold enough to name it; a fuller dump or the image itself would",
-        "  x\\x1b]0;owned\\x07.sys    paged out",
+        "  x\\x1b]0;owned\\x07.sys  paged out",
         "",
         "unreadable: x\\n.dmp: it is empty (at 0x0)",
         "unreadable: y.dmp: no such file",
@@ -175,3 +182,103 @@ def test_evidence_is_what_was_answered_else_the_reason() -> None:
     assert evidence(REPORT.symbols[3]) == "https://a.test: 404; https://b.test: 410"
     assert evidence(REPORT.symbols[2]) == "paged out"
     assert evidence(REPORT.symbols[0]) == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+KITTY = {"TERM": "xterm-kitty"}
+LINK = re.compile("\x1b]8;;([!-~]*)\x1b\\\\([^\x1b]*)\x1b]8;;\x1b\\\\")
+_DECIDE = [
+    *("TERM", "TERM_PROGRAM", "WT_SESSION", "VTE_VERSION", "KONSOLE_VERSION", "NO_COLOR", "SSH_CONNECTION", "SSH_TTY"),
+    *("WSL_DISTRO_NAME", "TMUX", "STY", "ZELLIJ"),
+]
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that tells nothing of its terminal."""
+    for name in _DECIDE:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "links"),
+    [
+        (KITTY, True),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, True),
+        ({"WT_SESSION": "4d2a"}, True),
+        ({"VTE_VERSION": "7600"}, True),
+        ({"KONSOLE_VERSION": "230800"}, True),
+        ({"VTE_VERSION": "5000"}, False),
+        ({"VTE_VERSION": "9" * 5000}, False),
+        ({"KONSOLE_VERSION": "many"}, False),
+        ({"TERM": "xterm-256color"}, False),
+        ({"TERM": "linux"}, False),
+        ({}, False),
+        ({**KITTY, "NO_COLOR": "1"}, False),
+        ({**KITTY, "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, False),
+        ({**KITTY, "TMUX": "/tmp/tmux-0/default,1,0"}, False),
+        ({"WT_SESSION": "4d2a", "WSL_DISTRO_NAME": "Debian"}, False),
+        ({"WT_SESSION": "4d2a", "TERM": "dumb"}, False),
+    ],
+    ids=str,
+)
+def test_a_path_is_a_link_where_the_terminal_is_known_for_it(
+    variables: dict[str, str], links: bool, bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in variables.items():
+        bare.setenv(name, value)
+    text = path_text(tmp_path, Terminal())
+    found = LINK.fullmatch(text)
+    assert bool(found) is links
+    assert (found[2] if found else text) == str(tmp_path)
+    assert path_text(tmp_path, io.StringIO()) == str(tmp_path)
+
+
+def test_who_wants_no_colours_gets_no_links(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("TERM", "xterm-kitty")
+    with click.Context(click.Command("x")) as context:
+        assert "\x1b" in path_text(Path("/sym"), Terminal())
+        context.color = False
+        assert path_text(Path("/sym"), Terminal()) == str(Path("/sym"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize(
+    "name", [ESCAPE, "\x1b\\", "a;b\x07", "%1b%5c", "größe 記号", "\x9c", "a\nb", "\udcff", BIDI, "?#&"], ids=ascii
+)
+def test_no_name_ends_the_link_that_it_is_in(name: str, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("TERM", "xterm-kitty")
+    path = Path("/tmp", name)
+    found = LINK.fullmatch(path_text(path, Terminal()))
+    assert found is not None
+    parts = urlsplit(found[1])
+    assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("file", "", "", "")
+    assert unquote_to_bytes(parts.path) == os.fsencode(path)
+    assert found[2] == plain(str(path))
+
+
+def test_a_link_that_is_too_long_is_left_out(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("TERM", "xterm-kitty")
+    path = Path("/" + "n" * 2100)
+    assert path_text(path, Terminal()) == str(path)
+
+
+def test_a_password_in_a_path_is_neither_shown_nor_linked(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("TERM", "xterm-kitty")
+    text = path_text(Path("/sym/u:hunter2@host"), Terminal())
+    assert "hunter2" not in text
+    assert "\x1b" not in text
+
+
+def test_a_report_links_its_store(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bare.setenv("TERM", "xterm-kitty")
+    terminal = Terminal()
+    bare.setattr("sys.stdout", terminal)
+    write_report(Report("srv*", tmp_path, 1.0, []), quiet=False, verbose=False)
+    last = terminal.getvalue().splitlines()[-1]
+    assert LINK.fullmatch(last.removeprefix("store: ")), last

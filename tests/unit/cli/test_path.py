@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from symcache.cli.path import _POWERSHELL_QUOTES
 from symcache.config import load_config
 from symcache.errors import UsageError
 from symcache.identity import PdbKey
+from symcache.stores.local.tree import Store
+from symcache.upkeep.bundle import export_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +81,64 @@ def test_offline_leaves_the_servers_out(written: str, printed: str, tmp_path: Pa
     config.write_text(f"store.folder = '{tmp_path / 'default'}'")
     found = shown("--offline", "--config", str(config), "-y", written)
     assert found == printed.replace("DEFAULT", str(tmp_path / "default"))
+
+
+@pytest.mark.parametrize(
+    ("written", "printed"),
+    [
+        ("srv*/sym*BUNDLE*https://a.test", "srv*/sym*https://a.test"),
+        ("srv*/sym*BUNDLE", "srv*/sym"),
+        ("srv*BUNDLE", "srv*DEFAULT"),
+        ("srv*BUNDLE*https://a.test", "srv*DEFAULT*https://a.test"),
+        ("BUNDLE;srv*/sym", "srv*DEFAULT;srv*/sym"),
+        ("cache*/c;BUNDLE;srv*BUNDLE", "cache*/c"),
+        ("srv*\\\\host\\in\\crash.symbols", "srv*DEFAULT"),
+    ],
+)
+def test_a_bundle_is_left_out_and_that_is_told(written: str, printed: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "crash.symbols"
+    with Store(tmp_path / "store") as store:
+        export_bundle(store, bundle)
+    config = tmp_path / "symcache.toml"
+    config.write_text(f"store.folder = '{tmp_path / 'default'}'\n[unc.map]\n'\\\\host\\in' = '{tmp_path}'\n")
+    done = run("--json", "--config", str(config), "-y", written.replace("BUNDLE", str(bundle)))
+    assert json.loads(done.stdout)["symbol_path"] == printed.replace("DEFAULT", str(tmp_path / "default"))
+    assert "crash.symbols is left out: debuggers do not read a bundle" in done.stderr
+    assert "`symcache serve`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "printed", "left_out"),
+    [
+        ("srv*/sym*s3://b*https://a.test", "srv*/sym*https://a.test", ["s3://b"]),
+        (
+            "srv*/sym*s3://b*https://a.test*https://c.test",
+            "srv*/sym*https://a.test;srv*/sym*https://c.test",
+            ["s3://b"],
+        ),
+        ("srv*/sym*s3://b", "srv*/sym", ["s3://b"]),
+        ("srv*s3://b*gs://c", "srv*DEFAULT", ["s3://b", "gs://c"]),
+        ("cache*/c;srv*s3://b;srv*https://a.test", "cache*/c;srv*https://a.test", ["s3://b"]),
+        ("srv*/sym*https://b.test/sym/x64/*https://a.test", "srv*/sym*https://a.test", ["https://b.test/sym/x64/"]),
+        ("srv*/sym*https://b.test/sym", "srv*/sym", ["https://b.test/sym"]),
+        ("srv*/sym*https://b.test/symbols", "srv*/sym*https://b.test/symbols", []),
+    ],
+)
+def test_a_bucket_is_left_out_and_that_is_told(written: str, printed: str, left_out: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "symcache.toml"
+    config.write_text(f"store.folder = '{tmp_path / 'default'}'\n[[bucket]]\nurl = 'https://b.test/sym'\n")
+    done = run("--json", "--config", str(config), "-y", written)
+    assert json.loads(done.stdout)["symbol_path"] == printed.replace("DEFAULT", str(tmp_path / "default"))
+    assert [
+        line.partition(" is left out: debuggers do not read a bucket;")[0] for line in done.stderr.splitlines()
+    ] == [*left_out]
+
+
+def test_a_file_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "MEMORY.DMP").write_bytes(b"PAGEDU64")
+    done = run("-y", f"srv*{tmp_path / 'MEMORY.DMP'}")
+    assert isinstance(done.exception, UsageError)
+    assert "is no bundle" in str(done.exception)
 
 
 def test_each_shell_gets_its_line() -> None:
@@ -179,8 +240,9 @@ def offline_lines(store: Path, *arguments: str) -> dict[str, str]:
 def test_offline_there_is_a_line_for_each_client_with_what_it_takes(tmp_path: Path) -> None:
     lines = offline_lines(tmp_path)
     assert lines["windbg"] == f".sympath srv*{tmp_path}"
-    assert lines["lldb"] == f'settings set plugin.symbol-locator.symstore.urls "{tmp_path}"'
-    assert lines["angr"] == f"export _NT_SYMBOL_PATH={tmp_path}"
+    unquoted = str(tmp_path).replace("\\", "\\\\")
+    assert lines["lldb"] == f'settings set plugin.symbol-locator.symstore.urls "{unquoted}"'
+    assert lines["angr"] == f"export _NT_SYMBOL_PATH={shlex.quote(str(tmp_path))}"
     assert lines["radare2"] == f"e pdb.symstore={tmp_path}"
     assert run("--offline", "--shell", "lldb", "-y", f"srv*{tmp_path}").stdout == f"{lines['lldb']}\n"
     assert "add --offline" in str(run("--shell", "lldb", "-y", f"srv*{tmp_path}").exception)

@@ -5,12 +5,14 @@ from uuid import UUID
 
 import pytest
 
-from symcache.cli.warm import evidence, write_report
+from symcache.cli.warm import write_report
 from symcache.identity import ImageKey, PdbKey
-from symcache.inputs.records import ImageUse
+from symcache.inputs.records import ImageUse, Narrowed
+from symcache.reports.advice import evidence
+from symcache.reports.text import report_lines
 from symcache.stores.results import Attempt, Cause, Failed, Hint, Missing, Present
 from symcache.warm.plan import FileKind
-from symcache.warm.report import Report, Symbol
+from symcache.warm.report import Guess, Report, Symbol
 
 INDEX = PdbKey("a.pdb", UUID(int=1), 1).index
 ATTEMPTS = (Attempt("/mid", "not there"), Attempt("http://far", "404"), Attempt("http://far", "410"))
@@ -102,3 +104,24 @@ def test_images_that_were_left_out_are_counted(capsys: pytest.CaptureFixture[str
 def test_what_a_debugger_does_first_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     noted = Symbol(INDEX, FileKind.PDB, "a.sys", Present(Path("/sym/a"), 10, "compressed: it is expanded"))
     assert "compressed: it is expanded" in written(noted, verbose=True, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("guesses", "said"),
+    [
+        ([], None),
+        ([Guess("hal.dll", 0, None)], "1 image of unknown size: 0 found"),
+        (
+            [Guess("hal.dll", 3, "x"), Guess("ci.dll", 7, None)],
+            "2 images of unknown size: 1 found, 10 possible sizes asked for",
+        ),
+    ],
+)
+def test_images_of_unknown_size_are_one_line(guesses: list[Guess], said: str | None) -> None:
+    lines = list(report_lines(Report("srv*", None, 1.0, [], guesses=guesses)))
+    assert [line for line in lines if "unknown size" in line] == ([] if said is None else [said])
+
+
+def test_what_sets_left_out_is_one_line() -> None:
+    lines = list(report_lines(Report("srv*", None, 1.0, [], narrowed=Narrowed("kernel, ours", 1))))
+    assert lines[0] == "1 module left out: not in kernel, ours"

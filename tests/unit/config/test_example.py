@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symcache.config import Config, ServerEntry, load_config
+from symcache.config import BucketEntry, Config, ServerEntry, load_config
 from symcache.sympath import SymbolPath
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def keys_in(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def test_the_example_holds_every_key_and_no_other() -> None:
     parsed = tomllib.loads(uncommented())
-    server = parsed["server"].pop()
+    server, bucket = parsed["server"].pop(), parsed["bucket"].pop()
     assert sorted(keys_in(parsed)) == sorted(keys_of(Config()))
     assert sorted(server) == sorted(item.name for item in fields(ServerEntry))
+    assert sorted(bucket) == sorted(item.name for item in fields(BucketEntry))
 
 
 def test_the_example_uncommented_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "symcache.toml"
-    file.write_text(uncommented().partition("[[server]]")[0], encoding="utf-8")
+    file.write_text(uncommented().partition("[[bucket]]")[0], encoding="utf-8")
     config = load_config(file, {})
     for item in fields(Config):
         if item.name not in {"source", "symbol_path"}:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import tomllib
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.growth import growth
+from support.windows import only_windows
 
-from symcache.config import Breaker, Config, load_config
+from symcache.config import Breaker, BucketEntry, Config, load_config
 from symcache.config.load import find_excess, find_line
 from symcache.errors import ConfigError, SymbolPathError
 from symcache.sympath import MICROSOFT, ChainElement, HttpPlace, LocalPlace, SymbolPath
@@ -276,6 +279,15 @@ def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
         load_config(None, {"SYMCACHE_CONFIG": str(tmp_path / "none.toml")})
 
 
+def test_the_config_folder_of_another_user_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ConfigError, match=r"symcache\.toml: it cannot be read: Permission denied; is HOME your own\?"):
+        load_config(None, {})
+
+
 @pytest.mark.parametrize(
     ("text", "variable", "proxy"),
     [
@@ -348,6 +360,35 @@ def test_an_error_about_a_secret_does_not_show_it(text: str, tmp_path: Path) -> 
     assert "hush" not in str(caught.value) + repr(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis://[::1]:6380/15", "rediss://r.example.com:1/", "unix:///run/redis/redis.sock", ""]
+)
+def test_a_server_that_replicas_share_is_named_by_a_url(url: str, tmp_path: Path) -> None:
+    file = written(tmp_path, f"[cluster]\nurl = '{url}'\nusername = 'hush'\npassword_env = 'A'\nlease_s = 3")
+    config = load_config(file, {"A": "hush\n"})
+    assert (config.cluster.url, config.cluster.password, config.cluster.lease_s) == (url, "hush", 3.0)
+    assert "hush" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:hush@h", "redis://hush@h", "redis://:hush@h", "redis://@h", "redis://h?password=hush", "redis://h#hush",
+        "redis://h/hush", "redis://h:0", "redis://h:hush", "redis://", "unix://hush/x", "unix:", "unix:///x?password=hush",
+        "https://h/hush", "h:6379", "REDIS://h/hush", "redis://h/123456",
+    ],
+)  # fmt: skip
+def test_a_url_for_replicas_that_cannot_be_used_is_not_shown(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.url: this must be redis://") as caught:
+        load_config(written(tmp_path, f"[cluster]\nurl = '{url}'"), {})
+    assert "hush" not in str(caught.value) + repr(caught.value)
+
+
+@only_windows
+def test_the_default_store_is_where_the_debuggers_of_windows_look() -> None:
+    assert load_config(None, {}).store.folder == Path(os.environ["PROGRAMDATA"], "Dbg", "sym")
+
+
 @pytest.mark.parametrize("by", ["option", "variable", "file"])
 def test_a_symbol_path_is_filled_in_wherever_it_comes_from(by: str, tmp_path: Path) -> None:
     text = "srv*~/sym*%TEMP%\\x*https://h"
@@ -397,7 +438,7 @@ def test_an_upstream_that_cannot_be_used_shows_no_secret(url: str) -> None:
         pytest.param('symbol_path = """\n[misses]\n"""\n[misses]\nttl_s = -1', 5, id="not in a string"),
         pytest.param("[exclusions]\nnames = [\n  'a # [',\n  '',\n]", 2, id="a list over several lines"),
         pytest.param("misses = { ttl_s = 'x' }", 1, id="in a table on one line"),
-        pytest.param("[unc.map]\n'\\\\a\\b' = '/m'\n'\\\\h\\s' = ''", 3, id="a key in quotes"),
+        pytest.param("[unc.map]\n'\\\\a\\b' = '~/m'\n'\\\\h\\s' = ''", 3, id="a key in quotes"),
         pytest.param("\n[[server]]\nurl = 'https://a'\n[[server]]\nname = 'b'", 4, id="a key that lacks"),
         pytest.param("[[server]]\nurl = 'https://a'\n[[server]]\nurl = 'b'", 4, id="in the second of two tables"),
         pytest.param("[serve]\nport = 1\n[nework]\nx = 1", 3, id="an unknown table"),
@@ -452,3 +493,75 @@ def test_every_key_of_a_config_file_has_a_line(text: str) -> None:
 @pytest.mark.parametrize("unit", ['\\"""\n', '"""\n\\"', "'''\n", '"\n', "[", "9_", '"a".', "#", "="])
 def test_a_config_file_is_looked_through_in_linear_time(unit: str) -> None:
     assert growth(lambda length: find_excess((unit * length)[:length])) < 1.6
+
+
+def test_a_bucket_of_the_settings_stands_in_every_chain(tmp_path: Path) -> None:
+    file = written(tmp_path, "store.bucket = 's3://symbols/windows/'\nsymbol_path = 'srv*C:\\c*https://h;C:\\d'")
+    config = load_config(file, {})
+    assert config.store.bucket == "s3://symbols/windows"
+    assert str(config.symbol_path) == r"srv*C:\c*s3://symbols/windows*https://h;C:\d"
+    given = load_config(file, {"_NT_SYMBOL_PATH": "srv*"}, symbol_path=None)
+    assert str(given.symbol_path) == f"srv**s3://symbols/windows*{MICROSOFT}"
+    named = load_config(file, {}, upstreams=["https://up.test"])
+    assert str(named.symbol_path).startswith(r"srv*C:\c*s3://symbols/windows*https://up.test;")
+    assert load_config(written(tmp_path, "store.bucket = ''"), {}).store.bucket is None
+
+
+def test_blocks_say_what_is_to_be_known_of_buckets(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+        [[bucket]]
+        url = "s3://symbols/"
+        endpoint = "http://127.0.0.1:9000"
+        region = "eu-central-1"
+        profile = "me"
+        letter_case = "lower"
+        checksums = false
+        read_only = true
+        [[bucket]]
+        url = "https://objects.example/symbols/windows/"
+        anonymous = true
+        [[bucket]]
+        url = "az://symbols"
+        account = "example"
+        """,
+    )
+    first, second, third = load_config(file, {}).bucket
+    assert first == BucketEntry(
+        url="s3://symbols",
+        endpoint="http://127.0.0.1:9000",
+        region="eu-central-1",
+        profile="me",
+        letter_case="lower",
+        checksums=False,
+        read_only=True,
+    )
+    assert second == BucketEntry(url="https://objects.example/symbols/windows", anonymous=True)
+    assert third == BucketEntry(url="az://symbols", account="example")
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("store.bucket = 'symbols'", "store.bucket"),
+        ("store.bucket = 'https://h'", "store.bucket"),
+        ("store.bucket = 'https://me:s3cr3t@h/b'", "store.bucket"),
+        ("store.bucket = 'https://h/b?sig=s3cr3t'", "store.bucket"),
+        ("store.bucket = 's3://a*s3://b'", "store.bucket"),
+        ("store.bucket = 's3://me:s3cr3t@b'", "store.bucket"),
+        ("store.bucket = 's3://'", "store.bucket"),
+        ("store.bucket = 5", "store.bucket"),
+        ("bucket = [{url = 'C:/sym'}]", "bucket[0].url"),
+        ("bucket = [{url = 's3://b', endpoint = 'https://me:s3cr3t@h'}]", "bucket[0].endpoint"),
+        ("bucket = [{url = 's3://b', letter_case = 'upper'}]", "bucket[0].letter_case"),
+        ("bucket = [{url = 's3://b', secret = 's3cr3t'}]", "bucket[0].secret"),
+        ("bucket = [{region = 'x'}]", "bucket[0]"),
+        ("bucket = [{url = ''}]", "bucket[0]"),
+    ],
+)
+def test_a_bucket_that_cannot_be_meant_is_an_error(text: str, where: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, text), {})
+    assert where in caught.value.where
+    assert "s3cr3t" not in f"{caught.value}{caught.value!r}"

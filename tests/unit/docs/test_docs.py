@@ -58,6 +58,11 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name}: {target}"
 
 
+def test_the_list_of_how_tos_names_each_of_them() -> None:
+    text = (PROJECT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \[(.+)\]\(#", text, re.MULTILINE) == re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+
 @pages
 def test_fences_are_closed_and_lines_are_not_too_long(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -122,6 +127,7 @@ class Session:
         output = re.sub(r"at character \d+", "at character 18", output)  # it counts from the real folder's name
         output = re.sub(r"in \d+\.\d s$", "in 0.3 s", output, flags=re.MULTILINE)
         output = re.sub(r"\d+ ms\b", "9 ms", output)
+        output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "2026-03-03 09:14 UTC", output)
         output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-03-02 09:14:05", output)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "2026-03-02T09:14:05+00:00", output)
 
@@ -159,11 +165,10 @@ def test_an_example_runs(
     """Each stands alone; what it says it prints stands in comments ``# → …`` behind the lines that print."""
     code = blocks(PROJECT / "docs" / "api.md", "python")[number]
     said = re.findall(r"# → (.*)$", code, re.MULTILINE)
-    exec(
-        compile(code.replace(MICROSOFT, url).replace(HOME, str(folder)), "docs/api.md", "exec"), {"__name__": "example"}
-    )
-    printed = capsys.readouterr().out.replace(url, MICROSOFT).replace(str(folder), HOME)
-    assert printed.splitlines() == said
+    code = code.replace(MICROSOFT, url).replace(HOME, folder.as_posix())
+    exec(compile(code, "docs/api.md", "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out.replace(url, MICROSOFT).replace(folder.as_posix(), HOME)
+    assert printed.replace(str(folder), HOME).splitlines() == said
 
 
 def test_every_public_name_stands_in_the_page_for_programs() -> None:

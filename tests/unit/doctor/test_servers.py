@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import Stall, file, in_turn, page, redirect, status
+from support.parts import wine_lacks
 from support.proxy import ForwardingProxy
 from support.sources import KEY, PATH, PDB
 from support.wire import closed_port
@@ -46,6 +47,7 @@ async def test_a_server_that_has_none_of_the_files_is_no_fault(upstream: Upstrea
     assert (last.check, last.rating) == ("a file", Rating.WARNING)
 
 
+@wine_lacks("own authorities")
 async def test_certificates_are_named(make_upstream: MakeUpstream, authority: Authority, tmp_path: Path) -> None:
     secure = make_upstream({PATH: PDB}, tls=authority.server_context())
     wrong = first_wrong(await examine(secure.url))

@@ -14,10 +14,11 @@ from symcache.doctor import run, stores
 from symcache.doctor.finding import Finding, Rating
 from symcache.doctor.stores import examine_store
 from symcache.errors import StoreError
-from symcache.stores.local import locks
+from symcache.stores.local import atomic, locks
 from symcache.stores.local.mounts import Mount, find_mount
 from symcache.stores.local.tree import Store
 from symcache.sympath import parse_symbol_path
+from symcache.upkeep.bundle import export_bundle
 
 
 def by_check(root: Path) -> dict[str, Finding]:
@@ -44,6 +45,22 @@ def test_a_file_in_place_of_a_store_is_wrong(tmp_path: Path) -> None:
     assert finding.rating is Rating.WRONG
 
 
+def test_a_bundle_in_place_of_a_store_is_looked_into(tmp_path: Path) -> None:
+    bundle = tmp_path / "crash.symbols"
+    with Store(tmp_path / "sym") as store:
+        export_bundle(store, bundle)
+    (finding,) = examine_store(bundle)
+    assert (finding.rating, finding.check) == (Rating.FINE, "bundle")
+    assert "files for 0 keys" in finding.text
+    bundle.write_bytes(bundle.read_bytes()[:-5])
+    (finding,) = examine_store(bundle)
+    assert (finding.rating, finding.check) == (Rating.WRONG, "bundle")
+    assert "cut short" in finding.text
+    bundle.write_bytes(b"something else")
+    (finding,) = examine_store(bundle)
+    assert (finding.rating, finding.text) == (Rating.WRONG, "is no folder")
+
+
 def test_what_else_lies_in_a_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"")
     (tmp_path / "pingme.txt").write_bytes(b"")
@@ -67,6 +84,7 @@ def test_a_flush_that_is_refused_is_a_warning(tmp_path: Path, monkeypatch: pytes
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(atomic, "unflushed", set())  # what is remembered of the disk is not for other tests
     assert by_check(tmp_path)["flushes"].rating is Rating.WARNING
 
 

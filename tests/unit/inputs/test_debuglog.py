@@ -1,21 +1,31 @@
 from __future__ import annotations
 
 import codecs
+from functools import partial
 from textwrap import dedent
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.growth import lines_run
 from support.mutation import mutants
 from support.shared import corpus, corpus_files, needs_corpus, truth
+from support.views import CountingView
 
 from symcache.errors import InputError, UnknownFormat
+from symcache.formats.pe.version import VersionInfo
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import DbgKey, ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.inputs.log import modules as logmodules
+from symcache.inputs.log import reader as logreader
+from symcache.inputs.log import tables
 from symcache.inputs.log.reader import looks_like_debugger_log, read_debugger_log
 from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GUID = UUID("2dcfe7e3-d096-48b9-4c4c-44205044422e")
 ID = "2DCFE7E3D09648B94C4C44205044422Ea"
@@ -359,6 +369,88 @@ def test_lmi_gives_both_keys() -> None:
     assert only(text) == Module("app.dll", base=0xFFFFF8069AD90000, image=IMAGE, pdbs=(PDB,))
 
 
+LMV = """\
+    0:000> lmvm app
+    start             end                 module name
+    00007ff7`78bd0000 00007ff7`78bd9000   app        (deferred)
+        Image path: C:\\app\\app.dll
+        Image name: app.dll
+        Timestamp:        Thu Mar 22 10:04:55 2018 (5AB38077)
+        CheckSum:         00000000
+        ImageSize:        00009000
+        File version:     4.8.4300.1
+        Product version:  4.0.30319.0
+        File flags:       29 (Mask 3F) Debug Private Special
+        File OS:          4 Unknown Win32
+        File type:        2.0 Dll
+        File date:        00000000.00000000
+        Translations:     0409.04b0
+        Information from resource tables:
+            CompanyName:      Example Drivers Ltd
+            ProductName:      Example\N{REGISTERED SIGN} Suite
+            InternalName:     app
+            OriginalFilename: app.dll
+            ProductVersion:   4.8
+            FileVersion:      4.8.4300.1 built by: LAB
+            FileDescription:  Filter {2dcfe7e3-d096-48b9-4c4c-44205044422e}
+            LegalCopyright:   Nobody.
+    """
+VERSION = VersionInfo(
+    company="Example Drivers Ltd",
+    product="Example\N{REGISTERED SIGN} Suite",
+    description="Filter {2dcfe7e3-d096-48b9-4c4c-44205044422e}",
+    original_name="app.dll",
+    file_version="4.8.4300.1 built by: LAB",
+    product_version="4.8",
+    file_numbers=(4, 8, 4300, 1),
+    product_numbers=(4, 0, 30319, 0),
+    is_private=True,
+    is_special=True,
+    is_debug=True,
+)
+
+
+def test_lmv_says_who_made_a_module() -> None:
+    module = only(LMV)
+    assert (module.image, module.version) == (IMAGE, VERSION)
+    quoted = "".join(f"> | 12:00:01 {line}\n" for line in dedent(LMV).splitlines())
+    assert only(quoted).version == VERSION
+
+
+@pytest.mark.parametrize(
+    ("lines", "version"),
+    [
+        pytest.param("File version: 0.0.0.0\nProduct version: 0.0.0.0\nFile flags: 0 (Mask 0)", None, id="no-image"),
+        pytest.param("File version: 70000.0.0.1", None, id="no-number-of-16-bits"),
+        pytest.param("File flags: 8 (Mask 37) Private", None, id="flag-that-is-not-valid"),
+        pytest.param("FileVersion: 1.2.3.4", VersionInfo(file_version="1.2.3.4"), id="text"),
+        pytest.param("File version: 1.2 beta", VersionInfo(file_version="1.2 beta"), id="text-by-the-other-name"),
+        pytest.param("Company name: A\nCompanyName: B", VersionInfo(company="A"), id="twice"),
+        pytest.param("CompanyName:", None, id="empty"),
+        pytest.param("0:000> ? 1\nCompanyName: A", None, id="of-something-else"),
+    ],
+)
+def test_lines_of_a_version_are_taken_for_what_they_say(lines: str, version: VersionInfo | None) -> None:
+    rows = "start    end        module name\n00400000 00409000   app      (deferred)\n"
+    text = rows + "".join(f"    {line}\n" if ">" not in line else f"{line}\n" for line in lines.splitlines())
+    assert only(text).version == version
+
+
+def test_what_is_kept_of_versions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MOST_VERSION_CHARACTERS", 120)
+    assert only(LMV).version == VersionInfo(
+        company="Example Drivers Ltd",
+        product="Example\N{REGISTERED SIGN} Suite",
+        file_numbers=(4, 8, 4300, 1),
+        product_numbers=(4, 0, 30319, 0),
+        original_name="app.dll",
+        product_version="4.8",
+        is_private=True,
+        is_special=True,
+        is_debug=True,
+    )
+
+
 def test_lmi_of_an_old_image_gives_a_pdb_2() -> None:
     text = """\
         Loaded Module Info: [app]
@@ -583,3 +675,46 @@ def test_damaged_transcripts_raise_nothing_but_input_errors() -> None:
 def test_many_damaged_transcripts_raise_nothing_but_input_errors() -> None:
     for data in mutants(SEED, 100_000, rng_seed=3):
         read_or_refuse(data)
+
+
+def rows(count: int, row: Callable[[int], str]) -> str:
+    """Return a table of modules one behind the other."""
+    places = ((0x10000000 + number * 0x10000, number) for number in range(count))
+    return HEADING + "".join(f"{at:08x} {at + 0x9000:08x}   {row(number)}\n" for at, number in places)
+
+
+HEADING = "start    end        module name\n"
+CROWDS = {
+    "images of one build": lambda count: (
+        rows(count, lambda n: f"m{n}  m{n}.dll  Mon Jan  1 00:00:00 2018 (5AB38077)")
+        + "".join(f"SYMSRV:  x{number}.dll\\5AB380779000\\x{number}.dll not found\n" for number in range(count))
+    ),
+    "modules of one name": lambda count: (
+        rows(count, lambda _: "a")
+        + "".join(
+            f"*** ERROR: Module load completed but symbols could not be loaded for a.x{n}\n" for n in range(count)
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS)
+def test_many_files_that_may_belong_to_many_modules_take_no_more_time_for_each(crowd: Callable[[int], str]) -> None:
+    few, many = (lines_run(partial(read, crowd(count))) for count in (100, 800))
+    assert many < 12 * few
+
+
+@pytest.mark.parametrize("units", [2, 3])
+def test_lines_that_could_be_one_that_was_cut_are_not_searched_for_keys_over_and_over(units: int) -> None:
+    text = (f"a.pdb\\{ID}\\" * units + "\n") * 100
+    assert lines_run(partial(read, text)) < 1200 * 100
+
+
+def test_a_text_that_says_nothing_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logreader, "_MOST_UNKNOWN_MIB", 1)
+    said, story = b"SYMCHK: app.exe FAILED\n", b"It was a dark and stormy night.\n" * 70_000  # 2 MiB
+    view = CountingView(BytesView(story + said))
+    with pytest.raises(UnknownFormat, match="no line in its first"):
+        list(read_debugger_log(view, "story.txt"))
+    assert view.read_bytes < 2 << 20
+    assert [record for record in read_debugger_log(BytesView(said + story), "a.txt") if isinstance(record, Input)]

@@ -62,6 +62,13 @@ def test_pdbs_stand_in_file_order_with_their_formats() -> None:
     )
 
 
+def test_an_image_cannot_state_what_a_lock_file_alone_does() -> None:
+    records = (CodeViewPlan("b.pdb", GUID, portable=True),)
+    stated = (("SHA256-file", b"\xab"), ("SHA256", b"\xcd"))
+    module = read_plan(replace(PLAN, code_views=records, pdb_checksums=stated))
+    assert [pdb.checksums for pdb in module.pdbs] == [("SHA256:cd",)]
+
+
 def test_a_portable_pdb_that_lies_inside_is_embedded() -> None:
     records = (CodeViewPlan("a.pdb", GUID, 1), CodeViewPlan("b.pdb", GUID, portable=True))
     module = read_plan(replace(PLAN, code_views=records, embedded_pdb=b"BSJB"))

@@ -103,6 +103,7 @@ def test_the_details_say_what_the_header_says() -> None:
     assert details["build_lab"] == "19041.1.amd64fre.vb_release.191206-1406"
     assert details["bugcheck_code"] == "0xe2"
     assert details["bugcheck_name"] == "MANUALLY_INITIATED_CRASH"
+    assert details["on_demand"] == "by the keyboard or a debugger"
     assert details["bugcheck_parameters"] == ["0x1", "0x2", "0x3", "0xfffff80000000000"]
     assert details["attributes"] == ["LIVE_DUMP_GENERATED_DUMP"]
     assert details["live"] is True

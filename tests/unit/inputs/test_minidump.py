@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bounds import measure
 from support.mutation import mutants
+from support.parts import need
 from support.shared import corpus, corpus_files, needs_corpus, truth
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record, write_minidump
 from support.synth.pe import CodeViewPlan, ImagePlan, memory_bytes
+from support.synth.version import fixed_bytes
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
 from symcache.formats.dump.minidump import StreamType, parse_minidump
+from symcache.formats.pe.version import VersionInfo
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import ImageKey, Pdb2Key, PdbKey
 from symcache.inputs.minidump import read_minidump
-from symcache.inputs.records import ImageUse, Input, InputKind, Module, PdbFormat, PdbReference, Unreadable
+from symcache.inputs.records import (
+    CrashStack,
+    ImageUse,
+    Input,
+    InputKind,
+    Module,
+    PdbFormat,
+    PdbReference,
+    Runtime,
+    RuntimeKind,
+    Unreadable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +92,10 @@ def test_a_real_dump_gives_what_independent_tools_found(name: str) -> None:
     assert not first.details["truncated"]
     expected = [expected_module(each, windows=windows, unloaded=False) for each in fact["modules"]]
     expected += [expected_module(each, windows=windows, unloaded=True) for each in fact["unloaded_modules"]]
-    assert [found_module(record) if isinstance(record, Module) else record for record in records] == expected
-    assert all(isinstance(record, Module) and (record.pdbs or record.problem) for record in records)
+    *found, stack = records
+    assert [found_module(record) if isinstance(record, Module) else record for record in found] == expected
+    assert all(isinstance(record, Module) and (record.pdbs or record.problem) for record in found)
+    assert isinstance(stack, CrashStack)
 
 
 @needs_corpus
@@ -126,11 +143,43 @@ def test_a_code_view_record_names_the_pdb_and_the_entry_the_image() -> None:
         image=ImageKey("app.exe", 0x5AB38077, 0x9000),
         pdbs=(PDB,),
         needs_image=ImageUse.CODE,
+        runtime=Runtime(RuntimeKind.SINGLE_FILE, machine=0x8664, is_presumed=True),
     )
 
 
 _MAPPED = memory_bytes(ImagePlan(timestamp=BARE.timestamp, code_views=(CodeViewPlan("bare.pdb", GUID, 3),)))
 _RECORDED = replace(BARE, code_view=rsds_record(GUID, 3, "bare.pdb"))
+
+
+def test_an_entry_says_which_version_the_module_is() -> None:
+    version = fixed_bytes((10, 0, 19041, 508), (10, 0, 0, 1), flags=8)
+    named = replace(APP, version=version)
+    assert only_module(MinidumpPlan([named])).version == VersionInfo(
+        file_numbers=(10, 0, 19041, 508), product_numbers=(10, 0, 0, 1), is_private=True
+    )
+    assert only_module(MinidumpPlan([APP])).version is None
+    assert [module.version for module in modules_of(MinidumpPlan([], unloaded=[named]))] == [None]
+
+
+@needs_corpus
+@pytest.mark.parametrize("name", [name for name in corpus_files("user-minidump") if truth()[name]["os"] == "windows"])
+def test_versions_in_a_real_dump_are_those_that_another_reader_finds(name: str) -> None:
+    minidumpfile: Any = importlib.import_module(f"{need('minidump')}.minidumpfile")
+    theirs = minidumpfile.MinidumpFile.parse(str(corpus / name))
+    theirs.file_handle.close()
+    with FileView(corpus / name) as view:
+        modules = [record for record in read_minidump(view, name) if isinstance(record, Module) and not record.unloaded]
+    stated = [each.versioninfo for each in theirs.modules.modules]
+    wanted = [
+        fixed.dwFileVersionMS << 32 | fixed.dwFileVersionLS if fixed.dwSignature == 0xFEEF04BD else 0
+        for fixed in stated
+    ]
+    found = [0 if each.version is None else number_of(each.version.file_numbers) for each in modules]
+    assert found == wanted
+
+
+def number_of(numbers: tuple[int, ...] | None) -> int:
+    return sum(part << shift for part, shift in zip(numbers or (), (48, 32, 16, 0), strict=False))
 
 
 @pytest.mark.parametrize(

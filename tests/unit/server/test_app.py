@@ -12,7 +12,7 @@ import pytest
 
 from symcache.config import load_config
 from symcache.server import App
-from symcache.server.request import ResponseAborted
+from symcache.server.request import CONNECTION, ResponseAborted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,3 +89,41 @@ async def test_what_cannot_be_completed_is_left_to_the_server_to_cut_off(
         except ResponseAborted:
             return
         assert answer.status_code == 502  # it was found out before the answer began
+
+
+class ClosingConnection:
+    """A connection that the server has closed, as for a malformed request behind this one; the client may not know."""
+
+    is_gone = True
+
+    def __init__(self) -> None:
+        self.aborted = anyio.Event()
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_a_request_that_cannot_be_answered_any_more_ends_when_the_server_knows_it(
+    tmp_path: Path, small: Published
+) -> None:
+    # To uvicorn, an application that ends before that without a whole response has failed, and it says so in the log.
+    app, _ = make_app(tmp_path, {small.index: small.content})
+    async with running(app) as client:
+        assert (await client.get(small.index)).status_code == 200  # it is in the store now
+        connection = ClosingConnection()
+        sent: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            with anyio.fail_after(20):
+                await connection.aborted.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+            assert not message.get("body")
+
+        path = f"/{small.index}".encode()
+        scope = {"type": "http", "method": "GET", "headers": [], "raw_path": path, "query_string": b""}
+        await app({**scope, "extensions": {CONNECTION: connection}}, receive, send)
+        assert connection.aborted.is_set()
+        assert sent == ["http.response.start"]

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import Stall, busy, cut, file, not_found, page, status, unframed
-from support.serving import Client, fetch, serving
+from support.serving import Client, fetch, publish, serving
 from support.synth.cab import SynthFolder, build_cabinet
 from support.synth.pe import disk_bytes, plan_image
 
 from symcache.config import Breaker
 from symcache.identity import ImageKey
+from symcache.stores.local.tree import Store
+from symcache.upkeep.bundle import export_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,3 +271,19 @@ def test_an_image_is_served_under_the_name_that_a_debugger_asks_for(tmp_path: Pa
         asked = len(upstream.requests)
         assert fetch(served.port, original.index).body == content
     assert len(upstream.requests) == asked == 1
+
+
+def test_what_a_bundle_in_the_symbol_path_has_is_served(tmp_path: Path) -> None:
+    packed, home = publish("packed.pdb", 1, payload_bytes=100_000), tmp_path / "home"
+    bundle = tmp_path / "crash.symbols"
+    with Store(tmp_path / "outside") as store:
+        scratch = store.scratch()
+        scratch.write_bytes(packed.content)
+        store.publish(scratch, packed.key, durable=False)
+        export_bundle(store, bundle)
+    with serving(home, f"srv*{home / 'store'}*{bundle}") as served:
+        for _ in range(2):
+            answered = fetch(served.port, packed.index)
+            assert (answered.status, answered.body) == (200, packed.content)
+        assert fetch(served.port, publish("absent.pdb", 2).index).status == 404
+    assert (home / "store" / packed.index).read_bytes() == packed.content

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.answers import not_found, status
+from support.bounds import open_handles
 from support.serving import Client, fetch, serving
 from support.synth.cab import SynthFolder, build_cabinet
 
@@ -17,6 +17,8 @@ from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.serving import Published
     from support.upstream import Upstream
 
@@ -253,17 +255,11 @@ def test_no_scratch_file_or_descriptor_is_left(tmp_path: Path, upstream: Upstrea
     upstream.files[large.index] = large.content
     with serving(tmp_path, upstream=upstream.url, stream_from_bytes=0) as served:
         fetch(served.port, large.index)
-        before = _descriptors()
+        before = open_handles()
         for number in range(10):
             with Client(served.port) as client:
                 client.send(f"GET /{large.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 client.read_some(1000 * number)
         assert fetch(served.port, large.index).body == large.content
-        assert _descriptors() <= before + 2
+        assert open_handles() <= before + 2
     assert list((tmp_path / "store/.symcache").rglob("*.part")) == []
-
-
-def _descriptors() -> int:
-    """Return how many are open; 0 where that cannot be told."""
-    folder = Path("/proc/self/fd")
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0

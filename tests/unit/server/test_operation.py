@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.client
+import io
 import json
+import logging
 import re
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.answers import Stall, not_found
+from support.parts import wine_lacks
 from support.serving import Client, fetch, publish, serving
+from support.sources import IMAGE_KEY
+from support.synth.pe import disk_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 from support.upstream import Upstream
 
 from symcache.config import load_config
 from symcache.errors import ConfigError, UsageError
-from symcache.server import hash_password, hash_token, listen
+from symcache.inputs.lock import LockedFile, lock_lines
+from symcache.reports.files import SUFFIXES
+from symcache.server import hash_password, hash_token, listen, pages
+from symcache.server.metrics import Metrics
+from symcache.stores.links import Link, StoreLinks
 from symcache.stores.local.tree import Store
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, Wanted
+from symcache.stores.results import Hint
 from symcache.symstore.admin import Admin
 
 if TYPE_CHECKING:
@@ -300,10 +313,10 @@ def test_warming_wants_a_field_that_other_sites_cannot_send(tmp_path: Path) -> N
         assert post(served, b"x" * 11, {"X-Symcache": "warm"}).status == 413
 
 
-def post(served: Served, body: bytes, fields: dict[str, str]) -> http.client.HTTPResponse:
+def post(served: Served, body: bytes, fields: dict[str, str], query: str = "") -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     try:
-        connection.request("POST", "/-/warm", body, fields)
+        connection.request("POST", f"/-/warm{query}", body, fields)
         answer = connection.getresponse()
         answer.body = answer.read()  # type: ignore[attr-defined]
         return answer
@@ -324,6 +337,129 @@ def test_warming_reports_line_by_line_and_names_no_place_of_this_machine(
     summary = events[-1]["report"]["summary"]
     assert (summary["fetched"], summary["missing"]) == (1, 1)
     assert str(tmp_path).encode() not in body
+
+
+def test_an_archive_is_read_as_on_the_command_line_and_within_bounds_of_its_own(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.files[small.index] = small.content
+    image = disk_bytes(plan_image(IMAGE_KEY, old.key))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("d/list.txt", f"{small.key.name},{small.key.id},1\n")
+        archive.writestr("old.dll", image)
+        archive.writestr("secret.7z", b"7z\xbc\xaf\x27\x1c")
+        archive.writestr("large.dll", image + bytes(8 << 20))
+    with serving(tmp_path, upstream=upstream.url) as served:
+        answer = post(served, file.getvalue(), {"X-Symcache": "warm"})
+        body: bytes = answer.body  # type: ignore[attr-defined]
+    report = events_of(answer)[-1]["report"]
+    assert {symbol["state"] for symbol in report["symbols"]} == {"missing", "fetched"}
+    assert [each["path"] for each in report["inputs"]] == ["input", "input/d/list.txt"]
+    assert [each["path"] for each in report["unreadable"]] == ["input/secret.7z"]
+    assert b"symcache-" not in body
+    with serving(tmp_path, upstream=upstream.url, largest_expanded_bytes=1 << 20) as served:
+        report = events_of(post(served, file.getvalue(), {"X-Symcache": "warm"}))[-1]["report"]
+    assert "expands to more than 1048576 bytes" in report["unreadable"][-1]["problem"]
+
+
+def events_of(answer: http.client.HTTPResponse) -> list[dict[str, Any]]:
+    body: bytes = answer.body  # type: ignore[attr-defined]
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def test_the_report_puts_trouble_first_and_says_what_the_other_forms_say(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.files[small.index] = small.content
+    with serving(tmp_path, upstream=upstream.url) as served:
+        manifest = f"{small.key.name},{small.key.id},1\n{old.key.name},{old.key.id},1\n".encode()
+        report = events_of(post(served, manifest, {"X-Symcache": "warm"}))[-1]["report"]
+    assert [symbol["state"] for symbol in report["symbols"]] == ["missing", "fetched"]
+    assert report["symbols"][0]["why"] == f"not-published; {upstream.url}: 404"
+    (group,) = report["groups"]
+    assert (group["title"], group["files"]) == ("missing: not-published", 1)
+    assert group["advice"] == "no server of the symbol path has it; ask its maker, or add a server that does"
+    assert report["text"].startswith("2 wanted: 0 present, 1 fetched")
+
+
+def test_the_report_comes_in_each_form_that_is_asked_for_and_in_no_other(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.files[small.index] = small.content
+    image = disk_bytes(plan_image(IMAGE_KEY, old.key))
+    with serving(tmp_path, upstream=upstream.url) as served:
+        manifest = f"{small.key.name},{small.key.id},1\n{old.key.name},{old.key.id},1\n".encode()
+        for body in (manifest, image):
+            query = f"?forms={','.join(suffix[1:] for suffix in SUFFIXES)},exe"
+            events = events_of(post(served, body, {"X-Symcache": "warm"}, query))
+            forms = {event["suffix"]: event["text"] for event in events if event["event"] == "form"}
+            assert list(forms) == list(SUFFIXES)
+            for text in forms.values():
+                assert old.index in text.replace("<wbr>", "") or f"{old.key.name}\n" in text
+            # Neither the store nor the scratch folder that the input lay in.
+            assert str(tmp_path) not in json.dumps(events)
+            assert "symcache-" not in json.dumps(events)
+        few = events_of(post(served, manifest, {"X-Symcache": "warm"}, "?forms=csv"))
+    assert [event["suffix"] for event in few if event["event"] == "form"] == [".csv"]
+
+
+def test_a_form_that_is_too_long_is_not_sent(tmp_path: Path, small: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_LONGEST_FORM", 200)
+    put(tmp_path / "store", small)
+    with serving(tmp_path) as served:
+        manifest = f"{small.key.name},{small.key.id},1\n".encode()
+        events = events_of(post(served, manifest, {"X-Symcache": "warm"}, "?forms=html,md"))
+    texts = {event["suffix"]: event["text"] for event in events if event["event"] == "form"}
+    assert texts[".html"] is None
+    assert texts[".md"] is not None
+
+
+def test_trouble_with_the_servers_disk_names_no_place_of_it(
+    tmp_path: Path, upstream: Upstream, small: Published
+) -> None:
+    upstream.files[small.index] = small.content
+    with serving(tmp_path, upstream=upstream.url) as served:
+        (tmp_path / "store").mkdir(exist_ok=True)
+        (tmp_path / "store" / small.key.name).write_bytes(b"where a folder has to be")
+        manifest = f"{small.key.name},{small.key.id},1\n".encode()
+        events = events_of(post(served, manifest, {"X-Symcache": "warm"}, "?forms=txt"))
+    assert events[-2]["report"]["symbols"][0]["cause"] == "disk"
+    assert str(tmp_path) not in json.dumps(events)
+
+
+def test_a_file_of_the_store_with_other_bytes_than_a_lock_file_states_is_not_named_by_its_place(
+    tmp_path: Path, small: Published
+) -> None:
+    put(tmp_path / "store", small)
+    locked = LockedFile("small.sys", "pdb", small.key, size_bytes=len(small.content), sha256="0" * 64)
+    with serving(tmp_path) as served:
+        body = "".join(f"{line}\n" for line in lock_lines([locked])).encode()
+        events = events_of(post(served, body, {"X-Symcache": "warm"}, "?forms=txt,json,html,csv"))
+    (symbol,) = next(event["report"]["symbols"] for event in events if event["event"] == "report")
+    assert (symbol["hint"], "0" * 64 in symbol["detail"]) == ("other-bytes", True)
+    assert str(tmp_path) not in json.dumps(events)
+
+
+def test_trouble_with_the_store_names_no_place_of_this_machine(
+    tmp_path: Path, upstream: Upstream, small: Published, old: Published
+) -> None:
+    upstream.files[old.index] = old.content
+    with serving(tmp_path, upstream=upstream.url, upload_tokens=(hash_token(TOKEN),)) as served:
+        staging = served.store / ".symcache/staging"
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.touch()
+        for path, fields, method, body in [
+            (small.index, bearer(TOKEN), "PUT", small.content),
+            ("-/warm", {"X-Symcache": "1"}, "POST", f"{old.key.name},{old.key.id},1\n".encode()),
+            (old.index, {}, "GET", b""),
+        ]:
+            connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+            connection.request(method, f"/{path}", body, fields)
+            said = connection.getresponse().read()
+            connection.close()
+            assert said
+            assert str(tmp_path).encode() not in said, method
 
 
 def test_an_input_that_cannot_be_read_is_said(tmp_path: Path) -> None:
@@ -385,6 +521,48 @@ def test_what_is_missing_most_comes_first_with_since_when(
     assert all(before_s - 1 <= row["since_s"] <= time.time() for row in missing)
 
 
+def test_what_is_missing_has_its_maker_and_advice_and_no_name_of_an_input(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.always("*", not_found())
+    driver, tool = publish("nvlddmkm.pdb", 7), publish("tool.pdb", 8)
+    with serving(tmp_path, upstream=upstream.url) as served:
+        for index in (driver.index, driver.index, tool.index):
+            fetch(served.port, index)
+        wanted = Wanted("tool.exe", "Contoso Ltd.", Hint.THIRD_PARTY, ("secret.dmp",))
+        with Misses(tmp_path / "misses", ttl_s=3600) as misses:
+            misses.note_wanted(upstream.url, tool.key, wanted)
+        post(served, driver.index.encode(), {"X-Symcache": "warm"})
+        status = fetch(served.port, "-/status").body
+        (found,) = json.loads(fetch(served.port, "-/search?q=tool").body)["missing"]
+        with Misses(tmp_path / "misses", ttl_s=3600) as misses:
+            names = {name for miss in misses.list() if miss.wanted is not None for name in miss.wanted.inputs}
+    first, second = json.loads(status)["missing"]
+    assert (first["index"], first["maker"], first["cause"]) == (
+        driver.index,
+        "NVIDIA Corporation, by its name",
+        "not-published",
+    )
+    assert first["advice"].startswith("not Microsoft's; its maker may have a server")
+    assert second == found
+    assert second["maker"] == "Contoso Ltd."
+    assert b"secret" not in status
+    assert names == {"secret.dmp"}  # inputs of the page are nobody's business
+
+
+def test_the_maker_of_what_is_missing_is_taken_from_an_image_in_the_store(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.always("*", not_found())
+    tool = publish("tool.pdb", 8)
+    version = version_bytes(VersionPlan({"040904b0": {"CompanyName": "Contoso Ltd."}}))
+    image = tmp_path / "store" / IMAGE_KEY.index
+    image.parent.mkdir(parents=True)
+    image.write_bytes(disk_bytes(dataclasses.replace(plan_image(IMAGE_KEY, tool.key), versions=((1, 0x409, version),))))
+    StoreLinks(tmp_path / "store").remember(IMAGE_KEY, [Link(tool.key)])
+    with serving(tmp_path, upstream=upstream.url) as served:
+        fetch(served.port, tool.index)
+        for _ in range(2):  # read, and known from then on
+            (row,) = json.loads(fetch(served.port, "-/status").body)["missing"]
+            assert row["maker"] == "Contoso Ltd. 1.2.3.4"
+
+
 def test_what_a_later_server_or_a_store_has_is_not_among_the_missing(
     tmp_path: Path, upstream: Upstream, small: Published, old: Published
 ) -> None:
@@ -404,3 +582,40 @@ def test_what_a_later_server_or_a_store_has_is_not_among_the_missing(
             assert [row["index"] for row in found] == [gone.index]
             with Misses(tmp_path / "misses", ttl_s=3600) as misses:
                 assert {miss.index for miss in misses.list()} == {small.index, old.index, gone.index}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "[1]",
+        '{"bytes": "1\\nx 1", "run": "RUN", "hit": "x"}',
+        '[{"t": "x", "hit": []}, {"hit": 1e999}]',
+        json.dumps(Metrics().as_json([]) | {"answers": {"hit": "x"}}),
+        json.dumps(Metrics().as_json([]) | {"fetch_s": "x"}),
+    ],
+    ids=["brackets", "numbers", "texts", "samples", "a counter of texts", "a text for a sum"],
+)
+def test_what_others_put_beside_the_counts_of_workers_stops_no_page(tmp_path: Path, content: str) -> None:
+    with serving(tmp_path) as served:
+        folder = served.store / ".symcache" / "serve"
+        wait_for(lambda: any(folder.glob("*-*.json")))
+        run = next(folder.glob("*-*.json")).name.partition("-")[0]
+        for name in (f"{run}-0.json", "store", "samples", "counted"):
+            (folder / name).write_text(content.replace("RUN", run))
+        assert set(counts(served)) > {"symcache_workers"}
+        assert fetch(served.port, "-/status").status == 200
+
+
+@wine_lacks("broken writes")
+def test_a_client_that_leaves_before_the_first_of_several_answers_is_whole_holds_no_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    big = publish("big.pdb", 7, payload_bytes=16 << 20)
+    put(tmp_path / "store", big)
+    with serving(tmp_path) as served:
+        with Client(served.port, receive_bytes=4096) as client:
+            client.send(f"GET /{big.index} HTTP/1.1\r\nHost: h\r\n\r\n".encode() * 2)
+            assert client.read_head()[0] == 200
+        wait_for(lambda: counts(served)["symcache_requests_in_flight"] == 1)  # the one that asks
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -8,13 +8,13 @@ import os
 import re
 import ssl
 import threading
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import Stall, not_found
-from support.serving import Client, fetch, serving
+from support.bounds import open_handles
+from support.parts import wine_lacks
+from support.serving import Client, fetch, serving, wait_for
 
 from symcache.server import hash_token
 from symcache.server.symbols import KnownAnswers
@@ -22,6 +22,8 @@ from symcache.stores.local.tree import Store
 from symcache.stores.negative import Misses
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.serving import Published, Served
     from support.upstream import Upstream
 
@@ -200,21 +202,22 @@ def test_a_client_that_reads_slowly_gets_all_and_costs_no_memory(tmp_path: Path,
         assert body + client.read_some(len(large.content) - len(body)) == large.content
 
 
+@wine_lacks("broken writes")
 def test_clients_that_leave_give_back_what_they_held(tmp_path: Path, large: Published) -> None:
     put(tmp_path / "store", large)
     with serving(tmp_path) as served:
         fetch(served.port, large.index)
-        before = _descriptors()
+        before = open_handles()
         for number in range(10):
             with Client(served.port, receive_bytes=4096) as client:
                 client.send(f"GET /{large.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 client.read_some(1 + 1000 * number)
-        while counted(served, "symcache_transfers_in_flight"):
-            time.sleep(0.01)
+        wait_for(lambda: not counted(served, "symcache_transfers_in_flight"))
         assert fetch(served.port, large.index).body == large.content
-        assert _descriptors() <= before + 2
+        wait_for(lambda: open_handles() <= before + 2)  # the last connections close behind their answers
 
 
+@wine_lacks("resets")
 def test_a_file_that_is_cut_short_meanwhile_ends_with_a_reset(tmp_path: Path, large: Published) -> None:
     path = put(tmp_path / "store", large)
     with serving(tmp_path) as served, Client(served.port, receive_bytes=4096) as client:
@@ -323,16 +326,14 @@ def test_known_files_over_tls(tmp_path: Path, small: Published, large: Published
 def test_a_client_that_takes_nothing_is_disconnected_in_time(
     tmp_path: Path, large: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symcache.server.protocol._HEAD_WITHIN_S", 0.2)
-    monkeypatch.setattr("symcache.server.protocol.PATIENCE_S", 0.5)
+    monkeypatch.setattr("symcache.server.protocol._HEAD_WITHIN_S", 3.0)
+    for module in ("protocol", "request"):  # where there is no sendfile, the latter decides
+        monkeypatch.setattr(f"symcache.server.{module}.PATIENCE_S", 0.5)
     put(tmp_path / "store", large)
     with serving(tmp_path) as served, Client(served.port, receive_bytes=4096) as client:
         fetch(served.port, large.index)
         client.send(f"GET /{large.index} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        end_s = time.monotonic() + 30
-        while counted(served, 'symcache_requests_total{answer="cut"}') != 1:
-            assert time.monotonic() < end_s
-            time.sleep(0.01)
+        wait_for(lambda: counted(served, 'symcache_requests_total{answer="cut"}') == 1)
         assert counted(served, "symcache_transfers_in_flight") == 0
 
 
@@ -385,9 +386,3 @@ def test_a_stop_lets_a_known_file_be_sent_to_its_end(tmp_path: Path, large: Publ
     reader.join()
     client.close()
     assert got == [large.content[1000:]]
-
-
-def _descriptors() -> int:
-    """Return how many are open; 0 where that cannot be told."""
-    folder = Path("/proc/self/fd")
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0

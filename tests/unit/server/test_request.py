@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.server.request import FileInfo, select
+from symcache.server.request import FileInfo, open_shared, read_at, select
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODIFIED_S = 1_700_000_000
 FACTS = FileInfo.of(1000, MODIFIED_S * 10**9 + 5)
@@ -97,3 +104,32 @@ def test_whatever_is_asked_the_answer_lies_within_the_file(fields: dict[bytes, b
 def test_long_fields_are_judged_at_once(name: bytes, filler: bytes) -> None:
     # 64 KiB that a careless pattern would look at from every position anew, which takes minutes.
     assert select(FACTS, {name: filler * (65536 // len(filler))}).status in {200, 206, 304, 412, 416}
+
+
+def test_threads_read_one_descriptor_at_once(tmp_path: Path) -> None:
+    """Clients of one download do."""
+    pieces = [number.to_bytes(4) * 4096 for number in range(64)]
+    (tmp_path / "file").write_bytes(b"".join(pieces))
+    fd = open_shared(tmp_path / "file")
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            offsets = [number * len(pieces[0]) for number in range(len(pieces))] * 20
+            assert list(threads.map(lambda at: read_at(fd, len(pieces[0]), at), offsets)) == pieces * 20
+        assert read_at(fd, 10, len(pieces) * len(pieces[0])) == b""
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone is the system's")
+@pytest.mark.parametrize("zone", ["UTC-9", "UTC+9"])
+def test_a_date_of_no_zone_is_greenwichs(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        same, earlier = (date.replace(b"GMT", b"-0000") for date in (DATE, EARLIER))
+        assert select(FACTS, {b"if-modified-since": same}).status == 304
+        assert select(FACTS, {b"if-modified-since": earlier}).status == 200
+        assert select(FACTS, {b"if-modified-since": b"Mon, 01 Jan 0001 00:00:00 -0000"}).status == 200
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from support.serving import Served
     from support.upstream import Upstream
 
-FILES = [publish(f"file{number}.pdb", 100 + number) for number in range(12)]
+FILES = [publish(f"file{number}.pdb", 100 + number) for number in range(6)]
 BAD, *GOOD = FILES
 LENGTHS = pytest.mark.parametrize("length", [1, 2, 3])
 

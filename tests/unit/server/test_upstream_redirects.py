@@ -63,11 +63,13 @@ def test_a_public_upstream_does_not_lead_inside(
 
 
 @pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("transport", ["auto", "httpx"])
 def test_a_name_that_leads_inside_once_it_is_connected_to_is_not_asked(
-    tmp_path: Path, upstream: Upstream, other: Upstream, small: Published
+    transport: str, tmp_path: Path, upstream: Upstream, other: Upstream, small: Published
 ) -> None:
     upstream.always(small.index, redirect(f"http://localhost:{other.port}/{small.index}"))
-    with serving(tmp_path, upstream=f"http://localhost:{upstream.port}", network__retries=0) as served:
+    url = f"http://localhost:{upstream.port}"
+    with serving(tmp_path, upstream=url, network__retries=0, network__transport=transport) as served:
         assert fetch(served.port, small.index).status == 503
     assert len(upstream.requests) == 1
     assert other.requests == []

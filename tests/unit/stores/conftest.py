@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.sources import Rig
 
+from symcache.config import BucketEntry, Network
 from symcache.stores.http import certificates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from support.buckets import Bucket
+
+    from symcache.stores.bucket import objects
 
 _make = certificates.Trust._make
 _usual = cache(lambda: _make(certificates.Trust()))
@@ -40,3 +45,36 @@ def rig_on_each_transport(request: pytest.FixtureRequest, tmp_path: Path) -> Ite
     yield Rig(tmp_path, transport=request.param)
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def enter(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Let this process's environment say of a bucket what a user's would; *at* is the URL of a relay before it."""
+
+    def put_down(bucket: Bucket, at: str | None = None) -> str:
+        for name, value in bucket.variables(at).items():
+            monkeypatch.setenv(name, value)
+        return bucket.url
+
+    return put_down
+
+
+@pytest.fixture
+def opened(enter: Callable[..., str]) -> Callable[..., objects.Bucket]:
+    """Open a bucket as symcache does; *prefix* begins with a slash, more options are keys of ``[[bucket]]``."""
+
+    def open_it(bucket: Bucket, at: str | None = None, *, prefix: str = "", **entry: Any) -> objects.Bucket:
+        from symcache.stores.bucket import objects  # noqa: PLC0415 - not where there is no extra
+
+        url = enter(bucket, at) + prefix
+        return objects.Bucket(url, BucketEntry(url=url, **entry) if entry else None, Network(proxy=""))
+
+    return open_it
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a bucket that fails say so at once; that it is asked again is obstore's, and seen in one test."""
+    from symcache.stores.bucket import objects  # noqa: PLC0415
+
+    monkeypatch.setattr(objects, "_RETRIES", 0)

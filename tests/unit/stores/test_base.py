@@ -15,7 +15,7 @@ from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.errors import UpstreamUnavailable
 from symcache.identity import compressed_name, relative_parts
-from symcache.stores.base import FileRequest, Form, LookUp
+from symcache.stores.base import FileRequest, Form, LookUp, Probed
 from symcache.stores.chain import Chain, ChainSettings
 from symcache.stores.concurrency import Batches
 from symcache.stores.local.tree import Store
@@ -38,6 +38,7 @@ class Bucket:
     name = "bucket://symbols"
     local = None
     is_on_disk = False
+    takes_uploads = False
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
@@ -62,9 +63,9 @@ class Bucket:
     async def read_headers(self, key: ImageKey) -> LookUp:
         return LookUp(instead=FileRequest(key, in_passing=True))
 
-    async def probe(self, key: Key) -> tuple[Form | None, str]:
+    async def probe(self, key: Key) -> Probed:
         form, _, attempts = self._look_up(key)
-        return form, attempts[-1].answer
+        return Probed(form, attempts[-1].answer)
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:
         """Do nothing: a bucket remembers nothing by itself."""

@@ -7,17 +7,19 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.authority import Authority
-from support.parts import need
+from support.parts import need, wine_lacks
 from support.proxy import ForwardingProxy
 from support.sources import KEY, PATH, PDB
 
 from symcache.config import ServerEntry
-from symcache.errors import ConfigError
+from symcache.errors import ConfigError, UpstreamError
 from symcache.stores.http.certificates import Certificate, Trust, explain_distrust, parse_certificate
+from symcache.stores.http.reply import translate
 from symcache.stores.results import Cause, Failed, Fetched
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ def through_proxy(request: pytest.FixtureRequest) -> bool:
     return is_so
 
 
+@wine_lacks("own authorities")
 @pytest.mark.parametrize("kind", ["unknown", "expired", "not yet valid", "another host", "self-signed"])
 async def test_a_refused_certificate_is_named_with_its_facts(
     kind: str, through_proxy: bool, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
@@ -211,6 +214,7 @@ def test_a_certificate_that_is_in_time_itself_is_not_said_to_have_ended(code: in
 # What is trusted
 
 
+@wine_lacks("own authorities")
 async def test_the_variables_of_openssl_are_heeded(
     make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +238,7 @@ def _shown(authority: Authority, folder: Path) -> ServerEntry:
     return ServerEntry("https://127.0.0.1", client_certificate=folder / "me.pem")
 
 
+@wine_lacks("own authorities")
 @pytest.mark.parametrize("is_split", [False, True], ids=["one file", "two files"])
 async def test_a_server_that_wants_a_certificate_is_shown_one(
     is_split: bool, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
@@ -255,6 +260,7 @@ async def test_a_server_that_wants_a_certificate_is_shown_one(
         assert isinstance(await source.fetch(KEY), Fetched)
 
 
+@wine_lacks("own authorities")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
 async def test_a_server_that_is_shown_no_certificate_is_named(
     version: ssl.TLSVersion, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
@@ -268,6 +274,7 @@ async def test_a_server_that_is_shown_no_certificate_is_named(
     assert rig.clock.slept == []  # no second try can mend that
 
 
+@wine_lacks("own authorities")
 async def test_a_server_that_does_not_accept_the_certificate_is_named(
     make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:
@@ -278,6 +285,7 @@ async def test_a_server_that_does_not_accept_the_certificate_is_named(
     assert answer.startswith("it does not accept the certificate that it was shown")
 
 
+@wine_lacks("own authorities")
 async def test_the_certificate_is_shown_to_no_other_server(
     make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:
@@ -309,3 +317,11 @@ async def test_a_client_certificate_that_cannot_be_used_is_an_error_of_the_confi
     with pytest.raises(ConfigError, match=r"mine\.pem cannot be used: ") as caught:
         await source.__aenter__()
     assert caught.value.where == "server.client_certificate"
+
+
+def test_what_truststore_raises_is_explained_although_it_lacks_what_openssl_sets() -> None:
+    error = ssl.SSLCertVerificationError("Peer sent no certificates to verify")
+    assert explain_distrust(error, None, "h") == "its certificate is not trusted: Peer sent no certificates to verify"
+    refused = httpx.ConnectError("no handshake")
+    refused.__cause__ = error
+    assert isinstance(translate(refused, "https://h"), UpstreamError)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from support.answers import page, status
+from support.parts import wine_lacks
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
 from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import MakeUpstream
+    from support.answers import Answer
     from support.upstream import Upstream
 
 PACKED = PATH[:-1] + "_"
@@ -177,6 +179,7 @@ def block(path: Path) -> None:
     path.write_bytes(b"")
 
 
+@wine_lacks("paths through files")
 @pytest.mark.parametrize("blocked", [0, 1])
 async def test_a_store_that_cannot_be_written_is_noted_once_and_passed_over(
     blocked: int, stores: list[Path], upstream: Upstream, rig: Rig
@@ -380,6 +383,27 @@ async def test_whatever_stands_for_the_mark_of_two_tiers_is_none(mark: object, u
         for age in (1, 2):
             assert isinstance(await source.fetch(replace(KEY, age=age)), Missing)
     assert asked(upstream).count("index2.txt") == 1
+
+
+async def test_what_looks_like_the_mark_of_two_tiers_hides_no_file(upstream: Upstream, rig: Rig) -> None:
+    absent, present = replace(KEY, age=8), replace(KEY, age=9)
+    content = make_pdb(NativePdbSpec(present.guid, age=present.age))
+    upstream.script("index2.txt", status(200))  # once, of a server that is in trouble
+    async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:
+        assert isinstance(await source.fetch(absent), Missing)
+        upstream.files[present.index] = content
+        assert isinstance(await source.fetch(present), Fetched)
+        asked = len(upstream.requests)
+        assert isinstance(await source.fetch(replace(KEY, age=10)), Missing)
+        assert len(upstream.requests) == asked + 2, "it is known now where its files are"
+
+
+@pytest.mark.parametrize("mark", [page(), status(403)], ids=["page", "403"])
+async def test_where_the_mark_cannot_be_seen_both_trees_are_asked(mark: Answer, upstream: Upstream, rig: Rig) -> None:
+    upstream.always("index2.txt", mark)
+    upstream.files[f"ap/{PATH}"] = PDB
+    async with rig.source(f"srv*{rig.store}*{upstream.url}") as source:
+        assert isinstance(await source.fetch(KEY), Fetched)
 
 
 async def test_while_the_tier_is_not_known_a_miss_is_not_definite(upstream: Upstream, rig: Rig) -> None:

@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from symcache.stores.concurrency import Batches
+from symcache.stores.concurrency import Batches, Seats, call_detached
 
 
 async def test_what_waits_at_the_same_time_goes_to_a_thread_together() -> None:
@@ -122,3 +122,62 @@ async def test_inline_calls_leave_the_event_loop_once_one_is_slow() -> None:
     assert await batches.run(threading.get_ident) != ours
     with pytest.raises(ZeroDivisionError):
         await batches.run(lambda: 1 // 0)
+
+
+class Panic(BaseException):
+    """What Rust's panics are for Python: no `Exception`."""
+
+
+async def test_a_detached_call_that_panics_is_an_error_and_no_wait_without_an_end() -> None:
+    def panic() -> None:
+        raise Panic("with a secret")
+
+    with anyio.fail_after(10), pytest.raises(RuntimeError) as raised:
+        await call_detached(panic)
+    assert str(raised.value) == "Panic in a thread"
+
+
+async def test_a_seat_is_left_to_others_while_its_owner_waits_for_somebody() -> None:
+    seats, over, seen = Seats(1), anyio.Event(), list[str]()
+
+    async def wait_within() -> None:
+        async with seats.one():
+            assert await seats.left_for(wait) == "waited"
+            seen.append("first")
+
+    async def wait() -> str:
+        await over.wait()
+        return "waited"
+
+    async def come_later() -> None:
+        async with seats.one():
+            seen.append("second")
+            over.set()
+            await anyio.lowlevel.checkpoint()
+            seen.append("second goes")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait_within)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(come_later)
+    assert seen == ["second", "second goes", "first"]
+
+
+async def test_a_seat_is_given_back_once_whatever_ends_the_wait() -> None:
+    seats = Seats(1)
+
+    async def fail() -> None:
+        raise OSError("gone")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            async with seats.one():
+                await seats.left_for(fail)
+        with anyio.move_on_after(0):
+            async with seats.one():
+                await seats.left_for(anyio.sleep_forever)
+    async with seats.one():
+        with anyio.move_on_after(0) as given_up:
+            async with seats.one():
+                pass
+        assert given_up.cancelled_caught  # there is one seat, not more

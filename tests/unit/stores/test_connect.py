@@ -24,7 +24,13 @@ from symcache.errors import HostUnavailable, UpstreamRefused
 from symcache.stores.http import proxies
 from symcache.stores.http.auth import Handshake
 from symcache.stores.http.certificates import Trust
-from symcache.stores.http.connect import STAYS_OUTSIDE, Connector, ProxyRefusedError, describe_refusal
+from symcache.stores.http.connect import (
+    STAYS_OUTSIDE,
+    Connector,
+    ProxyRefusedError,
+    describe_os_error,
+    describe_refusal,
+)
 from symcache.stores.http.proxies import ProxyRules, parse_proxy, parse_script_answer
 from symcache.stores.http.reply import translate
 from symcache.stores.http.transport import Http1Transport
@@ -493,6 +499,11 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
         assert time.monotonic() - began_s < 5
 
 
+@pytest.mark.parametrize("number", [22, 10061, 111])
+def test_a_refusal_is_called_so_whatever_number_the_system_gives_it(number: int) -> None:
+    assert describe_os_error(ConnectionRefusedError(number, "in the user's language")) == ": connection refused"
+
+
 async def test_without_an_address_that_answers_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with closed_port() as port:
         lead(monkeypatch, "127.0.0.1", "127.0.0.1")
@@ -622,3 +633,18 @@ async def test_a_name_with_other_letters_is_asked_for_as_it_is_looked_up() -> No
         with pytest.raises(ProxyRefusedError, match="403"):
             await connector(proxy.url).open(request_for(str(url)), origin_of(url))
     assert proxy.requests[0][0].path == "xn--bcher-kva.example:443"
+
+
+async def test_a_connection_that_is_reset_as_it_is_made_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgotten:
+        def extra(self, _attribute: object, default: object) -> object:
+            return default
+
+        async def aclose(self) -> None:
+            pass
+
+    async def connect(*_: object, **__: object) -> Forgotten:
+        return Forgotten()
+
+    monkeypatch.setattr("symcache.stores.http.connect._connect", connect)
+    assert "reset" in str(await failure("", "http://127.0.0.1:9/")).lower()

@@ -52,7 +52,7 @@ async def test_a_full_disk_fails_the_key_and_leaves_no_scratch(
     upstream.files[PATH] = LARGE
     place = upstream.url
     if way == "cabinet":
-        compressible = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age)) + bytes(3 << 20)
+        compressible = make_pdb(NativePdbSpec(KEY.guid, age=KEY.age, extra_streams=700_000))
         upstream.files[PATH] = cabinet(compressible)
     if way == "store":
         (rig.folder / "far" / PATH).parent.mkdir(parents=True)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from support.sources import cabinet
 from support.synth.pdb import NativePdbSpec, make_pdb
 from support.synth.pe import disk_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 
 from symcache.config import load_config
 from symcache.identity import ImageKey, OtherKey, PdbKey, compressed_name
@@ -132,3 +135,22 @@ def test_a_place_that_cannot_be_listed_is_left_to_a_look(root: Path, source: Dis
     root.write_bytes(b"no folder")
     assert source.seem_held([PDB]) <= {PDB.folded}
     assert source.find_for_debugger(PDB) is None
+
+
+def test_an_image_in_a_store_says_who_made_it(source: DiskSource, root: Path) -> None:
+    version = version_bytes(VersionPlan({"040904b0": {"CompanyName": "Example Ltd"}}))
+    data = disk_bytes(replace(plan_image(IMAGE, PDB), versions=((1, 0x409, version),)))
+    assert source.find_version(IMAGE) is None
+    put(root, IMAGE, at=compressed_name(IMAGE.index), data=cabinet(data))
+    found = source.find_version(IMAGE)
+    assert found is not None
+    assert found.company == "Example Ltd"
+    put(root, COPY)
+    assert source.find_image(COPY) is not None
+    assert source.find_version(COPY) is None
+
+
+def test_a_version_that_cannot_be_read_is_none(source: DiskSource, root: Path) -> None:
+    data = disk_bytes(replace(plan_image(IMAGE, PDB), versions=((1, 0x409, b"\0" * 8),)))
+    put(root, IMAGE, data=data)
+    assert source.find_version(IMAGE) is None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import busy, chunked, cut, file, gzipped, hang_up, page, raw, redirect, reset, status, unframed
 from support.sources import CAB, IMAGE, IMAGE_KEY, KEY, PATH, PDB, Rig, cabinet, scratch_files, visible
-from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
 from support.wire import closed_port
 
 from symcache.config import ServerEntry
 from symcache.formats.pe.image import Image
+from symcache.identity import PortablePdbKey
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Hint, Missing, Present
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ CASES = [
     Case("short without a length", unframed(PDB[:20_000]), Cause.WRONG_CONTENT, "200, but "),
     Case("another guid", file(OTHER_GUID), Cause.WRONG_CONTENT, "200, but another PDB: 0000000000000000"),
     Case("another age", file(OTHER_AGE), Cause.WRONG_CONTENT, "200, but another age: 4, not 3"),
+    Case("garbage behind it", file(PDB + bytes(5000)), Cause.WRONG_CONTENT, "200, but damaged: "),
     Case("an image", file(b"MZ" + bytes(4000)), Cause.WRONG_CONTENT, "200, but "),
     Case("a broken cabinet", file(CAB[:-2000]), Cause.WRONG_CONTENT, "200, but a cabinet that cannot be expanded"),
     Case("an odd encoding", status(200, PDB, headers=[("Content-Encoding", "br")]), Cause.WRONG_CONTENT, "200, but "),
@@ -113,6 +116,22 @@ async def test_what_is_no_answer_fails_the_key_and_leaves_nothing(case: Case, up
     assert rig.misses() == []
 
 
+@pytest.mark.parametrize("less", [1, 100, 4000])
+async def test_a_portable_pdb_that_ends_before_its_streams_do_is_refused(
+    less: int, upstream: Upstream, rig: Rig
+) -> None:
+    key = PortablePdbKey("net.pdb", KEY.guid)
+    content, _ = make_portable_pdb(KEY.guid, 1, payload_bytes=5000)
+    upstream.always(key.index, status(200, content[:-less]))
+    async with rig.plain(upstream) as source:
+        outcome = await source.fetch(key)
+        assert isinstance(outcome, Failed)
+        assert outcome.cause is Cause.WRONG_CONTENT
+        assert outcome.attempts[0].answer.startswith("200, but cut short")
+        upstream.always(key.index, status(200, content))
+        assert isinstance(await source.fetch(key), Fetched)
+
+
 @pytest.mark.parametrize("code", [404, 410])
 @pytest.mark.parametrize("friendly", [True, False], ids=["page", "empty"])
 async def test_a_definite_no_is_a_miss_and_is_remembered(
@@ -123,7 +142,10 @@ async def test_a_definite_no_is_a_miss_and_is_remembered(
         first = await source.fetch(KEY)
         again = await source.fetch(KEY)
     assert first == Missing(Cause.NOT_PUBLISHED, (Attempt(upstream.url, str(code)),))
-    assert again == Missing(Cause.REMEMBERED_MISS, (Attempt(upstream.url, f"{code}, remembered"),))
+    assert isinstance(again, Missing)
+    assert again.cause is Cause.REMEMBERED_MISS
+    (attempt,) = again.attempts
+    assert re.fullmatch(rf"{code}, remembered until \d{{4}}-\d\d-\d\d \d\d:\d\d UTC", attempt.answer)
     assert len(upstream.requests) == 1
     assert rig.misses() == [PATH]
     assert visible(rig.store) == scratch_files(rig.store) == []
@@ -140,7 +162,7 @@ async def test_a_remembered_miss_of_one_server_keeps_no_other_from_being_asked(
         outcome = await source.fetch(KEY)
     assert isinstance(outcome, Fetched)
     assert outcome.upstream == other.url
-    assert [attempt.answer for attempt in outcome.attempts] == ["404, remembered", "200"]
+    assert [attempt.answer.partition(" until")[0] for attempt in outcome.attempts] == ["404, remembered", "200"]
 
 
 async def test_what_has_turned_up_is_no_miss_any_more(upstream: Upstream, rig: Rig) -> None:
@@ -282,10 +304,11 @@ async def test_the_bytes_count_and_not_what_they_are_said_to_be(media_type: str,
         (redirect("/signin"), Hint.PAGE),
         (typed(b'{"errors":[{"status":404}]}', "application/json"), Hint.PAGE),
         (status(508), Hint.LOOP),
-        (file(OTHER_AGE), None),
+        (file(OTHER_AGE), Hint.OTHER_BUILD),
+        (unframed(PDB[:20_000]), Hint.CUT_SHORT),
         (status(403), None),
     ],
-    ids=["page", "sign in", "json", "loop", "another age", "403"],
+    ids=["page", "sign in", "json", "loop", "another age", "cut short", "403"],
 )
 async def test_what_calls_for_other_advice_than_its_cause_is_told(
     answer: Answer, hint: Hint | None, upstream: Upstream, rig: Rig
@@ -327,6 +350,18 @@ async def test_a_pause_longer_than_we_wait_fails_the_key_and_spares_the_host(
     assert answers == [str(code)] * enough + ["asked for a pause of 3600 s"] * 2
     assert len(upstream.requests) == enough
     assert rig.clock.slept == []
+
+
+async def test_no_pause_that_is_asked_for_is_longer_than_an_hour(upstream: Upstream, rig: Rig) -> None:
+    upstream.files[PATH] = PDB
+    upstream.script(PATH, busy(10**9))
+    async with rig.plain(upstream) as source:
+        assert isinstance(await source.fetch(KEY), Failed)
+        rig.clock.now_s += 3500
+        assert isinstance(await source.fetch(KEY), Failed)
+        rig.clock.now_s += 110
+        assert isinstance(await source.fetch(KEY), Fetched)
+    assert len(upstream.requests) == 2
 
 
 async def test_a_closed_port_is_tried_again_and_then_unavailable(rig: Rig) -> None:

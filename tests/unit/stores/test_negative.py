@@ -13,7 +13,8 @@ import pytest
 from symcache.errors import StoreError
 from symcache.identity import PdbKey
 from symcache.stores.memory import StrictDisk
-from symcache.stores.negative import Misses
+from symcache.stores.negative import Misses, Wanted
+from symcache.stores.results import Hint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +177,37 @@ def test_thousands_of_misses_are_listed_in_order(tmp_path: Path) -> None:
         assert [miss.index for miss in misses.list()] == sorted((key.index for key in keys), key=str.lower)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None,
+        [],
+        {"module": 1, "maker": None, "hint": None, "inputs": [], "count": 1},
+        {"module": None, "maker": None, "hint": "none such", "inputs": [], "count": 1},
+        {"module": None, "maker": None, "hint": None, "inputs": [["x"]], "count": 1},
+        {"module": ["x"], "maker": None, "hint": None, "inputs": [], "count": 1},
+        {"module": None, "maker": None, "hint": None, "inputs": [], "count": "many"},
+    ],
+)
+def test_a_miss_stands_whatever_its_row_says_of_who_wanted_it(tmp_path: Path, fields: object) -> None:
+    with Misses(tmp_path, ttl_s=60) as misses:
+        misses.remember(UPSTREAM, KEY, "404")
+        text = json.dumps({**json.loads(misses._memory.get(ROW_OF_KEY) or ""), "wanted": fields})
+        misses._memory.set(ROW_OF_KEY, text)
+        (miss,) = misses.list()
+        assert miss.wanted is None
+        misses.note_wanted(UPSTREAM, KEY, Wanted("crash.sys", "Contoso", Hint.THIRD_PARTY, ("a.dmp",)))
+        misses.remember(UPSTREAM, KEY, "404")  # an answer changes nothing of that
+        (miss,) = misses.list()
+        assert miss.wanted == Wanted("crash.sys", "Contoso", Hint.THIRD_PARTY, ("a.dmp",), 1)
+
+
+def test_nothing_is_noted_of_a_file_that_is_not_missing(tmp_path: Path) -> None:
+    with Misses(tmp_path, ttl_s=60) as misses:
+        misses.note_wanted(UPSTREAM, KEY, Wanted(inputs=("a.dmp",)))
+        assert list(misses.list()) == []
+
+
 def test_a_file_that_was_wanted_once_stays_so(tmp_path: Path) -> None:
     with Misses(tmp_path, ttl_s=60) as misses:
         misses.remember(UPSTREAM, KEY, "404", in_passing=True)
@@ -183,3 +215,25 @@ def test_a_file_that_was_wanted_once_stays_so(tmp_path: Path) -> None:
         misses.remember(UPSTREAM, KEY, "404")
         misses.remember(UPSTREAM, KEY, "404", in_passing=True)
         assert [miss.in_passing for miss in misses.list()] == [False]
+
+
+def test_however_many_are_asked_for_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symcache.stores.memory._LARGEST_BYTES", 256 << 10)
+    keys = [PdbKey("flood.pdb", UUID(int=number), 1) for number in range(1, 3001)]
+    with Misses(tmp_path, ttl_s=3600) as misses:
+        for key in keys:
+            misses.remember(UPSTREAM, key, "404")
+        assert misses.recall(UPSTREAM, keys[0]) is None
+        assert misses.recall(UPSTREAM, keys[-1]) is not None
+    assert (tmp_path / "cache.db").stat().st_size < 512 << 10
+
+
+def test_a_database_of_before_there_was_a_bound_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"eviction_policy": "none", "cull_limit": 16, "statistics": 0}
+    with diskcache.Cache(str(tmp_path), disk=StrictDisk, **settings):
+        pass
+    with Misses(tmp_path, ttl_s=3600) as misses:
+        misses.remember(UPSTREAM, KEY, "404")
+    monkeypatch.setattr("symcache.stores.memory._LARGEST_BYTES", 1 << 20)
+    with Misses(tmp_path, ttl_s=3600) as misses:
+        assert misses.recall(UPSTREAM, KEY) is not None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from support.parts import wine_lacks
 from support.proxy import ForwardingProxy, SocksProxy
 from support.sources import KEY, PATH, PDB, Rig
 from support.wire import Listener, read_head
@@ -157,7 +158,10 @@ async def test_https_goes_through_a_tunnel(
         assert [(request.method, request.target) for request in proxy.requests] == [("CONNECT", "symbols.example:443")]
 
 
-@pytest.mark.parametrize("trouble", ["tunnels that are closed", "a certificate that nobody knows"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["tunnels that are closed", pytest.param("a certificate that nobody knows", marks=wine_lacks("own authorities"))],
+)
 async def test_tunnels_that_fail_hold_no_place_that_others_wait_for(
     trouble: str, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:

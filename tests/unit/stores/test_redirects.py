@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.answers import SIGNATURE, cut, file, in_turn, redirect, signed, status
+from support.parts import wine_lacks
 from support.sources import KEY, PATH, PDB, scratch_files, visible
 
 from symcache.config import ServerEntry
@@ -137,6 +138,7 @@ async def test_a_servers_own_credentials_go_to_no_other(make_upstream: MakeUpstr
     assert not any("authorization" in request.headers for request in second.requests)
 
 
+@wine_lacks("own authorities")
 async def test_from_https_there_is_no_way_back_to_http(
     make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ async def test_from_https_there_is_no_way_back_to_http(
     assert len(secure.requests) == 1
 
 
+@wine_lacks("own authorities")
 async def test_a_redirect_may_lead_from_http_to_https(
     upstream: Upstream, make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:
@@ -161,6 +164,7 @@ async def test_a_redirect_may_lead_from_http_to_https(
         assert isinstance(await source.fetch(KEY), Fetched)
 
 
+@wine_lacks("own authorities")
 async def test_an_authority_of_ones_own_is_trusted_beside_the_systems(
     make_upstream: MakeUpstream, authority: Authority, rig: Rig, tmp_path: Path
 ) -> None:

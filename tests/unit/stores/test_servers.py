@@ -6,7 +6,17 @@ import pytest
 
 from symcache.config import ServerEntry
 from symcache.identity import DbgKey, ImageKey, Key, OtherKey, Pdb2Key, PdbKey, PortablePdbKey
-from symcache.stores.http.servers import SERVERS, Hints, Holding, LetterCase, Server, entry_for, hints_for, server_for
+from symcache.stores.http.servers import (
+    SERVERS,
+    Hints,
+    Holding,
+    LetterCase,
+    Server,
+    entry_for,
+    hints_for,
+    name_as_asked,
+    server_for,
+)
 from symcache.sympath import MICROSOFT, parse_symbol_path
 
 GUID = UUID(int=7)
@@ -115,3 +125,19 @@ def test_the_config_file_comes_before_what_is_known() -> None:
 def test_an_entry_and_its_credentials_keep_to_scheme_host_port_and_path(url: str, found: bool) -> None:
     entry = ServerEntry("https://h/p", token="secret")
     assert entry_for(url, [entry]) == (entry if found else None)
+
+
+def test_a_server_that_is_asked_otherwise_has_another_name_among_machines() -> None:
+    url = "https://symbols.example/store"
+    said = {
+        "nothing": (),
+        "a user": (ServerEntry(url=url, username="me", password="first secret"),),
+        "a token": (ServerEntry(url=url, token="second secret"),),
+        "that a 403 is a miss": (ServerEntry(url=url, forbidden_is_missing=True),),
+    }
+    names = [name_as_asked(url, entries) for entries in said.values()]
+    assert names[0] == url
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(url) and "secret" not in name for name in names)
+    assert name_as_asked(url, (ServerEntry(url=url, username="me", password="another"),)) == names[1]
+    assert name_as_asked("https://elsewhere.example", said["a user"]) == "https://elsewhere.example"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from itertools import count
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.upstream import Upstream
-
-needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes cannot be killed outright here")
 
 _CHILD = """
 import sys, anyio
@@ -251,7 +248,6 @@ async def test_whoever_waits_gets_its_turn_when_the_first_fails(
     assert [type(outcome) for outcome in outcomes] == [Fetched]
 
 
-@needs_kill
 async def test_a_process_killed_in_mid_download_blocks_nobody_and_leaves_nothing_to_see(
     upstream: Upstream, rig: Rig, children: list[Child]
 ) -> None:

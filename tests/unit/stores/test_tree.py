@@ -8,11 +8,15 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from support.dying import run_dying
+from support.windows import held_open, only_windows
 
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, Tier
 from symcache.stores.base import Form
 from symcache.stores.local import atomic as place
+from symcache.stores.local.access import AccessLog
+from symcache.stores.local.atomic import OWN_FOLDER
 from symcache.stores.local.tree import Store
 
 KEY = PdbKey("NtDll.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 10)
@@ -61,7 +65,47 @@ def test_folders_are_found_and_reused_in_any_letter_case(tmp_path: Path, spellin
         assert found is not None
         assert found.path.parent == folder
         other = PdbKey(KEY.name, KEY.guid, 11)
-        assert put(store, other, b"other").parent.parent.name == spelling
+        put(store, other, b"other")
+    assert [each.name for each in tmp_path.iterdir() if each.name.lower() == KEY.name.lower()] == [spelling]
+
+
+@only_windows
+@pytest.mark.parametrize("drive", ["\\\\localhost\\c$", "\\\\?\\C:", "\\\\?\\UNC\\localhost\\c$"])
+def test_a_store_is_the_same_by_each_spelling_of_its_path(tmp_path: Path, drive: str) -> None:
+    root = Path(str(tmp_path / "sym").replace("C:", drive, 1))
+    if not Path(f"{drive}\\").exists():
+        pytest.skip(f"{drive} is not shared with this user")
+    with Store(root) as store:
+        put(store, KEY, b"pdb")
+    with Store(tmp_path / "sym") as store, Store(root) as other:
+        assert store.find(KEY) is not None
+        lock, same = store.lock(KEY), other.lock(KEY)
+        assert lock.try_acquire()
+        lock.release()
+        assert same.try_acquire()
+        same.release()
+
+
+@only_windows
+def test_a_path_may_be_longer_than_windows_takes_without_being_asked(tmp_path: Path) -> None:
+    # By a long name, as wine says of no file below a long folder what it is called in the end.
+    key = PdbKey("long" * 28 + ".pdb", KEY.guid, KEY.age)
+    with Store(Path(f"\\\\?\\{tmp_path}")) as store:
+        path = put(store, key, b"pdb")
+        assert len(str(path)) > 260
+        found = store.find(key)
+        assert found is not None
+        assert found.path.read_bytes() == b"pdb"
+
+
+@only_windows
+def test_a_file_that_a_debugger_has_open_is_not_replaced_and_that_is_said(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        path = put(store, KEY, b"pdb")
+        with held_open(path), pytest.raises(StoreError, match="has it open"):
+            put(store, KEY, b"new")
+        assert path.read_bytes() == b"pdb"
+        assert put(store, KEY, b"new").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("tier", Tier)
@@ -230,3 +274,27 @@ def test_which_of_many_keys_are_there_takes_a_listing_for_each_name_that_is(
 
 def test_a_store_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert list(Store(tmp_path / "none").holding([KEY])) == []
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_store_whose_maker_was_killed_is_made_whole_by_the_next(step: int, tmp_path: Path) -> None:
+    setup = "from pathlib import Path\nfrom symcache.identity import Tier\nfrom symcache.stores.local.tree import Store"
+    died = run_dying(setup, f"Store(Path({str(tmp_path / 'sym')!r})).create(Tier.TWO)", steps=step)
+    assert died or step
+    store = Store(tmp_path / "sym")
+    store.create(Tier.TWO)
+    assert store.tier is Tier.TWO
+    assert (tmp_path / "sym/pingme.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="making links takes a privilege there")
+def test_a_store_may_lie_behind_a_link_that_is_called_as_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / OWN_FOLDER
+    link.symlink_to(tmp_path / "disk")
+    root = link / "sym"
+    with Store(root) as store:
+        put(store, KEY, b"whole")
+        AccessLog(store).touch(KEY)
+    assert AccessLog(store).last_used_by_key().keys() == {KEY.folded}
+    assert (tmp_path / "disk" / "sym" / KEY.index).read_bytes() == b"whole"

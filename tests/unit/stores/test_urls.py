@@ -33,7 +33,19 @@ def test_a_part_stays_one_part(part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "ftp://h/x", "file:///x", "http://", "//h/x", "http://[::1", "http://h:99999", "http://xn--"]
+    "text",
+    [
+        "http://[::1%.\ufffd5a]/",
+        "",
+        "x",
+        "ftp://h/x",
+        "file:///x",
+        "http://",
+        "//h/x",
+        "http://[::1",
+        "http://h:99999",
+        "http://xn--",
+    ],
 )
 def test_only_absolute_http_urls_are_asked(text: str) -> None:
     with pytest.raises(UpstreamRefused):
@@ -67,7 +79,16 @@ def test_a_redirect_may_be_relative(location: str, target: str) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["http://h/x", "ftp://h/x", "javascript:x", "https://h:x/", "https://h:99999/", "https://xn--/", "http://[::1"],
+    [
+        "http://h/x",
+        "ftp://h/x",
+        "javascript:x",
+        "https://h:x/",
+        "https://h:99999/",
+        "https://xn--/",
+        "http://[::1",
+        "http:////[",
+    ],
 )
 def test_a_redirect_leads_to_no_worse_place(location: str) -> None:
     with pytest.raises(UpstreamRefused) as caught:

@@ -32,6 +32,7 @@ from support.answers import (
     status,
     unframed,
 )
+from support.parts import wine_lacks
 from support.proxy import ForwardingProxy
 from support.upstream import Upstream
 from support.wire import closed_port
@@ -82,7 +83,8 @@ def test_a_folder_is_served_like_a_mapping(make_upstream: MakeUpstream, client: 
     exact = make_upstream(tmp_path)
     lenient = make_upstream(tmp_path, case_insensitive=True)
     assert client.get(f"{exact.url}/{PATH}").content == BODY
-    assert client.get(f"{exact.url}/{PATH.lower()}").status_code == 404
+    is_blind = (tmp_path / PATH.lower()).exists()  # as the disks of Windows are
+    assert client.get(f"{exact.url}/{PATH.lower()}").status_code == (200 if is_blind else 404)
     assert client.get(f"{lenient.url}/{PATH.lower()}", headers={"Range": "bytes=9-"}).content == BODY[9:]
 
 
@@ -275,12 +277,17 @@ def test_chunks_make_up_the_body(served: Upstream, client: httpx.Client) -> None
 
 
 def test_a_connection_can_end_without_an_answer(served: Upstream, client: httpx.Client) -> None:
-    served.script(PATH, hang_up(), reset(), raw(b"SSH-2.0-OpenSSH_9\r\n\r\n"))
+    served.script(PATH, hang_up(), raw(b"SSH-2.0-OpenSSH_9\r\n\r\n"))
     with pytest.raises(httpx.RemoteProtocolError, match="without sending"):
         client.get(url(served))
-    with pytest.raises(httpx.ReadError, match="reset"):
-        client.get(url(served))
     with pytest.raises(httpx.RemoteProtocolError, match="illegal"):
+        client.get(url(served))
+
+
+@wine_lacks("resets")
+def test_a_connection_can_be_reset(served: Upstream, client: httpx.Client) -> None:
+    served.script(PATH, reset())
+    with pytest.raises(httpx.ReadError):
         client.get(url(served))
 
 

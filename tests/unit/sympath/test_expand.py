@@ -33,6 +33,7 @@ AROUND = Environment(
         ("srv*${DIR}", "srv*/var/sym"),
         (r"srv*%DIR%\x", "srv*/var/sym/x"),
         (r"srv*%DRIVE%\x", r"srv*C:\work\x"),
+        ("srv*%DRIVE%/x/y", r"srv*C:\work\x\y"),
         (r"srv*$env:DRIVE\x", r"srv*C:\work\x"),
         (r"srv*%ProgramFiles(x86)%\x", r"srv*C:\P\x"),
         ("/data/$HOST/${HOST}", "/data/build/build"),

@@ -12,6 +12,7 @@ from support.growth import growth
 from symcache.errors import SymbolPathError
 from symcache.sympath import (
     MICROSOFT,
+    BucketPlace,
     DefaultPlace,
     Environment,
     HttpPlace,
@@ -267,6 +268,21 @@ def test_a_store_given_by_hand_becomes_the_bottom_most(text: str, expected: str)
     assert {element.stores[0] for element in chains(path, STORE)} == {LocalPlace(str(folder))}
 
 
+def test_the_file_of_a_bundle_is_not_taken_for_a_server() -> None:
+    (element,) = chains(parse_symbol_path("srv*/c*crash.symbols*Monday.9.Symbols"), STORE)
+    assert element.stores == (LocalPlace("/c"), LocalPlace("crash.symbols"), LocalPlace("Monday.9.Symbols"))
+    with pytest.raises(SymbolPathError, match="this is no URL"):
+        parse_symbol_path("srv*/c*crash.symbols.example")
+
+
+def test_a_store_given_by_hand_stands_before_a_bundle() -> None:
+    path = with_store(
+        parse_symbol_path("srv*a.symbols*https://h;srv*/c*a.symbols"), Path("/mine"), is_file="a.symbols".__eq__
+    )
+    mine = Path("/mine")
+    assert str(path) == f"srv*{mine}*a.symbols*https://h;srv*{mine}*a.symbols"
+
+
 # What can stand in a folder's or a URL's name without being taken for something else.
 _LETTERS = st.text(st.sampled_from("abcxyzABC019._-+&()'@ é\u4e2d"), min_size=1, max_size=12)
 _PARTS = _LETTERS.map(str.strip).filter(lambda part: bool(part) and part.lower() not in {"srv", "symsrv", "cache"})
@@ -285,8 +301,16 @@ _HTTP = st.builds(
     st.sampled_from(["", "/", "/download/symbols", "/a%20b/"]),
     st.sampled_from(["", "?sig=abc", "#x"]),
 )
+_BUCKETS = st.builds(
+    lambda scheme, bucket, prefix: BucketPlace(f"{scheme}://{bucket}{prefix}"),
+    st.sampled_from(["s3", "gs", "az"]),
+    st.sampled_from(["b", "symbols", "Sym.bols_1-x"]),
+    st.sampled_from(["", "/windows", "/x64/%41$HOME", "/~/a+b/中"]),
+)
 _STORES = st.tuples(
-    st.lists(st.one_of(_LOCAL, _UNC, st.just(DEFAULT)), max_size=5), st.lists(_HTTP, max_size=3), st.booleans()
+    st.lists(st.one_of(_LOCAL, _UNC, st.just(DEFAULT)), max_size=5),
+    st.lists(_HTTP | _BUCKETS, max_size=3),
+    st.booleans(),
 ).map(lambda both: (*both[0], *both[1], *([DEFAULT] if both[2] else [])))
 _CHAINS = st.builds(Chain, _STORES.filter(bool), st.sampled_from([None, "symsrv.dll", "SymSrv.dll"]))
 _ELEMENTS = st.one_of(
@@ -312,7 +336,7 @@ def test_a_redacted_path_parses_and_holds_no_credentials(path: SymbolPath) -> No
 @given(symbol_paths)
 def test_every_chain_ends_with_its_servers_and_begins_with_none(path: SymbolPath) -> None:
     for element in chains(path, STORE):
-        kinds = [isinstance(store, HttpPlace) for store in element.stores]
+        kinds = [isinstance(store, HttpPlace | BucketPlace) for store in element.stores]
         assert kinds == sorted(kinds)
         assert not kinds or not kinds[0]
         assert len(set(element.stores)) == len(element.stores)

@@ -10,6 +10,7 @@ from uuid import UUID
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.parts import IS_WINE
 
 from symcache.errors import UsageError
 from symcache.identity import PdbKey, Tier
@@ -89,4 +90,4 @@ class AddingAndDeleting(RuleBasedStateMachine):
 
 
 TestAddingAndDeleting = AddingAndDeleting.TestCase
-TestAddingAndDeleting.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestAddingAndDeleting.settings = settings(max_examples=3 if IS_WINE else 15, stateful_step_count=12, deadline=None)

@@ -13,6 +13,7 @@ from uuid import UUID
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from support.parts import IS_WINE
 
 from symcache.identity import Key, PdbKey, Tier
 from symcache.stores.base import Form
@@ -224,4 +225,6 @@ class Losing(RuleBasedStateMachine):
 
 TestLosing = Losing.TestCase
 # The same histories each time, so that a failure is that of a change; without derandomize it draws new ones.
-TestLosing.settings = settings(max_examples=60, stateful_step_count=20, deadline=None, derandomize=True)
+TestLosing.settings = settings(
+    max_examples=6 if IS_WINE else 60, stateful_step_count=20, deadline=None, derandomize=True
+)

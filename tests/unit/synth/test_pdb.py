@@ -60,6 +60,8 @@ def test_llvm_reads_one_that_spans_several_free_block_maps(tmp_path: Path) -> No
     assert "Number of streams: 510" in dump(path, "--summary", "--streams")
 
 
+# It looks for the form of what it wrote where jsonschema, which moto brings along, does not look any more.
+@pytest.mark.filterwarnings("ignore:The metaschema specified by:DeprecationWarning")
 def test_volatility_reads_types_and_symbols(tmp_path: Path) -> None:
     need("volatility3")
     contexts = import_module("volatility3.framework.contexts")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from support.parts import need
 from support.synth.pe import CodeViewPlan, ImagePlan, disk_bytes, memory_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 
@@ -50,6 +53,23 @@ def test_pefile_reads_what_was_written(plan: ImagePlan) -> None:
     assert first.Signature_String == f"{GUID.hex.upper()}3"
     assert (second.PdbFileName.rstrip(b"\0"), second.Age) == (b"old.pdb", 2)
     assert (third.PdbFileName.rstrip(b"\0"), entries[2].struct.MinorVersion) == (b"m.pdb", 0x504D)
+    assert [warning for warning in image.get_warnings() if "makes up" not in warning] == []
+
+
+@PLANS
+def test_pefile_reads_the_versions_that_were_written(plan: ImagePlan) -> None:
+    pefile: Any = importlib.import_module(need("pefile"))
+    texts = {"CompanyName": "Example", "FileVersion": "1.2"}
+    version = version_bytes(VersionPlan({"040904b0": texts}, flags=8))
+    versions = (("NAMED", 0x407, version), (1, 0x409, version), (1, 0x407, version))
+    image = pefile.PE(data=disk_bytes(replace(plan, versions=versions)))
+    (types,) = (entry for entry in image.DIRECTORY_ENTRY_RESOURCE.entries if entry.id == 16)
+    tree = [(each.name or each.id, [leaf.id for leaf in each.directory.entries]) for each in types.directory.entries]
+    assert [(str(name), languages) for name, languages in tree] == [("NAMED", [0x407]), ("1", [0x409, 0x407])]
+    tables = [table for blocks in image.FileInfo for block in blocks for table in getattr(block, "StringTable", [])]
+    assert {key.decode(): value.decode() for key, value in tables[0].entries.items()} == texts
+    fixed = image.VS_FIXEDFILEINFO[0]
+    assert (fixed.FileVersionMS, fixed.FileVersionLS, fixed.FileFlags) == (0x10002, 0x30004, 8)
     assert [warning for warning in image.get_warnings() if "makes up" not in warning] == []
 
 

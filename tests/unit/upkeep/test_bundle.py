@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import sys
 import tracemalloc
 import zipfile
 from contextlib import suppress
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mutation import mutants
+from support.sources import cabinet
 
 from symcache.errors import InputError, MalformedInput, StoreError, UnknownFormat, UsageError
 from symcache.identity import ImageKey, Key, OtherKey, PdbKey, Tier
 from symcache.stores.base import Form
+from symcache.stores.bundle import BundleStore
 from symcache.stores.links import Link, StoreLinks
 from symcache.stores.local.tree import Store
 from symcache.upkeep import bundle as bundle_module
@@ -27,6 +30,8 @@ from symcache.upkeep.bundle import Outcome, export_bundle, import_bundle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from symcache.stores.bundle import BundledFile
 
 KEYS = [PdbKey(f"file{number}.pdb", UUID(int=number), 10) for number in range(4)]
 
@@ -106,10 +111,113 @@ def test_a_bundle_is_a_plain_archive_that_unpacks_into_a_store(source: Store, tm
                 }
             ],
             "images": [],
+            "lock": {
+                "schema": "symcache.lock/1",
+                "files": [
+                    {
+                        "index": KEYS[0].index,
+                        "kind": "pdb",
+                        "module": KEYS[0].name,
+                        "bytes": len(KEYS[0].index),
+                        "sha256": hashlib.sha256(KEYS[0].index.encode()).hexdigest(),
+                    }
+                ],
+                "missing": [],
+            },
         }
     first = (tmp_path / "b.zip").read_bytes()
     export_bundle(source, tmp_path / "b.zip")
     assert (tmp_path / "b.zip").read_bytes() == first
+
+
+def fill(store: Store, tier: Tier, keys: list[Key]) -> None:
+    store.create(tier)
+    for number, key in enumerate(keys):
+        os.utime(put(store, key), (number, number))
+    known = StoreLinks(store.root)
+    for number in sorted(range(20), reverse=tier is Tier.TWO):
+        known.remember(ImageKey(f"i{number}.dll", number, 0x1000), (Link(KEYS[number % 4]),))
+
+
+@pytest.mark.parametrize("by_keys", [True, False])
+def test_stores_of_the_same_files_give_the_same_bundle(
+    by_keys: bool, source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["b.pdb", "Ba.pdb", "b_.pdb", "C.pdb", "a", "ab.pdb"]
+    keys: list[Key] = [PdbKey(name, UUID(int=number), 10) for number, name in enumerate(names)]
+    fill(source, Tier.ONE, keys)
+    links = dict(StoreLinks(source.root).list()) if by_keys else None
+    export_bundle(source, tmp_path / "one", keys if by_keys else None, links=links)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    monkeypatch.setattr("sys.platform", "win32")
+    with Store(tmp_path / "other") as other:
+        fill(other, Tier.TWO, keys[::-1])
+        swapped = None if links is None else dict(sorted(links.items(), reverse=True))
+        export_bundle(other, tmp_path / "two", [*keys[::-1], keys[0]] if by_keys else None, links=swapped)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with zipfile.ZipFile(tmp_path / "two") as archive:
+        infos = archive.infolist()
+    assert len(infos) == len(keys) + 1
+    assert {(info.date_time, info.create_system, info.external_attr) for info in infos} == {
+        ((1980, 1, 1, 0, 0, 0), 3, 0o100644 << 16)
+    }
+
+
+def test_a_bundle_says_at_which_length_it_becomes_zip64(
+    source: Store, target: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {KEYS[0]: b"x" * 10_000, KEYS[1]: b"y" * 10_001}
+    for key, content in contents.items():
+        put(source, key, content)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10_000)
+    export_bundle(source, tmp_path / "b.zip")
+    monkeypatch.undo()
+    data = (tmp_path / "b.zip").read_bytes()
+    versions = [int.from_bytes(data[at + 4 : at + 6], "little") for at in local_headers(data)]
+    assert versions == [20, 45, 20]  # APPNOTE.TXT, "version needed to extract"
+    assert len(list(import_bundle(target, tmp_path / "b.zip", lambda path, key: None))) == 2
+    bundle = BundleStore(tmp_path / "b.zip")
+    for key, content in contents.items():
+        stored, there = target.find(key), bundle.find(key)
+        assert stored is not None
+        assert there is not None
+        assert stored.path.read_bytes() == content
+        with there.open() as view:
+            assert view.read(0, view.size) == content
+
+
+def local_headers(data: bytes) -> Iterator[int]:
+    at = data.find(b"PK\3\4")
+    while at >= 0:
+        yield at
+        at = data.find(b"PK\3\4", at + 1)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_a_bundle_of_more_than_four_gib(
+    source: Store, target: Store, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    size = (4 << 30) + 12345
+    os.truncate(put(source, KEYS[0]), size)  # a hole, which a bundle has written out
+    put(source, KEYS[1])
+    bundle = tmp_path / "b.zip"
+    tracemalloc.start()
+    try:
+        assert export_bundle(source, bundle).size_bytes > size
+        source.find(KEYS[0]).path.unlink()  # type: ignore[union-attr]
+        place = BundleStore(bundle)
+        assert place._copy(KEYS[1], tmp_path / "scratch").form is Form.PLAIN  # behind the long one
+        results = list(import_bundle(target, bundle, lambda path, key: None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    record_property("peak_kib", peak >> 10)
+    print(f"peak {peak >> 10} KiB for {bundle.stat().st_size} bytes")
+    assert [each.outcome for each in results] == [Outcome.IMPORTED] * 2
+    found = target.find(KEYS[0])
+    assert found is not None
+    assert found.size_bytes == size
+    assert peak < 8 << 20
 
 
 def test_keys_that_cannot_be_carried_are_named(source: Store, tmp_path: Path) -> None:
@@ -122,11 +230,26 @@ def test_keys_that_cannot_be_carried_are_named(source: Store, tmp_path: Path) ->
         "path": str(tmp_path / "b.zip"),
         "files": 1,
         "bytes": len(KEYS[0].index),
+        "left_out": 0,
         "not_carried": [
             {"index": KEYS[1].index, "why": "only a pointer to it"},
             {"index": KEYS[2].index, "why": "absent"},
         ],
     }
+
+
+def test_what_the_other_side_has_is_left_out_under_any_of_its_names(source: Store, tmp_path: Path) -> None:
+    listed, published = ImageKey("ntoskrnl.exe", 1, 0x1000), ImageKey("ntkrnlmp.exe", 1, 0x1000)
+    keys: list[Key] = [*KEYS, listed]
+    for key in (*keys[:2], listed):
+        put(source, key)
+    there = {KEYS[0].folded, KEYS[3].folded, published.folded}
+    exported = export_bundle(source, tmp_path / "b.zip", keys, without=there)
+    assert (exported.files, exported.left_out) == (1, 3)
+    assert [each.index for each in exported.not_carried] == [KEYS[2].index]
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        assert archive.namelist() == [KEYS[1].index, "manifest.json"]
+    assert export_bundle(source, tmp_path / "b.zip", without=there).files == 1
 
 
 def test_an_export_that_fails_leaves_what_was_there(
@@ -141,6 +264,39 @@ def test_an_export_that_fails_leaves_what_was_there(
         export_bundle(source, tmp_path / "absent" / "b.zip")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
     assert (tmp_path / "b.zip").read_text() == "before"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing that is open is renamed there")
+def test_another_export_to_the_same_file_does_not_remove_one_that_is_about_to_take_its_name(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(source, KEYS[0])
+    path, rename = tmp_path / "store.zip", type(tmp_path).replace
+    renamed: list[Path] = []
+
+    def replace(part: Path, target: Path) -> Path:
+        if target == path:
+            renamed.append(part)
+            if len(renamed) == 1:
+                export_bundle(source, path)
+        return rename(part, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", replace)
+    assert export_bundle(source, path).files == 1
+    assert len(renamed) == 2
+    assert [each.name for each in tmp_path.glob("store.zip*")] == ["store.zip"]
+
+
+def test_what_a_killed_export_left_is_removed_and_what_a_living_one_writes_is_not(
+    source: Store, target: Store, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "store.zip"
+    (tmp_path / "store.zip.0a1b2c3d.part").write_bytes(b"half of it")
+    put(source, KEYS[0])
+    exported = export_bundle(source, bundle, on_file=lambda _: export_bundle(source, bundle))
+    assert exported.files
+    assert sorted(path.name for path in tmp_path.glob("store.zip*")) == [bundle.name]
+    assert set(outcomes(target, bundle).values()) == {Outcome.IMPORTED}
 
 
 def test_links_that_do_not_fit_are_dropped_and_the_files_are_not(
@@ -228,13 +384,17 @@ def record(**changes: object) -> dict[str, object]:
 
 
 def archive_of(
-    members: list[tuple[str | zipfile.ZipInfo, bytes]], records: list[object], *, schema: object = "symcache.bundle/1"
+    members: list[tuple[str | zipfile.ZipInfo, bytes]],
+    records: list[object],
+    *,
+    schema: object = "symcache.bundle/1",
+    **more: object,
 ) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members:
             archive.writestr(name, content)
-        archive.writestr("manifest.json", json.dumps({"schema": schema, "files": records}))
+        archive.writestr("manifest.json", json.dumps({"schema": schema, "files": records, **more}))
     return file.getvalue()
 
 
@@ -334,6 +494,110 @@ def test_bytes_that_are_not_the_manifests_are_refused(target: Store, tmp_path: P
     (tmp_path / "b.zip").write_bytes(data)
     assert outcomes(target, tmp_path / "b.zip") == {"file0.pdb": Outcome.REFUSED}
     assert target.find(KEYS[0]) is None
+
+
+def test_a_bundle_cut_anywhere_is_refused_before_anything_is_written(target: Store, tmp_path: Path) -> None:
+    data = archive_of(GOOD, [record()])
+    before = sorted(target.root.rglob("*"))
+    for length in range(len(data)):
+        (tmp_path / "b.zip").write_bytes(data[:length])
+        with pytest.raises((MalformedInput, UnknownFormat)) as caught:
+            list(import_bundle(target, tmp_path / "b.zip", check))
+        if length > 22:
+            assert "cut short" in str(caught.value)
+    assert sorted(target.root.rglob("*")) == before
+
+
+def test_an_import_that_is_interrupted_leaves_whole_files_and_can_be_run_again(
+    source: Store, target: Store, tmp_path: Path
+) -> None:
+    for key in KEYS:
+        put(source, key)
+    export_bundle(source, tmp_path / "b.zip")
+
+    def interrupted(path: Path, key: Key) -> str | None:
+        if key == KEYS[2]:
+            raise KeyboardInterrupt
+        return check(path, key)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(import_bundle(target, tmp_path / "b.zip", interrupted))
+    assert [target.find(key) is not None for key in KEYS] == [True, True, False, False]
+    assert not list(target.root.rglob("*.part"))
+    assert list(outcomes(target, tmp_path / "b.zip").values()) == [Outcome.KEPT] * 2 + [Outcome.IMPORTED] * 2
+
+
+def test_an_export_that_is_interrupted_leaves_what_was_there(source: Store, tmp_path: Path) -> None:
+    for key in KEYS:
+        put(source, key)
+    (tmp_path / "b.zip").write_text("before")
+
+    def interrupt(file: BundledFile) -> None:
+        if file.key == KEYS[2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(source, tmp_path / "b.zip", on_file=interrupt)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
+    assert (tmp_path / "b.zip").read_text() == "before"
+
+
+def lock_of(*keys: Key, **changes: object) -> dict[str, object]:
+    fields = {"kind": "pdb", "module": "m", "bytes": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    files = [{"index": key.index, **fields, **changes} for key in keys]
+    return {"schema": "symcache.lock/1", "files": files, "missing": []}
+
+
+LOCKS = {
+    "none of its kind": {"schema": "symcache.lock/2", "files": [], "missing": []},
+    "no object": 7,
+    "of no file": lock_of(),
+    "of one file more": lock_of(*KEYS[:2]),
+    "of another file": lock_of(KEYS[1]),
+    "with a hash of no hash": lock_of(KEYS[0], sha256="x"),
+}
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_a_bundle_whose_lock_is_unsound_is_refused_whole(target: Store, tmp_path: Path, lock: object) -> None:
+    (tmp_path / "b.zip").write_bytes(archive_of(GOOD, [record()], lock=lock))
+    with pytest.raises(InputError):
+        outcomes(target, tmp_path / "b.zip")
+    assert target.find(KEYS[0]) is None
+
+
+def test_a_file_that_is_not_the_locked_one_is_refused(target: Store, tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(archive_of(GOOD, [record()], lock=lock_of(KEYS[0], sha256="0" * 64)))
+    (imported,) = import_bundle(target, tmp_path / "b.zip", check)
+    assert imported.outcome is Outcome.REFUSED
+    assert imported.problem is not None
+    assert "0" * 64 in imported.problem
+    assert target.find(KEYS[0]) is None
+    (tmp_path / "b.zip").write_bytes(archive_of(GOOD, [record()], lock=lock_of(KEYS[0])))
+    assert outcomes(target, tmp_path / "b.zip") == {"file0.pdb": Outcome.IMPORTED}
+
+
+@pytest.mark.parametrize("form", [Form.PLAIN, Form.COMPRESSED])
+def test_another_file_under_the_key_is_told_and_stays(source: Store, target: Store, tmp_path: Path, form: Form) -> None:
+    content = KEYS[0].index.encode()
+    put(source, KEYS[0], content if form is Form.PLAIN else cabinet(content), form)
+    export_bundle(source, tmp_path / "b.zip")
+    there = put(target, KEYS[0], b"another")
+    (imported,) = import_bundle(target, tmp_path / "b.zip", check)
+    assert imported.outcome is Outcome.DIFFERS
+    assert hashlib.sha256(b"another").hexdigest() in str(imported)
+    assert hashlib.sha256(content).hexdigest() in str(imported)
+    assert there.read_bytes() == b"another"
+    # The same file in another form is no other file.
+    there.write_bytes(content)
+    assert outcomes(target, tmp_path / "b.zip") == {"file0.pdb": Outcome.KEPT}
+
+
+def test_a_damaged_cabinet_is_not_carried(source: Store, tmp_path: Path) -> None:
+    put(source, KEYS[0], cabinet(b"x" * 1000)[:60], Form.COMPRESSED)
+    exported = export_bundle(source, tmp_path / "b.zip")
+    assert exported.files == 0
+    assert [each.why.partition(":")[0] for each in exported.not_carried] == ["a damaged cabinet"]
 
 
 def test_a_bundle_that_is_not_there_is_an_error_of_the_disk(target: Store, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import pathlib
 import random
 import threading
 from typing import TYPE_CHECKING
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.dying import run_dying
+from support.parts import wine_lacks
+from support.windows import held_open, only_windows
 
 from symcache.errors import StoreError
 from symcache.identity import PdbKey, Tier
@@ -98,6 +102,39 @@ def test_two_folders_of_one_key_become_one_and_nothing_is_lost(tmp_path: Path, t
         assert (newer.parent / "refs.ptr").read_bytes() == old + b'\r\n0000000007,file,"x",pri,,N,,'
         kept = list((tmp_path / ".symcache" / "quarantine").rglob("ntdll.pdb"))
         assert [path.read_text() for path in kept] == ["content"]
+
+
+@only_windows
+@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize("moves", [pytest.param("folder", marks=wine_lacks("folders in use")), "file"])
+def test_a_conversion_ends_once_a_debugger_has_closed_its_file(tmp_path: Path, tier: Tier, moves: str) -> None:
+    fill(tmp_path, tier)
+    with Store(tmp_path) as store, Store(tmp_path / "like") as like:
+        found = store.find(KEYS[2])
+        assert found is not None
+        if moves == "file":  # as the new layout has a folder of the key already
+            like.create(other(tier))
+            folder = tmp_path / like.folder_for(KEYS[2]).relative_to(like.root)
+            folder.mkdir(parents=True)
+            (folder / "note.txt").touch()
+        with held_open(found.path):
+            with pytest.raises(StoreError):
+                convert(store, other(tier))
+            assert missing(tmp_path) == []
+        convert(store, other(tier))
+    assert missing(tmp_path) == []
+
+
+def test_a_folder_that_is_there_and_cannot_be_found_is_not_looked_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(self: Path, target: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "the path is too long for this system", str(target))
+
+    fill(tmp_path, Tier.ONE)
+    monkeypatch.setattr(pathlib.Path, "rename", rename)
+    with Store(tmp_path) as store, pytest.raises(StoreError, match="too long"):
+        convert(store, Tier.TWO)
 
 
 def test_other_folders_in_the_root_stay_where_they_are(tmp_path: Path) -> None:

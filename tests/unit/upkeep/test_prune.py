@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.windows import held_open, only_windows
 
 from symcache.errors import UsageError
 from symcache.identity import ImageKey, PdbKey, Tier
@@ -179,6 +180,31 @@ def test_who_reads_a_file_keeps_it_to_its_end(store: Store) -> None:
     with path.open("rb") as reader:
         assert prune(store, Limits(max_bytes=0)) == {"file0.pdb"}
         assert reader.read() == b"x" * 100
+
+
+@only_windows
+def test_a_file_that_a_debugger_has_open_stays_until_the_next_run(store: Store) -> None:
+    paths = [put(store, key, days_ago=9) for key in KEYS[:2]]
+    plan = plan_prune(take_inventory(store), Limits(max_bytes=0), now_s=NOW)
+    with held_open(paths[0]):
+        result = carry_out(store, plan)
+        assert (result.removed_keys, [each.index for each in result.skipped]) == (1, [KEYS[0].index])
+        assert result.skipped[0].why.startswith("in use: ")
+        assert paths[0].read_bytes() == b"x" * 100
+    assert prune(store, Limits(max_bytes=0)) == {"file0.pdb"}
+
+
+@only_windows
+def test_a_file_in_quarantine_that_is_open_stops_no_other(store: Store) -> None:
+    folders = [store.root / ".symcache" / "quarantine" / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "bad.pdb").write_bytes(b"bad")
+    quarantined = find_quarantined(store, older_than_s=0, now_s=NOW * 2)
+    with held_open(folders[0] / "bad.pdb"):
+        result = carry_out(store, plan_prune((), Limits(), now_s=NOW, quarantined=quarantined))
+        assert (result.freed_bytes, len(result.skipped)) == (3, 1)
+    assert [folder.exists() for folder in folders] == [True, False]
 
 
 def test_old_quarantine_and_scratch_of_the_dead_go_too(store: Store) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,16 +21,21 @@ from symcache import (
     Failed,
     Fetched,
     ImageKey,
+    Input,
     MalformedInput,
     Missing,
+    Module,
     PdbKey,
+    PdbReference,
     Present,
     SymbolCache,
     SymbolPathError,
     SyncSymbolCache,
+    UsageError,
 )
 from symcache.config import load_config
 from symcache.events import Settled
+from symcache.inputs.records import InputKind, PdbFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +44,8 @@ if TYPE_CHECKING:
     from support.upstream import Upstream
 
     from symcache.events import Event
-    from symcache.inputs.detect import InputSource
+    from symcache.inputs.detect import InputOptions, InputSource, ModuleSource
+    from symcache.inputs.records import Record
 
 IMAGE = ImageKey("crash.exe", 0x5F000000, 0x9000)
 PDB = PdbKey("crash.pdb", UUID("7578144c-39c4-4683-94ef-84f01549113a"), 2)
@@ -59,6 +67,16 @@ async def test_a_key_is_fetched_once_and_then_present(symbol_path: str, tmp_path
     assert isinstance(first, Fetched)
     assert first.path == tmp_path / "sym" / PDB.index
     assert second == Present(first.path, first.size_bytes)
+
+
+def test_every_event_loop_of_asyncio_will_do(symbol_path: str) -> None:
+    async def fetch() -> object:
+        async with SymbolCache.open(symbol_path) as cache:
+            return await cache.fetch(PDB)
+
+    # On Windows it is not the usual one, and that of Jupyter and Tornado.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        assert isinstance(runner.run(fetch()), Fetched)
 
 
 async def test_what_nobody_publishes_is_missing(symbol_path: str) -> None:
@@ -143,6 +161,39 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[InputSour
             "file": file,
         }
         yield sources[request.param]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What stands in place of a file: one module that it knows by name, or what it cannot be read for."""
+
+    path: str = "one module"
+    problem: str | None = None
+
+    def records(self, options: InputOptions) -> Iterator[Record]:
+        yield Input(self.path, InputKind.MANIFEST)
+        if self.problem is not None:
+            raise MalformedInput(self.problem)
+        yield Module("crash.exe", pdbs=(PdbReference(PDB, PdbFormat.NATIVE),))
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_an_input_may_be_what_finds_its_modules_itself(symbol_path: str, is_alone: bool) -> None:
+    source: ModuleSource = Named()
+    async with SymbolCache.open(symbol_path) as cache:
+        report = await cache.warm(source if is_alone else [source])
+        scan = await cache.scan(source if is_alone else [source])
+        with pytest.raises(UsageError, match="one module: this is no file"):
+            await cache.inspect(source)
+    assert [symbol.index for symbol in report.symbols] == [PDB.index]
+    assert [each.path for each in scan.inputs] == ["one module"]
+
+
+async def test_what_finds_its_modules_itself_may_be_unreadable(symbol_path: str) -> None:
+    async with SymbolCache.open(symbol_path) as cache:
+        scan = await cache.scan([Named("first", "nothing of that name"), Named("second")])
+    assert [(each.path, each.problem) for each in scan.unreadable] == [("first", "nothing of that name")]
+    assert [module.name for module in scan.modules] == ["crash.exe"]
 
 
 async def test_an_input_may_be_a_path_or_what_a_file_holds(symbol_path: str, source: InputSource) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,6 +19,7 @@ from symcache.inputs.usermodules import read_kernel_layout
 from symcache.stores.disk import DiskSource
 from symcache.stores.source import SymbolSource
 from symcache.warm.local import LocalRun
+from symcache.warm.plan import Plan
 from symcache.warm.report import State
 from symcache.warm.run import Warmer
 
@@ -182,3 +184,16 @@ def test_a_pdb_without_the_structures_tells_nothing(tmp_path: Path, content: byt
 
 def test_a_pdb_that_is_gone_tells_nothing(tmp_path: Path) -> None:
     assert read_kernel_layout(tmp_path / "gone.pdb") is None
+
+
+def test_where_only_stacks_count_no_processes_are_read_nor_the_kernels_pdb_asked_for(
+    dump: Path, tmp_path: Path
+) -> None:
+    config = load_config(environ={}, symbol_path=f"srv*{tmp_path / 'sym'}")
+    with closing(DiskSource(config)) as source, LocalRun(source, Plan(stack_only=True), may_fetch=True) as run:
+        records = list(run.open_inputs([dump], ProcessSelection()))
+        modules = [record for record in records if isinstance(record, Module)]
+        assert modules
+        assert all(module.process is None for module in modules)
+        assert run.read(iter([KernelPdbWanted(modules[0])])) is None
+        assert run.report().symbols == []

@@ -10,12 +10,15 @@ from support.synth.pdb import NativePdbSpec, make_pdb
 
 from symcache.config import load_config
 from symcache.events import Planned, Settled
+from symcache.formats.pe.version import VersionInfo
 from symcache.identity import ImageKey, PdbKey
-from symcache.inputs.records import Input, InputKind, Module, PdbFormat, PdbReference
+from symcache.inputs.records import CrashStack, Input, InputKind, Module, PdbFormat, PdbReference, StackModule
 from symcache.stores.disk import DiskSource
 from symcache.stores.links import Link, StoreLinks
 from symcache.stores.results import Cause, Missing, Present
 from symcache.warm.local import LocalRun
+from symcache.warm.makers import Maker
+from symcache.warm.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from symcache.events import Event
     from symcache.identity import Key
+    from symcache.inputs.records import Record
     from symcache.warm.report import Report
 
 KEYS = [PdbKey(f"m{number}.pdb", UUID(int=number + 1), 1) for number in range(200)]
@@ -90,12 +94,19 @@ def test_files_that_are_nowhere_are_not_looked_for_one_by_one(
     assert looked == [KEYS[21]]
 
 
+def test_a_check_says_how_much_is_wanted_before_it_looks(source: DiskSource) -> None:
+    seen: list[Event] = []
+    with LocalRun(source, observer=seen.append) as run:
+        run.check(modules(KEYS[:2]))
+    assert seen == [Planned(2), Settled(KEYS[0].index, "missing"), Settled(KEYS[1].index, "missing")]
+
+
 def test_a_run_that_needs_no_network_says_so(source: DiskSource, root: Path) -> None:
     put(root, KEYS[0])
     seen: list[Event] = []
     with LocalRun(source, observer=seen.append, may_fetch=True) as run:
         assert run.begin(iter(modules(KEYS[:1])))
-    assert seen == [Settled(KEYS[0].index, "present"), Planned(1)]
+    assert seen == [Planned(1), Settled(KEYS[0].index, "present"), Planned(1)]
     with LocalRun(source, may_fetch=True) as run:
         assert not run.begin(iter(modules(KEYS[:2])))
         assert [symbol.state for symbol in run.report(is_interrupted=True).symbols] == ["present", "failed"]
@@ -135,3 +146,34 @@ def test_a_store_cannot_say_that_a_native_pdb_lies_in_an_image_or_has_other_chec
     with LocalRun(source) as run:
         report = run.check(iter(Module(image.name, image=image) for image in images))
     assert causes(report) == {KEYS[0].index: Cause.NOT_CACHED, KEYS[1].index: None}
+
+
+def test_inputs_without_a_stack_are_named_where_only_stacks_count(source: DiskSource) -> None:
+    first, second, *_ = modules(KEYS)
+    stack = CrashStack((StackModule(first, 1),))
+    with_stack: list[Record] = [Input("a.dmp", InputKind.MINIDUMP), first, stack]
+    without: list[Record] = [Input("b.dmp", InputKind.MINIDUMP), second]
+    for records, missing, code in (
+        ([*with_stack, *without], ("b.dmp",), 3),
+        (without, ("b.dmp",), 4),
+        (with_stack, (), 3),
+    ):
+        with LocalRun(source, Plan(stack_only=True)) as run:
+            report = run.check(records)
+        assert report.without_stack == missing
+        assert report.lacks_stack == (code == 4)
+        assert report.exit_code() == code
+        assert report.as_json().get("without_stack", []) == list(missing)
+    with LocalRun(source) as run:
+        assert run.check(without).without_stack == ()
+
+
+def test_what_an_input_does_not_name_is_not_explained_by_another_input(tmp_path: Path) -> None:
+    known, unknown = (
+        Module("a.sys", pdbs=(PdbReference(KEYS[0], PdbFormat.NATIVE),), version=VersionInfo(company="Example GmbH")),
+        Module("a.sys", problem="paged out"),
+    )
+    records: list[Record] = [Input("1.dmp", InputKind.MINIDUMP), known, Input("2.dmp", InputKind.MINIDUMP), unknown]
+    with closing(DiskSource(load_config(symbol_path=f"srv*{tmp_path}"))) as source:
+        symbols = LocalRun(source).check(records).symbols
+    assert [symbol.maker for symbol in symbols] == [Maker("Example GmbH"), None]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -11,16 +12,26 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.answers import status
+from support.answers import Stall, status
 from support.synth.pdb import NativePdbSpec, make_pdb, make_portable_pdb
-from support.synth.pe import CodeViewPlan, dbg_bytes, disk_bytes, plan_image
+from support.synth.pe import CodeViewPlan, ImagePlan, dbg_bytes, disk_bytes, plan_image
+from support.synth.version import VersionPlan, version_bytes
 
 from symcache.config import Config, load_config
-from symcache.events import Planned, Settled, ignore
+from symcache.events import Noted, Planned, Settled, ignore
 from symcache.identity import DbgKey, ImageKey, PdbKey, PortablePdbKey
-from symcache.inputs.records import Module, PdbFormat, PdbReference, Unreadable
+from symcache.inputs.records import (
+    CrashStack,
+    Input,
+    InputKind,
+    Module,
+    PdbFormat,
+    PdbReference,
+    StackModule,
+    Unreadable,
+)
 from symcache.stores.local.tree import Store
-from symcache.stores.results import Cause, Fetched, Missing
+from symcache.stores.results import Cause, Fetched, Hint, Missing
 from symcache.stores.source import SymbolSource
 from symcache.warm.local import LocalRun
 from symcache.warm.plan import ImageChoice, Plan, WantedFile, WantedPdbOfImage
@@ -425,6 +436,100 @@ async def test_a_run_cancelled_while_it_reads_lists_what_it_had_read(upstream: U
     assert upstream.requests == []
 
 
+# What modules on a crash's stack need comes first.
+
+
+def crash(upstream: Upstream, others: int = 100) -> tuple[list[Record], list[str]]:
+    """Return a dump's records and the indexes that its stack needs, deepest last: two PDBs, the second by two hops."""
+    faulting, image, deeper = pdb_key("faulting.pdb", 1000), image_key("deeper.sys", 7), pdb_key("deeper.pdb", 1001)
+    rest = [pdb_key(f"{number}.pdb", number) for number in range(others)]
+    upstream.files = {key.index: pdb_bytes(key) for key in (faulting, deeper, *rest)}
+    upstream.files[image.index] = disk_bytes(plan_image(image, deeper))
+    modules = [Module(key.name, pdbs=native(key)) for key in rest]
+    stack = [Module("faulting.sys", pdbs=native(faulting)), image_alone("deeper.sys", 7)]
+    crashed = CrashStack(tuple(StackModule(each, 1) for each in stack))
+    return [*modules, *stack[::-1], crashed], [faulting.index, image.index, deeper.index]
+
+
+async def test_what_the_stack_needs_is_fetched_before_anything_else_is_asked_for(
+    upstream: Upstream, config: Config
+) -> None:
+    records, needed = crash(upstream)
+    stalls = {needed[0]: Stall(), needed[2]: Stall()}
+    for index, stall in stalls.items():
+        upstream.script(index, stall)
+    notes: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
+
+    reports: list[Report] = []
+
+    async def go(source: SymbolSource, run: LocalRun) -> None:
+        reports.append(await Warmer(source, run, head_start_s=math.inf).warm(records))
+
+    async with SymbolSource(config) as source:
+        with LocalRun(source, observer=observe) as run:
+            async with anyio.create_task_group() as group:
+                group.start_soon(go, source, run)
+                for stall in stalls.values():
+                    await anyio.to_thread.run_sync(stall.reached.wait)
+                # Both files of the stack are under way, and all the other connections idle.
+                assert {request.path.lstrip("/") for request in upstream.requests} == set(needed)
+                assert notes == []
+                for stall in stalls.values():
+                    stall.release()
+    (report,) = reports
+    assert [symbol.index for symbol in report.symbols][:2] == [needed[0], needed[2]]
+    assert [symbol.on_stack for symbol in report.symbols] == [True] * 2 + [False] * 100
+    assert report.count() == Counter({State.FETCHED: 102})
+    assert report.symbols[0].as_json()["on_stack"] is True
+    assert "on_stack" not in report.symbols[-1].as_json()
+    assert notes == ["the crash's stack: 2 of 2 files are here; the debugger can start, the rest follows"]
+
+
+async def test_a_file_of_the_stack_that_hangs_does_not_hold_the_rest_up_for_ever(
+    upstream: Upstream, config: Config
+) -> None:
+    records, needed = crash(upstream, others=5)
+    stall = Stall()
+    upstream.script(needed[0], stall)
+    rest_is_here = threading.Event()
+    settled: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Settled):
+            settled.append(event.index)
+            if len(settled) == 6:  # all but the one that hangs
+                rest_is_here.set()
+
+    async with SymbolSource(config) as source:
+        with LocalRun(source, observer=observe) as run:
+            async with anyio.create_task_group() as group:
+                group.start_soon(Warmer(source, run, head_start_s=0).warm, records)
+                assert await anyio.to_thread.run_sync(rest_is_here.wait, 20)
+                stall.release()
+            report = run.report()
+    assert settled[-1] == needed[0]
+    assert report.count() == Counter({State.FETCHED: 7})
+
+
+async def test_with_the_stack_alone_nothing_else_is_asked_for(upstream: Upstream, config: Config) -> None:
+    records, needed = crash(upstream)
+    report = await warm(config, records, stack_only=True)
+    assert [symbol.index for symbol in report.symbols] == [needed[0], needed[2]]
+    assert {request.path.lstrip("/") for request in upstream.requests} == set(needed)
+    assert report.exit_code() == 0
+    assert not report.lacks_stack
+    # From what was remembered of the image, the second time.
+    again = await check(config, records, stack_only=True)
+    assert [(symbol.index, symbol.state, symbol.on_stack) for symbol in again.symbols] == [
+        (needed[0], State.PRESENT, True),
+        (needed[2], State.PRESENT, True),
+    ]
+
+
 # Every want comes to exactly one end, whatever upstreams say: random modules against random answers.
 
 NAMES = ["a", "b", "ntoskrnl", "hal"]
@@ -541,3 +646,24 @@ async def test_of_two_that_need_an_image_s_headers_one_asks_for_them(tmp_path: P
     asked = [request.headers["range"] for request in upstream.asked(f"/{image.index}")]
     assert len(asked) == len(set(asked)) > 0
     assert len(upstream.asked(f"/{pdb.index}")) == 1
+
+
+async def test_an_image_at_a_server_says_who_made_it_where_its_pdb_is_missing(
+    upstream: Upstream, config: Config
+) -> None:
+    key = image_key("driver.sys")
+    texts = {"040904b0": {"CompanyName": "Example GmbH"}}
+    plan = ImagePlan(
+        key.timestamp,
+        key.size_of_image,
+        code_views=(CodeViewPlan("driver.pdb", GUID, 1),),
+        versions=((1, 0x409, version_bytes(VersionPlan(texts))),),
+    )
+    upstream.files[key.index] = disk_bytes(plan)
+    (symbol,) = (await warm(config, [Input("a.dmp", InputKind.TRIAGE_DUMP), image_alone("driver.sys")])).symbols
+    assert isinstance(symbol.outcome, Missing)
+    assert symbol.index == PdbKey("driver.pdb", GUID, 1).index
+    assert symbol.outcome.hint is Hint.THIRD_PARTY
+    assert symbol.maker is not None
+    assert symbol.maker.name == "Example GmbH"
+    assert not any(request.sent_bytes > 4096 for request in upstream.requests)

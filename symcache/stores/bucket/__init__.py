@@ -1,0 +1,1 @@
+"""Buckets of object stores as stores of a symbol path."""
