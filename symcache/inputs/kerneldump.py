@@ -18,6 +18,7 @@ from symcache.formats.dump.header import DumpAttribute, DumpType, bugcheck_name,
 from symcache.formats.dump.kernel import open_kernel_space
 from symcache.formats.dump.physical import PAGE_SIZE, PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.triage import TriageMemory, read_triage
+from symcache.formats.filetime import TICKS_PER_S, iso_time
 from symcache.formats.pe.image import machine_name
 from symcache.identity import base_name, source_name
 from symcache.inputs.crashstack import find_crash_stack
@@ -27,7 +28,6 @@ from symcache.inputs.image import (
     read_loaded_image,
 )
 from symcache.inputs.kernelmodules import (
-    iso_time,
     list_kernel_modules,
     module_memory,
     read_build_lab,
@@ -270,7 +270,6 @@ _ON_DEMAND = {
     0x80: "by a non-maskable interrupt, as administrators and hypervisors send it; else the hardware is at fault",
     _LIVE_SYSTEM_DUMP: "without a crash, of a system that went on",
 }
-_TICKS_PER_S = 10_000_000
 
 
 def _header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[str, Any]:
@@ -297,7 +296,7 @@ def _header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[s
         "on_demand": _ON_DEMAND.get(code or 0),
         "bugcheck_parameters": [f"{parameter:#x}" for parameter in header.bugcheck_parameters],
         "system_time": iso_time(header.system_time),
-        "uptime_s": None if header.uptime is None else header.uptime / _TICKS_PER_S,
+        "uptime_s": None if header.uptime is None else header.uptime / TICKS_PER_S,
         "attributes": None if attributes is None else [bit.name for bit in attributes],
         "minidump_fields": None if header.minidump_fields is None else f"{header.minidump_fields:#x}",
         "directory_table_base": f"{header.directory_table_base:#x}",

@@ -12,6 +12,7 @@ from symcache.errors import InputError, UnknownFormat
 from symcache.formats.dump.header import Machine
 from symcache.formats.dump.kernel import make_kernel_space
 from symcache.formats.dump.paging import ARM64, X64, X64_LA57
+from symcache.formats.filetime import TICKS_PER_S, iso_time
 from symcache.formats.memory.elfcore import ELF_MAGIC, read_elf_core
 from symcache.formats.memory.lime import AVML_MAGIC, LIME_MAGIC, AvmlMemory, read_lime_ranges
 from symcache.formats.memory.ranges import MemoryRange, RangedMemory
@@ -29,7 +30,7 @@ from symcache.formats.pe.image import machine_name
 from symcache.formats.view import FileView
 from symcache.identity import PdbKey, base_name
 from symcache.inputs.image import image_module
-from symcache.inputs.kernelmodules import iso_time, list_kernel_modules, module_memory, read_build_lab
+from symcache.inputs.kernelmodules import list_kernel_modules, module_memory, read_build_lab
 from symcache.inputs.kernelsearch import (
     KERNEL_NAME,
     MOST_PAGES_SEARCHED,
@@ -67,7 +68,6 @@ _FIRST_OF_10 = 10240
 _MOST_ROOTS = 4
 _MOST_IMAGES = 4096
 _MACHINES = {X64: Machine.X64, X64_LA57: Machine.X64, ARM64: Machine.ARM64}
-_TICKS_PER_S = 10_000_000
 _PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 
 
@@ -431,7 +431,7 @@ def _windows_details(windows: _Windows, held: KernelVariables) -> dict[str, Any]
         "product": _PRODUCTS.get(shared.product_type),
         "system_root": shared.system_root,
         "time": iso_time(shared.system_time),
-        "uptime_s": shared.uptime / _TICKS_PER_S,
+        "uptime_s": shared.uptime / TICKS_PER_S,
         "paging": root.space.mode.name,
         "directory_table_base": f"{root.space.root:#x}",
         "found_by": root.found_by,

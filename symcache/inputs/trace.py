@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +17,7 @@ from uuid import UUID
 
 from symcache.errors import MalformedInput
 from symcache.events import InputAdvanced
+from symcache.formats.filetime import iso_time
 from symcache.formats.pe.version import VersionInfo, one_line
 from symcache.formats.trace.events import (
     FILE_VERSION_TEXTS,
@@ -75,7 +75,6 @@ _UNMERGED = (
 _NOT_FOUND = "merging found no PDB of it: its file was not on the machine that merged, or names none"
 _NAMES_NO_PDB = "merging found that it names no PDB"
 _NO_HITS = "it has no samples and no stacks, so that no module is hot; leave out --hot"
-_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
 def read_etl(view: ByteView, path: str, *, options: InputOptions) -> Iterator[Record]:
@@ -153,8 +152,8 @@ class LogSession:
             "build": header.build,
             "pointer_size": header.pointer_size,
             "processors": header.processors,
-            "time": _time(header.started),
-            "ended": _time(header.ended),
+            "time": iso_time(header.started, timespec="seconds"),
+            "ended": iso_time(header.ended, timespec="seconds"),
             "events_lost": sum(each.events_lost or 0 for each in headers),
             "buffers_lost": sum(each.buffers_lost or 0 for each in headers),
             "buffers": sum(each.buffers for each in scanned),
@@ -649,13 +648,3 @@ def _is_named(wanted: str, process: int, name: str) -> bool:
     if wanted.isdecimal():
         return int(wanted) == process
     return bool(name) and fold(name) == fold(wanted)
-
-
-def _time(ticks: int | None) -> str | None:
-    """Return a time in units of 100 ns since 1601 as ISO 8601; None if it is none."""
-    if not ticks:
-        return None
-    try:
-        return (_EPOCH + timedelta(microseconds=ticks // 10)).replace(microsecond=0).isoformat()
-    except OverflowError:
-        return None
