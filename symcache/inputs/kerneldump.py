@@ -14,7 +14,7 @@ from symcache.formats.dump.context import (
     read_header_exception,
     read_stack_words,
 )
-from symcache.formats.dump.header import DumpAttribute, DumpType, bugcheck_name, read_dump_header
+from symcache.formats.dump.header import PRODUCTS, DumpAttribute, DumpType, bugcheck_name, read_dump_header
 from symcache.formats.dump.kernel import open_kernel_space
 from symcache.formats.dump.physical import PAGE_SIZE, PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.triage import TriageMemory, read_triage
@@ -261,7 +261,6 @@ _KERNEL_ALONE = frozenset(
     {DumpType.SUMMARY, DumpType.BITMAP_KERNEL, DumpType.AUTOMATIC, DumpType.RANGES_KERNEL, DumpType.HEADER}
 )
 _DUMP_FILE_EXTRA_MB = 257
-_PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 _LIVE_SYSTEM_DUMP = 0x161
 # Dumps that somebody wanted, so that no code of the stack is to blame.
 # Source: learn.microsoft.com, "Bug Check 0xE2", "Bug Check 0x80", "Bug Check 0x161".
@@ -289,7 +288,7 @@ def _header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[s
         "build_lab": None,
         "checked_build": header.checked_build,
         "processors": header.processors,
-        "product": _PRODUCTS.get(header.product_type or 0),
+        "product": PRODUCTS.get(header.product_type or 0),
         "live": live,
         "bugcheck_code": None if code is None else f"{code:#x}",
         "bugcheck_name": None if code is None else bugcheck_name(code),

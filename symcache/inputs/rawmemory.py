@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError, UnknownFormat
-from symcache.formats.dump.header import Machine
+from symcache.formats.dump.header import PRODUCTS, Machine
 from symcache.formats.dump.kernel import make_kernel_space
 from symcache.formats.dump.paging import ARM64, X64, X64_LA57
 from symcache.formats.filetime import TICKS_PER_S, iso_time
@@ -68,7 +68,6 @@ _FIRST_OF_10 = 10240
 _MOST_ROOTS = 4
 _MOST_IMAGES = 4096
 _MACHINES = {X64: Machine.X64, X64_LA57: Machine.X64, ARM64: Machine.ARM64}
-_PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +427,7 @@ def _windows_details(windows: _Windows, held: KernelVariables) -> dict[str, Any]
         "build": shared.build or None,
         "version": f"{shared.major}.{shared.minor}" + (f".{shared.build}" if shared.build else ""),
         "build_lab": read_build_lab(root.space, held.debugger_data),
-        "product": _PRODUCTS.get(shared.product_type),
+        "product": PRODUCTS.get(shared.product_type),
         "system_root": shared.system_root,
         "time": iso_time(shared.system_time),
         "uptime_s": shared.uptime / TICKS_PER_S,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, NotInDump
-from symcache.formats.dump.header import Machine
+from symcache.formats.dump.header import FILL, MINIDUMP_VARIANT, Machine
 from symcache.formats.view import parse_uint
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ def parse_context(data: bytes, layout: ContextLayout) -> Context | None:
 
 _HEADER_CONTEXT = {False: 0x320, True: 0x348}
 _HEADER_EXCEPTION = {False: (0x7D0 + 0x0C, 4), True: (0xF00 + 0x10, 8)}
-_FILL = {4: 0x45474150, 8: 0x4547415045474150}
 
 
 def strip_signature(pointer: int) -> int:
@@ -118,7 +117,7 @@ def read_header_exception(view: ByteView, *, is_64bit: bool) -> int:
         address = parse_uint(view.read(at, width), 0, width)
     except InputError:
         return 0
-    return 0 if address == _FILL[width] else address
+    return 0 if address == FILL[width] else address
 
 
 def _context_at(memory: ByteView, offset: int, layout: ContextLayout) -> Context | None:
@@ -144,12 +143,11 @@ _INSTRUCTION_PARAMETERS = {
     0xD5: 2,
     0xD6: 2,
 }
-_MINIDUMP_VARIANT = 0x10000000
 
 
 def faulting_instruction(bugcheck_code: int | None, parameters: tuple[int, ...]) -> int:
     """Return the address of the instruction that a bug check names; 0 if it names none."""
-    number = _INSTRUCTION_PARAMETERS.get((bugcheck_code or 0) & ~_MINIDUMP_VARIANT)
+    number = _INSTRUCTION_PARAMETERS.get((bugcheck_code or 0) & ~MINIDUMP_VARIANT)
     return 0 if number is None or number >= len(parameters) else parameters[number]
 
 

@@ -63,19 +63,18 @@ _BUGCHECKS = """
 """
 _WORDS = _BUGCHECKS.split()
 _NAMES = dict(zip((int(code, 16) for code in _WORDS[::2]), _WORDS[1::2], strict=True))
-_MINIDUMP_VARIANT = 0x10000000
+MINIDUMP_VARIANT = 0x10000000
+"""A bit that some bug checks have besides where the dump is a small one."""
 
 
 def bugcheck_name(code: int) -> str | None:
-    """Return the name of a bug check; None if it has none here.
-
-    ``0x1000007E`` is ``0x7E``: some codes take another bit when the dump is a small one.
-    """
-    return _NAMES.get(code) or _NAMES.get(code & ~_MINIDUMP_VARIANT)
+    """Return the name of a bug check, ``0x1000007E`` being ``0x7E``; None if it has none here."""
+    return _NAMES.get(code) or _NAMES.get(code & ~MINIDUMP_VARIANT)
 
 
 _FILL_BYTES = b"PAGE"
-_FILL = {4: 0x45474150, 8: 0x4547415045474150}
+FILL = {4: 0x45474150, 8: 0x4547415045474150}
+"""By its width in bytes, what stands in a field of the header that was never set."""
 _KNOWN_ATTRIBUTES = 0x3FF
 
 
@@ -95,6 +94,10 @@ class DumpType(IntEnum):
     RANGES_KERNEL = 8
     RANGES_KERNEL_AND_USER = 9
     RANGES_COMPLETE = 10
+
+
+PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
+"""By the number of a product type."""
 
 
 class Machine(IntEnum):
@@ -152,7 +155,7 @@ class DumpHeader:
     memory_problem: str | None  # why *memory* cannot be used though it is set
     system_time: int | None  # when the dump was written, in 100 ns since 1601 UTC
     uptime: int | None  # how long Windows had run, in 100 ns
-    product_type: int | None  # 1 workstation, 2 domain controller, 3 server
+    product_type: int | None  # see `PRODUCTS`
     attributes: DumpAttribute | None
     minidump_fields: int | None  # which parts a triage dump has
     required_space: int | None  # bytes the whole dump takes or would have taken
@@ -216,7 +219,7 @@ class _Raw:
 
     def find(self, offset: int, width: int) -> int | None:
         value = int.from_bytes(self.data[offset : offset + width], "little")
-        return None if value == _FILL[width] else value
+        return None if value == FILL[width] else value
 
     def get(self, offset: int, width: int) -> int:
         return self.find(offset, width) or 0

@@ -44,7 +44,7 @@ class SharedData:
     major: int
     minor: int
     build: int  # 0 before Windows 10, which does not say it there
-    product_type: int  # 1 workstation, 2 domain controller, 3 server
+    product_type: int  # see `symcache.formats.dump.header.PRODUCTS`
     system_root: str
     system_time: int  # of the clock, in 100 ns since 1601 UTC
     uptime: int  # in 100 ns

@@ -40,6 +40,11 @@ class Holding(StrEnum):
     PORTABLE = "portable"
     IMAGE = "image"
 
+    @property
+    def plural(self) -> str:
+        """What such files are called."""
+        return "portable PDBs" if self is Holding.PORTABLE else "PDBs" if self is Holding.PDB else "images"
+
 
 class LetterCase(StrEnum):
     """How a server compares the letters of a path with those of its files.
@@ -97,7 +102,7 @@ class Hints:
                 kind = Holding.IMAGE
             case _:  # of no known kind, so it may lie anywhere
                 return None
-        return None if kind in self.holds else f"not asked, as it has no {_PLURALS[kind]}"
+        return None if kind in self.holds else f"not asked, as it has no {kind.plural}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,6 @@ class Server:
     note: str
 
 
-_PLURALS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMAGE: "images"}
 _IMAGES_ALONE = Hints(holds=(Holding.IMAGE,))
 
 # Sources: windows-driver-docs, microsoft-public-symbols (msdl); tecken's settings and download documentation (Mozilla);
