@@ -66,12 +66,9 @@ InputSource: TypeAlias = str | Path | Content | tuple[str, Content] | ModuleSour
 Or what finds its modules itself.
 """
 
-NO_KNOWN_KIND = "of no known kind"
-"""Begins the text about an input of which not even what else it is can be told."""
-
-_SIGN_BYTES = 64
 _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
+_SMALLEST_PASSED_BYTES = 1 << 20  # of what a Windows could be in
 _TRIAGE = 4
 # LiME, AVML, saved states of VMware; see `symcache.formats.memory`.
 _MEMORY_MAGICS = (b"EMiL", b"AVML", b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
@@ -195,7 +192,9 @@ def detect(view: ByteView) -> InputKind:
         return InputKind.DEBUGGER_LOG
     if _is_memory(view, start):
         return InputKind.RAW_MEMORY
-    raise _refuse(start)
+    from symcache.inputs.refusals import refusal_of  # noqa: PLC0415
+
+    raise refusal_of(start)
 
 
 def _find_json(view: ByteView) -> InputKind | None:
@@ -455,39 +454,3 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
     """Return a function, whose module is imported for the first input that needs it: most runs meet one kind or two."""
     function: Callable[..., Any] = getattr(import_module(f"symcache.{module}"), name)
     return function
-
-
-def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.archive.member import find_other_archive  # noqa: PLC0415
-    from symcache.formats.disk.kinds import find_other_disk  # noqa: PLC0415
-    from symcache.formats.dump.header import find_other_dump  # noqa: PLC0415
-    from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
-
-    if archive := find_other_archive(head):
-        return UnknownFormat(archive, offset=0)
-    if other := find_other_dump(head):
-        return UnknownFormat(f"{other[0]}: {other[1]}", offset=0)
-    if head.startswith(b"\x14\0\0\0!FastSerialization."):
-        return UnknownFormat(
-            "a trace in a form of PerfView's own (.etlx), or of .NET Core 2 (.netperf): give the .etl it was made from,"
-            " or record a .nettrace",
-            offset=0,
-        )
-    if disk := find_other_disk(head):
-        return UnknownFormat(disk, offset=0)
-    start = head[:_SIGN_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return UnknownFormat(
-            "a web page or XML, perhaps what a server sent in place of the file: fetch it again", offset=0
-        )
-    if not head[:_SIGN_BYTES].strip(b"\0"):
-        return UnknownFormat(
-            "it begins with zeros: a file that was never written, or a piece of a raw memory image", offset=0
-        )
-    if kind := find_kind_of_text(head):
-        return UnknownFormat(kind, offset=0)
-    return UnknownFormat(
-        f"{NO_KNOWN_KIND}: dumps, memory images, disks, images, PDBs, traces, lists of indexes, symchk manifests,"
-        " debugger logs, lock files, reports, crash reports and profiles in JSON, and archives of these are read",
-        offset=0,
-    )
