@@ -169,7 +169,8 @@ class LogSession:
 
 def read_nettrace(view: ByteView, path: str, *, options: InputOptions) -> Iterator[Record]:
     """Yield the trace, then its modules, each once; raises as `read_etl`."""
-    from symcache.formats.trace.nettrace import read_blocks, read_nettrace_header  # noqa: PLC0415 - one kind each
+    from symcache.formats.trace.nettrace import read_blocks  # noqa: PLC0415 - one kind each
+    from symcache.formats.trace.nettraceblocks import read_nettrace_header  # noqa: PLC0415
 
     header = read_nettrace_header(view)
     contents = TraceContents()
