@@ -24,6 +24,7 @@ from symcache.inputs.records import (
     InputKind,
     Module,
     Narrowed,
+    PassedOver,
     unreadable,
 )
 
@@ -413,7 +414,25 @@ def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | No
     if kind is InputKind.IMAGE:
         return _imported("inputs.image", "read_module")
     # Several files are read at once, so that one process is enough for each.
-    return None if kind is None else replace(options, cores=1).reader(kind)
+    return _pass_over if kind is None else replace(options, cores=1).reader(kind)
+
+
+def _pass_over(view: ByteView, path: str) -> Iterator[PassedOver]:
+    """Yield a file of a folder that is a disk or a machine's memory: reading one may take longer than all the rest."""
+    if view.size < _SMALLEST_PASSED_BYTES:
+        return
+    from symcache.formats.disk.kinds import find_disk_format  # noqa: PLC0415 - few files are that long
+
+    file = getattr(view, "file", view)
+    if (disk := find_disk_format(view)) is not None:
+        what = f"an image of a disk ({disk})"
+    elif path.lower().endswith(".vmem") and _imported("inputs.rawmemory", "has_state_beside")(file):
+        return  # the state is read, and the memory with it
+    elif _is_memory(file, view.read(0, min(view.size, _TEXT_BYTES))):
+        what = "perhaps a machine's memory"
+    else:
+        return
+    yield PassedOver(f'{path}: {what}, passed over in a folder; `symcache scan "{path}"` reads it')
 
 
 # The upper half of the length of an event log's first buffer, which is not longer than 1 MiB.
