@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_ch
 from symcache.config import BuildSettings
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.events import ignore
+from symcache.formats.memory.kinds import ELF_MAGIC, SURE_MAGICS, looks_like_raw_memory
 from symcache.formats.view import BytesView, FileView
 from symcache.identity import base_name, check_path_part
 from symcache.inputs.folder import HEAD_BYTES, read_folder
@@ -71,8 +72,6 @@ _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
 _SMALLEST_PASSED_BYTES = 1 << 20  # of what a Windows could be in
 _TRIAGE = 4
-# LiME, AVML, saved states of VMware; see `symcache.formats.memory`.
-_MEMORY_MAGICS = (b"EMiL", b"AVML", b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
 _BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # marks of UTF-8 and UTF-16, and blanks
 
 
@@ -445,7 +444,7 @@ def kind_of(head: bytes) -> InputKind | None:
         return InputKind.KERNEL_DUMP
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
-    if head.startswith(_MEMORY_MAGICS):
+    if head.startswith(SURE_MAGICS):
         return InputKind.RAW_MEMORY
     if head.startswith((b"MZ", b"DI")):
         return InputKind.IMAGE if _imported("inputs.image", "is_image")(head) else None
@@ -460,9 +459,9 @@ def kind_of(head: bytes) -> InputKind | None:
 
 def _is_memory(view: ByteView, start: bytes) -> bool:
     """Tell whether a file that begins with *start* is a machine's memory without a sure sign in its first bytes."""
-    if start.startswith(b"\x7fELF"):
+    if start.startswith(ELF_MAGIC):
         return bool(_imported("formats.memory.elfcore", "is_elf_core")(start))
-    if _imported("formats.memory.flat", "looks_like_raw_memory")(start, view.size):
+    if looks_like_raw_memory(start, view.size):
         return True
     path = str(getattr(view, "file_path", ""))
     return path.lower().endswith(".vmem") and bool(_imported("inputs.rawmemory", "has_state_beside")(view))

@@ -13,8 +13,9 @@ from symcache.formats.dump.header import PRODUCTS, Machine
 from symcache.formats.dump.kernel import make_kernel_space
 from symcache.formats.dump.paging import ARM64, X64, X64_LA57
 from symcache.formats.filetime import TICKS_PER_S, iso_time
-from symcache.formats.memory.elfcore import ELF_MAGIC, read_elf_core
-from symcache.formats.memory.lime import AVML_MAGIC, LIME_MAGIC, AvmlMemory, read_lime_ranges
+from symcache.formats.memory.elfcore import read_elf_core
+from symcache.formats.memory.kinds import AVML_MAGIC, ELF_MAGIC, LIME_MAGIC, VMWARE_MAGICS
+from symcache.formats.memory.lime import AvmlMemory, read_lime_ranges
 from symcache.formats.memory.ranges import MemoryRange, RangedMemory
 from symcache.formats.memory.search import RootSearch, find_traces
 from symcache.formats.memory.variables import (
@@ -23,7 +24,7 @@ from symcache.formats.memory.variables import (
     debugger_data_of,
     find_kernel_variables,
 )
-from symcache.formats.memory.vmware import MAGICS, read_vmware_ranges
+from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.pdb.publics import read_public_addresses
 from symcache.formats.pe.debug import Rsds, parse_code_view
 from symcache.formats.pe.image import machine_name
@@ -106,7 +107,7 @@ def open_memory_image(view: ByteView) -> MemoryImage:
         memory = RangedMemory(view, core.ranges)
         image = _image("elf", f"memory image (ELF core by {by})", memory, problems=problems)
         return replace(image, registers=core.registers)
-    if head.startswith(MAGICS):
+    if head.startswith(VMWARE_MAGICS):
         return _open_vmware(view)
     state = _beside(view, (".vmss", ".vmsn")) if _suffix(view) == ".vmem" else None
     if state is not None:
@@ -124,7 +125,7 @@ def open_memory_image(view: ByteView) -> MemoryImage:
 
 def is_vmware_state(view: ByteView) -> bool:
     """Tell whether *view* is a saved state of VMware, which says how the memory beside it is laid out."""
-    return view.read(0, min(view.size, 4)) in MAGICS
+    return view.read(0, min(view.size, 4)) in VMWARE_MAGICS
 
 
 def has_state_beside(view: ByteView) -> bool:

@@ -104,7 +104,7 @@ from symcache.formats.dump.paging import AddressSpace, PageTables
 from symcache.formats.glance import glance_at_image, glance_at_keys, glance_at_pdb, limit_of
 from symcache.formats.lzx import FRAME_BYTES, LzxDecoder
 from symcache.formats.markup import could_be_markup, find_markup
-from symcache.formats.memory.flat import looks_like_raw_memory
+from symcache.formats.memory.kinds import looks_like_raw_memory
 from symcache.formats.memory.ranges import RangedMemory
 from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.pdb.info import (
