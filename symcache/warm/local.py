@@ -431,7 +431,7 @@ class LocalRun:
             return [want]
         if not isinstance(want, WantedPdbOfImage | WantedPdbOfAny):
             return [want]
-        for key in images_of(want):
+        for key in _images_of(want):
             known = self.recall(key)
             if known is not None:
                 return self.resolve(want, module_of(want.module, key, known), known)
@@ -454,7 +454,7 @@ class LocalRun:
             self.settle(want, self._find_unlocked(want) or _end_of(want))
             return None
         if self._settle_excluded(
-            want, [want.key] if isinstance(want, WantedFile) else published_keys(images_of(want)[0])
+            want, [want.key] if isinstance(want, WantedFile) else published_keys(_images_of(want)[0])
         ):
             return None
         if isinstance(want, WantedFile):
@@ -520,7 +520,7 @@ class LocalRun:
         for whole in self.plan.whole_images(image):
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
         self._named[want] = fresh = self.plan.add_files_of(module, want)
-        self._share_origin(images_of(want)[0], fresh)
+        self._share_origin(_images_of(want)[0], fresh)
         return fresh
 
     def _share_origin(self, image: ImageKey, wants: Iterable[Want]) -> None:
@@ -625,7 +625,7 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
     if isinstance(want, WantedLibraries):
         return Symbol(want.image.index, FileKind.IMAGE, want.module, outcome, None, ImageUse.DATA_ACCESS)
     if isinstance(want, WantedPdbOfImage | WantedPdbOfAny):
-        return Symbol(images_of(want)[0].index, FileKind.PDB, want.module, outcome)
+        return Symbol(_images_of(want)[0].index, FileKind.PDB, want.module, outcome)
     index = None if want.key is None else want.key.index
     return Symbol(index, want.kind, want.module, outcome, want.detail, want.use)
 
@@ -655,7 +655,7 @@ def _tells_at_a_glance(want: Want) -> TypeGuard[WantedFile]:
     return isinstance(want, WantedFile) and not locked_hashes(want.checksums)
 
 
-def images_of(want: WantedPdbOfImage | WantedPdbOfAny | WantedLibraries) -> tuple[ImageKey, ...]:
+def _images_of(want: WantedPdbOfImage | WantedPdbOfAny | WantedLibraries) -> tuple[ImageKey, ...]:
     """Return the keys that the image of *want* may have."""
     return want.images if isinstance(want, WantedPdbOfAny) else (want.image,)
 

@@ -142,7 +142,7 @@ _WIM_E8_SIZE = 12_000_000
 _DEFAULT_BLOCK = 32768
 
 
-class LzxChunkDecoder(LzxDecoder):
+class _LzxChunkDecoder(LzxDecoder):
     """LZX as WIM files and compressed files of NTFS hold it: chunks that know nothing of each other.
 
     Unlike in cabinets, calls are always translated, as in a file of 12,000,000 bytes, and a block's length is one bit
@@ -175,7 +175,7 @@ class LzxChunkDecoder(LzxDecoder):
 
 def expand_lzx(data: bytes, size_bytes: int, chunk_bytes: int = 32768) -> bytes:
     """Return the *size_bytes* of one chunk; *chunk_bytes*, a power of two, is the length of all chunks but the last."""
-    return LzxChunkDecoder(chunk_bytes.bit_length() - 1).expand(data, size_bytes)
+    return _LzxChunkDecoder(chunk_bytes.bit_length() - 1).expand(data, size_bytes)
 
 
 class ChunkedView:

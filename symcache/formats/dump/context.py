@@ -74,7 +74,7 @@ def parse_context(data: bytes, layout: ContextLayout) -> Context | None:
         return None
     width = layout.pointer_size
     link = 0 if layout.link is None else parse_uint(data, layout.link, width)
-    link = strip_signature(link) if layout.signs_pointers else link
+    link = _strip_signature(link) if layout.signs_pointers else link
     return Context(parse_uint(data, layout.instruction, width), parse_uint(data, layout.stack, width), link)
 
 
@@ -82,7 +82,7 @@ _HEADER_CONTEXT = {False: 0x320, True: 0x348}
 _HEADER_EXCEPTION = {False: (0x7D0 + 0x0C, 4), True: (0xF00 + 0x10, 8)}
 
 
-def strip_signature(pointer: int) -> int:
+def _strip_signature(pointer: int) -> int:
     """Return an ARM64 pointer as it was before it was signed: bits 48 to 63 as bit 55, which a signature spares.
 
     Source: Arm Architecture Reference Manual, D8.9 "Pointer authentication", and its pseudocode function Strip, for the
@@ -191,4 +191,4 @@ def read_stack_words(memory: ByteView, top: int, layout: ContextLayout, *, end: 
         except InputError:
             break
     words = struct.unpack_from(f"<{len(data) // width}{'Q' if width == 8 else 'I'}", data)
-    return [strip_signature(word) for word in words] if layout.signs_pointers else words
+    return [_strip_signature(word) for word in words] if layout.signs_pointers else words

@@ -60,7 +60,7 @@ class Root:
     pointers: tuple[int, ...] = ()  # addresses that lie in the kernel's image, or near
 
 
-def read_shared_data(space: AddressSpace) -> SharedData | None:
+def _read_shared_data(space: AddressSpace) -> SharedData | None:
     """Return what KUSER_SHARED_DATA says, if *space* has one.
 
     Layout: interrupt time at 8, system time at 0x14, both {u32, i32, i32}; path of Windows, UTF-16, at 0x30; build u32
@@ -133,7 +133,7 @@ class RootSearch:
             if mark in self._tested or not space.root:
                 continue
             self._tested.add(mark)
-            shared = read_shared_data(space)
+            shared = _read_shared_data(space)
             if shared is not None:
                 yield Root(space, shared, found_by)
 
