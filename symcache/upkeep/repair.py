@@ -25,7 +25,7 @@ from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
 from symcache.symstore.transactions import REFS, Refs, TransactionFile, format_file, read_refs, walk_refs, write_refs
-from symcache.upkeep.verify import Problem, RepairAction
+from symcache.upkeep.problems import Problem, RepairAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -1064,7 +1064,12 @@ TARGETS: dict[str, Target] = {
             ("formats/trace/etl", "formats/trace/scan", "formats/trace/hits", "inputs/trace"),
             most_calls=(40_000, 6_000),
         ),
-        Target("nettrace", _read_trace, _nettraces, ("formats/trace/nettrace", "formats/trace/events")),
+        Target(
+            "nettrace",
+            _read_trace,
+            _nettraces,
+            ("formats/trace/nettrace", "formats/trace/nettraceblocks", "formats/trace/events"),
+        ),
         Target(
             "xpress-plain",
             _expand_plain_xpress,
@@ -1150,7 +1155,7 @@ TARGETS: dict[str, Target] = {
             "any-input",
             _detect,
             lambda: [b"MZ", b"MDMP", b"PAGEDU64", b"Microsoft C/C++ ", b"BSJB"],
-            ("inputs/detect",),
+            ("inputs/detect", "inputs/refusals"),
         ),
         Target("log", _read_log, lambda: _with_bom(_LOGS), ("inputs/log",), words=_LOG_WORDS, most_s=(0.5, 0.05)),
         Target(
