@@ -14,7 +14,7 @@ from symcache.config import BuildSettings
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.events import ignore
 from symcache.formats.memory.kinds import ELF_MAGIC, SURE_MAGICS, looks_like_raw_memory
-from symcache.formats.view import BytesView, FileView
+from symcache.formats.view import BytesView, FileView, check_range
 from symcache.identity import base_name, check_path_part
 from symcache.inputs.folder import HEAD_BYTES, read_folder
 from symcache.inputs.mounted import find_mounted_windows
@@ -388,8 +388,7 @@ class _SeekView:
         self.size = file.seek(0, 2)
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise TruncatedInput(f"the input ends within {length} bytes that are needed", offset=max(offset, 0))
+        check_range(offset, length, self.size)
         self._file.seek(offset)
         parts, left = [], length
         while left and (part := self._file.read(left)):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
-from symcache.formats.disk.bounded import Recent, check_range
+from symcache.formats.disk.bounded import Recent
 from symcache.formats.lzx import BitStream, LzxDecoder, make_code_table, undo_e8
-from symcache.formats.view import parse_uint
+from symcache.formats.view import check_range, parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from symcache.formats.disk.bounded import Budget
@@ -200,14 +200,11 @@ class ChunkedView:
 
     def read(self, offset: int, length: int) -> bytes:
         check_range(offset, length, self.size)
-        parts: list[bytes] = []
-        end = offset + length
-        while offset < end:
-            inside = offset % self._chunk_bytes
-            part = self._expanded.get(offset // self._chunk_bytes, self._expand)[inside : inside + end - offset]
-            parts.append(part)
-            offset += len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_some, offset, length)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        number, inside = divmod(offset, self._chunk_bytes)
+        return self._expanded.get(number, self._expand)[inside : inside + length]
 
     def _expand(self, number: int) -> bytes:
         start = self._start_of(number)
