@@ -1061,7 +1061,7 @@ TARGETS: dict[str, Target] = {
             "etl",
             _read_trace,
             _etls,
-            ("formats/trace/etl", "formats/trace/scan", "formats/trace/hits", "inputs/trace"),
+            ("formats/trace/etl", "formats/trace/scan", "formats/trace/hits", "inputs/trace", "inputs/tracecontents"),
             most_calls=(40_000, 6_000),
         ),
         Target(
