@@ -27,7 +27,8 @@ from symcache.formats.trace.events import (
     TraceModule,
 )
 from symcache.formats.trace.hits import PAGE_BITS
-from symcache.identity import ImageKey, PdbKey, PortablePdbKey, base_name, fold, source_name
+from symcache.identity import PdbKey, PortablePdbKey, base_name, fold, source_name
+from symcache.inputs.image import loader_key
 from symcache.inputs.records import (
     Module,
     PdbFormat,
@@ -376,7 +377,7 @@ class TraceContents:
         pdb_name = base_name(image.pdb.path) if image.pdb is not None else ""
         name = image.name or base_name(image.path) or pdb_name or f"{image.base:#x}"
         timestamp = image.timestamp or self._stamps.get(_file_of(image), 0)
-        key = _image_key(name, timestamp, image.size) if timestamp and image.size else None
+        key = loader_key(name, timestamp, image.size)
         module = Module(
             name,
             image.path or None,
@@ -428,13 +429,6 @@ def _reference(pdb: PdbIdentity, *, portable: bool | None) -> PdbReference:
     native = PdbKey(name, guid, pdb.age)
     others = (PortablePdbKey(name, guid),) if portable is None else ()
     return PdbReference(native, PdbFormat.NATIVE, others=others)
-
-
-def _image_key(name: str, timestamp: int, size: int) -> ImageKey | None:
-    try:
-        return ImageKey(name, timestamp, size)
-    except MalformedInput:
-        return None
 
 
 def _managed_modules(event: ManagedModule) -> Iterator[Module]:
