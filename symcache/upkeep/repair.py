@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError, SymcacheError
-from symcache.identity import Tier, check_path_part, parse_index, tier_folder
+from symcache.identity import REFS, Tier, check_path_part, parse_index, tier_folder
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
     check_inside,
@@ -24,7 +24,7 @@ from symcache.stores.local.rights import make_file, make_folders
 from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
-from symcache.symstore.transactions import REFS, Refs, TransactionFile, format_file, read_refs, walk_refs, write_refs
+from symcache.symstore.transactions import Refs, TransactionFile, format_file, read_refs, walk_refs, write_refs
 from symcache.upkeep.problems import Problem, RepairAction
 
 if TYPE_CHECKING:

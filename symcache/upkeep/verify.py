@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
-from symcache.identity import OtherKey, check_path_part, compressed_name, fold, parse_id
+from symcache.identity import POINTER, REFS, OtherKey, check_path_part, compressed_name, fold, parse_id
 from symcache.stores.base import Form
 from symcache.stores.local.rights import open_stored
 from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
-from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
+from symcache.symstore.transactions import read_pointer, read_refs, walk_refs
 from symcache.upkeep.checkpoint import Checkpoint, Progress, checkpoint_of
 from symcache.upkeep.inventory import list_files
 from symcache.upkeep.problems import Problem, ProblemKind, RepairAction

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 
 class Holding(StrEnum):
@@ -241,7 +241,7 @@ def _covers(prefix: str, url: str, *, same_scheme: bool) -> bool:
 
 
 def _odd_port(parts: SplitResult) -> int | None:
-    return None if parts.port == _PORTS.get(parts.scheme) else parts.port
+    return None if parts.port == PORTS.get(parts.scheme) else parts.port
 
 
 def _segments(url: str) -> list[str]:
