@@ -11,15 +11,7 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, settings_options
-from symcache.cli.output import (
-    gather,
-    say,
-    say_error,
-    show_ticker,
-    write_line,
-    write_store_json,
-    write_table,
-)
+from symcache.cli.output import gather, say, say_error, show_ticker, write_line, write_store_json, write_table
 from symcache.cli.store import check_writable, open_store, write_files
 from symcache.cli.upkeep import files_text, show_removed, verdict, write_stats
 from symcache.config import bucket_folder

@@ -22,17 +22,8 @@ from symcache.formats.filetime import TICKS_PER_S, iso_time
 from symcache.formats.pe.image import machine_name
 from symcache.identity import base_name, source_name
 from symcache.inputs.crashstack import find_crash_stack
-from symcache.inputs.image import (
-    image_module,
-    loader_key,
-    read_loaded_image,
-)
-from symcache.inputs.kernelmodules import (
-    list_kernel_modules,
-    module_memory,
-    read_build_lab,
-    unloaded_module,
-)
+from symcache.inputs.image import image_module, loader_key, read_loaded_image
+from symcache.inputs.kernelmodules import list_kernel_modules, module_memory, read_build_lab, unloaded_module
 from symcache.inputs.kernelsearch import scan_for_kernel
 from symcache.inputs.records import ImageUse, Input, InputKind, KernelPdbWanted, Module, Unreadable
 from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout

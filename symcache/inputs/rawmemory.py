@@ -18,12 +18,7 @@ from symcache.formats.memory.kinds import AVML_MAGIC, ELF_MAGIC, LIME_MAGIC, VMW
 from symcache.formats.memory.lime import AvmlMemory, read_lime_ranges
 from symcache.formats.memory.ranges import MemoryRange, RangedMemory
 from symcache.formats.memory.search import RootSearch, find_traces
-from symcache.formats.memory.variables import (
-    KERNEL_VARIABLES,
-    KernelVariables,
-    debugger_data_of,
-    find_kernel_variables,
-)
+from symcache.formats.memory.variables import KERNEL_VARIABLES, KernelVariables, debugger_data_of, find_kernel_variables
 from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.pdb.publics import read_public_addresses
 from symcache.formats.pe.debug import Rsds, parse_code_view

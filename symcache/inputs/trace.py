@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 from symcache.events import InputAdvanced
 from symcache.formats.filetime import iso_time
 from symcache.identity import base_name
-from symcache.inputs.records import (
-    STANDARD_INPUT,
-    Input,
-    InputKind,
-    PdbFolder,
-    Unreadable,
-)
+from symcache.inputs.records import STANDARD_INPUT, Input, InputKind, PdbFolder, Unreadable
 from symcache.inputs.tracecontents import MOST_IMAGES, TraceContents
 
 if TYPE_CHECKING:

@@ -29,12 +29,7 @@ from symcache.formats.trace.events import (
 from symcache.formats.trace.hits import PAGE_BITS
 from symcache.identity import PdbKey, PortablePdbKey, base_name, fold, source_name
 from symcache.inputs.image import loader_key
-from symcache.inputs.records import (
-    Module,
-    PdbFormat,
-    PdbReference,
-    ProcessSummary,
-)
+from symcache.inputs.records import Module, PdbFormat, PdbReference, ProcessSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,16 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from symcache.identity import (
-    DbgKey,
-    ImageKey,
-    OtherKey,
-    Pdb2Key,
-    PdbKey,
-    PortablePdbKey,
-    fold,
-    parse_runtime_library,
-)
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold, parse_runtime_library
 from symcache.inputs.records import WHOLE_FILE, ImageUse, PdbFormat
 from symcache.inputs.runtimes import is_build_known, library_keys, own_key, runtime_of
 from symcache.stores.results import Cause, Hint

@@ -11,13 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.archive.compressed import (
-    Inflate,
-    decode,
-    expand_pieces,
-    lzma_decoder,
-    zip_decoder,
-)
+from symcache.formats.archive.compressed import Inflate, decode, expand_pieces, lzma_decoder, zip_decoder
 from symcache.formats.archive.member import PIECE_BYTES, Member, iter_pieces
 from symcache.formats.view import PartView
 

@@ -24,13 +24,7 @@ from symcache.formats.trace.events import (
     read_utf16,
 )
 from symcache.formats.trace.hits import Hits
-from symcache.formats.trace.nettraceblocks import (
-    MOST_PROBLEMS,
-    BlockKind,
-    find_blocks,
-    parse_short_text,
-    parse_varuint,
-)
+from symcache.formats.trace.nettraceblocks import MOST_PROBLEMS, BlockKind, find_blocks, parse_short_text, parse_varuint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
