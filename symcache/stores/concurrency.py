@@ -12,11 +12,12 @@ import anyio
 from anyio import from_thread, lowlevel, to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 
     from anyio.abc import TaskGroup
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _QUICK_S = 0.005
 _SLOW_FOR_S = 1.0
@@ -192,6 +193,39 @@ class SingleFlight(Generic[T]):
         finally:
             del self._flights[name]
             flight.landed.set()
+
+
+async def take_in_order(
+    items: Iterable[T], bring: Callable[[T], Awaitable[U]], take: Callable[[U], Awaitable[None]], *, at_once: int
+) -> None:
+    """Let *take* have what *bring* makes of each of *items*, in their order and one at a time.
+
+    *at_once* are being brought, wait for their turn or are taken. The first error ends all of it, and is raised alone.
+    """
+    left = iter(items)
+    turn = anyio.Event()
+    turn.set()
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        nonlocal turn
+        try:
+            for item in left:
+                own, turn = turn, anyio.Event()
+                following = turn
+                brought = await bring(item)
+                await own.wait()
+                await take(brought)
+                following.set()
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(at_once):
+            group.start_soon(work)
+    if errors:
+        raise errors[0]
 
 
 _Returned = TypeVar("_Returned")

@@ -39,6 +39,7 @@ HASH_FIELD = "sha256"
 """The field of an object's own metadata that holds the SHA-256 of its bytes, in lower-case hex."""
 
 _MIB = 1 << 20
+_CHUNK_BYTES = 1 << 18
 # What is longer is sent in parts, which only the last request puts together under the name.
 _WHOLE_BYTES = 64 * _MIB
 # From a share it is read into memory: a mapped file that another machine removes there ends the process.
@@ -94,6 +95,7 @@ class Bucket:
         self.name = url
         self.entry = entry
         self.largest_bytes = network.largest_file_bytes
+        self.parts = network.parallel_ranges.parts  # most that are asked for at once
         self._store: Any = _open(url, entry, network, silence_s=min(network.read_timeout_s, _READ_S))
         # An answer to what is sent begins when all of it has come, which takes a slow line its time.
         self._patient_store: Any = _open(url, entry, network, silence_s=_SEND_S)
@@ -119,26 +121,41 @@ class Bucket:
 
         They are *of* the object that was read before, if that is given. An empty object is none.
         """
+        got = self.read_chunks(name, start, stop, of=of)
+        return None if got is None else (b"".join(got[0]), got[1])
+
+    def read_chunks(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        of: ObjectInfo | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> tuple[Sequence[bytes], ObjectInfo] | None:
+        """Return what `read` does as it came, without a copy of it; it is given up soon after *is_over* says so."""
         import obstore  # noqa: PLC0415 - of the extra
 
         options: Any = {"range": (start, stop)}
         if of is not None and of.tag is not None:
             options["if_match"] = of.tag  # some servers do not heed it
 
-        def get() -> tuple[bytes, ObjectInfo]:
+        def get() -> tuple[Sequence[bytes], ObjectInfo]:
             result = obstore.get(self._store, name, options=options)
             stated = result.attributes.get(HASH_FIELD, "")
             info = _info(result.meta, stated if _HASH.fullmatch(stated) else None)
             if of is not None and not _are_same(info, of):
                 raise UpstreamUnavailable(_REPLACED, url=self.name)
-            data, length = bytearray(), min(stop, info.size_bytes) - start
-            for piece in result.stream(min_chunk_size=_MIB):
-                data += piece
-                if len(data) > length:
+            chunks: list[bytes] = []
+            left = min(stop, info.size_bytes) - start
+            for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                chunks.append(chunk)
+                left -= len(chunk)
+                if left < 0 or is_over():
                     break  # whatever the server sends beyond what it states is not gathered
-            if len(data) != length:
+            if left:
                 raise UpstreamUnavailable("the answer is not as long as it says", url=self.name)
-            return bytes(data), info
+            return chunks, info
 
         return self._call(get)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -74,6 +75,22 @@ class Scene:
 
     def put(self, name: str, content: bytes, **attributes: str) -> None:
         obstore.put(self.bucket.open(), name, content, attributes=attributes)
+
+    def fault_after_the_first_piece(self, fault: Fault, files: int = 1) -> None:
+        """Let *fault* meet what follows the first pieces of *files* files."""
+        begun = 0
+
+        def note(event: Event) -> None:
+            nonlocal begun
+            self.events.append(event)
+            begun += isinstance(event, TransferStarted)
+            if begun == files and isinstance(event, TransferStarted):
+                self.relay.fault = fault
+
+        self.store._observer = note
+
+    def hold_after_the_first_piece(self, files: int = 1) -> None:
+        self.fault_after_the_first_piece(Fault(methods={"GET"}, delay_s=3600), files)
 
     @property
     def asked(self) -> list[tuple[str, str]]:
@@ -148,6 +165,79 @@ class TestFetch:
         assert "if-match" not in first.headers
         assert len(more) == 2  # of 4 MiB at most
         assert len({each.headers["if-match"] for each in more}) == 1
+
+    async def test_pieces_of_a_long_file_are_asked_for_ahead_and_come_in_order(self, scene: Scene) -> None:
+        content = os.urandom(22 * MIB)
+        scene.put(KEY.index, content)
+        scene.hold_after_the_first_piece()
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch)
+            await anyio.to_thread.run_sync(scene.relay.await_requests, 1 + 4)
+            scene.relay.fault = None
+        assert scene.scratch.read_bytes() == content
+        assert len(scene.relay.requests) == 1 + 6
+        assert [event.whole_bytes for event in scene.events if isinstance(event, TransferAdvanced)] == [
+            *(MIB * (1 + 4 * piece) for piece in range(6)),
+            len(content),
+        ]
+
+    async def test_of_many_long_files_each_has_one_piece_on_the_way_and_few_more(self, s3_scene: Scene) -> None:
+        scene, files = s3_scene, 3
+        scene.store._ahead_left = 4
+        scene.put(KEY.index, bytes(30 * MIB))
+        scene.hold_after_the_first_piece(files)
+        async with anyio.create_task_group() as group:
+            for at in range(files):
+                group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch.with_name(f"scratch{at}"))
+            expected = files + 4 + 2 + 1
+            await anyio.to_thread.run_sync(scene.relay.await_requests, expected)
+            await anyio.wait_all_tasks_blocked()
+            assert len(scene.relay.requests) == expected
+            group.cancel_scope.cancel()
+        assert scene.store._ahead_left == 4
+
+    async def test_one_piece_comes_after_the_other_where_the_settings_say_so(self, s3_scene: Scene) -> None:
+        s3_scene.put(KEY.index, bytes(14 * MIB))
+        s3_scene.store.bucket.parts = 1
+        most = at_once = 0
+
+        def read(*arguments: Any, **how: Any) -> Any:
+            nonlocal most, at_once
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return own(*arguments, **how)
+            finally:
+                at_once -= 1
+
+        own, s3_scene.store.bucket.read_chunks = s3_scene.store.bucket.read_chunks, read  # type: ignore[method-assign]
+        assert (await s3_scene.store.fetch(FileRequest(KEY), s3_scene.scratch)).form is Form.PLAIN
+        assert most == 1
+
+    async def test_who_gives_up_a_long_file_leaves_no_thread_behind(self, scene: Scene) -> None:
+        scene.put(KEY.index, bytes(30 * MIB))
+        scene.hold_after_the_first_piece()
+        before = set(threading.enumerate())
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch)
+            await anyio.to_thread.run_sync(scene.relay.await_requests, 1 + 4)
+            group.cancel_scope.cancel()
+        assert isinstance(scene.events[-1], TransferEnded)
+        asking = [each for each in set(threading.enumerate()) - before if each.name == "detached call"]
+        scene.relay.fault = None
+        for each in asking:
+            await anyio.to_thread.run_sync(each.join, 60)
+            assert not each.is_alive()
+        assert len(scene.relay.requests) == 1 + 4
+
+    async def test_a_piece_that_fails_ends_the_transfer_with_its_error(self, scene: Scene) -> None:
+        scene.put(KEY.index, bytes(30 * MIB))
+        scene.fault_after_the_first_piece(Fault(methods={"GET"}, status=503))
+        found = await scene.store.fetch(FileRequest(KEY), scene.scratch)
+        assert isinstance(found.error, UpstreamUnavailable)
+        assert found.attempts == (Attempt(scene.url, "503"),)
+        scene.relay.fault = None
+        assert (await scene.store.fetch(FileRequest(KEY), scene.scratch)).form is Form.PLAIN
 
     async def test_a_transfer_is_told_from_its_beginning_to_its_end(self, scene: Scene) -> None:
         scene.put(KEY.index, bytes(6 * MIB))
