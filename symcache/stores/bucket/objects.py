@@ -15,11 +15,12 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from symcache.config import aws_profile, azure_endpoint
+from symcache.config import aws_profile, azure_endpoint, google_endpoint
 from symcache.errors import ConfigError, Forbidden, TruncatedInput, UpstreamRefused, UpstreamUnavailable, WrongContent
 from symcache.stores.local.mounts import find_mount
 from symcache.sympath import redact_words
@@ -76,6 +77,7 @@ class ObjectInfo:
     modified_s: float  # seconds since 1970, UTC
     tag: str | None  # of its bytes; another one after they were replaced
     sha256: str | None = None  # of its bytes, as who put it there states it; not in listings
+    version: str | None = None  # by which Google knows which one is to be replaced
 
 
 class Bucket:
@@ -83,6 +85,10 @@ class Bucket:
 
     *entry* is what the config file says of it; an object of more than *largest_bytes* is copied by nobody. Nothing is
     asked before the first call.
+
+    Attributes:
+        name: *url*.
+        address: Where a named server has it, ``https://server/bucket/prefix``; None if that is to be found out.
 
     Methods raise `UpstreamUnavailable` where another try may help, `UpstreamRefused` where credentials, rights or the
     bucket itself are wrong.
@@ -96,9 +102,10 @@ class Bucket:
         self.entry = entry
         self.largest_bytes = network.largest_file_bytes
         self.parts = network.parallel_ranges.parts  # most that are asked for at once
-        self._store: Any = _open(url, entry, network, silence_s=min(network.read_timeout_s, _READ_S))
+        self._store: Any
+        self._store, self.address = _open(url, entry, network, silence_s=min(network.read_timeout_s, _READ_S))
         # An answer to what is sent begins when all of it has come, which takes a slow line its time.
-        self._patient_store: Any = _open(url, entry, network, silence_s=_SEND_S)
+        self._patient_store: Any = _open(url, entry, network, silence_s=_SEND_S)[0]
         self._is_there = False  # the bucket, as far as is known
         self._asking = threading.Lock()
         self._keeps_names: bool | None = None
@@ -186,7 +193,9 @@ class Bucket:
             how: dict[str, Any] = {"mode": "create"} if self._keeps_names else {"use_multipart": False}
             if instead_of is not None:
                 is_told = self._keeps_names and instead_of.tag is not None
-                how = {"mode": {"e_tag": instead_of.tag}} if is_told else {"use_multipart": False}
+                what = {"e_tag": instead_of.tag, "version": instead_of.version}
+                what = {name: value for name, value in what.items() if value is not None}
+                how = {"mode": what} if is_told else {"use_multipart": False}
             if not is_whole:
                 how = {"chunk_size": _part_bytes(size_bytes), "max_concurrency": _PARTS_AT_ONCE}
             content = opened if not is_whole else _mapped(opened, size_bytes) if is_mapped else opened.read()
@@ -231,8 +240,14 @@ class Bucket:
         """Remove the objects *names*, those that there are."""
         import obstore  # noqa: PLC0415 - of the extra
 
-        if names:
-            self._call(lambda: obstore.delete(self._store, list(names)))
+        def delete(some: Sequence[str]) -> bool:
+            obstore.delete(self._store, list(some))
+            return True
+
+        # Where each is asked for by itself, as at Google, obstore stops at one that has gone before.
+        if names and not self._call(lambda: delete(names)):
+            for name in names:
+                self._call(partial(delete, [name]))
 
     def move(self, name: str, target: str) -> None:
         """Let the object *name* be called *target*; a copy of both may be there for a moment."""
@@ -423,7 +438,8 @@ def _mapped(file: BufferedReader, size_bytes: int) -> memoryview:
 
 
 def _info(meta: Mapping[str, Any], sha256: str | None = None) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp(), meta["e_tag"], sha256)
+    modified_s = meta["last_modified"].timestamp()
+    return ObjectInfo(meta["path"], meta["size"], modified_s, meta["e_tag"], sha256, meta["version"])
 
 
 def _are_same(info: ObjectInfo, before: ObjectInfo) -> bool:
@@ -437,7 +453,8 @@ def _part_bytes(size_bytes: int) -> int:
     return max(_PART_BYTES, -(-size_bytes // 9_000))
 
 
-def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: float) -> Any:
+def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: float) -> tuple[Any, str | None]:
+    """Return obstore's store, and `Bucket.address`."""
     try:
         from obstore.exceptions import BaseError  # noqa: PLC0415 - of the extra
         from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
@@ -452,7 +469,9 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
     if parts.scheme == "az":
         settings |= {"account_name": entry.account} if entry is not None and entry.account else {}
         endpoint = endpoint or azure_endpoint()
-    elif parts.scheme != "gs":
+    elif parts.scheme == "gs":
+        endpoint = endpoint or google_endpoint()
+    else:
         if parts.scheme != "s3":
             endpoint = f"{parts.scheme}://{parts.netloc}"
             bucket, _, prefix = prefix.partition("/")
@@ -463,7 +482,10 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
             how["credential_provider"] = lambda: {**profile.keys, "expires_at": None}
         settings |= {"region": region} if region else {}
         settings |= {"checksum_algorithm": "SHA256"} if entry is None or entry.checksums else {}
-    settings |= {"endpoint": endpoint} if endpoint and parts.scheme != "gs" else {}
+    address: str | None = None
+    if endpoint:
+        settings |= {"base_url" if parts.scheme == "gs" else "endpoint": endpoint}
+        address = "/".join(filter(None, (endpoint.rstrip("/"), bucket, prefix)))
     how |= {
         "prefix": prefix or None,
         "client_options": _client_options(network, silence_s, is_plain=(endpoint or "").startswith("http://")),
@@ -479,11 +501,12 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
     }
     kinds = {"gs": GCSStore, "az": AzureStore}
     try:
-        return kinds.get(parts.scheme, S3Store)(bucket, config=settings, **how)
+        store = kinds.get(parts.scheme, S3Store)(bucket, config=settings, **how)
     except (BaseError, ValueError, TypeError) as error:
         # Of what obstore says the first line tells what is wrong; the rest is its debug output. It quotes values.
         problem = re.sub('"[^"]*"?', '"…"', str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
         raise ConfigError(f"the bucket cannot be opened: {redact_words(problem)}", where=url) from None
+    return store, address
 
 
 def _client_options(network: Network, silence_s: float, *, is_plain: bool) -> Any:

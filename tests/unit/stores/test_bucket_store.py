@@ -102,7 +102,7 @@ class Scene:
         return self.bucket.url
 
 
-@pytest.fixture(params=["s3_bucket", "azure_bucket"])
+@pytest.fixture(params=["s3_bucket", "azure_bucket", "google_bucket"])
 def scene(
     request: pytest.FixtureRequest, opened: Callable[..., objects.Bucket], tmp_path: Path, no_retries: None
 ) -> Iterator[Scene]:
