@@ -31,6 +31,7 @@ from symcache.stores.local.tree import Store
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present
 from symcache.stores.source import Step, explain
 from symcache.stores.turns import Turns
+from symcache.sympath import parse_symbol_path, with_bucket
 from symcache.upkeep.bundle import export_bundle
 
 if TYPE_CHECKING:
@@ -668,6 +669,19 @@ class TestEntries:
         path = f"srv*{rig.store}*{scene.bucket.url}/windows"
         async with rig.open(replace(rig.config(path), bucket=(scene.entry,))) as source:
             assert isinstance(await source.fetch(KEY), Fetched)
+
+    @pytest.mark.parametrize("is_bucket", [True, False], ids=["its block", "a server"])
+    @pytest.mark.parametrize("spelling", ["{}/{}", "{}/{}/"])
+    async def test_a_bucket_and_its_own_url_are_one_place(self, spelling: str, is_bucket: bool, scene: Scene) -> None:
+        url = spelling.format(scene.relay.url, scene.bucket.name)
+        scene.entry = BucketEntry(url=url) if is_bucket else None
+        for setting in (scene.bucket.url, url.rstrip("/")):
+            rig = scene.machine()
+            config = replace(scene.config(rig), symbol_path=parse_symbol_path(f"srv*{rig.store}*{url}"))
+            config = replace(config, symbol_path=with_bucket(config.symbol_path, setting))
+            async with rig.open(config) as source:
+                assert [place.name for place in source.chains[0].stores] == [str(rig.store), setting]
+            assert [place.name for place in DiskSource(config).chains[0].stores] == [str(rig.store), setting]
 
     async def test_a_bucket_stands_between_where_a_setting_names_it(self, scene: Scene) -> None:
         scene.put(PATH, PDB)
