@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 import anyio
 from anyio import from_thread, lowlevel, to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 
     from anyio.abc import TaskGroup
 
@@ -193,6 +195,45 @@ class SingleFlight(Generic[T]):
         finally:
             del self._flights[name]
             flight.landed.set()
+
+
+def map_in_order(function: Callable[[T], U], items: Iterable[T], *, at_once: int) -> Iterator[tuple[T, U]]:
+    """Yield each of *items* with what *function* makes of it, in their order; *at_once* threads work a little ahead.
+
+    Nothing waits for the threads once who asked has gone, not even the program's end: silence lasts for seconds.
+    """
+    tasks: SimpleQueue[tuple[T, Future[U]] | None] = SimpleQueue()
+    ahead: deque[tuple[T, Future[U]]] = deque()
+    threads = 0
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            item, result = task
+            if not result.set_running_or_notify_cancel():
+                continue
+            try:
+                result.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                result.set_exception(error)
+
+    try:
+        for item in items:
+            ahead.append((item, Future()))
+            tasks.put(ahead[-1])
+            if threads < at_once:
+                threads += 1
+                threading.Thread(target=work, name="ask a bucket", daemon=True).start()
+            if len(ahead) >= 2 * at_once:
+                first, result = ahead.popleft()
+                yield first, result.result()
+        while ahead:
+            first, result = ahead.popleft()
+            yield first, result.result()
+    finally:
+        for _, result in ahead:
+            result.cancel()
+        for _ in range(threads):
+            tasks.put(None)
 
 
 async def take_in_order(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from symcache.stores.concurrency import Batches, Seats, call_detached, take_in_order
+from symcache.stores.concurrency import Batches, Seats, call_detached, map_in_order, take_in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 async def test_what_waits_at_the_same_time_goes_to_a_thread_together() -> None:
@@ -204,6 +210,71 @@ async def test_who_gives_up_what_is_brought_ahead_waits_for_nothing() -> None:
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
     assert (sorted(pieces.over), pieces.taken) == ([0, 1, 2], [])
+
+
+@given(st.lists(st.integers(), max_size=60), st.integers(1, 8))
+@settings(max_examples=25)
+def test_work_ahead_keeps_the_order_and_its_bound(items: Sequence[int], at_once: int) -> None:
+    under_way: list[int] = []
+    most = 0
+    lock = threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal most
+        with lock:
+            under_way.append(item)
+            most = max(most, len(under_way))
+        with lock:
+            under_way.remove(item)
+        return -item
+
+    taken = 0
+
+    def counted() -> Iterator[int]:
+        nonlocal taken
+        for item in items:
+            taken += 1
+            yield item
+
+    results = []
+    for item, result in map_in_order(work, counted(), at_once=at_once):
+        results.append((item, result))
+        assert taken <= len(results) + 2 * at_once
+    assert results == [(item, -item) for item in items]
+    assert most <= at_once
+
+
+def test_the_first_error_of_work_ahead_reaches_who_asked() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise ValueError(item)
+        return item
+
+    results = map_in_order(work, range(100), at_once=2)
+    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(ValueError, match="3"):
+        next(results)
+
+
+def test_who_stops_early_waits_for_no_work_ahead_and_no_more_is_begun() -> None:
+    release = threading.Event()
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item:
+            release.wait(60)
+        return item
+
+    results = map_in_order(work, range(100), at_once=2)
+    assert next(results) == (0, 0)
+    asking = [each for each in threading.enumerate() if each.name == "ask a bucket"]
+    results.close()  # type: ignore[attr-defined]  # a generator
+    release.set()
+    for each in asking:
+        each.join(60)
+        assert not each.is_alive()
+    assert set(begun) <= {0, 1, 2}
 
 
 async def test_a_seat_is_left_to_others_while_its_owner_waits_for_somebody() -> None:
