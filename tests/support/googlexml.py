@@ -22,11 +22,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 from support.buckets import SECRETS, BucketServer
 from support.parts import need
 from support.wire import Listener, Request, read_head
@@ -92,6 +87,9 @@ class GoogleStandIn(BucketServer):
 
     def __init__(self, _home: Path | None = None) -> None:
         need("obstore")
+        need("cryptography")
+        from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415 - not where nothing needs it
+
         self._buckets: dict[str, dict[str, _Object]] = {}
         self._uploads: dict[str, _Upload] = {}
         self._turn = threading.Lock()
@@ -134,10 +132,20 @@ class GoogleStandIn(BucketServer):
 
     @property
     def _account(self) -> str:
+        from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
+
         key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         return json.dumps({"client_email": "nobody@tests.example", "private_key": key, "private_key_id": "1"})
 
     def _is_let_in(self, request: Request) -> bool:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15  # noqa: PLC0415
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+
         query, _, signature = request.query.partition("&X-Goog-Signature=")
         if not signature:
             return request.headers.get("authorization") == f"Bearer {_TOKEN}"
@@ -148,8 +156,7 @@ class GoogleStandIn(BucketServer):
         scope = said["X-Goog-Credential"].partition("/")[2]
         signed = "\n".join(["GOOG4-RSA-SHA256", said["X-Goog-Date"], scope, digest])
         try:
-            key = self._key.public_key()
-            key.verify(bytes.fromhex(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+            self._key.public_key().verify(bytes.fromhex(signature), signed.encode(), PKCS1v15(), SHA256())
         except InvalidSignature:
             return False
         return True
