@@ -76,21 +76,19 @@ class Scene:
     def put(self, name: str, content: bytes, **attributes: str) -> None:
         obstore.put(self.bucket.open(), name, content, attributes=attributes)
 
-    def fault_after_the_first_piece(self, fault: Fault, files: int = 1) -> None:
-        """Let *fault* meet what follows the first pieces of *files* files."""
-        begun = 0
+    def fault_after_the_first_piece(self, fault: Fault) -> None:
+        """Let *fault* meet what follows the first piece of the next file."""
 
         def note(event: Event) -> None:
-            nonlocal begun
             self.events.append(event)
-            begun += isinstance(event, TransferStarted)
-            if begun == files and isinstance(event, TransferStarted):
+            if isinstance(event, TransferStarted):
                 self.relay.fault = fault
+                self.store._observer = self.events.append
 
         self.store._observer = note
 
-    def hold_after_the_first_piece(self, files: int = 1) -> None:
-        self.fault_after_the_first_piece(Fault(methods={"GET"}, delay_s=3600), files)
+    def hold_after_the_first_piece(self) -> None:
+        self.fault_after_the_first_piece(Fault(methods={"GET"}, delay_s=3600))
 
     @property
     def asked(self) -> list[tuple[str, str]]:
@@ -182,18 +180,28 @@ class TestFetch:
         ]
 
     async def test_of_many_long_files_each_has_one_piece_on_the_way_and_few_more(self, s3_scene: Scene) -> None:
-        scene, files = s3_scene, 3
+        scene, content = s3_scene, os.urandom(30 * MIB)
         scene.store._ahead_left = 4
-        scene.put(KEY.index, bytes(30 * MIB))
-        scene.hold_after_the_first_piece(files)
+        scene.put(KEY.index, content)
+        asked, release = threading.Semaphore(0), threading.Event()
+
+        def read(name: str, start: int, stop: int, **how: Any) -> Any:
+            if start:
+                asked.release()
+                assert release.wait(60)
+            return own(name, start, stop, **how)
+
+        own, scene.store.bucket.read_chunks = scene.store.bucket.read_chunks, read  # type: ignore[method-assign]
+        targets = [scene.scratch.with_name(f"scratch{at}") for at in range(3)]
         async with anyio.create_task_group() as group:
-            for at in range(files):
-                group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch.with_name(f"scratch{at}"))
-            expected = files + 4 + 2 + 1
-            await anyio.to_thread.run_sync(scene.relay.await_requests, expected)
+            for each in targets:
+                group.start_soon(scene.store.fetch, FileRequest(KEY), each)
+            for _ in range(3 + 4):
+                assert await anyio.to_thread.run_sync(lambda: asked.acquire(timeout=60))
             await anyio.wait_all_tasks_blocked()
-            assert len(scene.relay.requests) == expected
-            group.cancel_scope.cancel()
+            assert not asked.acquire(blocking=False)
+            release.set()
+        assert [each.read_bytes() == content for each in targets] == [True] * 3
         assert scene.store._ahead_left == 4
 
     async def test_one_piece_comes_after_the_other_where_the_settings_say_so(self, s3_scene: Scene) -> None:
