@@ -165,7 +165,7 @@ class TestFetch:
         assert len({each.headers["if-match"] for each in more}) == 1
 
     async def test_pieces_of_a_long_file_are_asked_for_ahead_and_come_in_order(self, scene: Scene) -> None:
-        content = os.urandom(22 * MIB)
+        content = os.urandom(18 * MIB)
         scene.put(KEY.index, content)
         scene.hold_after_the_first_piece()
         async with anyio.create_task_group() as group:
@@ -173,14 +173,14 @@ class TestFetch:
             await anyio.to_thread.run_sync(scene.relay.await_requests, 1 + 4)
             scene.relay.fault = None
         assert scene.scratch.read_bytes() == content
-        assert len(scene.relay.requests) == 1 + 6
+        assert len(scene.relay.requests) == 1 + 5
         assert [event.whole_bytes for event in scene.events if isinstance(event, TransferAdvanced)] == [
-            *(MIB * (1 + 4 * piece) for piece in range(6)),
+            *(MIB * (1 + 4 * piece) for piece in range(5)),
             len(content),
         ]
 
     async def test_of_many_long_files_each_has_one_piece_on_the_way_and_few_more(self, s3_scene: Scene) -> None:
-        scene, content = s3_scene, os.urandom(30 * MIB)
+        scene, content = s3_scene, os.urandom(18 * MIB)
         scene.store._ahead_left = 4
         scene.put(KEY.index, content)
         asked, release = threading.Semaphore(0), threading.Event()
@@ -205,7 +205,7 @@ class TestFetch:
         assert scene.store._ahead_left == 4
 
     async def test_one_piece_comes_after_the_other_where_the_settings_say_so(self, s3_scene: Scene) -> None:
-        s3_scene.put(KEY.index, bytes(14 * MIB))
+        s3_scene.put(KEY.index, bytes(9 * MIB))
         s3_scene.store.bucket.parts = 1
         most = at_once = 0
 
@@ -223,7 +223,7 @@ class TestFetch:
         assert most == 1
 
     async def test_who_gives_up_a_long_file_leaves_no_thread_behind(self, scene: Scene) -> None:
-        scene.put(KEY.index, bytes(30 * MIB))
+        scene.put(KEY.index, bytes(18 * MIB))
         scene.hold_after_the_first_piece()
         before = set(threading.enumerate())
         async with anyio.create_task_group() as group:
@@ -239,7 +239,7 @@ class TestFetch:
         assert len(scene.relay.requests) == 1 + 4
 
     async def test_a_piece_that_fails_ends_the_transfer_with_its_error(self, scene: Scene) -> None:
-        scene.put(KEY.index, bytes(30 * MIB))
+        scene.put(KEY.index, bytes(9 * MIB))
         scene.fault_after_the_first_piece(Fault(methods={"GET"}, status=503))
         found = await scene.store.fetch(FileRequest(KEY), scene.scratch)
         assert isinstance(found.error, UpstreamUnavailable)
