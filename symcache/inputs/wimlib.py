@@ -78,6 +78,7 @@ class Extractor:
         self._path = path
         self._names = names
         self._observer = observer
+        self._program = ""
         self._scratch: TemporaryDirectory[str] | None = None
         self._files: list[Path] = []  # WIM files of the input
         self._taken: dict[bytes, tuple[Path, int]] = {}  # where each content lies, and its length; by its SHA-1
@@ -99,8 +100,10 @@ class Extractor:
         Raises:
             InputError: The program is not there, or there is no room for the copy that it needs of a part of an input.
         """
-        if find_program() is None:
+        program = find_program()
+        if program is None:
             raise UnknownFormat(NOT_READ)
+        self._program = program
         self._scratch = self._scratch or TemporaryDirectory(prefix="symcache-")
         file = None if where else self._input
         if file is None:
@@ -152,7 +155,7 @@ class Extractor:
     def _extract(self, number: int, tree: ListedTree, hashes: list[bytes]) -> None:
         # Of files that differ in letter case alone, a file system may have room for one.
         chosen = {
-            "/".join(tree.files[hash_].path).casefold(): hash_
+            tree.files[hash_].path.casefold(): hash_
             for hash_ in reversed(hashes)
             if hash_ in tree.files and hash_ not in self._taken
         }
@@ -162,10 +165,10 @@ class Extractor:
         check_room(self._folder, size_bytes, f"what is wanted of image {number} has {size_bytes} bytes")
         target, paths = (self._folder / f"{name}{len(self._files)}-{number}" for name in ("image", "list"))
         files = {hash_: tree.files[hash_] for hash_ in chosen.values()}
-        paths.write_bytes("".join(f"/{'/'.join(file.path)}\n" for file in files.values()).encode())
+        paths.write_bytes("".join(f"/{file.path}\n" for file in files.values()).encode())
         options = (f"@{paths}", f"--dest-dir={target}", "--no-acls", "--no-attributes", "--no-globs")
         self._run("extract", number, *options, take=partial(deque[bytes], maxlen=0), size_bytes=size_bytes)
-        self._taken |= {hash_: (target.joinpath(*file.path), file.size) for hash_, file in files.items()}
+        self._taken |= {hash_: (target / file.path, file.size) for hash_, file in files.items()}
 
     def _lend(self, hash_: bytes) -> ByteView:
         if hash_ not in self._taken:
@@ -186,11 +189,10 @@ class Extractor:
 
         Whatever ends this ends the program; if it cannot, the program's next line does, as nobody reads it.
         """
-        program = find_program() or _PROGRAM
         with (
             (self._folder / "said").open("w+b") as said,
             subprocess.Popen(  # noqa: S603 - a program of PATH
-                [program, command, str(self._files[-1]), str(number), *options],
+                [self._program, command, str(self._files[-1]), str(number), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
 
 _FIELD = re.compile(
-    rb'(?:Full Path += "(?P<path>.+)"|Attributes += 0x(?P<flags>[0-9a-f]{1,8})|\t(?P<stream>.+):'
-    rb"|Hash += 0x(?P<hash>[0-9a-f]{40})|Uncompressed size += (?P<size>\d{1,20}) bytes)\r?\n?"
+    rb'(?:Full Path += "(.+)"|Attributes += 0x([0-9a-f]{1,8})|\t(.+):'
+    rb"|Hash += 0x([0-9a-f]{40})|Uncompressed size += (\d{1,20}) bytes)\r?\n?"
 )
-_BEGINNINGS = (b"Full Path", b"Attributes", b"\t", b"Hash", b"Uncompressed")
+_PATH, _FLAGS, _HASH, _SIZE = b"Full", b"Attr", b"Hash", b"Unco"
+_BEGINNINGS = frozenset({_PATH, _FLAGS, _HASH, _SIZE})
 _CONTENT = b"Unnamed data stream"
 _NO_HASH = bytes(20)
 _IS_FOLDER, _IS_LINK = 0x10, 0x400
@@ -34,9 +35,9 @@ _LISTED_DEPTH = 3  # by these folders Windows is told, be they empty: \Windows\S
 
 
 class ListedFile(NamedTuple):
-    """A file of an image: its path from the root on, without a separator before it, and its length in bytes."""
+    """A file of an image: its path from the root on, with slashes between names, and its length in bytes."""
 
-    path: tuple[str, ...]
+    path: str
     size: int
 
 
@@ -58,7 +59,7 @@ class ListedTree:
             MalformedInput: It has more files than any image of Windows.
         """
         self.root = TreeEntry("", True, "")
-        self.files: dict[bytes, ListedFile] = {}  # by the SHA-1 of their content; of several names the first
+        self.files: dict[bytes, ListedFile] = {}  # by the SHA-1 of their content; of several paths the shortest
         self._folders: dict[str, list[TreeEntry]] = {"": []}
         self._takes = takes
         self._lend = lend
@@ -100,7 +101,8 @@ class ListedTree:
         if not is_folder:
             folder.append(TreeEntry(parts[-1], False, hash_))
             if size and hash_ not in {b"", _NO_HASH}:
-                self.files.setdefault(hash_, ListedFile(tuple(parts), size))
+                file = ListedFile("/".join(parts), size)
+                self.files[hash_] = min(self.files.get(hash_, file), file, key=lambda each: len(each.path))
 
     def _folder(self, parts: list[str]) -> list[TreeEntry]:
         """Return what the folder at *parts* holds; it comes to be there if it was not."""
@@ -117,25 +119,27 @@ def _entries(lines: Iterable[bytes]) -> Iterator[tuple[str, int, bytes, int | No
     """Yield path, attributes, hash and length of each file and folder, as far as they are printed."""
     path, flags, hash_, size, is_content = "", 0, b"", None, False
     for line in lines:
-        if not line.startswith(_BEGINNINGS) or (match := _FIELD.fullmatch(line)) is None:
+        begins = line[:4]
+        if begins not in _BEGINNINGS and begins[:1] != b"\t":
             continue
-        value = match[match.lastgroup or ""]
-        match match.lastgroup:
-            case "path":
-                if path:
-                    yield path, flags, hash_, size
-                try:
-                    path = value.decode()
-                except UnicodeDecodeError:  # no name that any set has
-                    path = ""
-                flags, hash_, size, is_content = 0, b"", None, False
-            case "flags":
-                flags = int(value, 16)
-            case "stream":
-                is_content = value == _CONTENT
-            case "hash" if is_content:
-                hash_ = bytes.fromhex(value.decode())
-            case "size" if is_content:
-                size = int(value)
+        if (match := _FIELD.fullmatch(line)) is None:
+            continue
+        value = match[match.lastindex or 0]
+        if begins == _PATH:
+            if path:
+                yield path, flags, hash_, size
+            try:
+                path = value.decode()
+            except UnicodeDecodeError:  # no name that any set has
+                path = ""
+            flags, hash_, size, is_content = 0, b"", None, False
+        elif begins == _FLAGS:
+            flags = int(value, 16)
+        elif begins == _HASH:
+            hash_ = bytes.fromhex(value.decode()) if is_content else hash_
+        elif begins == _SIZE:
+            size = int(value) if is_content else size
+        else:
+            is_content = value == _CONTENT
     if path:
         yield path, flags, hash_, size

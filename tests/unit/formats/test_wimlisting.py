@@ -50,12 +50,13 @@ def found(tree: ListedTree, *names: str) -> TreeEntry | None:
 @pytest.mark.parametrize(("separator", "end"), [("/", "\n"), ("\\", "\r\n")], ids=["unix", "windows"])
 def test_files_lie_in_their_folders(separator: str, end: str) -> None:
     text = folder("/") + folder("/Windows") + folder("/Windows/System32") + folder("/Windows/System32/drivers")
+    text += listed("/Windows/System32/drivers/other/ntfs.sys")
     text += listed("/Windows/System32/drivers/ntfs.sys") + listed("/Windows/System32/readme.txt")
     tree = tree_of(text.replace("/", separator).replace("\n", end), ".sys")
     entry = found(tree, "windows", "system32", "DRIVERS", "NTFS.SYS")
     assert entry is not None
     assert tree.open(entry).read(0, 20) == bytes.fromhex(HASH)
-    assert tree.files == {bytes.fromhex(HASH): ListedFile(("Windows", "System32", "drivers", "ntfs.sys"), 7)}
+    assert tree.files == {bytes.fromhex(HASH): ListedFile("Windows/System32/drivers/ntfs.sys", 7)}
     assert found(tree, "Windows", "System32", "readme.txt") is None
 
 
