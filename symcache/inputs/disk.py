@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ from symcache.identity import base_name, check_path_part
 from symcache.inputs.records import Input, InputKind, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from symcache.formats.disk.bootentry import BootEntry
     from symcache.formats.disk.partitions import Partition
@@ -66,19 +67,22 @@ def read_disk(
     Raises:
         InputError: It is damaged, encrypted, or without a Windows; or an extra is missing.
     """
-    from symcache.inputs.wimlib import Extractor  # noqa: PLC0415 - few runs meet a disk
-    from symcache.inputs.windowsfolder import Reading  # noqa: PLC0415
+    from symcache.inputs.windowsfolder import Reading  # noqa: PLC0415 - few runs meet a disk
 
     with ExitStack() as stack:
-        extractor = None
-        if options is not None and options.runs_programs:
-            extractor = stack.enter_context(closing(Extractor(view, path, names, options.observer)))
-        disk = stack.enter_context(_opened(view, path, wim_image, extractor))
-        is_extracted = extractor is not None and extractor.is_used
+
+        def open_extractor(options: InputOptions) -> Extractor:
+            from symcache.inputs.wimlib import Extractor  # noqa: PLC0415 - few disks need one
+
+            return stack.enter_context(closing(Extractor(view, path, names, options.observer)))
+
+        opens = None if options is None or not options.runs_programs else partial(open_extractor, options)
+        disk = stack.enter_context(_opened(view, path, wim_image, opens))
+        is_extracted = disk.extractor is not None
         reading = Reading(names, path, with_versions=is_extracted)
         modules: Iterable[Record] = (each for windows in disk.windows for each in reading.modules(windows))
         if is_extracted:
-            # Read at once, so that the scratch folder has gone before anybody is told, and is kept waiting or stops.
+            # Read at once: who takes the records may stop at any, and the scratch folder has to have gone by then.
             modules = list(modules)
             stack.close()
         yield Input(path, InputKind.DISK, disk.details(view.size) | _sets_of(names))
@@ -98,10 +102,12 @@ def lend_windows(view: ByteView, path: str) -> Iterator[list[WindowsFolder]]:
 
 
 @contextmanager
-def _opened(view: ByteView, path: str, wim_image: str | None, extractor: Extractor | None = None) -> Iterator[_Disk]:
+def _opened(
+    view: ByteView, path: str, wim_image: str | None, open_extractor: Callable[[], Extractor] | None = None
+) -> Iterator[_Disk]:
     budget = Budget(view.size)
     with _Neighbours(view, budget) as neighbours:
-        disk = _Disk(path, budget, neighbours, wim_image, extractor)
+        disk = _Disk(path, budget, neighbours, wim_image, open_extractor)
         try:
             disk.open(CountedView(view, budget))
         except ModuleNotFoundError as error:
@@ -182,7 +188,8 @@ class _Disk:
     budget: Budget
     neighbours: _Neighbours
     wim_image: str | None
-    extractor: Extractor | None
+    open_extractor: Callable[[], Extractor] | None  # None if no program may be run
+    extractor: Extractor | None = None  # once it was needed
     format: DiskFormat | None = None
     size_bytes: int = 0
     windows: list[WindowsFolder] = field(default_factory=list)
@@ -320,8 +327,9 @@ class _Disk:
         if not chosen:
             raise MalformedInput(f"it has no image {self.wim_image!r}; it has {_names_of(wim)}")
         if wim.needs_program:
-            if self.extractor is None:
+            if self.open_extractor is None:
                 raise UnknownFormat(NOT_READ)
+            self.extractor = self.extractor or self.open_extractor()
             self.extractor.open(view, where)
         for image in chosen:
             place = f"{where}, image {image.number}".lstrip(", ")

@@ -84,11 +84,6 @@ class Extractor:
         self._taken: dict[bytes, tuple[Path, int]] = {}  # where each content lies, and its length; by its SHA-1
         self._refused: list[str] = []  # why files of the image in hand are passed over
 
-    @property
-    def is_used(self) -> bool:
-        """Something may have been taken out."""
-        return self._scratch is not None
-
     def close(self) -> None:
         """Remove what was taken out."""
         if self._scratch is not None:
