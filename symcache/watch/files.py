@@ -322,7 +322,7 @@ def _judge(path: Path, stamp: Stamp) -> _Verdict:
             if kind in _TRACES:
                 return _Verdict.TAKE
             if kind in _IF_NAMING:
-                records = InputOptions(None).reader(kind)(view, str(path))
+                records = InputOptions(None, runs_programs=False).reader(kind)(view, str(path))
                 modules = (record for record in records if isinstance(record, Module))
                 named = any(module.image or module.pdbs or module.dbg for module in modules)
                 return _Verdict.TAKE if named else _Verdict.PASS
