@@ -38,7 +38,9 @@ _NO_PARSERS = {
     "inputs/mounted",
     "inputs/records",
     "inputs/runtimes",
+    "inputs/scratch",
     "inputs/versions",
+    "inputs/wimlib",
 }
 
 
