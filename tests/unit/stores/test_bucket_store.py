@@ -366,7 +366,9 @@ class TestQuestions:
 
     async def test_a_bucket_that_is_not_there_is_not_an_empty_one(self, scene: Scene) -> None:
         ours = objects.Bucket(f"{scene.bucket.server.scheme}://nowhere", None, Network(proxy=""))
-        assert await BucketStore(ours, scene.events.append).probe(KEY) == Probed(None, "there is no such bucket", is_no_answer=True)
+        assert await BucketStore(ours, scene.events.append).probe(KEY) == Probed(
+            None, "there is no such bucket", is_no_answer=True
+        )
 
     async def test_it_says_where_clients_get_a_file_themselves(self, scene: Scene) -> None:
         assert await scene.store.locate(KEY) is None
