@@ -8,7 +8,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from symcache.errors import InputError
+from symcache.errors import InputError, TruncatedInput
 from symcache.formats.disk.bounded import Budget
 from symcache.formats.disk.registry import WindowsBuild, read_windows_build
 from symcache.formats.disk.tree import TreeEntry, find
@@ -240,7 +240,7 @@ class Reading:
         self._done.add(key)
         try:
             with _opened(tree, file) as opened:
-                view = BegunView(opened)
+                view = _begun(opened)
                 found = read_module(view, path) if is_image(view.start[:4]) else ()
         except (InputError, OSError) as error:
             yield self._unreadable(path, error)
@@ -251,6 +251,14 @@ class Reading:
         if isinstance(error, InputError):
             return Unreadable(f"{self._path}:{path}", error.problem, error.offset)
         return Unreadable(f"{self._path}:{path}", error.strerror or str(error))
+
+
+def _begun(file: ByteView) -> BegunView:
+    """Return *file* with its first page, no more of which is read than it has."""
+    try:
+        return BegunView(file)
+    except TruncatedInput as error:
+        raise TruncatedInput("its data lies behind the end of the disk, whose image is cut short") from error
 
 
 class MountedTree:
