@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.buckets import Azurite, Moto, S3rver
 from support.nginx import Nginx
 from support.parts import IS_WINE, required_in, wine_lacks
@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 # How fast the machine is decides no test.
 # What is only computed is the same under wine; files take many times as long there.
-settings.register_profile("symcache", deadline=None, print_blob=True, max_examples=20 if IS_WINE else 100)
+settings.register_profile(
+    "symcache",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    max_examples=20 if IS_WINE else 100,
+)
 settings.load_profile("symcache")
 
 _SETTINGS_FROM_OUTSIDE = ("SYMCACHE_", "_NT_", "DBGHELP_", "SSL_CERT_", "AWS_", "AZURE_", "GOOGLE_")

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     # Who ends this program ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return _run(windows, ["-p", "no:cacheprovider", *arguments, *([] if is_named else _USUAL)], programs)
+        return _run(windows, [*arguments, *([] if is_named else _USUAL)], programs)
     except KeyboardInterrupt:
         return 130
     finally:

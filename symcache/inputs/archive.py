@@ -6,7 +6,6 @@ that an archive holds as they are are read where they lie. No name in an archive
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -29,6 +28,7 @@ from symcache.formats.archive.member import (
 from symcache.formats.view import BytesView, FileView
 from symcache.inputs.detect import NO_KNOWN_KIND, detect, is_text, kind_of
 from symcache.inputs.records import Input, InputKind, Module, Remark, Unreadable, unreadable
+from symcache.inputs.scratch import check_room
 from symcache.inputs.versions import open_versions
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 1 << 16
 _IN_MEMORY_BYTES = 4 << 20
 _LOOKED_AT_FREE_BYTES = 256 << 20
-_KEPT_FREE_BYTES = 256 << 20
 _ALWAYS_EXPANDED_BYTES = 1 << 30  # whatever the ratio: a few KiB of zeros are no attack
 _MOST_PROBLEMS = 100
 _MOST_SESSIONS = 16
@@ -491,12 +490,7 @@ class _Scratch:
         file.truncate(written)
 
     def _check_room(self, folder: Path, size_bytes: int) -> None:
-        free = shutil.disk_usage(folder).free - _KEPT_FREE_BYTES
-        if size_bytes > free:
-            raise TruncatedInput(
-                f"it has {size_bytes} bytes or more, and the temporary folder has room for {max(0, free)}: name "
-                f"one on a larger disk in the variable TMPDIR (Windows: TEMP), or {_UNPACK}"
-            )
+        check_room(folder, size_bytes, f"it has {size_bytes} bytes or more", f", or {_UNPACK}")
 
     def _open_folder(self) -> Path:
         if self._folder is None:

@@ -112,6 +112,7 @@ class InputOptions:
         cores: How many processes may read a long trace; None for as many as there are processors. One is enough for
             programs that are not made for processes of their own, which begin by importing their main module.
         observer: Is told how far a long input has been read, from any thread.
+        runs_programs: What has to be expanded by a program of others (wimlib-imagex) is; not where strangers send it.
     """
 
     processes: ProcessSelection | None = OF_COMPLETE_DUMPS
@@ -121,6 +122,7 @@ class InputOptions:
     limits: Inputs | None = None
     cores: int | None = 1
     observer: Observer = ignore
+    runs_programs: bool = True
 
     def names(self, *otherwise: str) -> NameSet | None:
         """Return the names of files that are wanted: of the sets in *only*, else of the sets *otherwise*, else None.
@@ -152,7 +154,7 @@ class InputOptions:
         module, name = _READERS[kind]
         reader = _imported(f"inputs.{module}", name)
         if kind is InputKind.DISK:
-            return partial(reader, names=self.disk_names())
+            return partial(reader, names=self.disk_names(), options=self)
         if module in {"kerneldump", "rawmemory"}:
             return partial(reader, user=self.processes)
         return partial(reader, options=self) if module in {"archive", "trace"} else reader

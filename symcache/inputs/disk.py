@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,16 +16,17 @@ from symcache.identity import base_name, check_path_part
 from symcache.inputs.records import Input, InputKind, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from symcache.formats.disk.bootentry import BootEntry
     from symcache.formats.disk.partitions import Partition
     from symcache.formats.disk.tree import FileTree
-    from symcache.formats.disk.wim import WimFile
+    from symcache.formats.disk.wim import WimFile, WimImage
     from symcache.formats.view import ByteView
     from symcache.inputs.detect import InputOptions
     from symcache.inputs.records import Record
     from symcache.inputs.sets import NameSet
+    from symcache.inputs.wimlib import Extractor
     from symcache.inputs.windowsfolder import WindowsFolder
 
 NEEDS_EXTRA = "it needs an extra: pip install 'symcache[disk]'"
@@ -43,7 +45,12 @@ _LOCKED = {
 
 
 def read_disk(
-    view: ByteView, path: str, *, names: NameSet | None = None, wim_image: str | None = None
+    view: ByteView,
+    path: str,
+    *,
+    names: NameSet | None = None,
+    wim_image: str | None = None,
+    options: InputOptions | None = None,
 ) -> Iterator[Record]:
     """Yield the disk and the modules of every Windows on it: by default what the sets *names* take, else all.
 
@@ -55,23 +62,37 @@ def read_disk(
         path: Where it lies; parents and further parts are opened beside it, by name.
         names: Which files are wanted; None for all below the folders of Windows.
         wim_image: Number or name of the one image of a WIM file that is wanted; None for all.
+        options: Whether programs may be run, and who is told how far they are; None to run none.
 
     Raises:
         InputError: It is damaged, encrypted, or without a Windows; or an extra is missing.
     """
     from symcache.inputs.windowsfolder import Reading  # noqa: PLC0415 - few runs meet a disk
 
-    with _opened(view, path, wim_image) as disk:
+    with ExitStack() as stack:
+
+        def open_extractor(options: InputOptions) -> Extractor:
+            from symcache.inputs.wimlib import Extractor  # noqa: PLC0415 - few disks need one
+
+            return stack.enter_context(closing(Extractor(view, path, names, options.observer)))
+
+        opens = None if options is None or not options.runs_programs else partial(open_extractor, options)
+        disk = stack.enter_context(_opened(view, path, wim_image, opens))
+        is_extracted = disk.extractor is not None
+        reading = Reading(names, path, with_versions=is_extracted)
+        modules: Iterable[Record] = (each for windows in disk.windows for each in reading.modules(windows))
+        if is_extracted:
+            # Read at once: who takes the records may stop at any, and the scratch folder has to have gone by then.
+            modules = list(modules)
+            stack.close()
         yield Input(path, InputKind.DISK, disk.details(view.size) | _sets_of(names))
         yield from disk.unreadable
-        reading = Reading(names, path)
-        for windows in disk.windows:
-            yield from reading.modules(windows)
+        yield from modules
 
 
 @contextmanager
 def lend_windows(view: ByteView, path: str) -> Iterator[list[WindowsFolder]]:
-    """Lend every Windows on the disk that *view* is and *path* names.
+    """Lend every Windows on the disk that *view* is and *path* names, and that can be read without a program.
 
     Raises:
         InputError: As `read_disk` does.
@@ -81,10 +102,12 @@ def lend_windows(view: ByteView, path: str) -> Iterator[list[WindowsFolder]]:
 
 
 @contextmanager
-def _opened(view: ByteView, path: str, wim_image: str | None) -> Iterator[_Disk]:
+def _opened(
+    view: ByteView, path: str, wim_image: str | None, open_extractor: Callable[[], Extractor] | None = None
+) -> Iterator[_Disk]:
     budget = Budget(view.size)
     with _Neighbours(view, budget) as neighbours:
-        disk = _Disk(path, budget, neighbours, wim_image)
+        disk = _Disk(path, budget, neighbours, wim_image, open_extractor)
         try:
             disk.open(CountedView(view, budget))
         except ModuleNotFoundError as error:
@@ -115,7 +138,7 @@ class ChosenImage:
         with FileView(self.path) as view:
             if find_disk_format(view) not in {DiskFormat.WIM, DiskFormat.ISO}:
                 raise UnknownFormat("no WIM file and no disc with one, of which an image could be chosen (--wim-image)")
-            yield from read_disk(view, self.path, names=options.disk_names(), wim_image=self.image)
+            yield from read_disk(view, self.path, names=options.disk_names(), wim_image=self.image, options=options)
 
 
 def read_windows_folder(path: str, folder: Path, *, names: NameSet) -> Iterator[Record]:
@@ -165,6 +188,8 @@ class _Disk:
     budget: Budget
     neighbours: _Neighbours
     wim_image: str | None
+    open_extractor: Callable[[], Extractor] | None  # None if no program may be run
+    extractor: Extractor | None = None  # once it was needed
     format: DiskFormat | None = None
     size_bytes: int = 0
     windows: list[WindowsFolder] = field(default_factory=list)
@@ -293,7 +318,7 @@ class _Disk:
         return bool(files)
 
     def _open_wim(self, view: ByteView, where: str) -> None:
-        from symcache.formats.disk.wim import WimFile  # noqa: PLC0415
+        from symcache.formats.disk.wim import NOT_READ, WimFile  # noqa: PLC0415
 
         with guarded("WIM file"):
             wim = WimFile(view, self.budget)
@@ -301,6 +326,11 @@ class _Disk:
         chosen = [each for each in images if self.wim_image in {None, str(each.number), each.name}]
         if not chosen:
             raise MalformedInput(f"it has no image {self.wim_image!r}; it has {_names_of(wim)}")
+        if wim.needs_program:
+            if self.open_extractor is None:
+                raise UnknownFormat(NOT_READ)
+            self.extractor = self.extractor or self.open_extractor()
+            self.extractor.open(view, where)
         for image in chosen:
             place = f"{where}, image {image.number}".lstrip(", ")
             self.images.append(
@@ -308,10 +338,17 @@ class _Disk:
             )
             try:
                 with guarded("WIM image"):
-                    self._find_windows(wim.tree(image), place)
+                    self._find_windows(self._files_of(wim, image, place), place)
             except InputError as error:
                 self._problems.append(f"{place}: {error.problem}")
                 self.unreadable.append(Unreadable(f"{self.path}:{place}", error.problem, error.offset))
+
+    def _files_of(self, wim: WimFile, image: WimImage, place: str) -> FileTree:
+        if self.extractor is None or not wim.needs_program:
+            return wim.tree(image)
+        tree, passed_over = self.extractor.tree(image.number, place, self.budget)
+        self.unreadable += passed_over
+        return tree
 
     def take_old(self) -> None:
         """Be content with what an upgrade left behind.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ DEFAULT_SETS = ("kernel", "drivers")
 """What is wanted of a disk where no set is chosen: what a kernel debugger needs."""
 
 _KERNELS = ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe")
+TELLING = frozenset({"software", *_KERNELS})
+"""Names, in lower case, of files that a folder of Windows is told by, or that say which build it is."""
+_HIVE = ("System32", "config", "SOFTWARE")
+_KERNEL = ("System32", _KERNELS[0])
 _MOST_FOLDERS = 256
 _SORTED_AT_ONCE = 4096
 _DEEPEST = 32
@@ -118,14 +122,14 @@ def _is_windows(tree: FileTree, folder: TreeEntry) -> bool:
 def _find_build(tree: FileTree, folder: TreeEntry, budget: Budget) -> WindowsBuild | None:
     """Return what the registry says, else the version of the kernel; None where both cannot be had."""
     try:
-        hive = find(tree, "System32", "config", "SOFTWARE", start=folder)
+        hive = find(tree, *_HIVE, start=folder)
         if hive is not None:
             with _opened(tree, hive) as view:
                 return read_windows_build(view, budget)
     except (InputError, OSError, ModuleNotFoundError):
         pass  # the running Windows keeps it to itself
     try:
-        kernel = find(tree, "System32", _KERNELS[0], start=folder)
+        kernel = find(tree, *_KERNEL, start=folder)
         if kernel is None:
             return None
         with _opened(tree, kernel) as view:
@@ -135,6 +139,13 @@ def _find_build(tree: FileTree, folder: TreeEntry, budget: Budget) -> WindowsBui
     if version is None or version.file_numbers is None:
         return None
     return WindowsBuild("", dotted(version.file_numbers), version.file_version or "", _KERNELS[0])
+
+
+def find_build_files(windows: WindowsFolder) -> Iterator[TreeEntry]:
+    """Yield the files that say which build *windows* is."""
+    for path in (_HIVE, _KERNEL):
+        if (file := find(windows.tree, *path, start=windows.folder)) is not None:
+            yield file
 
 
 @contextmanager
@@ -167,15 +178,30 @@ def lend_file(windows: WindowsFolder, path: str) -> Iterator[ByteView | None]:
 
 
 class Reading:
-    """What one run over an input has read already: a file of several names, or of several images, is read once."""
+    """What one run over an input has read already: a file of several names, or of several images, is read once.
 
-    def __init__(self, names: NameSet | None, path: str) -> None:
+    Files that cannot be asked later who made them are asked at once if it reads *with_versions*.
+    """
+
+    def __init__(self, names: NameSet | None, path: str, *, with_versions: bool = False) -> None:
         self._names = names
         self._path = path
+        self._with_versions = with_versions
         self._done: set[tuple[Hashable, str]] = set()
 
     def modules(self, windows: WindowsFolder) -> Iterator[Module | Unreadable]:
-        """Yield what is wanted of *windows*: from its System32 and what belongs to it; from everywhere, if all is."""
+        """Yield what is wanted of *windows*."""
+        for found in self.wanted(windows):
+            if isinstance(found, Unreadable):
+                yield found
+            else:
+                yield from self._read(windows.tree, *found)
+
+    def wanted(self, windows: WindowsFolder) -> Iterator[tuple[TreeEntry, str] | Unreadable]:
+        """Yield the files to be opened, with their paths: of System32 and what belongs to it; of all, if all is wanted.
+
+        What cannot be listed is told. A file is yielded once, also of several images.
+        """
         tree, top = windows.tree, windows.folder
         prefix = windows.path
         if self._names is None or "*" in self._names.globs:
@@ -203,7 +229,9 @@ class Reading:
         except InputError:  # told where the same folder is read
             return None
 
-    def _folder(self, tree: FileTree, folder: TreeEntry, path: str, depth: int) -> Iterator[Module | Unreadable]:
+    def _folder(
+        self, tree: FileTree, folder: TreeEntry, path: str, depth: int
+    ) -> Iterator[tuple[TreeEntry, str] | Unreadable]:
         """Yield what *folder* has, and those below it, *depth* deep; by name, within each 4,096 as they come."""
         seen = ((id(tree), folder.place), "\\")
         if not folder.is_folder or (depth and seen in self._done):
@@ -219,8 +247,8 @@ class Reading:
                 elif each.is_folder:
                     if depth:
                         yield from self._folder(tree, each, f"{path}\\{each.name}", depth - 1)
-                else:
-                    yield from self._file(tree, each, f"{path}\\{each.name}")
+                elif self._is_new(tree, each):
+                    yield each, f"{path}\\{each.name}"
 
     def _listed(self, tree: FileTree, folder: TreeEntry, path: str) -> Iterator[TreeEntry | Unreadable]:
         """Yield folders and the files that are wanted; what cannot be listed is said at the end."""
@@ -231,17 +259,24 @@ class Reading:
         except InputError as error:
             yield self._unreadable(path, error)
 
-    def _file(self, tree: FileTree, file: TreeEntry, path: str) -> Iterator[Module | Unreadable]:
+    def _is_new(self, tree: FileTree, file: TreeEntry) -> bool:
         # A hash is that of the content, wherever that is; all else is a place in one tree.
         place = file.place if isinstance(file.place, bytes) else (id(tree), file.place)
         key = (place, file.name.casefold())
         if key in self._done:
-            return
+            return False
         self._done.add(key)
+        return True
+
+    def _read(self, tree: FileTree, file: TreeEntry, path: str) -> Iterator[Module | Unreadable]:
         try:
             with _opened(tree, file) as opened:
                 view = _begun(opened)
-                found = read_module(view, path) if is_image(view.start[:4]) else ()
+                found = list(read_module(view, path)) if is_image(view.start[:4]) else []
+                if found and self._with_versions:
+                    with suppress(InputError):  # then nobody knows
+                        version = read_version(view, Layout.DISK)
+                        found = [replace(each, version=version) for each in found]
         except (InputError, OSError) as error:
             yield self._unreadable(path, error)
         else:

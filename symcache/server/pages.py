@@ -430,7 +430,7 @@ async def _warm_from(request: Request, path: Path, source: SymbolSource) -> None
     async def work() -> None:
         try:
             with LocalRun(source, Plan(images=images), observer=observe) as run:
-                records = run.open_inputs([path], limits=_limits(source.config))
+                records = run.open_inputs([path], limits=_limits(source.config), runs_programs=False)
                 report = await Warmer(source, run, notes_inputs=False).warm(records)
                 told = _without_paths(report, source, path)
                 events.put({"event": "report", "report": _as_json(told)})

@@ -151,11 +151,13 @@ class LocalRun:
         sets: Sequence[str] = (),
         *,
         limits: Inputs | None = None,
+        runs_programs: bool = True,
     ) -> Iterator[Record]:
         """Yield what *inputs* hold, to be read by this object; see `symcache.inputs.detect.open_inputs`.
 
         With *sets* only modules of these count. *limits* say how far archives are read; the settings do where they are
-        None. Where only stacks count, no processes are looked for: the stack of a kernel dump is the kernel's.
+        None. *runs_programs* is that of `InputOptions`. Where only stacks count, no processes are looked for: the stack
+        of a kernel dump is the kernel's.
 
         Raises:
             UsageError: One of the *sets* is not known.
@@ -171,6 +173,7 @@ class LocalRun:
             limits or config.inputs,
             self._cores,
             self._observer,
+            runs_programs,
         )
         return open_inputs(inputs, options)
 

@@ -323,7 +323,7 @@ def _judge(path: Path, stamp: Stamp) -> _Verdict:
             if kind in _TRACES:
                 return _Verdict.TAKE
             if kind in _IF_NAMING:
-                records = InputOptions(None).reader(kind)(view, str(path))
+                records = InputOptions(None, runs_programs=False).reader(kind)(view, str(path))
                 return _judge_records(records)
     except TruncatedInput:  # a dump that ends within its header
         return _Verdict.WAIT

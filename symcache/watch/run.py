@@ -168,7 +168,7 @@ class Watcher:
         try:
             with LocalRun(self._source, Plan(), observer=self._observer) as run:
                 warmer = Warmer(self._source, run, at_once=self._settings.files_at_once)
-                report = await warmer.warm(run.open_inputs([str(found.path)]))
+                report = await warmer.warm(run.open_inputs([str(found.path)], runs_programs=False))
         except (SymcacheError, OSError) as error:  # the store cannot be used; what comes later finds it again, perhaps
             pause_s = self._pause_s(found)
             self._looker.put_back(found, pause_s)

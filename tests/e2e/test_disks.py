@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from support.command import run, run_json
+from support.command import run, run_json, start
 from support.parts import need
 from support.synth.ntfs import gpt_disk, mbr_disk
 from support.synth.pe import CodeViewPlan, ImagePlan, disk_bytes
@@ -54,7 +56,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.link(system / "drivers" / "ntfs.sys", store / "ntfs.sys")
     for compression in ("none", "xpress", "lzx"):
         tool("wimlib", "capture", "windows", f"{compression}.wim", f"--compress={compression}", cwd=folder)
-    tool("wimlib", "capture", "windows", "install.esd", "--solid", cwd=folder)
+    # As Microsoft's: of several images, of which the first has no Windows, LZMS, solid.
+    (folder / "media").mkdir()
+    (folder / "media" / "setup.exe").write_bytes(b"MZ")
+    tool("wimlib", "capture", "media", "install.esd", "Setup Media", "--solid", cwd=folder)
+    for name in ("Home", "Pro"):
+        tool("wimlib", "append", "windows", "install.esd", name, "--solid", cwd=folder)
+    tool("wimlib", "export", "none.wim", "1", "solid.wim", "--solid", "--solid-compress=LZX", cwd=folder)
+    tool("wimlib", "export", "none.wim", "1", "lzms.wim", "--compress=LZMS", cwd=folder)
     for name, options in (("plain", []), ("compressed", ["-C"])):
         with (folder / f"{name}.ntfs").open("wb") as file:
             file.truncate(6 << 20)
@@ -81,7 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DISKS = (
     "plain.ntfs", "compressed.ntfs", "mbr.raw", "gpt.raw", "disk.vhdx", "disk.vhd", "disk.vmdk", "disk.qcow2",
-    "disk.vdi", "none.wim", "xpress.wim", "lzx.wim", "udf.iso", "plain.iso",
+    "disk.vdi", "none.wim", "xpress.wim", "lzx.wim", "udf.iso", "plain.iso", "install.esd", "solid.wim", "lzms.wim",
+    "esd.iso",
 )  # fmt: skip
 
 
@@ -114,18 +124,70 @@ def test_what_is_wanted_of_a_disk_is_looked_for_in_the_store(made: Path, tmp_pat
     assert {symbol["module"] for symbol in document["symbols"]} == {Path(name).name for name in NAMES[:-1]}
 
 
-def test_an_esd_says_what_converts_it(made: Path) -> None:
-    done = run("scan", made / "install.esd")
+NOWHERE = {"PATH": os.devnull}
+
+
+def test_without_wimlib_an_esd_says_what_converts_it(made: Path) -> None:
+    done = run("scan", made / "install.esd", env=NOWHERE)
     assert done.returncode == 4
-    assert (
-        "a WIM file compressed with LZMS (an ESD), which is not read: convert it (wimlib-imagex export" in done.stderr
-    )
+    (line,) = [line for line in done.stderr.splitlines() if "install.esd" in line]
+    assert "compressed with LZMS (an ESD), which is not read: convert it (wimlib-imagex export" in line
+    assert line.endswith("it needs no conversion")
 
 
-def test_a_disc_with_an_esd_gives_what_it_starts(made: Path) -> None:
-    document = run_json("scan", made / "esd.iso", code=4)
+def test_without_wimlib_a_disc_with_an_esd_gives_what_it_starts(made: Path) -> None:
+    document = run_json("scan", made / "esd.iso", code=4, env=NOWHERE)
     assert len(document["modules"]) == len(NAMES) - 1
     assert [each["path"].rpartition(":")[2] for each in document["unreadable"]] == ["sources/install.esd"]
+
+
+@pytest.mark.parametrize("image", ["3", "Pro"])
+def test_one_image_of_an_esd_is_taken(made: Path, tmp_path: Path, image: str) -> None:
+    document = run_json("scan", "--wim-image", image, made / "install.esd", env={"TMPDIR": str(tmp_path)})
+    details = document["inputs"][0]["details"]
+    assert [each["name"] for each in details["images"]] == ["Pro"]
+    assert [each["where"] for each in details["windows"]] == ["image 3"]
+    assert len(document["modules"]) == len(NAMES) - 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_esd_is_locked_as_its_folder_is(made: Path, tmp_path: Path) -> None:
+    for source in ("install.esd", "windows"):
+        run("lock", made / source, "--store", tmp_path / "store", "-o", tmp_path / f"{source}.lock")
+    locks = [(tmp_path / f"{source}.lock").read_text() for source in ("install.esd", "windows")]
+    assert "ntfs.pdb/" in locks[0]
+    assert locks[0] == locks[1]
+
+
+def test_what_wimlib_says_of_a_damaged_esd_is_one_line(made: Path, tmp_path: Path) -> None:
+    whole = (made / "install.esd").read_bytes()
+    damaged = bytearray(whole)
+    damaged[2000:4000] = bytes(2000)
+    for name, data in (("damaged.esd", damaged), ("cut.esd", whole[:-500])):
+        (tmp_path / name).write_bytes(data)
+        done = run("check", tmp_path / name, "--store", tmp_path / "store")
+        assert done.returncode == 4
+        (line,) = [line for line in (done.stdout + done.stderr).splitlines() if name in line]
+        assert "wimlib-imagex: " in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for the program")
+def test_ctrl_c_ends_the_program_and_leaves_nothing(made: Path, tmp_path: Path) -> None:
+    scratch, pipe = tmp_path / "scratch", tmp_path / "pipe"
+    scratch.mkdir()
+    os.mkfifo(pipe)
+    program = tmp_path / "wimlib-imagex"
+    program.write_text(f"#!/bin/sh\nexec 9>'{pipe}'\necho started >&9\nsleep 3600\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    with start("scan", made / "install.esd", env={"PATH": path, "TMPDIR": str(scratch)}) as process:
+        with pipe.open() as said:
+            assert said.readline() == "started\n"
+            process.send_signal(signal.SIGINT)
+            assert said.read() == ""  # once neither the program nor what it started is there any more
+        process.communicate()
+        assert process.returncode == 130
+    assert list(scratch.iterdir()) == []
 
 
 def test_what_is_wrong_with_a_disk_is_told_in_one_line(made: Path, tmp_path: Path) -> None:

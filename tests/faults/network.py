@@ -297,7 +297,7 @@ def scene(home: Path, settings: str = "") -> Iterator[Scene]:
         yield Scene(stack, home, settings)
 
 
-QUICK = "connect_timeout_s = 1\nread_timeout_s = 1\nretries = 2\nbackoff_s = 0.05\nbreaker = { cool_down_s = 0.3 }\n"
+QUICK = "connect_timeout_s = 2\nread_timeout_s = 2\nretries = 2\nbackoff_s = 0.05\nbreaker = { cool_down_s = 0.3 }\n"
 """Settings for tests."""
 
 

@@ -39,6 +39,15 @@ _STREAM = Struct("<QQ20sH")
 _IS_FOLDER, _IS_LINK = 0x10, 0x400
 _NO_HASH = bytes(20)
 _CONVERT = "wimlib-imagex export FILE all NEW.wim --compress=LZX, or dism /Export-Image ... /Compress:max"
+NOT_READ = (
+    f"a WIM file compressed with LZMS (an ESD), which is not read: convert it ({_CONVERT}); with wimlib installed"
+    " (wimlib-imagex on PATH; Debian: wimtools) symcache takes files out of it, and it needs no conversion"
+)
+"""What is said of a WIM file that *needs_program* where that is missing."""
+_ENCRYPTED = (
+    "an encrypted ESD, to which Windows' own setup alone has the key: give an ISO, or an ESD that is not encrypted, as"
+    " the Media Creation Tool makes them"
+)
 
 
 class _Resource(NamedTuple):
@@ -62,8 +71,10 @@ class WimImage:
 class WimFile:
     """The images of a WIM file.
 
+    Of one that *needs_program*, since it is solid or compressed with LZMS (the usual ESD), the images alone are told.
+
     Raises:
-        InputError: It is damaged, a part of several, or compressed in a way that is not read (LZMS: the usual ESD).
+        InputError: It is damaged, encrypted, a part of several, or compressed in a way that nobody knows.
 
     Layout: ``MSWIM``, u32 bytes of the header, u32 version, u32 flags, u32 bytes of a chunk, 16 bytes, u16 part, u16
     parts, u32 images; at 0x30 and 0x48 the table of contents and the XML document, of 24 bytes: u56 length, u8 flags,
@@ -79,11 +90,10 @@ class WimFile:
         magic, _, version, self._flags, self._chunk_bytes, _, part, parts, images = _HEADER.unpack_from(head)
         if magic != b"MSWIM\0\0\0":
             raise MalformedInput("no WIM file", offset=0)
-        if version == _SOLID_VERSION or self._flags & _LZMS:
-            raise UnknownFormat(f"a WIM file compressed with LZMS (an ESD), which is not read: convert it ({_CONVERT})")
+        self.needs_program = version == _SOLID_VERSION or bool(self._flags & _LZMS)
         if parts > 1 or self._flags & _SPANNED:
             raise UnknownFormat(f"part {part} of {parts} of a split WIM file: join them (wimlib-imagex join)")
-        if self._flags & _COMPRESSED:
+        if self._flags & _COMPRESSED and not self.needs_program:
             if not self._flags & (_XPRESS | _LZX):
                 raise MalformedInput(f"a WIM file compressed in an unknown way ({self._flags:#x})", offset=16)
             size = self._chunk_bytes
@@ -91,18 +101,30 @@ class WimFile:
                 raise MalformedInput(f"a WIM file with chunks of {size} bytes", offset=20)
         if images > _MOST_IMAGES:
             raise MalformedInput(f"a WIM file with {images} images", offset=0x2C)
-        self._table = self._open(_resource(head, 0x30))
+        self._images = images
         self._xml = _resource(head, 0x48)
+        if self.needs_program:
+            if re.search(r"<ESD>\s*<ENCRYPTED\b", self._read_document()):
+                raise UnknownFormat(_ENCRYPTED)
+            return
+        self._table = self._open(_resource(head, 0x30))
         self._contents, self._metadata = self._read_table(images)
+        self._images = len(self._metadata)
 
     @property
     def images(self) -> list[WimImage]:
         """Every image, in order."""
         said = self._describe()
-        return [said.get(number, WimImage(number)) for number in range(1, len(self._metadata) + 1)]
+        return [said.get(number, WimImage(number)) for number in range(1, self._images + 1)]
 
     def tree(self, image: WimImage) -> WimTree:
-        """Return the files of *image*."""
+        """Return the files of *image*.
+
+        Raises:
+            InputError: Its metadata is damaged, or the file *needs_program*.
+        """
+        if self.needs_program:
+            raise UnknownFormat(NOT_READ)
         return WimTree(self, self._open(self._metadata[image.number - 1]))
 
     def open(self, hash_: bytes) -> ByteView:
@@ -145,7 +167,7 @@ class WimFile:
         return bytes(hashes), metadata
 
     def _open(self, resource: _Resource) -> ByteView:
-        if resource.flags & _IS_SOLID:
+        if resource.flags & _IS_SOLID or (self.needs_program and resource.flags & _IS_PACKED):
             raise UnknownFormat(f"it lies in a solid resource, which is not read: convert the file ({_CONVERT})")
         part = PartView(self._view, resource.offset, resource.size)
         if not resource.flags & _IS_PACKED:
@@ -157,18 +179,20 @@ class WimFile:
 
     def _describe(self) -> dict[int, WimImage]:
         """Return what the file's XML document says of its images; it is searched, and never interpreted."""
-        try:
-            view = self._open(self._xml)
-            text = view.read(0, min(view.size, _LARGEST_XML)).decode("utf-16-le", "replace")
-        except InputError:
-            return {}
         found = {}
-        for match in re.finditer(r'<IMAGE INDEX="(\d{1,4})">(.*?)</IMAGE>', text, re.DOTALL):
+        for match in re.finditer(r'<IMAGE INDEX="(\d{1,4})">(.*?)</IMAGE>', self._read_document(), re.DOTALL):
             number, body = int(match[1]), match[2][:16384]
             version = [_text_of(body, tag) for tag in ("MAJOR", "MINOR", "BUILD", "SPBUILD")]
             build = ".".join(each for each in version if each) if all(version[:3]) else ""
             found[number] = WimImage(number, _text_of(body, "NAME"), build)
         return found
+
+    def _read_document(self) -> str:
+        try:
+            view = self._open(self._xml)
+            return view.read(0, min(view.size, _LARGEST_XML)).decode("utf-16-le", "replace")
+        except InputError:
+            return ""
 
 
 def _text_of(body: str, tag: str) -> str:

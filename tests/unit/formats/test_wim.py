@@ -74,8 +74,6 @@ def test_the_same_content_has_one_place() -> None:
     ("at", "value", "problem"),
     [
         (0, b"WLPWM\0\0\0", "made for pipes"),
-        (12, b"\x00\x0e\0\0", r"LZMS \(an ESD\), which is not read: convert it \(wimlib-imagex export"),
-        (16, b"\x02\0\x08\0", "LZMS"),
         (16, b"\x02\0\0\x10", "compressed in an unknown way"),
         (20, b"\x01\0\0\0", "chunks of 1 bytes"),
         (42, b"\x03", "part 1 of 3 of a split WIM file: join them"),
@@ -87,6 +85,26 @@ def test_what_is_not_read_is_told_with_what_converts_it(at: int, value: bytes, p
     data[at : at + len(value)] = value
     with pytest.raises((UnknownFormat, MalformedInput), match=problem):
         opened(bytes(data))
+
+
+@pytest.mark.parametrize(("at", "value"), [(12, b"\x00\x0e\0\0"), (16, b"\x02\0\x08\0")], ids=["solid", "LZMS"])
+def test_of_an_esd_the_images_are_told(at: int, value: bytes) -> None:
+    data = bytearray(build_wim(WimPlan({"One": TREE})))
+    data[at : at + len(value)] = value
+    wim = opened(bytes(data))
+    assert wim.needs_program
+    assert wim.images == [WimImage(1, "One", "10.0.22621.1483")]
+    with pytest.raises(UnknownFormat, match=r"LZMS \(an ESD\), which is not read: convert it \(wimlib-imagex export"):
+        wim.tree(wim.images[0])
+
+
+def test_an_encrypted_esd_is_told() -> None:
+    data = bytearray(build_wim(WimPlan({"One": TREE})))
+    data[12:16] = b"\x00\x0e\0\0"
+    # As wimlib's check for such files has it; of the same length as what it replaces.
+    encrypted = bytes(data).replace('<IMAGE INDEX="1">'.encode("utf-16-le"), "<ESD><ENCRYPTED/>".encode("utf-16-le"))
+    with pytest.raises(UnknownFormat, match="an encrypted ESD"):
+        opened(encrypted)
 
 
 def test_without_its_document_an_image_has_a_number() -> None:

@@ -571,7 +571,7 @@ def check_against_truth(source: MachineMemory, records: list[Record]) -> None:
             assert module.problem
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_dropped_pages_never_make_a_wrong_key(data: st.DataObject) -> None:
     paging = data.draw(st.sampled_from(PAGINGS))
@@ -582,7 +582,7 @@ def test_dropped_pages_never_make_a_wrong_key(data: st.DataObject) -> None:
     check_against_truth(source, read(dump_bytes(source, whole(kind, dropped=frozenset(dropped))), ALL))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_cut_anywhere_never_makes_a_wrong_key(data: st.DataObject) -> None:
     source = machine(data.draw(st.sampled_from(PAGINGS)))

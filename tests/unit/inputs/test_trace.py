@@ -691,7 +691,7 @@ def test_damaged_traces_end_in_bounds(name: str, record_property: Callable[[str,
 
 
 @given(st.binary(max_size=400), st.sampled_from(list(SEEDS)), st.integers(0, 1 << 16))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes_in_a_trace_raise_nothing_but_input_errors(piece: bytes, name: str, at: int) -> None:
     data = SEEDS[name]()
     at %= len(data)

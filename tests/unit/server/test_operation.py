@@ -21,6 +21,7 @@ from support.serving import Client, fetch, publish, serving
 from support.sources import IMAGE_KEY
 from support.synth.pe import disk_bytes, plan_image
 from support.synth.version import VersionPlan, version_bytes
+from support.synth.wim import WimPlan, build_wim
 from support.upstream import Upstream
 
 from symcache.config import load_config
@@ -402,6 +403,18 @@ def test_the_report_comes_in_each_form_that_is_asked_for_and_in_no_other(
             assert "symcache-" not in json.dumps(events)
         few = events_of(post(served, manifest, {"X-Symcache": "warm"}, "?forms=csv"))
     assert [event["suffix"] for event in few if event["event"] == "form"] == [".csv"]
+
+
+def test_no_program_is_run_for_what_strangers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("symcache.inputs.wimlib.find_program", lambda: asked.append("wimlib-imagex"))
+    esd = bytearray(build_wim(WimPlan({"One": {"x.sys": b"MZ"}})))
+    esd[12:16] = b"\x00\x0e\0\0"  # solid
+    with serving(tmp_path) as served:
+        events = events_of(post(served, bytes(esd), {"X-Symcache": "warm"}))
+    (report,) = [event["report"] for event in events if event["event"] == "report"]
+    assert "compressed with LZMS (an ESD), which is not read" in report["unreadable"][0]["problem"]
+    assert asked == []
 
 
 def test_a_form_that_is_too_long_is_not_sent(tmp_path: Path, small: Published, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,7 +330,7 @@ async def test_a_command_that_hangs_is_ended_and_waited_for_once(
         for _ in range(10):
             group.start_soon(fail)
     await fail()
-    assert time.monotonic() - began_s < 8
+    assert time.monotonic() - began_s < 30
     assert has_ended(tmp_path / "pid")
 
 
@@ -419,13 +419,15 @@ async def test_a_keyring_that_fails_is_no_end_of_the_program(
 
 async def test_a_keyring_that_is_locked_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_KEYRING_S", 0.2)
-    monkeypatch.setattr(auth, "_ask_keyring", lambda _service, _user: time.sleep(5))
+    over = threading.Event()
+    monkeypatch.setattr(auth, "_ask_keyring", lambda _service, _user: over.wait(60))
     known = Credentials((replace(HTTPS, username="me", password_keyring="company"),))
     began_s = time.monotonic()
     for _ in range(3):
         with pytest.raises(UpstreamRefused, match="it may be locked"):
             await known.sign_in(URL)
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 30
+    over.set()
 
 
 async def test_without_its_extra_a_keyring_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,9 +173,7 @@ def entry(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> BucketEntry:
     return BucketEntry(url="s3://b", endpoint=hostile.url)
 
 
-_PATIENT = settings(
-    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
+_PATIENT = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @_PATIENT

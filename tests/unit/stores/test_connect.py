@@ -227,7 +227,7 @@ async def test_a_proxy_that_opens_no_tunnel_is_named(answer: bytes, problem: str
 
 
 @given(answer=st.binary(max_size=200) | st.binary(max_size=100).map(lambda rest: b"HTTP/1.1 407 No\r\n" + rest))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @pytest.mark.parametrize("scheme", ["http", "socks4", "socks5"])
 def test_whatever_a_proxy_says_is_no_more_than_a_failure(scheme: str, answer: bytes) -> None:
     with served(answer) as address:

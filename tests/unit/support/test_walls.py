@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.parts import need, required_in
 
@@ -33,6 +33,7 @@ def test_nothing_leaves_the_machine() -> None:
 @given(st.integers())
 def test_a_property_may_use_the_walls(number: int) -> None:
     assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
     assert number == number + 0
 
 

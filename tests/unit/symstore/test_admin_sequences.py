@@ -90,4 +90,4 @@ class AddingAndDeleting(RuleBasedStateMachine):
 
 
 TestAddingAndDeleting = AddingAndDeleting.TestCase
-TestAddingAndDeleting.settings = settings(max_examples=3 if IS_WINE else 15, stateful_step_count=12, deadline=None)
+TestAddingAndDeleting.settings = settings(max_examples=3 if IS_WINE else 15, stateful_step_count=12)

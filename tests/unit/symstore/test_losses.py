@@ -225,6 +225,4 @@ class Losing(RuleBasedStateMachine):
 
 TestLosing = Losing.TestCase
 # The same histories each time, so that a failure is that of a change; without derandomize it draws new ones.
-TestLosing.settings = settings(
-    max_examples=6 if IS_WINE else 60, stateful_step_count=20, deadline=None, derandomize=True
-)
+TestLosing.settings = settings(max_examples=6 if IS_WINE else 60, stateful_step_count=20, derandomize=True)

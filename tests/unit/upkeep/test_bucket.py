@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcache.config import BucketEntry, Network
@@ -111,7 +111,6 @@ def test_names_of_a_store_itself_are_no_files() -> None:
         assert parse_object(info(name)) is None, name
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(keys(), max_size=30, unique_by=lambda key: key.folded),
     st.data(),

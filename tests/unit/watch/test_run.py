@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import zipfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
@@ -20,6 +22,7 @@ from support.answers import Stall, status
 from support.parts import need, wine_lacks
 from support.synth.minidump import MinidumpModule, MinidumpPlan, build_minidump, rsds_record
 from support.synth.pdb import NativePdbSpec, make_pdb
+from support.synth.wim import WimPlan, build_wim
 
 from symcache.config import load_config
 from symcache.errors import StoreError
@@ -187,6 +190,20 @@ async def test_an_unreadable_dump_is_reported_once(scene: Scene) -> None:
     assert "unreadable:" in report_of(path).read_text("utf-8")
     scene.told.clear()
     assert await scene.once(patience=replace(QUICK, doubt_s=0.0)) == []
+
+
+async def test_no_program_is_run_for_what_arrives(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("symcache.inputs.wimlib.find_program", lambda: asked.append("wimlib-imagex"))
+    esd = bytearray(build_wim(WimPlan({"One": {"x.sys": b"MZ"}})))
+    esd[12:16] = b"\x00\x0e\0\0"  # solid
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("install.esd", esd)
+        archive.writestr("app.dmp", dump(1))
+    path = scene.put("both.zip", content.getvalue())
+    assert [told.path for told in await scene.once()] == [path]
+    assert asked == []
 
 
 async def test_once_leaves_what_is_still_being_written_to_the_next_time(scene: Scene) -> None:
