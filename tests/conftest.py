@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from support.buckets import Azurite, Moto, S3rver
+from support.googlexml import GoogleStandIn
 from support.nginx import Nginx
 from support.parts import IS_WINE, required_in, wine_lacks
 from support.upstream import Upstream
@@ -148,6 +149,19 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Azure, as `moto` otherwise."""
     with Azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def google() -> Iterator[GoogleStandIn]:
+    """A stand-in for Google, as `moto` otherwise."""
+    with GoogleStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def google_bucket(google: GoogleStandIn) -> Bucket:
+    """An empty bucket of the stand-in for Google."""
+    return google.new_bucket()
 
 
 @pytest.fixture

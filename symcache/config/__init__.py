@@ -1,6 +1,6 @@
 """Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
 
-from symcache.config.aws import AwsProfile, aws_profile, azure_endpoint
+from symcache.config.aws import AwsProfile, aws_profile, azure_endpoint, google_endpoint
 from symcache.config.load import debugger_variables, load_config, load_inputs, locate
 from symcache.config.terminal import TerminalKind, terminal_kind
 from symcache.config.values import (
@@ -45,6 +45,7 @@ __all__ = [
     "azure_endpoint",
     "bucket_folder",
     "debugger_variables",
+    "google_endpoint",
     "load_config",
     "load_inputs",
     "locate",

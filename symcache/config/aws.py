@@ -75,6 +75,12 @@ def azure_endpoint(environ: Mapping[str, str] | None = None) -> str | None:
     return variables.get("AZURE_STORAGE_ENDPOINT") or variables.get("AZURE_ENDPOINT") or None
 
 
+def google_endpoint(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the server that the environment names in Google's place; None for Google's own."""
+    variables = os.environ if environ is None else environ
+    return variables.get("GOOGLE_BASE_URL") or None
+
+
 def _read_profile(named: str | None, variables: Mapping[str, str]) -> Mapping[str, str]:
     files = {
         "AWS_CONFIG_FILE": ("config", "default" if named in {None, "default"} else f"profile {named}"),

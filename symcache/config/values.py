@@ -627,9 +627,9 @@ class BucketEntry:
     """``[[bucket]]``: what is to be known of one bucket; credentials come from the environment and the usual files.
 
     An ``https://`` *url*, of an S3-compatible server and with the bucket first in its path, is a bucket only with such
-    an entry. *endpoint* is the server of one that is called ``s3://`` or ``az://``. *profile* is a section of AWS's
-    files. *checksums* of uploads are SHA-256, which not every S3-compatible server takes. A *read_only* bucket is asked
-    as a server is.
+    an entry. *endpoint* is the server of one that is called ``s3://``, ``gs://`` or ``az://``. *profile* is a section
+    of AWS's files. *checksums* of uploads are SHA-256, which not every S3-compatible server takes. A *read_only* bucket
+    is asked as a server is.
     """
 
     url: str = field(metadata=_key(_read_own_bucket_url))

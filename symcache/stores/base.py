@@ -169,7 +169,13 @@ class Searchable(Protocol):
 
 
 class SymbolStore(Searchable, Protocol):
-    """A store of a symbol path; one that ``takes_uploads`` gets what stores after it have, once that is on disk."""
+    """A store of a symbol path; one that ``takes_uploads`` gets what stores after it have, once that is on disk.
+
+    One that ``is_server`` is asked once for all who share a bucket, and what it lacks is remembered.
+    """
+
+    @property
+    def is_server(self) -> bool: ...
 
     @property
     def takes_uploads(self) -> bool: ...
@@ -194,6 +200,7 @@ class OnDisk:
     """A folder on disk; a subclass that has `find` and `holding` gets the rest of `SymbolStore`."""
 
     is_on_disk = True
+    is_server = False
     takes_uploads = False
 
     def __init__(self, root: Path) -> None:

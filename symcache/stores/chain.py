@@ -247,7 +247,7 @@ class Chain(DiskChain):
         self._searching = searching
         self._publishing = publishing
         self._turns = turns
-        self._upstreams = tuple(store.name for store in self.stores if not (store.is_on_disk or store.takes_uploads))
+        self._upstreams = tuple(store.name for store in self.stores if store.is_server)
 
     async def fetch(self, key: Key, checksums: Sequence[str] = ()) -> Searched:
         """Search the chain for *key*; of all processes that do so at the same time, one asks the servers."""

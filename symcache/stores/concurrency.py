@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 import anyio
 from anyio import from_thread, lowlevel, to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 
     from anyio.abc import TaskGroup
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _QUICK_S = 0.005
 _SLOW_FOR_S = 1.0
@@ -192,6 +195,78 @@ class SingleFlight(Generic[T]):
         finally:
             del self._flights[name]
             flight.landed.set()
+
+
+def map_in_order(function: Callable[[T], U], items: Iterable[T], *, at_once: int) -> Iterator[tuple[T, U]]:
+    """Yield each of *items* with what *function* makes of it, in their order; *at_once* threads work a little ahead.
+
+    Nothing waits for the threads once who asked has gone, not even the program's end: silence lasts for seconds.
+    """
+    tasks: SimpleQueue[tuple[T, Future[U]] | None] = SimpleQueue()
+    ahead: deque[tuple[T, Future[U]]] = deque()
+    threads = 0
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            item, result = task
+            if not result.set_running_or_notify_cancel():
+                continue
+            try:
+                result.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                result.set_exception(error)
+
+    try:
+        for item in items:
+            ahead.append((item, Future()))
+            tasks.put(ahead[-1])
+            if threads < at_once:
+                threads += 1
+                threading.Thread(target=work, name="ask a bucket", daemon=True).start()
+            if len(ahead) >= 2 * at_once:
+                first, result = ahead.popleft()
+                yield first, result.result()
+        while ahead:
+            first, result = ahead.popleft()
+            yield first, result.result()
+    finally:
+        for _, result in ahead:
+            result.cancel()
+        for _ in range(threads):
+            tasks.put(None)
+
+
+async def take_in_order(
+    items: Iterable[T], bring: Callable[[T], Awaitable[U]], take: Callable[[U], Awaitable[None]], *, at_once: int
+) -> None:
+    """Let *take* have what *bring* makes of each of *items*, in their order and one at a time.
+
+    *at_once* are being brought, wait for their turn or are taken. The first error ends all of it, and is raised alone.
+    """
+    left = iter(items)
+    turn = anyio.Event()
+    turn.set()
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        nonlocal turn
+        try:
+            for item in left:
+                own, turn = turn, anyio.Event()
+                following = turn
+                brought = await bring(item)
+                await own.wait()
+                await take(brought)
+                following.set()
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(at_once):
+            group.start_soon(work)
+    if errors:
+        raise errors[0]
 
 
 _Returned = TypeVar("_Returned")

@@ -268,9 +268,15 @@ class DiskSource:
     ) -> list[Store | PlainFolder | BundleStore | T | B]:
         """Return the stores of *element*, bottom-most first; shares that cannot be reached are left out."""
         stores: list[Store | PlainFolder | BundleStore | T | B] = []
+        addresses: set[str | None] = set()  # of buckets
         for place in element.stores:
             if isinstance(place, HttpPlace | BucketPlace):
                 bucket = self._bucket_at(place)
+                address = place.url.rstrip("/") if bucket is None else bucket.address
+                if address is not None and address in addresses:
+                    continue
+                if bucket is not None:
+                    addresses.add(address)
                 stores.append(open_server(place.url) if bucket is None else open_bucket(bucket))
             elif (path := self._path(place)) is not None:
                 stores.append(self._open_place(path))

@@ -167,6 +167,7 @@ class NegativeCache:
         self.name = store.name
         self.local = store.local
         self.is_on_disk = store.is_on_disk
+        self.is_server = store.is_server
         self.takes_uploads = store.takes_uploads
         self.find = store.find
         self.holding = store.holding

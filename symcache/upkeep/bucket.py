@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from symcache.identity import OtherKey, PdbKey, compressed_name, fold, parse_id
 from symcache.stores.base import Form
 from symcache.stores.bucket.store import object_name
 from symcache.stores.check import StoredCheck, check_file, check_view, hash_pieces
+from symcache.stores.concurrency import map_in_order
 from symcache.stores.local.atomic import OWN_FOLDER, drop, store_errors
 from symcache.upkeep.inventory import Candidate, FileStatus, StoredFile, fits_index
 from symcache.upkeep.prune import Pruned, plan_prune
@@ -37,7 +37,6 @@ from symcache.upkeep.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
 
     from symcache.formats.pdb.info import SymbolKind
     from symcache.formats.view import ByteView
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from symcache.upkeep.verify import Check
 
     T = TypeVar("T")
-    U = TypeVar("U")
 
 _QUARANTINE = f"{OWN_FOLDER}/quarantine"
 _CABINET = b"MSCF"
@@ -63,26 +61,6 @@ _HEAD_OF_PDB_BYTES = 64
 _HOUR_S = 3600
 _READ_AT_ONCE = 1000
 _READ_AHEAD = 2
-
-
-def map_in_order(function: Callable[[T], U], items: Iterable[T], *, at_once: int) -> Iterator[tuple[T, U]]:
-    """Yield each of *items* with what *function* makes of it, in their order; *at_once* threads work a little ahead.
-
-    Who stops early waits for no thread.
-    """
-    threads = ThreadPoolExecutor(at_once, thread_name_prefix="symcache-bucket")
-    ahead: deque[tuple[T, Future[U]]] = deque()
-    try:
-        for item in items:
-            ahead.append((item, threads.submit(function, item)))
-            if len(ahead) >= 2 * at_once:
-                first, result = ahead.popleft()
-                yield first, result.result()
-        while ahead:
-            first, result = ahead.popleft()
-            yield first, result.result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -11,7 +11,8 @@ from symcache.stores.base import Form
 from symcache.stores.bucket.look import BucketLook
 from symcache.stores.bucket.store import object_name
 from symcache.stores.check import StoredCheck, check_file
-from symcache.upkeep.bucket import FailureLimit, map_in_order, parse_object, read_ahead
+from symcache.stores.concurrency import map_in_order
+from symcache.upkeep.bucket import FailureLimit, parse_object, read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -3,7 +3,8 @@
 1. Hits of 64 KiB and 50 MiB in a warm local level, and remembered misses, by wrk. Every round measures the server
    without bucket and cluster, then the replica; the ratio printed is the median of the rounds.
 2. Files that only the bucket has, through a server with an empty local level: time to the first byte of the body, and
-   to its last, beside a server that has the same files from an HTTP upstream.
+   to its last, beside a server that has the same files from an HTTP upstream; with ``--cap-mib`` and
+   ``--round-trip-ms`` both are far away, and give each connection so much a second.
 3. ``symcache warm`` of small files out of a bucket beside the same out of an HTTP upstream.
 
 In 1 the bucket is moto's. moto takes 3 ms for an answer, so that in 2 and 3 nginx stands in for bucket and upstream
@@ -33,6 +34,7 @@ from support.command import run
 from support.nginx import Nginx
 from support.parts import need
 from support.redis import Redis
+from support.relay import delayed
 from support.serving import Client, fetch, publish, serving_process
 from support.upstream import Upstream
 
@@ -54,6 +56,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=1000, help="of 48 KiB, for warm")
     parser.add_argument("--large-mib", type=int, default=50)
+    parser.add_argument("--cap-mib", type=int, default=0, metavar="MIB", help="what a connection gets in a second")
+    parser.add_argument(
+        "--round-trip-ms", type=float, default=0, metavar="MS", help="how far away bucket and upstream are"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="parts with this in their name: hits, cold, warm")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="symcache-bench-") as name, ExitStack() as stack:
@@ -63,8 +69,11 @@ def main() -> int:
         redis = stack.enter_context(Redis(home / "redis"))
         if options.only in "hits":
             print_hits(home, redis, options.rounds, options.seconds, options.large_mib)
-        nginx = stack.enter_context(Nginx(home / "objects", home / "nginx"))
-        places = Places(home, nginx.url, redis.url)
+        nginx = stack.enter_context(Nginx(home / "objects", home / "nginx", rate_bytes=options.cap_mib * _MIB))
+        port = nginx.port
+        if options.round_trip_ms:
+            port = stack.enter_context(delayed(port, options.round_trip_ms / 1000))
+        places = Places(home, f"http://127.0.0.1:{port}", redis.url)
         large = f"{options.large_mib} MiB"
         if options.only in "cold":
             for title, payload, count in (("100 KiB", 52 * _KIB, 4), (large, options.large_mib * _MIB, 1)):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from obstore.store import AzureStore, S3Store
+    from obstore.store import AzureStore, GCSStore, S3Store
 
 __all__ = ["NO_RETRIES", "SECRETS", "Azurite", "Bucket", "BucketServer", "Moto", "S3rver"]
 
@@ -46,7 +46,7 @@ _LISTENS = re.compile(
 _FROM_OUTSIDE = ("AWS_", "AZURE_", "AZURITE_", "MOTO_", "S3RVER_", "NODE_OPTIONS")
 _AZURE_KEY = base64.b64encode(b"no key of any account in the world").decode("ascii")
 
-SECRETS = ("symcache-secret-of-s3", "S3RVER", _AZURE_KEY)
+SECRETS = ("symcache-secret-of-s3", "S3RVER", _AZURE_KEY, "no-token-of-anybody-at-google")
 """What no output may show; that of s3rver is fixed in it, and is its user's name as well."""
 
 
@@ -136,7 +136,7 @@ class BucketServer:
         """Return the variables that tell obstore, and the tools of the store's maker, of this server behind *at*."""
         raise NotImplementedError
 
-    def open(self, bucket: str, at: str, **options: Any) -> S3Store | AzureStore:
+    def open(self, bucket: str, at: str, **options: Any) -> S3Store | AzureStore | GCSStore:
         """Open a bucket by obstore; *options* are those of the store's class."""
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class Bucket:
         """Return what a process needs in its environment; *at* is the URL of a relay in front of the server."""
         return self.server.variables(at or self.server.url)
 
-    def open(self, at: str | None = None, **options: Any) -> S3Store | AzureStore:
+    def open(self, at: str | None = None, **options: Any) -> S3Store | AzureStore | GCSStore:
         """Open it by obstore, with *options* of the store's class; *at* is the URL of a relay in front of the server.
 
         Without `retry_config` nothing is tried twice.

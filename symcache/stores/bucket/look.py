@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar
 
 from symcache.errors import InputError, MalformedInput, StoreError, UpstreamError, UpstreamUnavailable, WrongContent
 from symcache.stores.base import Form, Stored
 from symcache.stores.bucket.store import object_name
 from symcache.stores.check import Verdict, check_view
+from symcache.stores.concurrency import map_in_order
 from symcache.stores.local.atomic import store_errors
 
 if TYPE_CHECKING:
@@ -94,36 +92,10 @@ class BucketLook:
         return self._seen[key.folded]
 
     def holding(self, keys: Iterable[Key]) -> Iterator[Key]:
-        """Yield those of *keys* for which `find` finds something; many are asked for at a time.
-
-        Nothing waits for what was asked by who stops early, not even the program's end: silence lasts for seconds.
-        """
-        left = deque(keys)
-        answers: SimpleQueue[tuple[Key, StoredObject | Exception | None]] = SimpleQueue()
-
-        def ask() -> None:
-            while left:
-                try:
-                    key = left.popleft()
-                except IndexError:  # another thread was faster
-                    return
-                try:
-                    answers.put((key, self.find(key)))
-                except Exception as error:  # noqa: BLE001 - raised where it is waited for
-                    answers.put((key, error))
-
-        count = len(left)
-        for _ in range(min(_LOOKS_AT_ONCE, count)):
-            threading.Thread(target=ask, name="look into a bucket", daemon=True).start()
-        try:
-            for _ in range(count):
-                key, found = answers.get()
-                if isinstance(found, Exception):
-                    raise found
-                if found is not None:
-                    yield key
-        finally:
-            left.clear()
+        """Yield those of *keys* for which `find` finds something; many are asked for at a time."""
+        for key, found in map_in_order(self.find, keys, at_once=_LOOKS_AT_ONCE):
+            if found is not None:
+                yield key
 
     def _look(self, key: Key) -> StoredObject | None:
         failures = tuple(self._failures)  # other threads look, too

@@ -15,11 +15,12 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from symcache.config import aws_profile, azure_endpoint
+from symcache.config import aws_profile, azure_endpoint, google_endpoint
 from symcache.errors import ConfigError, Forbidden, TruncatedInput, UpstreamRefused, UpstreamUnavailable, WrongContent
 from symcache.stores.local.mounts import find_mount
 from symcache.sympath import redact_words
@@ -39,6 +40,7 @@ HASH_FIELD = "sha256"
 """The field of an object's own metadata that holds the SHA-256 of its bytes, in lower-case hex."""
 
 _MIB = 1 << 20
+_CHUNK_BYTES = 1 << 18
 # What is longer is sent in parts, which only the last request puts together under the name.
 _WHOLE_BYTES = 64 * _MIB
 # From a share it is read into memory: a mapped file that another machine removes there ends the process.
@@ -75,6 +77,7 @@ class ObjectInfo:
     modified_s: float  # seconds since 1970, UTC
     tag: str | None  # of its bytes; another one after they were replaced
     sha256: str | None = None  # of its bytes, as who put it there states it; not in listings
+    version: str | None = None  # by which Google knows which one is to be replaced
 
 
 class Bucket:
@@ -82,6 +85,10 @@ class Bucket:
 
     *entry* is what the config file says of it; an object of more than *largest_bytes* is copied by nobody. Nothing is
     asked before the first call.
+
+    Attributes:
+        name: *url*.
+        address: Where a named server has it, ``https://server/bucket/prefix``; None if that is to be found out.
 
     Methods raise `UpstreamUnavailable` where another try may help, `UpstreamRefused` where credentials, rights or the
     bucket itself are wrong.
@@ -94,9 +101,11 @@ class Bucket:
         self.name = url
         self.entry = entry
         self.largest_bytes = network.largest_file_bytes
-        self._store: Any = _open(url, entry, network, silence_s=min(network.read_timeout_s, _READ_S))
+        self.parts = network.parallel_ranges.parts  # most that are asked for at once
+        self._store: Any
+        self._store, self.address = _open(url, entry, network, silence_s=min(network.read_timeout_s, _READ_S))
         # An answer to what is sent begins when all of it has come, which takes a slow line its time.
-        self._patient_store: Any = _open(url, entry, network, silence_s=_SEND_S)
+        self._patient_store: Any = _open(url, entry, network, silence_s=_SEND_S)[0]
         self._is_there = False  # the bucket, as far as is known
         self._asking = threading.Lock()
         self._keeps_names: bool | None = None
@@ -119,26 +128,41 @@ class Bucket:
 
         They are *of* the object that was read before, if that is given. An empty object is none.
         """
+        got = self.read_chunks(name, start, stop, of=of)
+        return None if got is None else (b"".join(got[0]), got[1])
+
+    def read_chunks(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        of: ObjectInfo | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> tuple[Sequence[bytes], ObjectInfo] | None:
+        """Return what `read` does as it came, without a copy of it; it is given up soon after *is_over* says so."""
         import obstore  # noqa: PLC0415 - of the extra
 
         options: Any = {"range": (start, stop)}
         if of is not None and of.tag is not None:
             options["if_match"] = of.tag  # some servers do not heed it
 
-        def get() -> tuple[bytes, ObjectInfo]:
+        def get() -> tuple[Sequence[bytes], ObjectInfo]:
             result = obstore.get(self._store, name, options=options)
             stated = result.attributes.get(HASH_FIELD, "")
             info = _info(result.meta, stated if _HASH.fullmatch(stated) else None)
             if of is not None and not _are_same(info, of):
                 raise UpstreamUnavailable(_REPLACED, url=self.name)
-            data, length = bytearray(), min(stop, info.size_bytes) - start
-            for piece in result.stream(min_chunk_size=_MIB):
-                data += piece
-                if len(data) > length:
+            chunks: list[bytes] = []
+            left = min(stop, info.size_bytes) - start
+            for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                chunks.append(chunk)
+                left -= len(chunk)
+                if left < 0 or is_over():
                     break  # whatever the server sends beyond what it states is not gathered
-            if len(data) != length:
+            if left:
                 raise UpstreamUnavailable("the answer is not as long as it says", url=self.name)
-            return bytes(data), info
+            return chunks, info
 
         return self._call(get)
 
@@ -169,7 +193,9 @@ class Bucket:
             how: dict[str, Any] = {"mode": "create"} if self._keeps_names else {"use_multipart": False}
             if instead_of is not None:
                 is_told = self._keeps_names and instead_of.tag is not None
-                how = {"mode": {"e_tag": instead_of.tag}} if is_told else {"use_multipart": False}
+                what = {"e_tag": instead_of.tag, "version": instead_of.version}
+                what = {name: value for name, value in what.items() if value is not None}
+                how = {"mode": what} if is_told else {"use_multipart": False}
             if not is_whole:
                 how = {"chunk_size": _part_bytes(size_bytes), "max_concurrency": _PARTS_AT_ONCE}
             content = opened if not is_whole else _mapped(opened, size_bytes) if is_mapped else opened.read()
@@ -214,8 +240,14 @@ class Bucket:
         """Remove the objects *names*, those that there are."""
         import obstore  # noqa: PLC0415 - of the extra
 
-        if names:
-            self._call(lambda: obstore.delete(self._store, list(names)))
+        def delete(some: Sequence[str]) -> bool:
+            obstore.delete(self._store, list(some))
+            return True
+
+        # Where each is asked for by itself, as at Google, obstore stops at one that has gone before.
+        if names and not self._call(lambda: delete(names)):
+            for name in names:
+                self._call(partial(delete, [name]))
 
     def move(self, name: str, target: str) -> None:
         """Let the object *name* be called *target*; a copy of both may be there for a moment."""
@@ -406,7 +438,8 @@ def _mapped(file: BufferedReader, size_bytes: int) -> memoryview:
 
 
 def _info(meta: Mapping[str, Any], sha256: str | None = None) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp(), meta["e_tag"], sha256)
+    modified_s = meta["last_modified"].timestamp()
+    return ObjectInfo(meta["path"], meta["size"], modified_s, meta["e_tag"], sha256, meta["version"])
 
 
 def _are_same(info: ObjectInfo, before: ObjectInfo) -> bool:
@@ -420,7 +453,8 @@ def _part_bytes(size_bytes: int) -> int:
     return max(_PART_BYTES, -(-size_bytes // 9_000))
 
 
-def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: float) -> Any:
+def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: float) -> tuple[Any, str | None]:
+    """Return obstore's store, and `Bucket.address`."""
     try:
         from obstore.exceptions import BaseError  # noqa: PLC0415 - of the extra
         from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
@@ -435,7 +469,9 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
     if parts.scheme == "az":
         settings |= {"account_name": entry.account} if entry is not None and entry.account else {}
         endpoint = endpoint or azure_endpoint()
-    elif parts.scheme != "gs":
+    elif parts.scheme == "gs":
+        endpoint = endpoint or google_endpoint()
+    else:
         if parts.scheme != "s3":
             endpoint = f"{parts.scheme}://{parts.netloc}"
             bucket, _, prefix = prefix.partition("/")
@@ -446,7 +482,10 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
             how["credential_provider"] = lambda: {**profile.keys, "expires_at": None}
         settings |= {"region": region} if region else {}
         settings |= {"checksum_algorithm": "SHA256"} if entry is None or entry.checksums else {}
-    settings |= {"endpoint": endpoint} if endpoint and parts.scheme != "gs" else {}
+    address: str | None = None
+    if endpoint:
+        settings |= {"base_url" if parts.scheme == "gs" else "endpoint": endpoint}
+        address = "/".join(filter(None, (endpoint.rstrip("/"), bucket, prefix)))
     how |= {
         "prefix": prefix or None,
         "client_options": _client_options(network, silence_s, is_plain=(endpoint or "").startswith("http://")),
@@ -462,11 +501,12 @@ def _open(url: str, entry: BucketEntry | None, network: Network, *, silence_s: f
     }
     kinds = {"gs": GCSStore, "az": AzureStore}
     try:
-        return kinds.get(parts.scheme, S3Store)(bucket, config=settings, **how)
+        store = kinds.get(parts.scheme, S3Store)(bucket, config=settings, **how)
     except (BaseError, ValueError, TypeError) as error:
         # Of what obstore says the first line tells what is wrong; the rest is its debug output. It quotes values.
         problem = re.sub('"[^"]*"?', '"…"', str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
         raise ConfigError(f"the bucket cannot be opened: {redact_words(problem)}", where=url) from None
+    return store, address
 
 
 def _client_options(network: Network, silence_s: float, *, is_plain: bool) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -14,13 +13,13 @@ from symcache.errors import InputError, UpstreamError, UpstreamUnavailable, Wron
 from symcache.events import TransferAdvanced, TransferEnded, TransferStarted
 from symcache.identity import compressed_name, parse_runtime_library, relative_parts
 from symcache.stores.base import FileRequest, Form, LookUp, Probed
-from symcache.stores.concurrency import call_detached
+from symcache.stores.concurrency import call_detached, take_in_order
 from symcache.stores.http.retry import CircuitBreaker
 from symcache.stores.local.atomic import as_store_error
 from symcache.stores.results import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from symcache.events import Observer
@@ -38,6 +37,7 @@ _CALLS_AT_ONCE = 32
 # Most symbol files are shorter, so that they take one request.
 _FIRST_PIECE_BYTES = 1 << 20
 _PIECE_BYTES = 4 << 20
+_AHEAD_AT_ONCE = 16  # pieces beside the one that each file has on the way, as they take memory
 # A bucket is near: two answers that do not come say that it is away.
 _FAILURES = 2
 _COOL_DOWN_S = 2.0
@@ -60,6 +60,7 @@ class BucketStore:
 
     local = None
     is_on_disk = False
+    is_server = False
 
     def __init__(self, bucket: Bucket, observer: Observer) -> None:
         self.bucket = bucket
@@ -69,6 +70,7 @@ class BucketStore:
         self._calls = anyio.CapacityLimiter(_CALLS_AT_ONCE)
         self._breaker = CircuitBreaker(failures=_FAILURES, cool_down_s=_COOL_DOWN_S, longest_pause_s=0.0, hiccup_s=0.0)
         self._origin = ("bucket", bucket.name, 0)
+        self._ahead_left = _AHEAD_AT_ONCE
         self._right: dict[str, ObjectInfo] = {}  # objects that were looked at, and are what they are called, by name
         self._damaged: dict[str, ObjectInfo] = {}  # objects whose bytes are not those that were put there, by name
 
@@ -103,29 +105,33 @@ class BucketStore:
             StoreError: The disk does not take it.
             WrongContent: Its bytes are not those that were put there, or too many.
         """
-        got = await self._ask(lambda: self.bucket.read(name, 0, _FIRST_PIECE_BYTES))
+        got = await self._ask(lambda: self.bucket.read_chunks(name, 0, _FIRST_PIECE_BYTES))
         if got is None:
             return False
-        data, info = got
+        chunks, info = got
         self.bucket.refuse_excess(info)
         digest = hashlib.sha256()
+        at = 0
         try:
             with scratch.open("wb") as file:
+
+                async def take(chunks: Sequence[bytes]) -> None:
+                    nonlocal at
+                    # On the event loop's thread, as downloads do: it is cheaper than a trip to another one.
+                    file.writelines(chunks)
+                    file.flush()
+                    at += sum(map(len, chunks))
+                    self._observer(TransferAdvanced(index, at, info.size_bytes, scratch, at))
+                    if at <= _FIRST_PIECE_BYTES:
+                        _add_to(digest, chunks)
+                    else:  # a processor without instructions for it hashes no faster than a near bucket sends
+                        await call_detached(_add_to, digest, chunks)
+
                 # Whoever is told of it may open it at once, to send it on while it arrives.
                 self._observer(TransferStarted(index, self.name, info.size_bytes, scratch))
-                at = 0
-                while True:
-                    # On the event loop's thread, as downloads do: it is cheaper than a trip to another one.
-                    file.write(data)
-                    file.flush()
-                    at += len(data)
-                    self._observer(TransferAdvanced(index, at, info.size_bytes, scratch, at))
-                    if at >= info.size_bytes:
-                        break
-                    # A processor without instructions for it hashes no faster than a near bucket sends.
-                    add = partial(digest.update, data)
-                    data = await self._ask(partial(self._read_on, name, at, info, add))
-            digest.update(data)
+                await take(chunks)
+                if at < info.size_bytes:
+                    await self._read_on(name, info, take)
         except OSError as error:
             raise as_store_error(error, scratch) from error
         finally:
@@ -136,16 +142,29 @@ class BucketStore:
             raise WrongContent("other bytes than were put there", url=self.name)
         return True
 
-    def _read_on(self, name: str, at: int, info: ObjectInfo, meanwhile: Callable[[], None]) -> bytes:
-        working = threading.Thread(target=meanwhile, name="hash", daemon=True)
-        working.start()
+    async def _read_on(self, name: str, info: ObjectInfo, take: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        """Let *take* have what follows the first piece of the object *name*, in order, several pieces ahead."""
+        is_over = threading.Event()
+
+        def read(start: int) -> Sequence[bytes]:
+            stop = min(start + _PIECE_BYTES, info.size_bytes)
+            got = self.bucket.read_chunks(name, start, stop, of=info, is_over=is_over.is_set)
+            if got is None:
+                raise UpstreamUnavailable("the object was removed while it was read", url=self.name)
+            return got[0]
+
+        async def bring(start: int) -> Sequence[bytes]:
+            async with self._calls:
+                return await call_detached(read, start)
+
+        starts = range(_FIRST_PIECE_BYTES, info.size_bytes, _PIECE_BYTES)
+        ahead = min(self.bucket.parts - 1, len(starts) - 1, self._ahead_left)
+        self._ahead_left -= ahead
         try:
-            got = self.bucket.read(name, at, min(at + _PIECE_BYTES, info.size_bytes), of=info)
+            await self._judged(lambda: take_in_order(starts, bring, take, at_once=1 + ahead))
         finally:
-            working.join()
-        if got is None:
-            raise UpstreamUnavailable("the object was removed while it was read", url=self.name)
-        return got[0]
+            self._ahead_left += ahead
+            is_over.set()
 
     async def read_headers(self, key: ImageKey) -> LookUp:
         """Return the headers of *key*'s image, read in ranges; from the whole cabinet where there is only that."""
@@ -279,20 +298,29 @@ class BucketStore:
     async def _ask(self, function: Callable[[], T]) -> T:
         """Call *function* in a thread, unless the bucket has just failed repeatedly; `UpstreamUnavailable` then."""
         async with self._calls:
-            asked_s = await self._breaker.wait_turn(self._origin, url=self.name)
-            try:
-                result = await call_detached(function)
-            except UpstreamUnavailable:
-                self._breaker.note_failure(self._origin, asked_s=asked_s)
-                raise
-            except anyio.get_cancelled_exc_class():
-                self._breaker.note_cancelled(self._origin, asked_s=asked_s)
-                raise
-            except Exception:
-                self._breaker.note_success(self._origin)  # an answer, if not the one that was hoped for
-                raise
-            self._breaker.note_success(self._origin)
-            return result
+            return await self._judged(lambda: call_detached(function))
+
+    async def _judged(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what *ask* does, as `_ask`; however many calls it makes, that they fail counts once."""
+        asked_s = await self._breaker.wait_turn(self._origin, url=self.name)
+        try:
+            result = await ask()
+        except UpstreamUnavailable:
+            self._breaker.note_failure(self._origin, asked_s=asked_s)
+            raise
+        except anyio.get_cancelled_exc_class():
+            self._breaker.note_cancelled(self._origin, asked_s=asked_s)
+            raise
+        except Exception:
+            self._breaker.note_success(self._origin)  # an answer, if not the one that was hoped for
+            raise
+        self._breaker.note_success(self._origin)
+        return result
+
+
+def _add_to(digest: hashlib._Hash, chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        digest.update(chunk)
 
 
 def _is_own(image: Image, key: ImageKey) -> bool:

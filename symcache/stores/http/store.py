@@ -61,6 +61,7 @@ class HttpStore:
 
     local = None
     is_on_disk = False
+    is_server = True
     takes_uploads = False
 
     def __init__(self, url: str, hints: Hints, downloader: Downloader) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symcache.config import AwsProfile, aws_profile, azure_endpoint
+from symcache.config import AwsProfile, aws_profile, azure_endpoint, google_endpoint
 from symcache.config.aws import _read_section
 from symcache.errors import ConfigError
 
@@ -214,3 +214,8 @@ def test_azures_server_is_the_environments() -> None:
     assert azure_endpoint({}) is None
     assert azure_endpoint({"AZURE_ENDPOINT": "https://b.test"}) == "https://b.test"
     assert azure_endpoint({"AZURE_STORAGE_ENDPOINT": "https://a.test", "AZURE_ENDPOINT": "x"}) == "https://a.test"
+
+
+def test_the_server_in_googles_place_is_named_by_its_variable() -> None:
+    assert google_endpoint({}) is None
+    assert google_endpoint({"GOOGLE_BASE_URL": "https://a.test"}) == "https://a.test"

@@ -38,6 +38,7 @@ class Bucket:
     name = "bucket://symbols"
     local = None
     is_on_disk = False
+    is_server = False
     takes_uploads = False
 
     def __init__(self, objects: dict[str, bytes]) -> None:

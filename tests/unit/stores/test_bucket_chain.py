@@ -30,6 +30,8 @@ from symcache.stores.disk import DiskSource
 from symcache.stores.local.tree import Store
 from symcache.stores.results import Attempt, Cause, Failed, Fetched, Missing, Present
 from symcache.stores.source import Step, explain
+from symcache.stores.turns import Turns
+from symcache.sympath import parse_symbol_path, with_bucket
 from symcache.upkeep.bundle import export_bundle
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from symcache.config import Config
     from symcache.events import Event
     from symcache.identity import Key
+    from symcache.stores.negative import Miss
     from symcache.stores.source import SymbolSource
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed")
@@ -100,6 +103,28 @@ class Scene:
         """Return what the bucket was asked for: method and name."""
         requests = [(each.method, each.path.split(f"/{self.bucket.name}/", 1)[1]) for each in self.relay.requests]
         return [(how, name) for how, name in requests if method in {"", how} and name != "pingme.txt"]
+
+
+class Leases:
+    """What `Turns` asks of a cluster; nobody else has a lease, and nobody knows of misses."""
+
+    had_to_wait = False
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def acquire(self, what: str, *, longest_s: float) -> Leases:
+        self.taken.append(what)
+        return self
+
+    async def release(self) -> None:
+        """Do nothing: nobody waits."""
+
+    async def recall_misses(self, key: Key, upstreams: list[str]) -> list[Miss]:
+        return []
+
+    async def share_misses(self, misses: list[Miss], *, ttl_s: float) -> None:
+        """Do nothing: nobody asks."""
 
 
 @pytest.fixture
@@ -439,6 +464,20 @@ class TestUploads:
         assert {each.method for each in scene.relay.requests} == {"GET"}
         assert notes(rig.events) == []
 
+    async def test_a_bucket_that_is_only_read_is_asked_without_a_lease(self, scene: Scene) -> None:
+        others = scene.bucket.server.new_bucket()
+        scene.entry = BucketEntry(url=others.url, read_only=True)
+        leases = Leases()
+        async with scene.open(scene.machine(), before=f"*{others.url}") as source:
+            source.chains[0]._turns = Turns(leases, source.misses, longest_s=60)  # type: ignore[arg-type]
+            for _ in range(3):
+                assert isinstance(await source.fetch(KEY), Missing)
+            assert leases.taken == [KEY.folded]  # by who asks the server; what it lacks is remembered
+            obstore.put(others.open(), IMAGE_KEY.index, IMAGE)
+            assert isinstance(await source.fetch(IMAGE_KEY), Fetched)
+        assert leases.taken == [KEY.folded]
+        assert scene.held() == {}  # it stands before the one that is filled
+
     async def test_who_gives_up_does_not_wait_for_a_silent_bucket(self, scene: Scene) -> None:
         scene.upstream.files[PATH] = PDB
         scene.relay.fault = Fault(methods={"PUT"}, silent=True)
@@ -630,6 +669,19 @@ class TestEntries:
         path = f"srv*{rig.store}*{scene.bucket.url}/windows"
         async with rig.open(replace(rig.config(path), bucket=(scene.entry,))) as source:
             assert isinstance(await source.fetch(KEY), Fetched)
+
+    @pytest.mark.parametrize("is_bucket", [True, False], ids=["its block", "a server"])
+    @pytest.mark.parametrize("spelling", ["{}/{}", "{}/{}/"])
+    async def test_a_bucket_and_its_own_url_are_one_place(self, spelling: str, is_bucket: bool, scene: Scene) -> None:
+        url = spelling.format(scene.relay.url, scene.bucket.name)
+        scene.entry = BucketEntry(url=url) if is_bucket else None
+        for setting in (scene.bucket.url, url.rstrip("/")):
+            rig = scene.machine()
+            config = replace(scene.config(rig), symbol_path=parse_symbol_path(f"srv*{rig.store}*{url}"))
+            config = replace(config, symbol_path=with_bucket(config.symbol_path, setting))
+            async with rig.open(config) as source:
+                assert [place.name for place in source.chains[0].stores] == [str(rig.store), setting]
+            assert [place.name for place in DiskSource(config).chains[0].stores] == [str(rig.store), setting]
 
     async def test_a_bucket_stands_between_where_a_setting_names_it(self, scene: Scene) -> None:
         scene.put(PATH, PDB)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -75,6 +76,20 @@ class Scene:
     def put(self, name: str, content: bytes, **attributes: str) -> None:
         obstore.put(self.bucket.open(), name, content, attributes=attributes)
 
+    def fault_after_the_first_piece(self, fault: Fault) -> None:
+        """Let *fault* meet what follows the first piece of the next file."""
+
+        def note(event: Event) -> None:
+            self.events.append(event)
+            if isinstance(event, TransferStarted):
+                self.relay.fault = fault
+                self.store._observer = self.events.append
+
+        self.store._observer = note
+
+    def hold_after_the_first_piece(self) -> None:
+        self.fault_after_the_first_piece(Fault(methods={"GET"}, delay_s=3600))
+
     @property
     def asked(self) -> list[tuple[str, str]]:
         """What the server was asked: method and name of the object."""
@@ -85,7 +100,7 @@ class Scene:
         return self.bucket.url
 
 
-@pytest.fixture(params=["s3_bucket", "azure_bucket"])
+@pytest.fixture(params=["s3_bucket", "azure_bucket", "google_bucket"])
 def scene(
     request: pytest.FixtureRequest, opened: Callable[..., objects.Bucket], tmp_path: Path, no_retries: None
 ) -> Iterator[Scene]:
@@ -148,6 +163,89 @@ class TestFetch:
         assert "if-match" not in first.headers
         assert len(more) == 2  # of 4 MiB at most
         assert len({each.headers["if-match"] for each in more}) == 1
+
+    async def test_pieces_of_a_long_file_are_asked_for_ahead_and_come_in_order(self, scene: Scene) -> None:
+        content = os.urandom(18 * MIB)
+        scene.put(KEY.index, content)
+        scene.hold_after_the_first_piece()
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch)
+            await anyio.to_thread.run_sync(scene.relay.await_requests, 1 + 4)
+            scene.relay.fault = None
+        assert scene.scratch.read_bytes() == content
+        assert len(scene.relay.requests) == 1 + 5
+        assert [event.whole_bytes for event in scene.events if isinstance(event, TransferAdvanced)] == [
+            *(MIB * (1 + 4 * piece) for piece in range(5)),
+            len(content),
+        ]
+
+    async def test_of_many_long_files_each_has_one_piece_on_the_way_and_few_more(self, s3_scene: Scene) -> None:
+        scene, content = s3_scene, os.urandom(18 * MIB)
+        scene.store._ahead_left = 4
+        scene.put(KEY.index, content)
+        asked, release = threading.Semaphore(0), threading.Event()
+
+        def read(name: str, start: int, stop: int, **how: Any) -> Any:
+            if start:
+                asked.release()
+                assert release.wait(60)
+            return own(name, start, stop, **how)
+
+        own, scene.store.bucket.read_chunks = scene.store.bucket.read_chunks, read  # type: ignore[method-assign]
+        targets = [scene.scratch.with_name(f"scratch{at}") for at in range(3)]
+        async with anyio.create_task_group() as group:
+            for each in targets:
+                group.start_soon(scene.store.fetch, FileRequest(KEY), each)
+            for _ in range(3 + 4):
+                assert await anyio.to_thread.run_sync(lambda: asked.acquire(timeout=60))
+            await anyio.wait_all_tasks_blocked()
+            assert not asked.acquire(blocking=False)
+            release.set()
+        assert [each.read_bytes() == content for each in targets] == [True] * 3
+        assert scene.store._ahead_left == 4
+
+    async def test_one_piece_comes_after_the_other_where_the_settings_say_so(self, s3_scene: Scene) -> None:
+        s3_scene.put(KEY.index, bytes(9 * MIB))
+        s3_scene.store.bucket.parts = 1
+        most = at_once = 0
+
+        def read(*arguments: Any, **how: Any) -> Any:
+            nonlocal most, at_once
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return own(*arguments, **how)
+            finally:
+                at_once -= 1
+
+        own, s3_scene.store.bucket.read_chunks = s3_scene.store.bucket.read_chunks, read  # type: ignore[method-assign]
+        assert (await s3_scene.store.fetch(FileRequest(KEY), s3_scene.scratch)).form is Form.PLAIN
+        assert most == 1
+
+    async def test_who_gives_up_a_long_file_leaves_no_thread_behind(self, scene: Scene) -> None:
+        scene.put(KEY.index, bytes(18 * MIB))
+        scene.hold_after_the_first_piece()
+        before = set(threading.enumerate())
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.store.fetch, FileRequest(KEY), scene.scratch)
+            await anyio.to_thread.run_sync(scene.relay.await_requests, 1 + 4)
+            group.cancel_scope.cancel()
+        assert isinstance(scene.events[-1], TransferEnded)
+        asking = [each for each in set(threading.enumerate()) - before if each.name == "detached call"]
+        scene.relay.fault = None
+        for each in asking:
+            await anyio.to_thread.run_sync(each.join, 60)
+            assert not each.is_alive()
+        assert len(scene.relay.requests) == 1 + 4
+
+    async def test_a_piece_that_fails_ends_the_transfer_with_its_error(self, scene: Scene) -> None:
+        scene.put(KEY.index, bytes(9 * MIB))
+        scene.fault_after_the_first_piece(Fault(methods={"GET"}, status=503))
+        found = await scene.store.fetch(FileRequest(KEY), scene.scratch)
+        assert isinstance(found.error, UpstreamUnavailable)
+        assert found.attempts == (Attempt(scene.url, "503"),)
+        scene.relay.fault = None
+        assert (await scene.store.fetch(FileRequest(KEY), scene.scratch)).form is Form.PLAIN
 
     async def test_a_transfer_is_told_from_its_beginning_to_its_end(self, scene: Scene) -> None:
         scene.put(KEY.index, bytes(6 * MIB))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.buckets import Azurite, Moto, S3rver
+from support.googlexml import GoogleStandIn
 from support.serving import publish
 from support.upstream import Upstream
 
@@ -28,7 +29,7 @@ SPOILT = {
 }
 
 
-@pytest.fixture(scope="module", params=[Moto, Azurite, S3rver])
+@pytest.fixture(scope="module", params=[Moto, Azurite, S3rver, GoogleStandIn])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketServer]:
     with request.param(tmp_path_factory.mktemp("server")) as server:
         yield server

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from symcache.stores.concurrency import Batches, Seats, call_detached
+from symcache.stores.concurrency import Batches, Seats, call_detached, map_in_order, take_in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 async def test_what_waits_at_the_same_time_goes_to_a_thread_together() -> None:
@@ -135,6 +141,140 @@ async def test_a_detached_call_that_panics_is_an_error_and_no_wait_without_an_en
     with anyio.fail_after(10), pytest.raises(RuntimeError) as raised:
         await call_detached(panic)
     assert str(raised.value) == "Panic in a thread"
+
+
+class Pieces:
+    """What is brought when a test says so, and what of it was taken."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.taken: list[int] = []
+        self.over: list[int] = []
+        self.here = [anyio.Event() for _ in range(10)]
+
+    async def bring(self, at: int) -> int:
+        self.asked.append(at)
+        try:
+            await self.here[at].wait()
+        finally:
+            self.over.append(at)
+        return at
+
+    async def take(self, at: int) -> None:
+        self.taken.append(at)
+
+
+async def test_what_is_brought_ahead_is_taken_in_order_and_counts_until_it_is() -> None:
+    pieces = Pieces()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: take_in_order(range(6), pieces.bring, pieces.take, at_once=3))
+        await anyio.wait_all_tasks_blocked()
+        assert pieces.asked == [0, 1, 2]
+        for at in (2, 1):
+            pieces.here[at].set()
+        await anyio.wait_all_tasks_blocked()
+        assert (pieces.asked, pieces.taken) == ([0, 1, 2], [])
+        pieces.here[0].set()
+        await anyio.wait_all_tasks_blocked()
+        assert (sorted(pieces.asked), pieces.taken) == ([0, 1, 2, 3, 4, 5], [0, 1, 2])
+        for at in (5, 3, 4):
+            pieces.here[at].set()
+    assert pieces.taken == [0, 1, 2, 3, 4, 5]
+
+
+async def test_the_first_error_of_what_is_brought_ahead_comes_alone_and_ends_the_rest() -> None:
+    pieces = Pieces()
+
+    async def bring(at: int) -> int:
+        if await pieces.bring(at):
+            raise ZeroDivisionError(at)
+        return at
+
+    async def fail() -> None:
+        with pytest.raises(ZeroDivisionError, match="2"):
+            await take_in_order(range(6), bring, pieces.take, at_once=3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(fail)
+        for at in (0, 2):
+            await anyio.wait_all_tasks_blocked()
+            pieces.here[at].set()
+    assert pieces.taken == [0]
+    assert sorted(pieces.over) == sorted(pieces.asked) == [0, 1, 2, 3]
+
+
+async def test_who_gives_up_what_is_brought_ahead_waits_for_nothing() -> None:
+    pieces = Pieces()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: take_in_order(range(6), pieces.bring, pieces.take, at_once=3))
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert (sorted(pieces.over), pieces.taken) == ([0, 1, 2], [])
+
+
+@given(st.lists(st.integers(), max_size=60), st.integers(1, 8))
+@settings(max_examples=25)
+def test_work_ahead_keeps_the_order_and_its_bound(items: Sequence[int], at_once: int) -> None:
+    under_way: list[int] = []
+    most = 0
+    lock = threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal most
+        with lock:
+            under_way.append(item)
+            most = max(most, len(under_way))
+        with lock:
+            under_way.remove(item)
+        return -item
+
+    taken = 0
+
+    def counted() -> Iterator[int]:
+        nonlocal taken
+        for item in items:
+            taken += 1
+            yield item
+
+    results = []
+    for item, result in map_in_order(work, counted(), at_once=at_once):
+        results.append((item, result))
+        assert taken <= len(results) + 2 * at_once
+    assert results == [(item, -item) for item in items]
+    assert most <= at_once
+
+
+def test_the_first_error_of_work_ahead_reaches_who_asked() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise ValueError(item)
+        return item
+
+    results = map_in_order(work, range(100), at_once=2)
+    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(ValueError, match="3"):
+        next(results)
+
+
+def test_who_stops_early_waits_for_no_work_ahead_and_no_more_is_begun() -> None:
+    release = threading.Event()
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item:
+            release.wait(60)
+        return item
+
+    results = map_in_order(work, range(100), at_once=2)
+    assert next(results) == (0, 0)
+    asking = [each for each in threading.enumerate() if each.name == "ask a bucket"]
+    results.close()  # type: ignore[attr-defined]  # a generator
+    release.set()
+    for each in asking:
+        each.join(60)
+        assert not each.is_alive()
+    assert set(begun) <= {0, 1, 2}
 
 
 async def test_a_seat_is_left_to_others_while_its_owner_waits_for_somebody() -> None:

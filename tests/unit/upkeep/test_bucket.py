@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from symcache.config import BucketEntry, Network
@@ -22,7 +22,6 @@ from symcache.upkeep.bucket import (
     find_last_to_go,
     iter_objects,
     list_objects,
-    map_in_order,
     parse_object,
     plan_bucket_prune,
     read_ahead,
@@ -46,7 +45,7 @@ class CountingBucket(Bucket):
     def __init__(self, letter_case: str = "given") -> None:
         store = MemoryStore()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("symcache.stores.bucket.objects._open", lambda *_arguments, **_named: store)
+            patch.setattr("symcache.stores.bucket.objects._open", lambda *_arguments, **_named: (store, None))
             super().__init__("s3://symbols", BucketEntry("s3://symbols", letter_case=letter_case), Network())
         self.asked: list[str] = []
         self.listed = 0
@@ -233,50 +232,6 @@ def test_the_files_of_a_key_stay_or_go_together_by_when_the_last_came() -> None:
     assert [each.candidate.key for each in plan.evictions] == [pdb(2)]
     plan = plan_prune([first, older], Limits(max_age_s=50), now_s=first.used_s)
     assert [each.candidate.key for each in plan.evictions] == [pdb(2)]
-
-
-@given(st.lists(st.integers(), max_size=60), st.integers(1, 8))
-@settings(max_examples=25)
-def test_work_ahead_keeps_the_order_and_its_bound(items: Sequence[int], at_once: int) -> None:
-    under_way: list[int] = []
-    most = 0
-    lock = threading.Lock()
-
-    def work(item: int) -> int:
-        nonlocal most
-        with lock:
-            under_way.append(item)
-            most = max(most, len(under_way))
-        with lock:
-            under_way.remove(item)
-        return -item
-
-    taken = 0
-
-    def counted() -> Iterator[int]:
-        nonlocal taken
-        for item in items:
-            taken += 1
-            yield item
-
-    results = []
-    for item, result in map_in_order(work, counted(), at_once=at_once):
-        results.append((item, result))
-        assert taken <= len(results) + 2 * at_once
-    assert results == [(item, -item) for item in items]
-    assert most <= at_once
-
-
-def test_the_first_error_of_work_ahead_reaches_who_asked() -> None:
-    def work(item: int) -> int:
-        if item == 3:
-            raise ValueError(item)
-        return item
-
-    results = map_in_order(work, range(100), at_once=2)
-    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
-    with pytest.raises(ValueError, match="3"):
-        next(results)
 
 
 def test_paths_of_objects_keep_their_slashes() -> None:
