@@ -334,7 +334,6 @@ _OTHERS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
         "a saved state of a VirtualBox machine",
         "let VirtualBox write its memory (VBoxManage debugvm NAME dumpvmcore), which is read",
     ),
-    (b"EVF\x09\x0d\x0a\xff\x00", "an evidence file (EnCase)", _CONVERT),
     (b"MSCF", "a cabinet", _UNPACK),
     (_COMPRESS, "a file packed by compress.exe", "unpack it first with expand.exe"),
     (b"MSWIM\0\0\0", "a Windows image archive (WIM)", _UNPACK),
