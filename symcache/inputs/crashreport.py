@@ -75,7 +75,7 @@ _STAMP_DIGITS = 8
 
 def find_report(view: ByteView) -> InputKind | None:
     """Return which kind of crash report or profile *view*, JSON, is: told by its first list of modules."""
-    name, _ = next(find_elements(view, (_LIBS, *_LISTS), _is_module), (None, None))
+    name, _ = next(find_elements(view, (_LIBS, *_LISTS, _UNLOADED), _is_module), (None, None))
     return None if name is None else InputKind.PROFILE if name == _LIBS else InputKind.CRASH_REPORT
 
 
@@ -198,7 +198,8 @@ def _module_fields(value: Mapping[str, Any], *, is_unloaded: bool) -> _Fields:
     is_of_sentry = "code_file" in value or "image_addr" in value or "type" in value
     fields = _Fields(
         value,
-        name="code_file" if is_of_sentry else "filename",
+        # "name" is what Sentry called it before 2019.
+        name=("code_file" if "code_file" in value else "name") if is_of_sentry else "filename",
         debug_name="debug_file",
         code_id="code_id",
         debug_id="debug_id",

@@ -196,7 +196,7 @@ def detect(view: ByteView) -> InputKind:
         return InputKind.RAW_MEMORY
     from symcache.inputs.refusals import refusal_of  # noqa: PLC0415
 
-    raise refusal_of(start)
+    raise _refuse_end(view) or refusal_of(start)
 
 
 def _find_json(view: ByteView) -> InputKind | None:
@@ -473,3 +473,12 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
     """Return a function, whose module is imported for the first input that needs it: most runs meet one kind or two."""
     function: Callable[..., Any] = getattr(import_module(f"symcache.{module}"), name)
     return function
+
+
+def _refuse_end(view: ByteView) -> UnknownFormat | None:
+    """Return the error for a file that ends as a zip and does not begin as one."""
+    from symcache.formats.archive.zip import END_BYTES, find_end_of_zip  # noqa: PLC0415
+
+    at = max(0, view.size - END_BYTES)
+    what = find_end_of_zip(view.read(at, view.size - at))
+    return None if what is None else UnknownFormat(what, offset=at)

@@ -115,7 +115,9 @@ def image_module(image: Image, name: str, path: str | None = None, base: int | N
     if (dbg_name := image.dbg_name) is not None:
         dbg = _tried(lambda: DbgKey(base_name(dbg_name), image.timestamp, image.size_of_image), problems)
     problems.extend(map(_sentence, image.problems))
-    named = bool(image.code_views or image.embedded or image.dbg_name)
+    # GNU's linkers write a record for a build id alone, with an empty path: there is no PDB.
+    names_pdb = any(entry.record.path for entry in image.code_views)
+    named = bool(names_pdb or image.embedded or image.dbg_name)
     if not pdbs and not problems:
         problems.append(_why_no_pdb(image))
     return Module(
@@ -127,7 +129,7 @@ def image_module(image: Image, name: str, path: str | None = None, base: int | N
         dbg=dbg,
         problem="; ".join(problems) or None,
         no_debug_record=not named and not image.problems,
-        unusable_pdb=bool(image.code_views) and not pdbs and dbg is None,
+        unusable_pdb=names_pdb and not pdbs and dbg is None,
     )
 
 
@@ -135,7 +137,7 @@ def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tu
     """Return the PDB that a code view record names; what else the image has speaks of a portable PDB only.
 
     Raises:
-        MalformedInput: It has a nil GUID, or its name cannot be that of a file in a store.
+        MalformedInput: It has a nil GUID, no name, or one that cannot be that of a file in a store.
 
     Source: SSQP_Key_Conventions.md for the base name and the key of a portable PDB.
     """
@@ -143,6 +145,8 @@ def pdb_reference(entry: CodeViewEntry, *, embedded: bool = False, checksums: tu
     name = base_name(record.path)
     if not isinstance(record, Rsds):
         return PdbReference(Pdb2Key(name, record.signature, record.age), PdbFormat.PDB2)
+    if not record.path:
+        raise MalformedInput("its code view record names no PDB and holds a build id alone")
     if not record.guid.int:
         raise MalformedInput("its code view record has a nil GUID, which identifies nothing")
     if entry.portable:

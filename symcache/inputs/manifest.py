@@ -1,7 +1,8 @@
 r"""Lists of wanted files: symchk manifests (``name,key,type``) and indexes, one per line.
 
 A list is UTF-8, UTF-16 or Windows-1252, with any line end. Blank lines and lines that begin with ``;`` or ``#`` are
-passed over. An index is ``name/id/name``, ``name/id`` or ``name id``, with ``/`` or ``\``.
+passed over, and so are the bullets and numbers of a list. An index is ``name/id/name``, ``name/id`` or ``name id``,
+with ``/`` or ``\``; between fields there may be tabs, as a spreadsheet copies them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _LOOKED_AT_LINES = 32
 
 # Ids of files from other systems (elf-buildid-…, mach-uuid-…, sha1-…); without this any two words would be an index.
 _OTHER_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{8,}", re.IGNORECASE)
+_BULLET = re.compile(r"(?:[-*+\u2022]|\d{1,4}[.)])\s+(?=\S)")  # of a list in a letter; no file is called so
 _COMMENT = (";", "#")
 _RENAMED = (re.compile(r"ntoskrnl|ntkr\w+"), re.compile(r"hal\w*"))
 _WITH_PDB = "1"
@@ -130,7 +132,11 @@ def _parse_line(text: str | None) -> tuple[Key, str | None]:
     """
     if text is None:
         raise MalformedInput(f"it is longer than {_LONGEST_LINE} characters")
+    if "\t" in text and "," not in text:
+        text = ",".join(field.strip() for field in text.split("\t"))
     name, id_, type_ = _split_fields(text) if "," in text else ("", "", None)
+    if type_ is None:  # a manifest's line is no letter's
+        name, text = _BULLET.sub("", name), _BULLET.sub("", text)
     key = parse_id(name, id_) if name else parse_index(text)
     if type(key) is OtherKey and not _OTHER_ID.fullmatch(key.id):
         raise MalformedInput(f"{printable(key.id)!r} is not an id of a symbol file; an index is written name/id/name")

@@ -8,7 +8,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from symcache.errors import InputError
+from symcache.errors import InputError, TruncatedInput
 from symcache.formats.disk.bounded import Budget
 from symcache.formats.disk.registry import WindowsBuild, read_windows_build
 from symcache.formats.disk.tree import TreeEntry, find
@@ -271,7 +271,7 @@ class Reading:
     def _read(self, tree: FileTree, file: TreeEntry, path: str) -> Iterator[Module | Unreadable]:
         try:
             with _opened(tree, file) as opened:
-                view = BegunView(opened)
+                view = _begun(opened)
                 found = list(read_module(view, path)) if is_image(view.start[:4]) else []
                 if found and self._with_versions:
                     with suppress(InputError):  # then nobody knows
@@ -286,6 +286,14 @@ class Reading:
         if isinstance(error, InputError):
             return Unreadable(f"{self._path}:{path}", error.problem, error.offset)
         return Unreadable(f"{self._path}:{path}", error.strerror or str(error))
+
+
+def _begun(file: ByteView) -> BegunView:
+    """Return *file* with its first page, no more of which is read than it has."""
+    try:
+        return BegunView(file)
+    except TruncatedInput as error:
+        raise TruncatedInput("its data lies behind the end of the disk, whose image is cut short") from error
 
 
 class _MountedTree:

@@ -103,7 +103,11 @@ def plan_lines(dry_run: DryRun, width: int | None = None) -> Iterator[str]:
         untold = f"and {share.untold} of unknown length" if share.untold else ""
         rows.append([share.server, count_text(share.files, "file"), size_text(share.size_bytes), untold])
     nowhere = "no server to ask" if dry_run.has_no_server else "found on no server"
-    rows += [[nowhere, count_text(dry_run.nowhere, "file"), "", ""]] if dry_run.nowhere else []
+    unanswered = Counter(dry_run.unanswered)
+    absent = dry_run.nowhere - unanswered.total()
+    rows += [[nowhere, count_text(absent, "file"), "", ""]] if absent else []
+    if unanswered:  # these may be there all the same
+        rows.append(["no answer", count_text(unanswered.total(), "file"), "", unanswered.most_common(1)[0][0]])
     rows += [["not asked in time", count_text(dry_run.not_asked, "file"), "", ""]] if dry_run.not_asked else []
     yield from fitted_lines(rows, width)
     if shares:

@@ -136,11 +136,13 @@ class Probed(NamedTuple):
         form: In which form it has the file; None if it has not.
         answer: That in a few words.
         size_bytes: Length of the file in that form; None if it has not, or does not tell.
+        is_no_answer: It could not be asked, so that it may have the file.
     """
 
     form: Form | None
     answer: str
     size_bytes: int | None = None
+    is_no_answer: bool = False
 
 
 class Searchable(Protocol):

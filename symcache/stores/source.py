@@ -544,7 +544,7 @@ async def explain(source: SymbolSource, key: Key) -> AsyncIterator[Step]:
     for number, chain in enumerate(source.chains):
         for at, place in enumerate(chain.stores):
             began_s = time.monotonic()
-            form, answer, _ = await place.probe(key)
+            form, answer, *_ = await place.probe(key)
             seconds = time.monotonic() - began_s
             copies = _copies(chain, at, form) if form is not None else ()
             yield Step(number, at, place.name, answer, has_file=form is not None, seconds=seconds, copies=copies)

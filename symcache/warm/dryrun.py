@@ -29,7 +29,8 @@ class Expected:
     want: WantedFile
     server: str | None = None  # the one that would be fetched from, free of secrets; None if none says that it has it
     size_bytes: int | None = None  # as it is transferred: of the cabinet, if the server has one; None if it is not told
-    answer: str = _NOT_ASKED  # of the last one that was asked, in a few words
+    answer: str = _NOT_ASKED  # of the last one that was asked, or could not be, in a few words
+    is_no_answer: bool = False  # one that may have it could not be asked
 
     def as_json(self) -> dict[str, Any]:
         """Return its fields in ``symcache.plan/1``."""
@@ -89,6 +90,11 @@ class DryRun:
         return sum(each.server is None for each in self.files) - self.not_asked
 
     @property
+    def unanswered(self) -> list[str]:
+        """Why servers could not be asked for files that no other has: one text for each of them."""
+        return [each.answer for each in self.files if each.server is None and each.is_no_answer]
+
+    @property
     def has_no_server(self) -> bool:
         """The symbol path names no server that could be asked."""
         return any(each.answer == _NO_SERVER for each in self.files)
@@ -117,6 +123,7 @@ class DryRun:
                 "to_fetch": len(self.files),
                 "unnamed": self.unnamed,
                 "nowhere": self.nowhere,
+                "unanswered": len(self.unanswered),
                 "not_asked": self.not_asked,
                 "bytes": sum(share.size_bytes for share in shares),
             },
@@ -153,7 +160,7 @@ async def ask_servers(source: SymbolSource, wants: Sequence[OpenWant], *, within
 
 
 async def _ask(source: SymbolSource, expected: Expected) -> Expected:
-    answer = _NO_SERVER
+    answer, is_no_answer = _NO_SERVER, False
     for key in (name for each in expected.want.keys for name in published_keys(each)):
         for chain in source.chains:
             for place in chain.stores:
@@ -162,5 +169,6 @@ async def _ask(source: SymbolSource, expected: Expected) -> Expected:
                 probed = await place.probe(key)
                 if probed.form is not None:
                     return Expected(expected.want, place.name, probed.size_bytes, probed.answer)
-                answer = probed.answer
-    return Expected(expected.want, answer=answer)
+                if probed.is_no_answer or not is_no_answer:
+                    answer, is_no_answer = probed.answer, probed.is_no_answer
+    return Expected(expected.want, answer=answer, is_no_answer=is_no_answer)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from symcache.errors import (
@@ -27,13 +27,14 @@ from symcache.errors import (
 from symcache.formats.view import FileView
 from symcache.inputs.detect import InputOptions, detect
 from symcache.inputs.folder import is_junction
-from symcache.inputs.records import Input, InputKind, Module
+from symcache.inputs.records import Input, InputKind, Module, Unreadable
 from symcache.reports.files import SUFFIXES, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from symcache.formats.view import ByteView
+    from symcache.inputs.records import Record
     from symcache.warm.report import Report
 
 FORMS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
@@ -323,18 +324,40 @@ def _judge(path: Path, stamp: Stamp) -> _Verdict:
                 return _Verdict.TAKE
             if kind in _IF_NAMING:
                 records = InputOptions(None, runs_programs=False).reader(kind)(view, str(path))
-                modules = (record for record in records if isinstance(record, Module))
-                named = any(module.image or module.pdbs or module.dbg for module in modules)
-                return _Verdict.TAKE if named else _Verdict.PASS
+                return _judge_records(records)
     except TruncatedInput:  # a dump that ends within its header
         return _Verdict.WAIT
     except InputError:
         # Of VMware's two files the one that says how the memory is laid out comes last, as a rule.
-        return _Verdict.WAIT if path.suffix.lower() == ".vmem" else _Verdict.PASS
+        if path.suffix.lower() == ".vmem":
+            return _Verdict.WAIT
+        return _Verdict.DOUBT if _is_dump_in_other_archive(path) else _Verdict.PASS
     except OSError as error:  # what it is cannot be seen, so that its name has to tell whether somebody would miss it
         is_denied = isinstance(error, PermissionError) and path.suffix.lower() in _DUMP_SUFFIXES
         return _Verdict.TAKE if is_denied else _Verdict.PASS
     return _Verdict.PASS
+
+
+def _is_dump_in_other_archive(path: Path) -> bool:
+    """Tell whether the file is an archive that is not read, such as a 7z, and is called after a dump."""
+    from symcache.formats.archive.member import find_other_archive  # noqa: PLC0415 - of few files
+
+    if PurePath(path.stem).suffix.lower() not in _DUMP_SUFFIXES:
+        return False
+    with suppress(OSError, InputError), FileView(path) as view:
+        return find_other_archive(view.read(0, min(view.size, 16))) is not None
+    return False
+
+
+def _judge_records(records: Iterable[Record]) -> _Verdict:
+    """Return whether they name files; a dump among them that cannot be read, as with a password, would be missed."""
+    lacks_dump = False
+    for record in records:
+        if isinstance(record, Module) and (record.image or record.pdbs or record.dbg):
+            return _Verdict.TAKE
+        if isinstance(record, Unreadable):
+            lacks_dump = lacks_dump or PurePath(record.path).suffix.lower() in _DUMP_SUFFIXES
+    return _Verdict.DOUBT if lacks_dump else _Verdict.PASS
 
 
 def _judge_dump(view: ByteView, kind: InputKind, path: Path) -> _Verdict:

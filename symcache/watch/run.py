@@ -16,6 +16,7 @@ from anyio import from_thread, to_thread
 
 from symcache.errors import StoreError, SymcacheError
 from symcache.events import ignore
+from symcache.reports.lines import count_text
 from symcache.stores.local.mounts import find_mount
 from symcache.stores.results import Cause, Failed
 from symcache.warm.local import LocalRun
@@ -142,6 +143,12 @@ class Watcher:
                 await self._do(found)
             if is_once:
                 if not look.is_full and (not look.waiting or (settled_s is not None and look_began_s >= settled_s)):
+                    if look.waiting:
+                        what = count_text(look.waiting, "file")
+                        self._tell(
+                            f"{what} not complete, or not readable, left to the next time; without --once such files"
+                            " are waited for and then reported"
+                        )
                     return
                 if settled_s is None:  # a second look tells what has settled since the first
                     settled_s = look_ended_s + self._settings.patience.settle_s

@@ -69,6 +69,7 @@ def test_a_plan_tells_what_each_server_would_send_and_fetches_nothing(
         "to_fetch": 7,
         "unnamed": 0,
         "nowhere": 2,
+        "unanswered": 0,
         "not_asked": 0,
         "bytes": size + len(CABINET) + len(FILES[5].content),
     }

@@ -25,6 +25,9 @@ _MOST_ENTRIES = 1 << 18
 """The longest directory that is read, in entries."""
 
 _END = struct.Struct("<4sHHHHIIH")
+END_BYTES = _END.size
+"""What a zip without a comment ends with, in bytes."""
+
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
@@ -36,6 +39,7 @@ _STORED, _DEFLATE = 0, 8
 _ENCRYPTED, _SIZES_BEHIND, _UTF8 = 1, 8, 0x800
 _LZMA_PROPERTIES = 9
 _READ_IN_PLACE_BYTES = 4 << 20  # what is not longer is read whole, and its checksum with it
+_PUT_TOGETHER = "put its parts together (`zip -s 0 NAME.zip --out WHOLE.zip`, or by 7-Zip) and give the whole"
 _NEEDS_PASSWORD = "encrypted with a password: unpack it and give what was in it"  # noqa: S105 - said of a member
 
 
@@ -49,6 +53,15 @@ class _Entry:
     size_bytes: int
     local_at: int
     name_bytes: int
+
+
+def find_end_of_zip(tail: bytes) -> str | None:
+    """Return what a file is whose last `END_BYTES`, *tail*, end a zip that does not begin it; None if they end none."""
+    if not tail.startswith(b"PK\5\6") or len(tail) != _END.size:
+        return None
+    if _END.unpack(tail)[1]:
+        return f"the last part of a split zip archive: {_PUT_TOGETHER}"
+    return "a zip archive behind something else: unpack it (`unzip FILE`) and give what was in it"
 
 
 def read_zip(view: ByteView, spend: Spend) -> Iterator[Member]:
@@ -92,7 +105,7 @@ def _find_directory(view: ByteView) -> tuple[int, int, int] | None:
         if (wide := _find_zip64(view, end)) is not None:
             end, disk, first_disk, count, size, offset = wide
         if disk or first_disk:
-            raise UnknownFormat("a part of a split archive: put its parts together and give the whole", offset=end)
+            raise UnknownFormat(f"a part of a split archive: {_PUT_TOGETHER}", offset=end)
         start = end - size
         if start < 0 or start < offset:
             continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from symcache.errors import InputError, MalformedInput
+from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.formats.disk.bounded import Recent, ViewFile, guarded
 from symcache.formats.disk.kinds import DiskFormat, find_disk_format
 from symcache.formats.view import PartView, check_range, read_in_parts
@@ -496,6 +496,11 @@ def _open_qcow2(view: ByteView, source: _Source) -> ByteView:
     from dissect.hypervisor.disk.qcow2 import HAS_ZSTD, QCow2  # noqa: PLC0415 - of the extra
 
     head = PartView(view, 0, min(view.size, _LARGEST_GRAIN))
+    version = int.from_bytes(view.read(4, 4), "big")
+    if version not in {2, 3}:
+        raise UnknownFormat(
+            f"a QCOW image of version {version}, which is not read: convert it (qemu-img convert -O qcow2)"
+        )
     if int.from_bytes(view.read(32, 4), "big"):
         raise MalformedInput("the QCOW2 image is encrypted: decrypt it first (qemu-img convert with its secret)")
     if _is_zstd(view) and not HAS_ZSTD:
@@ -510,7 +515,10 @@ def _open_qcow2(view: ByteView, source: _Source) -> ByteView:
     parent = None
     if image.needs_backing_file:
         if not image.auto_backing_file or image.auto_backing_file.startswith("json:"):
-            raise MalformedInput("the QCOW2 image names its backing file in a way that is not read: merge it")
+            raise MalformedInput(
+                "the QCOW2 image names its backing file in a way that is not read: merge them"
+                " (qemu-img convert -O qcow2 FILE WHOLE)"
+            )
         parent = source.parent(image.auto_backing_file)
     return _Qcow2View(view, data, image, parent, source.budget)
 

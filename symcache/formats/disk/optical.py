@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _SECTOR = 2048
 _LARGEST_FOLDER = 16 << 20
 _MOST_EXTENTS = 4096
+_MOST_DESCRIPTORS = 16
+_MOST_CONTINUATIONS = 16
+_UCS2 = frozenset([b"%/@", b"%/C", b"%/E"])
+_NOWHERE = -1
 
 
 def open_disc(view: ByteView) -> FileTree:
@@ -35,7 +39,8 @@ def open_disc(view: ByteView) -> FileTree:
         try:
             return _Iso9660Disc(view)
         except InputError:
-            raise problem from None
+            advice = "mount it and give the folder"
+            raise type(problem)(f"{problem.problem}; {advice}", offset=problem.offset) from problem
 
 
 class _ExtentsView:
@@ -142,17 +147,39 @@ class _UdfDisc:
 
 
 class _Iso9660Disc:
-    """A disc with ISO 9660 alone; names come without their version."""
+    """A disc with ISO 9660 alone; names come without their version.
+
+    They are those of Joliet where it has that, else those of Rock Ridge: the disc's own may have eight capitals only.
+
+    Layout of a descriptor, one a sector from the 16th on: u8 type (1 the disc's own, 2 another one, 255 the last),
+    ``CD001``; at 88 which characters names are of, at 158 and 166 u32 sector and bytes of the root.
+    Source: ECMA-119; Microsoft's Joliet Recording Specification, "Identifying a Joliet SVD"; IEEE P1282, "NM".
+    """
 
     def __init__(self, view: ByteView) -> None:
         self._view = view
         data = view.read(16 * _SECTOR, _SECTOR)
         if data[:6] != b"\1CD001":
             raise MalformedInput("an optical disc of a kind that is not read", offset=16 * _SECTOR)
-        self._extents: dict[int, list[tuple[int, int]]] = {}
+        joliet = self._find_joliet()
+        self._is_joliet = joliet is not None
+        data = data if joliet is None else joliet
         place, size = parse_uint(data, 158, 4), parse_uint(data, 166, 4)
+        self._extents: dict[int, list[tuple[int, int]]] = {_NOWHERE: [(0, 0)]}
         self._extents[place] = [(place * _SECTOR, size)]
         self.root = TreeEntry("", True, place)
+
+    def _find_joliet(self) -> bytes | None:
+        """Return the descriptor whose names are in UCS-2."""
+        for number in range(17, 17 + _MOST_DESCRIPTORS):
+            if (number + 1) * _SECTOR > self._view.size:
+                break
+            data = self._view.read(number * _SECTOR, _SECTOR)
+            if data[1:6] != b"CD001" or data[0] == 0xFF:
+                break
+            if data[0] == 2 and data[88:91] in _UCS2:
+                return data
+        return None
 
     def entries(self, folder: TreeEntry) -> Iterator[TreeEntry]:
         """Yield what *folder* holds: u8 length, at 2 u32 sector, at 10 u32 bytes, at 25 u8 flags, at 32 the name.
@@ -175,13 +202,49 @@ class _Iso9660Disc:
             name = data[at + 33 : at + 33 + name_bytes]
             pieces.append((place * _SECTOR, size))
             if not flags & 0x80 or len(pieces) > _MOST_EXTENTS:
-                first = pieces[0][0] // _SECTOR
+                # What is empty may share its place with a file that is not.
+                first = pieces[0][0] // _SECTOR if any(size for _, size in pieces) else _NOWHERE
                 if name not in {b"\0", b"\1"}:
-                    self._extents[first] = pieces
-                    text = name.decode("latin-1").partition(";")[0].rstrip(".")
-                    yield TreeEntry(text, bool(flags & 2), first)
+                    self._extents.setdefault(first, pieces)
+                    more = data[at + 33 + (name_bytes | 1) : at + length]
+                    yield TreeEntry(self._name(name, more), bool(flags & 2), first)
                 pieces = []
             at += length
+
+    def _name(self, name: bytes, more: bytes) -> str:
+        """Return the name of an entry; *more* stands behind the *name*."""
+        if self._is_joliet:
+            text = name.decode("utf-16-be", "replace")
+        elif long_name := self._rock_ridge_name(more):
+            return long_name
+        else:
+            text = name.decode("latin-1")
+        return text.partition(";")[0].rstrip(".")
+
+    def _rock_ridge_name(self, more: bytes) -> str:
+        """Return the name in fields of two letters, u8 length and u8 version; empty if there is none.
+
+        ``NM`` goes on: u8 flags, a piece of the name. ``CE``: where further fields are, at 4 u32 sector, at 12 u32
+        place, at 20 u32 bytes.
+        """
+        pieces = []
+        for _ in range(_MOST_CONTINUATIONS):
+            at, further = 0, b""
+            while at + 4 <= len(more):
+                sign, length = more[at : at + 2], more[at + 2]
+                field = more[at : at + length]
+                if not 4 <= length == len(field):
+                    break
+                if sign == b"NM" and length > 5 and not field[4] & 6:
+                    pieces.append(field[5:])
+                elif sign == b"CE" and length >= 28:
+                    place, size = parse_uint(field, 4, 4) * _SECTOR + parse_uint(field, 12, 4), parse_uint(field, 20, 4)
+                    further = self._view.read(place, size) if size <= _SECTOR else b""
+                at += length
+            if not further:
+                break
+            more = further
+        return b"".join(pieces).decode("utf-8", "replace")
 
     def open(self, file: TreeEntry) -> ByteView:
         assert isinstance(file.place, int)

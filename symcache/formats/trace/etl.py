@@ -131,7 +131,16 @@ def looks_like_etl(head: bytes) -> bool:
     size, _, _, used, flags, type_ = _BUFFER.unpack_from(head)
     if not BUFFER_HEADER_BYTES < used <= size <= _LARGEST_BUFFER or flags & ~0xFF or type_ > _MOST_TYPES:
         return False
-    return head[4:8] == head[48:52] and head[12:16] == b"\0\0\0\0" and size % 8 == 0
+    if size % 8 or head[12:16] != b"\0\0\0\0":
+        return False
+    # Logs that were written anew (ITraceRelogger) state two lengths, but say what the buffer is.
+    return head[4:8] == head[48:52] or (type_ == _HEADER_BUFFER and _begins_with_header(head))
+
+
+def _begins_with_header(head: bytes) -> bool:
+    """Tell whether the first event is the log's own header."""
+    event = head[BUFFER_HEADER_BYTES : BUFFER_HEADER_BYTES + _SMALLEST_EVENT]
+    return len(event) == _SMALLEST_EVENT and event[2] in _KERNEL and bool(event[3] & _MARK) and event[6:] == b"\0\0"
 
 
 def read_etl_header(view: ByteView) -> EtlHeader:

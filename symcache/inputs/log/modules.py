@@ -291,7 +291,8 @@ class LogModules:
                 sighting.reason = sighting.reason or problem
             if namesakes is not None:
                 namesakes.clear()  # they have both now, and thousands of files may be named like them
-            if namesakes is not None or folded in known or (_family(name) == "nt" and "nt" in by_name):
+            is_known = folded in known or f"{_stem(name)}.pdb" in known
+            if namesakes is not None or is_known or (_family(name) == "nt" and "nt" in by_name):
                 del self._mentions[folded]
 
     def _pick_image(self, name: str) -> Key | None:

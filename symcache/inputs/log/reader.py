@@ -69,6 +69,17 @@ _KINDS = (
         "an error report of Windows, which has time stamps of modules but not their sizes: give the dump",
     ),
     (
+        # Process Explorer, ListDLLs, tasklist /m, Get-Process -Module.
+        re.compile(
+            r"^Name +Description +Company Name\b|^Process: .{1,200} Pid: \d|^Base {5,}Size {5,}Path$"
+            r"|^Image Name +PID Modules$|^ *Size\(K\) ModuleName +FileName"
+        ),
+        (
+            "a list of a process's modules without what identifies them: give a dump of the process, or what `symcache "
+            "scan --pid NAME -o wanted.txt` writes on that machine"
+        ),
+    ),
+    (
         re.compile(r"Link Date|Driver Type|^Driver Name .*Type"),
         "a list of drivers without time stamps: give the drivers themselves, or the dump",
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import ImageKey
 from symcache.inputs.log.modules import Sighting, key_of, sighting_of
-from symcache.inputs.log.noisy import safe_name
+from symcache.inputs.log.noisy import find_keys, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,22 @@ _WALKED_ROW = re.compile(
 _WALKED_LIST = re.compile(
     r"\s*0x([0-9a-f]{1,16}) - 0x([0-9a-f]{1,16}) {2,8}(\S.{0,200}?) {2}.*"
     r"\(WARNING: No symbols, ([^,]{1,200}), ([0-9A-Fa-f]{32,40})\)"
+)
+# minidump_dump, minidump-stackwalk --dump: a block for each module, in which the names of fields derived from several
+# others stand in parentheses. Modules of other systems have such blocks, too.
+_DUMPED_BLOCK = re.compile(r"(?:MDRaw|MINIDUMP_)(Unloaded_?)?Module\s*$", re.IGNORECASE)
+_DUMPED_FIELD = re.compile(
+    r"\s{1,8}(?:\((code_file|code_identifier|debug_file|debug_identifier)\)|(base_of_image)) {1,40}="
+    r' (?:"([^"]{1,400})"|0x([0-9a-f]{1,16})\b)',
+    re.IGNORECASE,
+)
+# Visual Studio: what the debugger prints of a load, and a row of its window of modules, in which the path of the PDB
+# stands if there is one.
+_VISUAL_STUDIO = re.compile(
+    r"'[^']{1,200}' \((?:Win32|CLR|CoreCLR)[^)]{0,100}\): Loaded '(?P<loaded>[^']{3,400})'"
+    r"|\s*(?P<listed>[^\\/:*?\"<>|]{1,200}\.(?:exe|dll|sys|ocx)) {4,}[A-Za-z]:\\.*(?:Symbols loaded|\bPDB file\b"
+    r"|Skipped loading symbols|Symbol loading disabled|built with debug information|No symbols loaded)",
+    re.IGNORECASE,
 )
 # "NAME.pdb|ID", "NAME.pdb, ID", "NAME.sys,ID,1": a list's line, a program's message.
 _NAMED_ID = re.compile(
@@ -66,7 +82,7 @@ _FIELDS = (
 )
 _STARTS = re.compile(
     r"MODULE windows |INFO CODE_ID |Module\||WARNING: No symbols, |RSDS|Locating PDB |Dump of file |PDBGUID: "
-    r"|Filename +: |\[ *\d+\] [0-9A-Fa-f]{8}-"
+    r"|Filename +: |\[ *\d+\] [0-9A-Fa-f]{8}-|\((?:code|debug)_identifier\) {1,40}= \""
 )
 _PAGE = 0x1000
 
@@ -78,13 +94,16 @@ class ToolLines:
         self._modules = modules
         self._fields: dict[str, str] = {}
         self._breakpad: Sighting | None = None
+        self._dumped: dict[str, str] | None = None  # fields of a module's block
 
     def take(self, line: str) -> bool:
         """Note what *line* says; False if it is none of these lines."""
-        if self._take_breakpad(line) or self._take_walked(line) or self._take_field(line):
+        if self._take_dumped(line) or self._take_breakpad(line) or self._take_walked(line) or self._take_field(line):
             return True
         if lldb := _LLDB.search(line):
             return self._see_lldb(*lldb.groups())
+        if loaded := _VISUAL_STUDIO.match(line):
+            return self._see_visual_studio(loaded["loaded"] or loaded["listed"], line)
         keys = list(_keys_of(line))
         for key in keys:
             self._add(key)
@@ -93,6 +112,7 @@ class ToolLines:
     def end(self) -> None:
         """Note that the text has ended."""
         self._close()
+        self._close_dumped()
         if self._breakpad is not None:
             self._modules.see(self._breakpad)
         self._breakpad = None
@@ -104,6 +124,30 @@ class ToolLines:
             self._modules.spot(key)
         else:
             self._modules.see(sighting_of(name, key))
+
+    def _take_dumped(self, line: str) -> bool:
+        """Take a line of a module's block: its heading, or one of its fields."""
+        if block := _DUMPED_BLOCK.match(line):
+            self._close_dumped()
+            self._dumped = {"unloaded": "yes"} if block[1] else {}
+            return True
+        field = None if self._dumped is None else _DUMPED_FIELD.match(line)
+        if field is None or self._dumped is None:
+            return False
+        self._dumped.setdefault(field[1] or field[2], field[3] or field[4])
+        return True
+
+    def _close_dumped(self) -> None:
+        fields, self._dumped = self._dumped or {}, None
+        path, pdb_path = fields.get("code_file", ""), fields.get("debug_file", "")
+        name, base = safe_name(path), int(fields.get("base_of_image", "0"), 16)
+        id_ = fields.get("debug_identifier", "").replace("-", "")  # of Breakpad without, of rust-minidump with them
+        pdb = key_of(pdb_path, id_) if pdb_path.lower().endswith(".pdb") else None
+        image = key_of(path, fields.get("code_identifier", ""))
+        image = image if isinstance(image, ImageKey) else None
+        if name is not None and (pdb is not None or image is not None):
+            is_unloaded = "unloaded" in fields
+            self._modules.see(sighting_of(name, image, pdb, base=base or None, path=path, unloaded=is_unloaded))
 
     def _take_breakpad(self, line: str) -> bool:
         if module := _BREAKPAD_MODULE.match(line):
@@ -160,6 +204,17 @@ class ToolLines:
             key = key_of(fields["file"], f"{stamp:08X}{size:x}")
             if isinstance(key, ImageKey):
                 self._modules.see(sighting_of(key.name, key))
+
+    def _see_visual_studio(self, path: str, line: str) -> bool:
+        name = safe_name(path)
+        if name is None:
+            return False
+        pdbs = [key for key in find_keys(line) if not isinstance(key, ImageKey)]
+        if pdbs:
+            self._modules.see(sighting_of(name, pdbs[-1]))
+        else:
+            self._modules.mention(name)
+        return True
 
     def _see_lldb(self, guid: str, age: str, base: str, path: str) -> bool:
         r"""Take a row of ``image list``: the PDB's GUID and age, but not its name, which is the image's as a rule."""

@@ -223,7 +223,7 @@ class BucketStore:
                 if info is not None:
                     return Probed(form, f"there, {form}, {info.size_bytes} bytes", info.size_bytes)
         except UpstreamError as error:
-            return Probed(None, error.problem)
+            return Probed(None, error.problem, is_no_answer=True)
         return Probed(None, "not there")
 
     async def locate(self, key: Key, form: Form = Form.PLAIN) -> ObjectInfo | None:

@@ -164,7 +164,7 @@ class HttpStore:
                     if found is not None:
                         break
         except UpstreamError as error:
-            return Probed(None, ", ".join([*answers, error.problem]))
+            return Probed(None, ", ".join([*answers, error.problem]), is_no_answer=True)
         return found or Probed(None, ", ".join(answers))
 
     def remember_absent(self, request: FileRequest, answer: str) -> None:

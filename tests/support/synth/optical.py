@@ -78,28 +78,55 @@ def _tag(kind: int, length: int) -> bytes:
     return struct.pack("<H", kind).ljust(length, b"\0")
 
 
-def iso9660_disc(folder: str, files: Mapping[str, bytes], *, in_two: bool = False) -> bytes:
-    """Return a disc with ISO 9660; with *in_two* each file has two entries, as those of more than 4 GiB."""
-    out = bytearray(22 * _SECTOR)
-    inner = _record(b"\0", 21, _SECTOR, 2) + _record(b"\1", 20, _SECTOR, 2)
-    for name, data in files.items():
+def iso9660_disc(
+    folder: str, files: Mapping[str, bytes], *, in_two: bool = False, joliet: bool = False, rock_ridge: bool = False
+) -> bytes:
+    """Return a disc with ISO 9660; with *in_two* each file has two entries, as those of more than 4 GiB.
+
+    With *joliet* or *rock_ridge* names of its own are numbers, and those given stand where these say. An empty file has
+    the place of the next one.
+    """
+    out = bytearray(26 * _SECTOR)
+    inner, wide = (_record(b"\0", at, _SECTOR, 2) + _record(b"\1", at - 1, _SECTOR, 2) for at in (21, 23))
+    continued = b""  # the second halves of Rock Ridge's names, in sector 24
+    for number, (name, data) in enumerate(files.items()):
+        own = f"{number}.;1" if joliet or rock_ridge else f"{name.upper()};1"
         cut = _SECTOR if in_two and len(data) > _SECTOR else len(data)
         for piece, flags in ((data[:cut], 0x80 if data[cut:] else 0), (data[cut:], 0)):
             if piece or not cut:
-                inner += _record(f"{name.upper()};1".encode(), len(out) // _SECTOR, len(piece), flags)
+                place = len(out) // _SECTOR
+                half = name.encode()[len(name) // 2 :]
+                fields = _name_field(name.encode()[: len(name) // 2], 1)
+                fields += b"CE\x1c\1" + b"".join(
+                    struct.pack("<I4x", each) for each in (24, len(continued), 5 + len(half))
+                )
+                inner += _record(own.encode(), place, len(piece), flags, fields if rock_ridge else b"")
+                continued += _name_field(half, 0)
+                wide += _record(f"{name};1".encode("utf-16-be"), place, len(piece), flags)
                 out += piece.ljust(-(-len(piece) // _SECTOR) * _SECTOR, b"\0")
-    root = (
-        _record(b"\0", 20, _SECTOR, 2)
-        + _record(b"\1", 20, _SECTOR, 2)
-        + _record(folder.upper().encode(), 21, _SECTOR, 2)
-    )
-    volume = b"\1CD001\1".ljust(156, b"\0") + _record(b"\0", 20, _SECTOR, 2)
-    for at, data in ((16, volume), (17, b"\xffCD001\1"), (20, root), (21, inner)):
+    called = "0" if joliet or rock_ridge else folder.upper()
+    plain = _root(20, _record(called.encode(), 21, _SECTOR, 2, _name_field(folder.encode(), 0) if rock_ridge else b""))
+    sectors = [(16, b"\1CD001\1".ljust(156, b"\0") + _record(b"\0", 20, _SECTOR, 2)), (17, b"\xffCD001\1")]
+    if joliet:
+        volume = b"\2CD001\1".ljust(88, b"\0") + b"%/E"
+        sectors[1:] = [(17, volume.ljust(156, b"\0") + _record(b"\0", 22, _SECTOR, 2)), (18, b"\xffCD001\1")]
+        sectors += [(22, _root(22, _record(folder.encode("utf-16-be"), 23, _SECTOR, 2))), (23, wide)]
+    for at, data in (*sectors, (20, plain), (21, inner), (24, continued)):
         out[at * _SECTOR : at * _SECTOR + len(data)] = data
     return bytes(out)
 
 
-def _record(name: bytes, sector: int, size: int, flags: int) -> bytes:
-    length = 33 + len(name) + (len(name) + 1) % 2
+def _root(at: int, folder: bytes) -> bytes:
+    return _record(b"\0", at, _SECTOR, 2) + _record(b"\1", at, _SECTOR, 2) + folder
+
+
+def _name_field(name: bytes, flags: int) -> bytes:
+    return b"NM" + bytes([5 + len(name), 1, flags]) + name
+
+
+def _record(name: bytes, sector: int, size: int, flags: int, fields: bytes = b"") -> bytes:
+    padding = bytes((len(name) + 1) % 2)
+    length = 33 + len(name) + len(padding) + len(fields)
+    length += length % 2
     head = struct.pack("<BBI4xI4x7xBBBHHB", length, 0, sector, size, flags, 0, 0, 1, 0x100, len(name))
-    return (head + name).ljust(length, b"\0")
+    return (head + name + padding + fields).ljust(length, b"\0")

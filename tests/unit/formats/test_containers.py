@@ -11,7 +11,7 @@ from support.parts import need
 from support.synth.ntfs import mbr_disk
 from support.synth.virtualdisk import differing_vhd, differing_vhdx, dynamic_vhdx, qcow2, vdi, vmdk
 
-from symcache.errors import InputError, MalformedInput
+from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.formats.disk.bounded import Budget, CountedView
 from symcache.formats.disk.containers import VirtualDisk, open_container
 from symcache.formats.disk.kinds import DiskFormat, find_disk_format, find_other_disk, name_file_system
@@ -187,6 +187,13 @@ def test_a_vhdx_that_was_not_closed_is_told() -> None:
     container = opened(differing_vhdx(_PARENT, None, "", is_dirty=True))
     assert ["not closed" in each for each in container.notes] == [True]
     assert read_whole(container.disk) == _PARENT
+
+
+def test_a_qcow_image_of_the_first_version_is_named_and_not_taken_for_encrypted() -> None:
+    need("dissect")
+    head = b"QFI\xfb" + (1).to_bytes(4, "big") + bytes(16) + (1 << 20).to_bytes(8, "big") + b"\x0c\x09\0\0" + bytes(600)
+    with pytest.raises(UnknownFormat, match="version 1, which is not read: convert it"):
+        opened(head)
 
 
 def test_a_vhdx_with_a_damaged_region_table_is_read_by_the_other() -> None:

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FILES = {"install.wim": random.Random(1).randbytes(9000), "empty.txt": b"", "boot.wim": b"short"}
+LONG = FILES | {"a driver with a long name.sys": b"longer"}
 DISCS: dict[str, Callable[[], bytes]] = {
     "udf": lambda: udf_disc("sources", FILES),
     "udf-wide": lambda: udf_disc("sources", FILES, wide_names=True),
     "udf-inline": lambda: udf_disc("sources", {"boot.wim": b"short"}, inline=True),
     "iso": lambda: iso9660_disc("sources", FILES),
     "iso-in-two": lambda: iso9660_disc("sources", FILES, in_two=True),
+    "joliet": lambda: iso9660_disc("sources", LONG, joliet=True),
+    "rock-ridge": lambda: iso9660_disc("sources", LONG, rock_ridge=True),
 }
 
 
@@ -35,10 +38,11 @@ def test_the_files_of_a_disc_read_as_they_were_written(name: str) -> None:
     folder = find(disc, "Sources")
     assert folder is not None
     found = {}
-    for entry in disc.entries(folder):
+    for entry in list(disc.entries(folder)):
         content = disc.open(entry)
         found[entry.name.lower()] = content.read(0, content.size)
-    assert found == ({"boot.wim": b"short"} if name == "udf-inline" else FILES)
+    expected = {"udf-inline": {"boot.wim": b"short"}, "joliet": LONG, "rock-ridge": LONG}
+    assert found == expected.get(name, FILES)
 
 
 def test_pieces_of_a_file_in_extents_can_be_read() -> None:

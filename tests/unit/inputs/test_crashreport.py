@@ -207,6 +207,18 @@ def test_a_profile_that_is_cut_behind_its_first_list_says_so() -> None:
     assert records[-1].problem.startswith("it is cut short")
 
 
+def test_an_image_of_an_old_event_is_called_by_its_name() -> None:
+    image = {"type": "symbolic", "name": r"C:\x\app.exe", "code_id": "5f0000008000", "image_addr": "0x1000"}
+    (module,) = modules(read({"debug_meta": {"images": [image]}}))
+    assert module.image == ImageKey("app.exe", 0x5F000000, 0x8000)
+
+
+def test_a_report_of_unloaded_modules_alone_is_one() -> None:
+    unloaded = {"base_addr": "0xf00000", "code_id": "B1054D2A1000", "filename": "gone.dll"}
+    (module,) = modules(read({"status": "OK", "modules": [], "unloaded_modules": [unloaded]}))
+    assert (module.unloaded, module.image) == (True, ImageKey("gone.dll", 0xB1054D2A, 0x1000))
+
+
 def test_images_of_other_languages_and_gaps_hide_none_of_windows() -> None:
     event = sentry_event([APP, LIB], FROM_BOTTOM)
     images = event["debug_meta"]["images"]

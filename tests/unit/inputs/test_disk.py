@@ -283,6 +283,13 @@ def test_a_disk_that_was_cut_short_gives_what_is_there() -> None:
     assert len(found) + sum(isinstance(record, Unreadable) for record in records) >= len(WANTED)
 
 
+def test_a_file_behind_the_end_of_a_cut_image_is_told_with_the_reason() -> None:
+    whole = windows()
+    cut = whole[: max(whole.index(IMAGES[path][:512]) for path in PATHS[:6])]
+    problems = {record.problem for record in read(cut) if isinstance(record, Unreadable)}
+    assert "its data lies behind the end of the disk, whose image is cut short" in problems
+
+
 @pytest.mark.parametrize("compression", ["none", "xpress", "lzx"])
 def test_the_images_of_a_wim_file_give_each_module_once(compression: str) -> None:
     tree = {"Windows": {"System32": {"ntoskrnl.exe": IMAGES[PATHS[0]], "drivers": {"ntfs.sys": IMAGES[PATHS[4]]}}}}

@@ -93,7 +93,7 @@ def test_a_portable_pdb_that_lies_inside_is_embedded() -> None:
         pytest.param(
             replace(PLAN, code_views=(CodeViewPlan("../..", GUID),)), "cannot be a file name", False, id="parent"
         ),
-        pytest.param(replace(PLAN, code_views=(CodeViewPlan("", GUID),)), "it is empty", False, id="no-name"),
+        pytest.param(replace(PLAN, code_views=(CodeViewPlan("", GUID),)), "a build id alone", True, id="build-id"),
     ],
 )
 def test_an_image_whose_pdb_is_not_known_says_why(plan: ImagePlan, problem: str, no_debug_record: bool) -> None:
@@ -103,6 +103,7 @@ def test_an_image_whose_pdb_is_not_known_says_why(plan: ImagePlan, problem: str,
     assert module.problem is not None
     assert problem in module.problem
     assert module.no_debug_record == no_debug_record
+    assert not (no_debug_record and module.unusable_pdb)
 
 
 def test_one_bad_record_does_not_hide_the_next() -> None:
@@ -193,12 +194,13 @@ PLANS = {
     "PDB 2.0": replace(PLAN, code_views=(CodeViewPlan("old.pdb", age=2, signature=5),)),
     "nil": replace(PLAN, code_views=(CodeViewPlan("a.pdb", UUID(int=0)),)),
     "unusable": replace(PLAN, code_views=(CodeViewPlan("../..", GUID),)),
+    "build id": replace(PLAN, code_views=(CodeViewPlan("", GUID),)),
     "stripped": replace(PLAN, dbg_name="dll\\secdrv.dbg"),
     "nothing": replace(PLAN, code_views=()),
 }
 
 
-AT_A_GLANCE = [PLANS[name] for name in ("plain", "PE32", "others", "nil", "unusable")]
+AT_A_GLANCE = [PLANS[name] for name in ("plain", "PE32", "others", "nil", "unusable", "build id")]
 
 
 def same(data: bytes, path: str) -> bool:

@@ -212,6 +212,43 @@ TOOLS = {
     "LLDB": (f"[  0] {DASHED.upper()}-00000002 0x0000000140000000 C:\\b\\sample.exe\n", None),
     "Breakpad": (f"MODULE windows x86_64 {GUID}2 sample.pdb\nINFO CODE_ID 5C0FFEE024000 sample.sys\n", {PDB, IMAGE}),
     "minidump_stackwalk -m": (f"Module|sample.sys||sample.pdb|{GUID}2|0x00400000|0x00423fff|1\n", {PDB}),
+    "minidump_dump": (
+        f"""MDRawModule
+  base_of_image                   = 0x400000
+  (code_file)                     = "C:\\x\\sample.sys"
+  (code_identifier)               = "5C0FFEE024000"
+  (cv_record).pdb_file_name       = "D:\\b\\sample.pdb"
+  (debug_file)                    = "D:\\b\\sample.pdb"
+  (debug_identifier)              = "{GUID}2"
+  (version)                       = ""
+
+module[1]
+MDRawModule
+  base_of_image                   = 0x7f0000000000
+  (code_file)                     = "/usr/lib/libc.so.6"
+  (code_identifier)               = "0a1b2c3d0a1b2c3d0a1b2c3d0a1b2c3d0a1b2c3d"
+  (debug_file)                    = "libc.so.6"
+  (debug_identifier)              = "{GUID}0"
+""",
+        {PDB, IMAGE},
+    ),
+    "minidump-stackwalk --dump": (
+        f"""MINIDUMP_MODULE
+  (code_file)                     = "sample.sys"
+  (code_identifier)               = "5c0ffee024000"
+  (debug_file)                    = "sample.pdb"
+  (debug_identifier)              = "{DASHED}-2"
+MINIDUMP_UNLOADED_MODULE
+  base_of_image                   = 0x1000
+  (code_file)                     = "gone.dll"
+  (code_identifier)               = "5c0ffee125000"
+""",
+        {PDB, IMAGE, "gone.dll/5c0ffee125000/gone.dll"},
+    ),
+    "the modules of Visual Studio": (
+        f"\tntdll.dll\tC:\\x\\ntdll.dll\tN/A\tSymbols loaded.\tC:\\s\\sample.pdb\\{GUID}2\\sample.pdb\t2\t10.0.1\n",
+        {PDB},
+    ),
     "a path of Process Monitor": (
         f'"9:15:01","windbg.exe","CreateFile","C:\\sym\\sample.pdb\\{GUID}2\\sample.pdb","NAME NOT FOUND"\n',
         {PDB},
@@ -229,6 +266,17 @@ def test_identities_in_texts_of_other_tools_are_read(tool: str) -> None:
         assert found >= {index.lower() for index in expected}
 
 
+def test_what_visual_studio_names_without_a_pdb_is_said_unless_that_is_shown_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "output.txt"
+    path.write_text(
+        "'a.exe' (Win32): Loaded 'C:\\x\\sample.dll'. Cannot find or open the PDB file.\n"
+        "'a.exe' (CoreCLR: clrhost): Loaded 'C:\\x\\other.dll'. Skipped loading symbols.\n"
+        f"C:\\s\\sample.pdb\\{GUID}2\\sample.pdb: Symbols loaded.\n"
+    )
+    found = [record for record in read_input(str(path)) if isinstance(record, Module)]
+    assert [(module.name, len(module.pdbs)) for module in found] == [("sample.pdb", 1), ("other.dll", 0)]
+
+
 # Texts that hold no identity, and a word of what to give instead.
 EMPTY = {
     "a list without time stamps": (
@@ -244,6 +292,14 @@ EMPTY = {
             "ModLoad: 00007ffb`10000000 00007ffb`10020000   C:\\x\\sample.dll\n"
         ),
         "lmv",
+    ),
+    "Process Explorer": (
+        "Process: app.exe Pid: 4242\n\nName\tDescription\tCompany Name\tPath\nntdll.dll\tNT\tMS\tC:\\x\\ntdll.dll\n",
+        "scan --pid",
+    ),
+    "ListDLLs": (
+        "app.exe pid: 1\nBase                Size      Path\n0x76930000  0x1000  C:\\x\\a.dll\n",
+        "scan --pid",
     ),
     "a stack": ("0:000> k\n # Child-SP          RetAddr           Call Site\n00 1 2 sample!Run+0x12\n", "lmv"),
 }

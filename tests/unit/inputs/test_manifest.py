@@ -53,6 +53,13 @@ def test_an_image_belongs_to_the_pdb_before_it_even_if_their_names_differ() -> N
     assert read(f"{HAL_LINE}\n{DLL_LINE}\n{NTDLL_LINE}\n") == [HAL, image_alone(NTDLL)]
 
 
+@pytest.mark.parametrize("begin", ["", "- ", "* ", "\u2022 ", "12. ", "3) "])
+@pytest.mark.parametrize("between", ["/", " ", ",", "\t", " \t "])
+def test_a_list_out_of_a_letter_or_a_spreadsheet_names_the_same_files(begin: str, between: str) -> None:
+    assert read(f"{begin}halmacpi.pdb{between}{HAL_PDB.id}\n") == [HAL_PDB_ALONE]
+    assert read(f"halmacpi.pdb\t{HAL_PDB.id}\t1\nhal.dll\t{HAL_DLL.id}\t1") == [HAL]
+
+
 @pytest.mark.parametrize(
     ("pdb", "image", "is_presumed"),
     [

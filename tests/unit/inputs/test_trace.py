@@ -124,6 +124,15 @@ def test_a_merged_log_names_images_and_pdbs(width: int, packed: bool) -> None:
     assert (said["merged"], said["compressed"], said["pointer_size"]) == (True, packed, width)
 
 
+def test_a_log_that_was_written_anew_states_two_lengths_and_is_one_all_the_same() -> None:
+    data = bytearray(build_etl(merged(NTDLL)))
+    used = int.from_bytes(data[48:52], "little")
+    data[48:52] = (used + 80).to_bytes(4, "little")
+    assert indexes(modules(bytes(data))) == [f"ntdll.pdb/{GUID.hex.upper()}1/ntdll.pdb"]
+    data[72 + 2] = 0x7F  # no event of the kernel
+    assert [record for record in read(bytes(data)) if isinstance(record, Input)] == []
+
+
 def test_a_log_is_told_by_its_content_and_says_what_it_is_of() -> None:
     data = build_etl(merged(NTDLL), build=26100, lost=7)
     first = read(data)[0]

@@ -355,7 +355,7 @@ class TestWhileItIsAway:
         scene.clock.now_s += 2.1
         await scene.store.fetch(FileRequest(KEY), scene.scratch)
         assert len(scene.relay.requests) == asked + 1  # one tries it
-        assert await scene.store.probe(KEY) == Probed(None, "left alone after repeated failures")
+        assert await scene.store.probe(KEY) == Probed(None, "left alone after repeated failures", is_no_answer=True)
         scene.relay.fault = None
         scene.clock.now_s += 2.1
         assert (await scene.store.fetch(FileRequest(KEY), scene.scratch)).form is Form.PLAIN
@@ -460,11 +460,13 @@ class TestQuestions:
         assert await scene.store.probe(KEY) == Probed(Form.PLAIN, f"there, plain, {len(PDB)} bytes", len(PDB))
         assert scene.asked == [("HEAD", KEY.index)]
         scene.relay.fault = Fault(status=503)
-        assert await scene.store.probe(KEY) == Probed(None, "503")
+        assert await scene.store.probe(KEY) == Probed(None, "503", is_no_answer=True)
 
     async def test_a_bucket_that_is_not_there_is_not_an_empty_one(self, scene: Scene) -> None:
         ours = objects.Bucket(f"{scene.bucket.server.scheme}://nowhere", None, Network(proxy=""))
-        assert await BucketStore(ours, scene.events.append).probe(KEY) == Probed(None, "there is no such bucket")
+        assert await BucketStore(ours, scene.events.append).probe(KEY) == Probed(
+            None, "there is no such bucket", is_no_answer=True
+        )
 
     async def test_it_says_where_clients_get_a_file_themselves(self, scene: Scene) -> None:
         assert await scene.store.locate(KEY) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -49,6 +50,17 @@ def test_what_is_not_known_makes_the_sum_a_least_one() -> None:
         "at least 5.0 MB to transfer; nothing was fetched",
         f"store: {Path('/sym')}",
     ]
+
+
+def test_files_whose_server_does_not_answer_are_not_said_to_be_on_none() -> None:
+    files = [replace(expected(number, None, None, "cannot connect"), is_no_answer=True) for number in (1, 2)]
+    plan = DryRun(AT_HAND, [*files, expected(3, None, None, "404")], unnamed=0)
+    assert list(plan_lines(plan))[1:3] == [
+        "  found on no server  1 file",
+        "  no answer           2 files  cannot connect",
+    ]
+    summary = plan.as_json()["summary"]
+    assert (summary["nowhere"], summary["unanswered"]) == (3, 2)
 
 
 def test_a_plan_fits_into_a_narrow_terminal() -> None:

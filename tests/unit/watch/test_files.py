@@ -220,6 +220,18 @@ def test_subfolders_are_walked_and_what_is_none_of_its_business_is_passed_over(w
     assert sorted(watched.settled()) == ["2026/11/app.dmp", "boot.etl", "event.json", "report.zip", "session.log"]
 
 
+def test_a_dump_in_an_archive_that_cannot_be_read_is_reported_after_a_while(watched: Watched) -> None:
+    locked = bytearray(zipped({"app.dmp": DUMP}))
+    for at in (6, locked.rindex(b"PK\1\2") + 8):
+        locked[at] |= 1  # with a password
+    write(watched, "case.zip", bytes(locked))
+    write(watched, "app.dmp.7z", b"7z\xbc\xaf\x27\x1c" + bytes(60))
+    write(watched, "holiday.7z", b"7z\xbc\xaf\x27\x1c" + bytes(60))
+    write(watched, "app.dmp.md5", b"d41d8cd98f00b204e9800998ecf8427e")
+    assert watched.settled() == []
+    assert sorted(watched.look(120.0)) == ["app.dmp.7z", "case.zip"]
+
+
 def test_what_was_passed_over_is_looked_at_again_when_it_changes(watched: Watched) -> None:
     path = write(watched, "session.log", b"Microsoft (R) Windows Debugger\n")
     assert watched.settled() == []

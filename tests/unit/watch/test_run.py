@@ -210,6 +210,7 @@ async def test_once_leaves_what_is_still_being_written_to_the_next_time(scene: S
     path = scene.put("app.dmp", dump(1)[:-20])
     assert await scene.once(patience=replace(QUICK, cut_s=3600.0)) == []
     assert not report_of(path).exists()
+    assert [text.split(",")[0] for text in scene.said] == ["1 file not complete"]
 
 
 async def test_many_at_once_are_done_one_after_the_other(scene: Scene, upstream: Upstream) -> None:
