@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("trustme", reason="trustme is not installed")
-SOON_S = 30.0  # on a machine that is busy; without, it is less than eight
+SOON_S = 60.0  # on a machine that is busy; without, it is less than eight
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,6 @@ def picture(browser: Browser, name: str, tmp_path: Path) -> None:
 def test_the_page_shows_what_goes_on(
     browser: Browser, served: Served, tmp_path: Path, name: str, width: int, dark: bool
 ) -> None:
-    del browser.complaints[:], browser.requests[:]
     browser.open(f"{served.url}/", width=width, dark=dark, mobile=width < 500)
     browser.wait("document.body.dataset.ready === 'yes'")
     browser.wait("document.querySelectorAll('#missing-table tbody tr').length > 0")
@@ -323,7 +322,6 @@ def test_a_chosen_file_is_read_and_what_cannot_be_read_is_said(
 
 
 def test_names_never_become_markup(browser: Browser, served: Served) -> None:
-    del browser.complaints[:]
     browser.open(f"{served.url}/", width=390, mobile=True)
     lines = f"{EVIL} {'A' * 33}\n<script>alert(1)</script>.pdb {'B' * 33}\n{'x' * 200}.pdb {'C' * 33}\n"
     browser.run(f"document.getElementById('paste').value = {json.dumps(lines)}")

@@ -40,7 +40,7 @@ class Browser:
 
     Attributes:
         complaints: What the page said to the console, and uncaught errors.
-        requests: Every URL that was asked for.
+        requests: Every URL that it asked for.
     """
 
     def __init__(self, home: Path) -> None:
@@ -110,7 +110,10 @@ class Browser:
         return result
 
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False, mobile: bool = False) -> None:
-        """Load *url* at that size."""
+        """Load *url* at that size; what the page before said and asked for is forgotten."""
+        self.call("Page.navigate", url="about:blank")  # it may have asked its server, which has gone, until now
+        self.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        del self.complaints[:], self.requests[:]
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

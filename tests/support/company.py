@@ -31,7 +31,7 @@ __all__ = ["PASSWORD", "USER", "Company"]
 
 USER, PASSWORD = "user", "userpw"
 _REALM = "EXAMPLE.TEST"
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 _HELPERS = Path("/usr/lib/squid")
 _MODULES = Path("/usr/lib/apache2/modules")
 

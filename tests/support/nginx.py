@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Logged", "Nginx", "deployed_site"]
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 _CONFIG = """\
 {user}

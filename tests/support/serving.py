@@ -38,7 +38,7 @@ __all__ = [
     "workers",
 ]
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 90.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -296,7 +296,7 @@ def workers(pid: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as *condition* holds; an `AssertionError` if it does not come about in half a minute."""
+    """Return as soon as *condition* holds; an `AssertionError` if it does not come about in a minute and a half."""
     end_s = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, "it did not come about in time"

@@ -38,7 +38,7 @@ __all__ = ["Exchange", "Upstream"]
 Content: TypeAlias = bytes | Path
 """A file's bytes, or where they lie."""
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 _REASONS = {
     200: "OK",
     206: "Partial Content",

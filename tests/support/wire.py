@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "Request", "Signal", "closed_port", "drop_with_reset", "read_head"]
 
-_PATIENCE_S = 20.0  # far beyond what any test needs; only a broken one waits that long
+_PATIENCE_S = 60.0  # far beyond what any test needs; only a broken one waits that long
 _LINE_LIMIT_BYTES = 65536
 
 
