@@ -36,9 +36,13 @@ _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]
     + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
 )
-_ADMIN = frozenset(
-    ["000admin", "pingme.txt", "index2.txt", "file.ptr", "refs.ptr", "wantsptr.txt", "msfz0", ".symcache"]
-)
+POINTER = "file.ptr"
+"""Says in a key's folder where the file is instead of being it."""
+
+REFS = "refs.ptr"
+"""Says which transactions brought the file."""
+
+_ADMIN = frozenset(["000admin", "pingme.txt", "index2.txt", POINTER, REFS, "wantsptr.txt", "msfz0", ".symcache"])
 
 
 class Tier(IntEnum):

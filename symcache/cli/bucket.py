@@ -11,15 +11,7 @@ import click
 from click.exceptions import Exit
 
 from symcache.cli.options import Settings, settings_options
-from symcache.cli.output import (
-    gather,
-    say,
-    say_error,
-    show_ticker,
-    write_line,
-    write_store_json,
-    write_table,
-)
+from symcache.cli.output import gather, say, say_error, show_ticker, write_line, write_store_json, write_table
 from symcache.cli.store import check_writable, open_store, write_files
 from symcache.cli.upkeep import files_text, show_removed, verdict, write_stats
 from symcache.config import bucket_folder
@@ -38,18 +30,19 @@ from symcache.upkeep.bucket import (
     repair_bucket,
     verify_bucket,
 )
+from symcache.upkeep.checkpoint import Progress
+from symcache.upkeep.filechecks import DeepCheck
 from symcache.upkeep.inventory import fits_index, list_keys
 from symcache.upkeep.push import Pushed, PushState, find_lacking, push
-from symcache.upkeep.verify import DeepCheck, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from symcache.identity import Key
     from symcache.stores.bucket.objects import Bucket
+    from symcache.upkeep.problems import Problem
     from symcache.upkeep.prune import Limits, Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
-    from symcache.upkeep.verify import Problem
 
 
 @click.command()

@@ -16,13 +16,14 @@ from symcache.cli.options import (
     json_option,
     process_options,
     quiet_option,
+    sets_option,
     version_option,
 )
 from symcache.cli.output import blot, say_error, terminal_width, unreadable_json, write_json
-from symcache.config import load_inputs
+from symcache.config import load_file
 from symcache.errors import StoreError, UsageError
 from symcache.identity import fold
-from symcache.inputs.detect import InputOptions, read_input
+from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.records import Input, InputKind, Module, Unreadable
 from symcache.inputs.versions import read_versions
 from symcache.reports.difference import difference_lines
@@ -34,7 +35,6 @@ from symcache.warm.difference import Comparison, Side, compare
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from symcache.config import Inputs
     from symcache.identity import Key
     from symcache.inputs.records import ProcessSelection, Record
 
@@ -65,12 +65,20 @@ _MARKS = ("pingme.txt", "index2.txt", "000Admin", ".symcache")
 @click.command()
 @click.argument("before", metavar="A", shell_complete=complete_files)
 @click.argument("after", metavar="B", shell_complete=complete_files)
+@sets_option
 @process_options
 @json_option
 @quiet_option
 @color_option
 @version_option
-def diff_command(before: str, after: str, selection: ProcessSelection | None, as_json: bool, quiet: bool) -> None:
+def diff_command(
+    before: str,
+    after: str,
+    sets: tuple[str, ...],
+    selection: ProcessSelection | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Say which modules came, went or changed build from A to B.
 
     A and B are dumps, folders of images, reports of `symcache warm` and `check`, lock files, other inputs, or stores.
@@ -79,8 +87,9 @@ def diff_command(before: str, after: str, selection: ProcessSelection | None, as
     """
     if before == after == "-":
         raise UsageError("standard input can be read once: give a file for A or B")
-    limits = load_inputs()
-    opened = [_open(path, selection, limits) for path in (before, after)]
+    file = load_file()
+    options = InputOptions(selection, sets, file.sets, limits=file.inputs)
+    opened = [_open(path, options) for path in (before, after)]
     by_file = any(each.names_files_alone for each in opened)
     compared = _compare(opened, by_file=by_file)
     unreadable = [record for each in opened for record in each.records if isinstance(record, Unreadable)]
@@ -104,18 +113,16 @@ def diff_command(before: str, after: str, selection: ProcessSelection | None, as
     raise Exit(4 if unreadable else 3 if compared.differences else 0)
 
 
-def _open(path: str, selection: ProcessSelection | None, limits: Inputs) -> _Opened:
+def _open(path: str, options: InputOptions) -> _Opened:
     if _is_store(path):
         try:
             with Store(Path(path)) as store:
-                return _Opened(path, _STORE, (), list(list_keys(store)))
+                names = options.names()
+                keys = [key for key in list_keys(store) if names is None or names.takes(key.name)]
+                return _Opened(path, _STORE, (), keys)
         except StoreError as error:
             return _Opened(path, None, [Unreadable(path, error.problem)])
-    records = [
-        record
-        for record in read_input(path, InputOptions(selection, limits=limits))
-        if isinstance(record, Input | Module | Unreadable)
-    ]
+    records = [record for record in open_inputs([path], options) if isinstance(record, Input | Module | Unreadable)]
     return _Opened(path, next((record.kind.value for record in records if isinstance(record, Input)), None), records)
 
 

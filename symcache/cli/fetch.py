@@ -17,7 +17,7 @@ from symcache.cli.options import Settings, parse_key, settings_options
 from symcache.cli.output import notes_alone, say_error, write_json, write_line, write_table
 from symcache.cli.warm import finish, run_warm
 from symcache.errors import UsageError
-from symcache.identity import ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
+from symcache.identity import POINTER, ImageKey, Key, OtherKey, PdbKey, compressed_name, fold, parse_index
 from symcache.reports.advice import advice, evidence, made_by
 from symcache.reports.lines import count_text
 from symcache.stores.results import Fetched, Missing, Present
@@ -83,7 +83,7 @@ def _cut_out(text: str) -> tuple[str, str]:
     name, _, file = map(fold, parts[-3:])
     if file in {name, compressed_name(name)}:
         return host, "/".join(parts[-3:])
-    return host, "/".join(parts[-3:-1] if file == "file.ptr" else parts[-2:])
+    return host, "/".join(parts[-3:-1] if file == POINTER else parts[-2:])
 
 
 def _write_paths(report: Report, hosts: Mapping[str, str]) -> None:

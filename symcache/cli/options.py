@@ -87,9 +87,9 @@ class Settings(NamedTuple):
 
     def input_limits(self) -> Inputs:
         """Read from the config file how far archives are read."""
-        from symcache.config import load_inputs  # noqa: PLC0415 - not needed for --help
+        from symcache.config import load_file  # noqa: PLC0415 - not needed for --help
 
-        return load_inputs(self.config_file)
+        return load_file(self.config_file).inputs
 
     def note(self, text: str) -> None:
         """Write a note to stderr, but not with ``-q``."""
@@ -241,6 +241,16 @@ def build_options(command: F) -> F:
     return wrapped  # type: ignore[return-value]  # click has put its options on it
 
 
+sets_option = click.option(
+    "--set",
+    "sets",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_sets,
+    help="Take only modules of this set: kernel, drivers, user-core, or one of the config file; repeatable.",
+)
+
+
 def source_options(*, required: bool = True) -> Callable[[F], F]:
     """Give a command what says where modules come from, passed on as ``inputs``, a tuple of `InputSource`.
 
@@ -250,14 +260,7 @@ def source_options(*, required: bool = True) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         @click.argument("inputs", metavar="[INPUT]...", nargs=-1, shell_complete=complete_files)
-        @click.option(
-            "--set",
-            "sets",
-            metavar="NAME",
-            multiple=True,
-            shell_complete=complete_sets,
-            help="Take only modules of this set: kernel, drivers, user-core, or one of the config file; repeatable.",
-        )
+        @sets_option
         @click.option(
             "--wim-image",
             metavar="NUMBER|NAME",

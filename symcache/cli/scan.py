@@ -19,6 +19,7 @@ from symcache.errors import StoreError, UsageError
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.manifest import manifest_lines
 from symcache.inputs.records import CrashStack, Input, InputKind, Module, Narrowed, ProcessSummary, Remark, Unreadable
+from symcache.reports.lines import names_text
 from symcache.reports.text import narrowed_text, unreadable_text
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from symcache.inputs.records import PdbReference, ProcessSelection, Record, StackModule
 
 _STANDARD_OUTPUT = Path("-")
-_MOST_NAMED = 4
 
 
 @click.command()
@@ -182,10 +182,7 @@ def _write_text(modules: Iterator[Module]) -> None:
     if problems:
         write_line()
     for problem, names in problems.items():
-        shown = ", ".join(names[:_MOST_NAMED]) + (
-            f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
-        )
-        write_line(f"{shown}: {problem}")
+        write_line(f"{names_text(names)}: {problem}")
 
 
 def _write_manifest(modules: Iterator[Module], output: Path) -> Iterator[Module]:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from symcache.warm.servers import ListedServer
 
 
-_HOLDINGS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMAGE: "images"}
-
-
 def _complete_servers(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell alone
 
@@ -114,7 +111,7 @@ def _row(server: ListedServer) -> tuple[str, ...]:
 
 def _quirks(hints: Hints) -> Iterator[str]:
     if set(hints.holds) != set(Holding):
-        yield " and ".join(_HOLDINGS[kind] for kind in hints.holds) + " alone"
+        yield " and ".join(kind.plural for kind in hints.holds) + " alone"
     if not hints.plain:
         yield "cabinets alone"
     elif not hints.compressed:

@@ -32,11 +32,13 @@ from symcache.reports.lines import count_text, size_text
 from symcache.reports.text import unreadable_text
 from symcache.stores.check import StoredCheck
 from symcache.stores.results import Failed, Fetched, Missing, Present
+from symcache.upkeep.checkpoint import Progress
+from symcache.upkeep.filechecks import DeepCheck, why_private
 from symcache.upkeep.inventory import Pins, find_quarantined, take_inventory
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import convert, repair
 from symcache.upkeep.stats import collect_stats, dedupe, find_duplicates
-from symcache.upkeep.verify import DeepCheck, Progress, verify, why_private
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,10 +50,10 @@ if TYPE_CHECKING:
     from symcache.inputs.records import ProcessSelection
     from symcache.stores.bucket.objects import Bucket
     from symcache.stores.local.tree import Store
+    from symcache.upkeep.problems import Problem
     from symcache.upkeep.prune import Eviction, Pruned, PrunePlan
     from symcache.upkeep.repair import Repaired
     from symcache.upkeep.stats import Duplicates, Shared, Stats
-    from symcache.upkeep.verify import Problem
 
 _LARGEST = 20
 

@@ -23,15 +23,7 @@ from symcache.cli.options import (
     source_options,
     wish_options,
 )
-from symcache.cli.output import (
-    empty_text,
-    notes_alone,
-    path_text,
-    say_error,
-    show_progress,
-    terminal_width,
-    write_json,
-)
+from symcache.cli.output import empty_text, notes_alone, path_text, say_error, show_progress, terminal_width, write_json
 from symcache.cli.signals import on_first
 from symcache.errors import UsageError
 from symcache.events import Noted

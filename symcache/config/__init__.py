@@ -1,7 +1,7 @@
 """Settings: the config file and the environment, read once by `load_config` and passed on as a value."""
 
 from symcache.config.aws import AwsProfile, aws_profile, azure_endpoint, google_endpoint
-from symcache.config.load import debugger_variables, load_config, load_inputs, locate
+from symcache.config.load import debugger_variables, load_config, load_file, locate
 from symcache.config.terminal import TerminalKind, terminal_kind
 from symcache.config.values import (
     Breaker,
@@ -47,7 +47,7 @@ __all__ = [
     "debugger_variables",
     "google_endpoint",
     "load_config",
-    "load_inputs",
+    "load_file",
     "locate",
     "read_bucket_url",
     "terminal_kind",

@@ -13,7 +13,6 @@ import platformdirs
 
 from symcache.config.values import (
     Config,
-    Inputs,
     read_header_text,
     read_path,
     read_proxy,
@@ -98,20 +97,19 @@ def load_config(
     return replace(config, symbol_path=chosen)
 
 
-def load_inputs(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Inputs:
-    """Read ``[inputs]`` alone, for who needs no symbol path; file and *environ* as in `load_config`.
+def load_file(path: Path | None = None) -> Config:
+    """Read the config file alone, for who needs no symbol path; which file, is as in `load_config`.
 
     Raises:
         ConfigError: The file cannot be used.
     """
-    return _read_file(path, os.environ if environ is None else environ).inputs
+    return _read_file(path, os.environ)
 
 
-def debugger_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def debugger_variables() -> dict[str, str]:
     """Return the environment variables that Microsoft's debuggers look for symbols by, those that are set."""
-    variables = os.environ if environ is None else environ
     names = ("_NT_SYMBOL_PATH", "_NT_ALT_SYMBOL_PATH", "_NT_SYMBOL_PROXY")
-    return {name: variables[name] for name in names if variables.get(name, "").strip()}
+    return {name: os.environ[name] for name in names if os.environ.get(name, "").strip()}
 
 
 def locate(error: ConfigError, config: Config) -> ConfigError:

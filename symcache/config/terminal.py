@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Programs that are known to open links of OSC 8 and to leave alone what they do not know of it, as they name themselves
 # in TERM_PROGRAM or TERM; of VTE and Konsole the first versions that do.
@@ -31,17 +27,16 @@ class TerminalKind:
     takes_links: bool
 
 
-def terminal_kind(environ: Mapping[str, str] | None = None) -> TerminalKind:
+def terminal_kind() -> TerminalKind:
     """Return what the environment tells of the terminal; where it tells nothing, that it takes no links."""
-    variables = os.environ if environ is None else environ
-    is_dumb = variables.get("TERM", "").lower() in {"dumb", "unknown"}
-    is_apart = any(variables.get(name) for name in ("NO_COLOR", *_BETWEEN))
+    is_dumb = os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
+    is_apart = any(os.environ.get(name) for name in ("NO_COLOR", *_BETWEEN))
     is_known = (
-        variables.get("TERM_PROGRAM") in _PROGRAMS
-        or variables.get("TERM") in _TERMS
-        or bool(variables.get("WT_SESSION"))
-        or _number(variables.get("VTE_VERSION")) >= _VTE
-        or _number(variables.get("KONSOLE_VERSION")) >= _KONSOLE
+        os.environ.get("TERM_PROGRAM") in _PROGRAMS
+        or os.environ.get("TERM") in _TERMS
+        or bool(os.environ.get("WT_SESSION"))
+        or _number(os.environ.get("VTE_VERSION")) >= _VTE
+        or _number(os.environ.get("KONSOLE_VERSION")) >= _KONSOLE
     )
     return TerminalKind(is_dumb, takes_links=is_known and not is_dumb and not is_apart)
 

@@ -208,11 +208,11 @@ def _is_checksum(checksum: int, sizes_and_reserve: bytes, data: bytes) -> bool:
     It is the sum of the data, combined with the sum of the two lengths. [MS-CAB] counts the reserve among them, tools
     that are not Microsoft's leave it out; a reserve that is not all zero is too rare to say who is right.
     """
-    of_data = block_checksum(data)
-    return checksum in (of_data ^ block_checksum(sizes_and_reserve[:4]), of_data ^ block_checksum(sizes_and_reserve))
+    of_data = _block_checksum(data)
+    return checksum in (of_data ^ _block_checksum(sizes_and_reserve[:4]), of_data ^ _block_checksum(sizes_and_reserve))
 
 
-def block_checksum(data: bytes) -> int:
+def _block_checksum(data: bytes) -> int:
     """Return the sum of a block: the exclusive or of all 32-bit little-endian words.
 
     One to three last bytes are one big-endian number.
@@ -438,7 +438,7 @@ def _write_blocks(source: BinaryIO, target: BinaryIO, level: int) -> tuple[int, 
             raise InputError(f"larger than a cabinet can hold, {MAX_CABINET_INPUT_BYTES} bytes")
         data = b"CK" + _deflate(block, previous, level)
         lengths = struct.pack("<HH", len(data), len(block))
-        target.write(_BLOCK.pack(block_checksum(data) ^ block_checksum(lengths), len(data), len(block)) + data)
+        target.write(_BLOCK.pack(_block_checksum(data) ^ _block_checksum(lengths), len(data), len(block)) + data)
         compressed += _BLOCK.size + len(data)
         blocks += 1
         previous = block

@@ -50,7 +50,7 @@ class BytesView:
         return len(self._data)
 
     def read(self, offset: int, length: int) -> bytes:
-        _check_range(offset, length, self.size)
+        check_range(offset, length, self.size)
         return self._data[offset : offset + length]
 
 
@@ -81,7 +81,7 @@ class FileView:
         return _skip_hole(self._fd, offset, self._size)
 
     def read(self, offset: int, length: int) -> bytes:
-        _check_range(offset, length, self._size)
+        check_range(offset, length, self._size)
         data = _read_at(self._fd, offset, length)
         if len(data) != length:
             raise TruncatedInput("the file became shorter while it was read", offset=offset + len(data))
@@ -112,7 +112,7 @@ class PartView:
     """A range of another view, numbered from 0. Raises `TruncatedInput` if it does not lie within *whole*."""
 
     def __init__(self, whole: ByteView, start: int, size: int) -> None:
-        _check_range(start, size, whole.size)
+        check_range(start, size, whole.size)
         self._whole = whole
         self._start = start
         self._size = size
@@ -122,7 +122,7 @@ class PartView:
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
-        _check_range(offset, length, self._size)
+        check_range(offset, length, self._size)
         return self._whole.read(self._start + offset, length)
 
 
@@ -158,7 +158,8 @@ def read_in_parts(read_some: Callable[[int, int], bytes], offset: int, length: i
     return b"".join(parts)
 
 
-def _check_range(offset: int, length: int, size: int) -> None:
+def check_range(offset: int, length: int, size: int) -> None:
+    """Raise `TruncatedInput` unless *length* bytes from *offset* lie within *size*."""
     if offset < 0 or length < 0 or offset + length > size:
         raise TruncatedInput(f"the input ends within {length} bytes that are needed", offset=max(offset, 0))
 

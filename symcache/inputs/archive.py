@@ -26,8 +26,9 @@ from symcache.formats.archive.member import (
     iter_pieces,
 )
 from symcache.formats.view import BytesView, FileView
-from symcache.inputs.detect import NO_KNOWN_KIND, detect, is_text, kind_of
+from symcache.inputs.detect import detect, is_text, kind_of
 from symcache.inputs.records import Input, InputKind, Module, Remark, Unreadable, unreadable
+from symcache.inputs.refusals import NO_KNOWN_KIND
 from symcache.inputs.scratch import check_room
 from symcache.inputs.versions import open_versions
 

@@ -26,15 +26,7 @@ from uuid import UUID
 
 from symcache.errors import MalformedInput
 from symcache.formats.jsonlists import find_elements
-from symcache.identity import (
-    ImageKey,
-    Pdb2Key,
-    PdbKey,
-    PortablePdbKey,
-    base_name,
-    fold,
-    parse_id,
-)
+from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey, base_name, fold, parse_id
 from symcache.inputs.records import (
     CrashStack,
     Input,

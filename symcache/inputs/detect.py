@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_ch
 from symcache.config import BuildSettings
 from symcache.errors import InputError, TruncatedInput, UnknownFormat
 from symcache.events import ignore
-from symcache.formats.view import BytesView, FileView
+from symcache.formats.memory.kinds import ELF_MAGIC, SURE_MAGICS, looks_like_raw_memory
+from symcache.formats.view import BytesView, FileView, check_range
 from symcache.identity import base_name, check_path_part
 from symcache.inputs.folder import HEAD_BYTES, read_folder
 from symcache.inputs.mounted import find_mounted_windows
@@ -24,6 +25,7 @@ from symcache.inputs.records import (
     InputKind,
     Module,
     Narrowed,
+    PassedOver,
     unreadable,
 )
 
@@ -66,15 +68,10 @@ InputSource: TypeAlias = str | Path | Content | tuple[str, Content] | ModuleSour
 Or what finds its modules itself.
 """
 
-NO_KNOWN_KIND = "of no known kind"
-"""Begins the text about an input of which not even what else it is can be told."""
-
-_SIGN_BYTES = 64
 _TEXT_BYTES = 1 << 16
 _COPIED_BYTES = 1 << 20
+_SMALLEST_PASSED_BYTES = 1 << 20  # of what a Windows could be in
 _TRIAGE = 4
-# LiME, AVML, saved states of VMware; see `symcache.formats.memory`.
-_MEMORY_MAGICS = (b"EMiL", b"AVML", b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
 _BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # marks of UTF-8 and UTF-16, and blanks
 
 
@@ -197,7 +194,9 @@ def detect(view: ByteView) -> InputKind:
         return InputKind.DEBUGGER_LOG
     if _is_memory(view, start):
         return InputKind.RAW_MEMORY
-    raise _refuse_end(view) or _refuse(start)
+    from symcache.inputs.refusals import refusal_of  # noqa: PLC0415
+
+    raise _refuse_end(view) or refusal_of(start)
 
 
 def _find_json(view: ByteView) -> InputKind | None:
@@ -391,8 +390,7 @@ class _SeekView:
         self.size = file.seek(0, 2)
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise TruncatedInput(f"the input ends within {length} bytes that are needed", offset=max(offset, 0))
+        check_range(offset, length, self.size)
         self._file.seek(offset)
         parts, left = [], length
         while left and (part := self._file.read(left)):
@@ -416,7 +414,25 @@ def _folder_reader(options: InputOptions, kind: InputKind | None) -> Reader | No
     if kind is InputKind.IMAGE:
         return _imported("inputs.image", "read_module")
     # Several files are read at once, so that one process is enough for each.
-    return None if kind is None else replace(options, cores=1).reader(kind)
+    return _pass_over if kind is None else replace(options, cores=1).reader(kind)
+
+
+def _pass_over(view: ByteView, path: str) -> Iterator[PassedOver]:
+    """Yield a file of a folder that is a disk or a machine's memory: reading one may take longer than all the rest."""
+    if view.size < _SMALLEST_PASSED_BYTES:
+        return
+    from symcache.formats.disk.kinds import find_disk_format  # noqa: PLC0415 - few files are that long
+
+    file = getattr(view, "file", view)
+    if (disk := find_disk_format(view)) is not None:
+        what = f"an image of a disk ({disk})"
+    elif path.lower().endswith(".vmem") and _imported("inputs.rawmemory", "has_state_beside")(file):
+        return  # the state is read, and the memory with it
+    elif _is_memory(file, view.read(0, min(view.size, _TEXT_BYTES))):
+        what = "perhaps a machine's memory"
+    else:
+        return
+    yield PassedOver(f'{path}: {what}, passed over in a folder; `symcache scan "{path}"` reads it')
 
 
 # The upper half of the length of an event log's first buffer, which is not longer than 1 MiB.
@@ -429,7 +445,7 @@ def kind_of(head: bytes) -> InputKind | None:
         return InputKind.KERNEL_DUMP
     if head.startswith((b"MDMP", b"PMDM")):
         return InputKind.MINIDUMP
-    if head.startswith(_MEMORY_MAGICS):
+    if head.startswith(SURE_MAGICS):
         return InputKind.RAW_MEMORY
     if head.startswith((b"MZ", b"DI")):
         return InputKind.IMAGE if _imported("inputs.image", "is_image")(head) else None
@@ -444,9 +460,9 @@ def kind_of(head: bytes) -> InputKind | None:
 
 def _is_memory(view: ByteView, start: bytes) -> bool:
     """Tell whether a file that begins with *start* is a machine's memory without a sure sign in its first bytes."""
-    if start.startswith(b"\x7fELF"):
+    if start.startswith(ELF_MAGIC):
         return bool(_imported("formats.memory.elfcore", "is_elf_core")(start))
-    if _imported("formats.memory.flat", "looks_like_raw_memory")(start, view.size):
+    if looks_like_raw_memory(start, view.size):
         return True
     path = str(getattr(view, "file_path", ""))
     return path.lower().endswith(".vmem") and bool(_imported("inputs.rawmemory", "has_state_beside")(view))
@@ -466,39 +482,3 @@ def _refuse_end(view: ByteView) -> UnknownFormat | None:
     at = max(0, view.size - END_BYTES)
     what = find_end_of_zip(view.read(at, view.size - at))
     return None if what is None else UnknownFormat(what, offset=at)
-
-
-def _refuse(head: bytes) -> UnknownFormat:
-    from symcache.formats.archive.member import find_other_archive  # noqa: PLC0415
-    from symcache.formats.disk.kinds import find_other_disk  # noqa: PLC0415
-    from symcache.formats.dump.header import find_other_dump  # noqa: PLC0415
-    from symcache.inputs.log.reader import find_kind_of_text  # noqa: PLC0415
-
-    if archive := find_other_archive(head):
-        return UnknownFormat(archive, offset=0)
-    if other := find_other_dump(head):
-        return UnknownFormat(f"{other[0]}: {other[1]}", offset=0)
-    if head.startswith(b"\x14\0\0\0!FastSerialization."):
-        return UnknownFormat(
-            "a trace in a form of PerfView's own (.etlx), or of .NET Core 2 (.netperf): give the .etl it was made from,"
-            " or record a .nettrace",
-            offset=0,
-        )
-    if disk := find_other_disk(head):
-        return UnknownFormat(disk, offset=0)
-    start = head[:_SIGN_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return UnknownFormat(
-            "a web page or XML, perhaps what a server sent in place of the file: fetch it again", offset=0
-        )
-    if not head[:_SIGN_BYTES].strip(b"\0"):
-        return UnknownFormat(
-            "it begins with zeros: a file that was never written, or a piece of a raw memory image", offset=0
-        )
-    if kind := find_kind_of_text(head):
-        return UnknownFormat(kind, offset=0)
-    return UnknownFormat(
-        f"{NO_KNOWN_KIND}: dumps, memory images, disks, images, PDBs, traces, lists of indexes, symchk manifests,"
-        " debugger logs, lock files, reports, crash reports and profiles in JSON, and archives of these are read",
-        offset=0,
-    )

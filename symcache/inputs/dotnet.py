@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
-from symcache.formats.pe.image import ImageSpace, Layout, parse_image
+from symcache.formats.pe.image import MACHINE_OF_PROCESSOR, ImageSpace, Layout, parse_image
 from symcache.formats.pe.managed import ManagedCode, find_managed, find_runtime_facts, holds_metadata
 from symcache.formats.view import PartView
 from symcache.identity import fold
@@ -72,8 +72,6 @@ def with_runtime(
     return replace(module, runtime=runtime, needs_image=needs_image)
 
 
-# By PROCESSOR_ARCHITECTURE number.
-_MACHINES = {0: 0x14C, 5: 0x1C4, 9: 0x8664, 12: 0xAA64}
 _WOW64 = "wow64.dll"  # in a process of a 64-bit system that runs a 32-bit program
 _EMULATION = frozenset({"xtajit64.dll", "xtajit64se.dll"})  # in one of an ARM64 system that runs an x64 program
 _X64, _X86 = 9, 0
@@ -108,8 +106,8 @@ def _machine(processor: int | None, names: set[str]) -> int | None:
         return None
     # The processor is that of the system, the program's one of several on ARM64.
     if _WOW64 in names:
-        return _MACHINES[_X86] if processor == _X64 else None
-    return _MACHINES.get(processor)
+        return MACHINE_OF_PROCESSOR[_X86] if processor == _X64 else None
+    return MACHINE_OF_PROCESSOR.get(processor)
 
 
 def _space(module: Module, size_of_image: int, memory: ByteView) -> ImageSpace | None:

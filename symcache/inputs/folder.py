@@ -17,7 +17,9 @@ from symcache.inputs.records import (
     InputKind,
     KernelPdbWanted,
     Module,
+    PassedOver,
     PdbFolder,
+    Remark,
     Unreadable,
     unreadable,
 )
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     Reader: TypeAlias = Callable[[ByteView, str], Iterable[Record]]
     Choose: TypeAlias = Callable[[bytes], Reader | None]
-    _Found: TypeAlias = Module | CrashStack | PdbFolder | Unreadable | str
+    _Found: TypeAlias = Module | CrashStack | PdbFolder | PassedOver | Unreadable | str
 
 HEAD_BYTES = 512
 """By how much of its beginning the reader of a file is chosen: a tar is told by its first header."""
@@ -50,8 +52,9 @@ _BY_NAME = attrgetter("name")
 def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Record]:
     """Yield the folder, then what the files below it hold, in the order of the walk.
 
-    Files of other kinds are passed over, and so are devices, pipes and sockets, which are never opened. Links to
-    files are followed, links and junctions to folders are not: what they lead to would be read twice or for ever.
+    Files of other kinds are passed over, and so are devices, pipes and sockets, which are never opened; of those that
+    are `PassedOver` one remark at the end tells. Links to files are followed, links and junctions to folders are not:
+    what they lead to would be read twice or for ever.
     A file or folder that cannot be read is reported and the rest goes on. The order is by name within a folder
     (folders with more than 4,096 entries: within each 4,096 as the system lists them), so that two runs agree.
 
@@ -60,15 +63,22 @@ def read_folder(path: Path, choose: Choose, *, threads: int = 4) -> Iterator[Rec
     """
     yield Input(str(path), InputKind.FOLDER)
     files = _walk(path)
+    told = ""
+    count = 0
     try:
         for records in _read_batches(files, choose, threads):
             for record in records:
-                if isinstance(record, str):  # its reader asks something, so that it is read where the answer comes from
+                if isinstance(record, PassedOver):
+                    told = told or record.text
+                    count += 1
+                elif isinstance(record, str):  # its reader asks, so that it is read where the answer comes from
                     yield from _read_here(record, choose)
                 else:
                     yield record
     finally:
         files.close()
+    if count:
+        yield Remark(told if count == 1 else f"{told} (disks and memory images in the folder: {count})")
 
 
 def _read_batches(files: Iterator[str | Unreadable], choose: Choose, threads: int) -> Iterator[list[_Found]]:
@@ -160,7 +170,7 @@ def _read_file(path: str, choose: Choose) -> list[_Found]:
     found: list[_Found] = []
     try:
         for record in _records_of(path, choose):
-            if isinstance(record, Module | CrashStack | PdbFolder | Unreadable):
+            if isinstance(record, Module | CrashStack | PdbFolder | PassedOver | Unreadable):
                 found.append(record)
             elif isinstance(record, KernelPdbWanted) or (
                 isinstance(record, Input) and record.kind is InputKind.ARCHIVE  # of any number of files

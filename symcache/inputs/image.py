@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _EXPORTS = 0
 T = TypeVar("T")
-KeyT = TypeVar("KeyT", bound=ImageKey)
+_KeyT = TypeVar("_KeyT", bound=ImageKey)
 
 
 def is_image(start: bytes) -> bool:
@@ -170,7 +170,7 @@ def _tried(make: Callable[[], T], problems: list[str]) -> T | None:
         return None
 
 
-def _file_key(kind: type[KeyT], file: Image | DbgFile, name: str, need: str) -> KeyT:
+def _file_key(kind: type[_KeyT], file: Image | DbgFile, name: str, need: str) -> _KeyT:
     if name == STANDARD_INPUT:
         raise MalformedInput(f"{need}, which standard input does not tell")
     return kind(name, file.timestamp, file.size_of_image)

@@ -14,25 +14,16 @@ from symcache.formats.dump.context import (
     read_header_exception,
     read_stack_words,
 )
-from symcache.formats.dump.header import DumpAttribute, DumpType, bugcheck_name, read_dump_header
+from symcache.formats.dump.header import PRODUCTS, DumpAttribute, DumpType, bugcheck_name, read_dump_header
 from symcache.formats.dump.kernel import open_kernel_space
 from symcache.formats.dump.physical import PAGE_SIZE, PhysicalMemory, Storage, read_dump_body
 from symcache.formats.dump.triage import TriageMemory, read_triage
+from symcache.formats.filetime import TICKS_PER_S, iso_time
 from symcache.formats.pe.image import machine_name
 from symcache.identity import base_name, source_name
 from symcache.inputs.crashstack import find_crash_stack
-from symcache.inputs.image import (
-    image_module,
-    loader_key,
-    read_loaded_image,
-)
-from symcache.inputs.kernelmodules import (
-    iso_time,
-    list_kernel_modules,
-    module_memory,
-    read_build_lab,
-    unloaded_module,
-)
+from symcache.inputs.image import image_module, loader_key, read_loaded_image
+from symcache.inputs.kernelmodules import list_kernel_modules, module_memory, read_build_lab, unloaded_module
 from symcache.inputs.kernelsearch import scan_for_kernel
 from symcache.inputs.records import ImageUse, Input, InputKind, KernelPdbWanted, Module, Unreadable
 from symcache.inputs.usermodules import DumpProcesses, read_kernel_layout
@@ -261,7 +252,6 @@ _KERNEL_ALONE = frozenset(
     {DumpType.SUMMARY, DumpType.BITMAP_KERNEL, DumpType.AUTOMATIC, DumpType.RANGES_KERNEL, DumpType.HEADER}
 )
 _DUMP_FILE_EXTRA_MB = 257
-_PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 _LIVE_SYSTEM_DUMP = 0x161
 # Dumps that somebody wanted, so that no code of the stack is to blame.
 # Source: learn.microsoft.com, "Bug Check 0xE2", "Bug Check 0x80", "Bug Check 0x161".
@@ -270,7 +260,6 @@ _ON_DEMAND = {
     0x80: "by a non-maskable interrupt, as administrators and hypervisors send it; else the hardware is at fault",
     _LIVE_SYSTEM_DUMP: "without a crash, of a system that went on",
 }
-_TICKS_PER_S = 10_000_000
 
 
 def _header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[str, Any]:
@@ -290,14 +279,14 @@ def _header_details(header: DumpHeader, storage: str, size_bytes: int) -> dict[s
         "build_lab": None,
         "checked_build": header.checked_build,
         "processors": header.processors,
-        "product": _PRODUCTS.get(header.product_type or 0),
+        "product": PRODUCTS.get(header.product_type or 0),
         "live": live,
         "bugcheck_code": None if code is None else f"{code:#x}",
         "bugcheck_name": None if code is None else bugcheck_name(code),
         "on_demand": _ON_DEMAND.get(code or 0),
         "bugcheck_parameters": [f"{parameter:#x}" for parameter in header.bugcheck_parameters],
         "system_time": iso_time(header.system_time),
-        "uptime_s": None if header.uptime is None else header.uptime / _TICKS_PER_S,
+        "uptime_s": None if header.uptime is None else header.uptime / TICKS_PER_S,
         "attributes": None if attributes is None else [bit.name for bit in attributes],
         "minidump_fields": None if header.minidump_fields is None else f"{header.minidump_fields:#x}",
         "directory_table_base": f"{header.directory_table_base:#x}",

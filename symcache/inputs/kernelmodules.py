@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -33,17 +32,6 @@ if TYPE_CHECKING:
     from symcache.inputs.records import Record
 
 _LONGEST_LAB_BYTES = 128
-_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
-
-
-def iso_time(ticks: int | None) -> str | None:
-    """Return a FILETIME as ISO 8601 in UTC; None if it is none of a Windows machine's life."""
-    if not ticks or ticks > 1 << 62:
-        return None
-    try:
-        return (_EPOCH + timedelta(microseconds=ticks // 10)).isoformat()
-    except OverflowError:
-        return None
 
 
 def read_build_lab(memory: ByteView, block: DebuggerData | None) -> str | None:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
+from symcache.formats.dump.kernel import KERNEL_PDBS
 from symcache.formats.dump.physical import PAGE_SIZE
 from symcache.formats.pe.image import Layout, parse_image
 from symcache.formats.view import PartView
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 KERNEL_NAME = "ntoskrnl.exe"
 """What the loader calls the kernel, whichever file it was loaded from."""
 
-_KERNEL_PDBS = frozenset(["ntoskrnl.pdb", "ntkrnlmp.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb", "ntkrla57.pdb"])
 _LARGEST_KERNEL_BYTES = 32 << 20
 _USUAL_START = 0xFFFFF80000000000
 _MOST_TABLES = 1024
@@ -121,7 +121,7 @@ def _read_module(memory: ByteView, place: int) -> Module | None:
 
 
 def _names_kernel(module: Module) -> bool:
-    return any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in _KERNEL_PDBS for pdb in module.pdbs)
+    return any(isinstance(pdb.key, PdbKey) and pdb.key.name.lower() in KERNEL_PDBS for pdb in module.pdbs)
 
 
 class _FirstBytes:

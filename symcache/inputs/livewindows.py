@@ -11,7 +11,7 @@ from ctypes import wintypes  # noqa: E402
 from functools import cached_property  # noqa: E402
 from typing import TYPE_CHECKING, Any, Final  # noqa: E402
 
-from symcache.formats.pe.image import machine_name  # noqa: E402
+from symcache.formats.pe.image import MACHINE_OF_PROCESSOR, machine_name  # noqa: E402
 from symcache.formats.view import FileView  # noqa: E402
 from symcache.inputs.live import LoadedImage, Places, RunningProcess  # noqa: E402
 
@@ -32,7 +32,6 @@ _ALL_MODULES = 3
 _SNAPSHOT_OF_PROCESSES = 2
 _QUERY, _READ, _QUERY_LIMITED = 0x400, 0x10, 0x1000
 _ADJUST_PRIVILEGES, _ENABLED = 0x20, 2
-_MACHINES = {0: 0x14C, 5: 0x1C4, 9: 0x8664, 12: 0xAA64}
 _INVALID_HANDLE = ctypes.c_void_p(-1).value
 
 _TEXT = "mbcs"  # the kernel hands out names of drivers in the code page of the system
@@ -198,7 +197,7 @@ class Windows:
         return {
             "version": f"{major}.{minor}.{build}",
             "build": build,
-            "machine": machine_name(_MACHINES.get(info.processor, info.processor)),
+            "machine": machine_name(MACHINE_OF_PROCESSOR.get(info.processor, info.processor)),
         }
 
     def drivers(self) -> list[LoadedImage]:

@@ -9,27 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symcache.errors import InputError, UnknownFormat
-from symcache.formats.dump.header import Machine
+from symcache.formats.dump.header import PRODUCTS, Machine
 from symcache.formats.dump.kernel import make_kernel_space
 from symcache.formats.dump.paging import ARM64, X64, X64_LA57
-from symcache.formats.memory.elfcore import ELF_MAGIC, read_elf_core
-from symcache.formats.memory.lime import AVML_MAGIC, LIME_MAGIC, AvmlMemory, read_lime_ranges
+from symcache.formats.filetime import TICKS_PER_S, iso_time
+from symcache.formats.memory.elfcore import read_elf_core
+from symcache.formats.memory.kinds import AVML_MAGIC, ELF_MAGIC, LIME_MAGIC, VMWARE_MAGICS
+from symcache.formats.memory.lime import AvmlMemory, read_lime_ranges
 from symcache.formats.memory.ranges import MemoryRange, RangedMemory
 from symcache.formats.memory.search import RootSearch, find_traces
-from symcache.formats.memory.variables import (
-    KERNEL_VARIABLES,
-    KernelVariables,
-    debugger_data_of,
-    find_kernel_variables,
-)
-from symcache.formats.memory.vmware import MAGICS, read_vmware_ranges
+from symcache.formats.memory.variables import KERNEL_VARIABLES, KernelVariables, debugger_data_of, find_kernel_variables
+from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.pdb.publics import read_public_addresses
 from symcache.formats.pe.debug import Rsds, parse_code_view
 from symcache.formats.pe.image import machine_name
 from symcache.formats.view import FileView
 from symcache.identity import PdbKey, base_name
 from symcache.inputs.image import image_module
-from symcache.inputs.kernelmodules import iso_time, list_kernel_modules, module_memory, read_build_lab
+from symcache.inputs.kernelmodules import list_kernel_modules, module_memory, read_build_lab
 from symcache.inputs.kernelsearch import (
     KERNEL_NAME,
     MOST_PAGES_SEARCHED,
@@ -67,8 +64,6 @@ _FIRST_OF_10 = 10240
 _MOST_ROOTS = 4
 _MOST_IMAGES = 4096
 _MACHINES = {X64: Machine.X64, X64_LA57: Machine.X64, ARM64: Machine.ARM64}
-_TICKS_PER_S = 10_000_000
-_PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,7 @@ def open_memory_image(view: ByteView) -> MemoryImage:
         memory = RangedMemory(view, core.ranges)
         image = _image("elf", f"memory image (ELF core by {by})", memory, problems=problems)
         return replace(image, registers=core.registers)
-    if head.startswith(MAGICS):
+    if head.startswith(VMWARE_MAGICS):
         return _open_vmware(view)
     state = _beside(view, (".vmss", ".vmsn")) if _suffix(view) == ".vmem" else None
     if state is not None:
@@ -125,7 +120,7 @@ def open_memory_image(view: ByteView) -> MemoryImage:
 
 def is_vmware_state(view: ByteView) -> bool:
     """Tell whether *view* is a saved state of VMware, which says how the memory beside it is laid out."""
-    return view.read(0, min(view.size, 4)) in MAGICS
+    return view.read(0, min(view.size, 4)) in VMWARE_MAGICS
 
 
 def has_state_beside(view: ByteView) -> bool:
@@ -428,10 +423,10 @@ def _windows_details(windows: _Windows, held: KernelVariables) -> dict[str, Any]
         "build": shared.build or None,
         "version": f"{shared.major}.{shared.minor}" + (f".{shared.build}" if shared.build else ""),
         "build_lab": read_build_lab(root.space, held.debugger_data),
-        "product": _PRODUCTS.get(shared.product_type),
+        "product": PRODUCTS.get(shared.product_type),
         "system_root": shared.system_root,
         "time": iso_time(shared.system_time),
-        "uptime_s": shared.uptime / _TICKS_PER_S,
+        "uptime_s": shared.uptime / TICKS_PER_S,
         "paging": root.space.mode.name,
         "directory_table_base": f"{root.space.root:#x}",
         "found_by": root.found_by,

@@ -316,6 +316,12 @@ class Remark:
     text: str
 
 
+class PassedOver(Remark):
+    """That a file of a folder is not read which would be if it were an input of its own."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class StackModule:
     """A module that the stack of a crash points into."""

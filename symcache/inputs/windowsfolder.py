@@ -104,7 +104,7 @@ def find_windows_folders(tree: FileTree, where: str, budget: Budget) -> tuple[li
 
 def mounted_windows(folder: Path) -> WindowsFolder:
     """Return the folder of Windows at *folder* of this system."""
-    tree = MountedTree(folder.parent)
+    tree = _MountedTree(folder.parent)
     entry = TreeEntry(folder.name, True, str(folder))
     return WindowsFolder(tree, entry, f"\\{folder.name}", "", _find_build(tree, entry, Budget(1 << 40)))
 
@@ -296,7 +296,7 @@ def _begun(file: ByteView) -> BegunView:
         raise TruncatedInput("its data lies behind the end of the disk, whose image is cut short") from error
 
 
-class MountedTree:
+class _MountedTree:
     """A folder of this system as a tree; links are followed to files only."""
 
     def __init__(self, path: Path) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _INDENT = "  "
+_MOST_NAMED = 4
 
 
 def plain(text: str) -> str:
@@ -20,6 +21,12 @@ def plain(text: str) -> str:
 def count_text(count: int, noun: str) -> str:
     """Return a number of things for people: ``1 file``, ``2 files``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Return the first four of *names*, and how many more there are: ``a, b, c, d and 3 more``."""
+    more = f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def size_text(size_bytes: float) -> str:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from symcache.identity import fold, is_kernel_or_hal
 from symcache.inputs.records import InputKind
+from symcache.reports.lines import names_text
 from symcache.stores.results import Cause, Fetched, Hint, Missing, Present
 from symcache.warm.managed import managed_debugging
 from symcache.warm.plan import FileKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from symcache.warm.report import Report, Symbol
 
-_MOST_NAMED = 4
 _DUMPS = frozenset({InputKind.KERNEL_DUMP, InputKind.TRIAGE_DUMP, InputKind.MINIDUMP, InputKind.RAW_MEMORY})
 _NO_PDB_NEEDED = frozenset({Cause.EMBEDDED, Cause.NO_DEBUG_RECORD})
 
@@ -34,7 +34,7 @@ class Readiness:
         if not self.without:
             return f"{self.part}: symbols for all {self.modules}"
         count = f"{self.modules - len(self.without)} of {self.modules}"
-        return f"{self.part}: symbols for {count}; none for {_named(self.without)}"
+        return f"{self.part}: symbols for {count}; none for {names_text(self.without)}"
 
 
 def readiness(report: Report) -> Iterator[Readiness]:
@@ -66,18 +66,13 @@ def managed_lines(report: Report) -> Iterator[str]:
         # Most debuggers are for x64, and say nothing of it but that they do not find a library for that.
         where = "" if "amd64" in each.hosts or not each.hosts else f" in a debugger for {' or '.join(each.hosts)}"
         if not each.is_ready:
-            yield f"{what}: not ready; it lacks {_named(each.lacks)}"
+            yield f"{what}: not ready; it lacks {names_text(each.lacks)}"
         elif each.lacks:
-            yield f"{what}: ready{where}, without {_named(each.lacks)}"
+            yield f"{what}: ready{where}, without {names_text(each.lacks)}"
         else:
             yield f"{what}: ready{where}"
         if each.without_metadata:
-            yield f"{what}: no metadata of {_named(each.without_metadata)}"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
-    return f"{', '.join(names[:_MOST_NAMED])}{more}"
+            yield f"{what}: no metadata of {names_text(each.without_metadata)}"
 
 
 def unread_places(report: Report) -> list[str]:

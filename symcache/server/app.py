@@ -36,7 +36,7 @@ from symcache.server.maintenance import Maintenance
 from symcache.server.metrics import Metrics, Replicas, RequestLog, Sharing
 from symcache.server.pages import Pages, publish
 from symcache.server.ready import ReadyCheck
-from symcache.server.request import Loops, Proxies, Request, ResponseAborted
+from symcache.server.request import NO_STORE, Loops, Proxies, Request, ResponseAborted
 from symcache.server.symbols import FileAsked, KnownAnswers, MalformedPath, Mark, Symbols, parse_path
 from symcache.server.watching import Watching
 from symcache.stores.http.urls import is_loopback
@@ -180,7 +180,6 @@ _RESTART_AFTER_S = 60.0
 # A debugger asks for one file after another and waits for each, so a pause may take only part of its patience.
 _PAUSE_OF_PATIENCE = 0.25
 _BUSY = (b"retry-after", b"2")
-_NO_STORE = (b"cache-control", b"no-store")
 _METHODS = (b"allow", b"GET, HEAD")
 _CHALLENGE = (b"www-authenticate", b'Basic realm="symcache", charset="UTF-8"')
 
@@ -313,7 +312,7 @@ class App:
             request.kind = "page"
             told = await self._ready.tell(is_stopping=self.is_stopping)
             body = json.dumps(told).encode() + b"\n"
-            await request.send_whole(200 if told["ready"] else 503, b"application/json", body, [_NO_STORE])
+            await request.send_whole(200 if told["ready"] else 503, b"application/json", body, [NO_STORE])
             return
         if not self._gate.is_called(request.headers):
             await request.send_text(421, "this server is not called that; serve.names says what it is", kind="refused")

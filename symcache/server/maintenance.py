@@ -18,10 +18,11 @@ from symcache.stores.local.atomic import Staging
 from symcache.stores.local.partial import sweep_partials
 from symcache.stores.local.rights import make_own_folders
 from symcache.upkeep.inventory import take_inventory
+from symcache.upkeep.problems import RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import repair
 from symcache.upkeep.stats import iter_names
-from symcache.upkeep.verify import RepairAction, verify
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

@@ -45,7 +45,7 @@ LEAST_BYTES = 64 * 1024
 """See there: a byte now and then would hold a place for ever."""
 
 _PIECE_BYTES = 64 * 1024
-_NO_STORE = (b"cache-control", b"no-store")
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class ClientDisconnected(Exception):
@@ -117,7 +117,7 @@ class Request:
         """Answer with a short plain text. ``no-store``, as some clients cache a body whatever its status is."""
         self.kind = kind or self.kind
         body = f"{text}\n".encode() if text else b""
-        await self.send_whole(status, b"text/plain; charset=utf-8", body, [_NO_STORE, *extra])
+        await self.send_whole(status, b"text/plain; charset=utf-8", body, [NO_STORE, *extra])
 
     async def send_file(self, fd: int, info: FileInfo) -> None:
         """Answer with the open file *fd*, which is complete and verified."""

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from anyio import to_thread
 
 from symcache.errors import MalformedInput, StoreError
-from symcache.identity import PdbKey, Tier, check_path_part, compressed_name, fold, parse_id, relative_parts
+from symcache.identity import POINTER, PdbKey, Tier, check_path_part, compressed_name, fold, parse_id, relative_parts
 from symcache.server.downloads import send_download
 from symcache.server.request import FileInfo, header_list, open_shared, select
 from symcache.stores.base import Form
@@ -91,7 +91,7 @@ def parse_path(raw_path: bytes) -> Asked:
     if len(parts) < 3:
         return None
     name, id_text, file = parts[-3:]
-    forms = {"file.ptr": Form.POINTER, fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN}
+    forms = {POINTER: Form.POINTER, fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN}
     form = forms.get(last)
     try:
         if form is None:

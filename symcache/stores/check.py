@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from symcache.stores.local.tree import Store
 
 
-LONGEST_POINTER_BYTES = 4096
+_LONGEST_POINTER_BYTES = 4096
 _CABINET = b"MSCF"
 _HASHED_BYTES = 1 << 20
 _LARGEST_STORED_BYTES = 8 << 30  # that a cabinet in a store expands to
@@ -341,7 +341,7 @@ def parse_pointer(data: bytes) -> Pointer:
 
     Source: symstore /p writes the bare path; servers answer ``PATH:`` or ``MSG:`` (perfview, dotnet/symstore).
     """
-    if len(data) > LONGEST_POINTER_BYTES:
+    if len(data) > _LONGEST_POINTER_BYTES:
         raise MalformedInput("pointer file is too long")
     try:
         text = data.decode("utf-8-sig").strip("\0 \t\r\n")
@@ -431,7 +431,7 @@ def examine(
 def _follow(pointer: Path, origin: str, follow: Callable[[str], Path | None]) -> str | None:
     """Put the file that *pointer* names in its place; return its message if it names none."""
     with open_stored(pointer) as file:
-        data = file.read(LONGEST_POINTER_BYTES + 1)
+        data = file.read(_LONGEST_POINTER_BYTES + 1)
     try:
         said = parse_pointer(data)
     except InputError as error:

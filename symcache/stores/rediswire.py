@@ -33,7 +33,7 @@ _MOST_BYTES = 256 << 10
 _MOST_CONNECTIONS = 64
 _PORT = 6379
 
-DROP = """
+_DROP = """
 local dropped = 0
 for number, name in ipairs(KEYS) do
   if redis.call('get', name) == ARGV[number] then dropped = dropped + redis.call('del', name) end
@@ -225,7 +225,7 @@ class RedisServer:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.set(self._try_name, "1", px=1000)
         pipeline.mget([self._try_name])
-        pipeline.eval(DROP, 1, self._try_name, "1")
+        pipeline.eval(_DROP, 1, self._try_name, "1")
         pipeline.execute()
 
     def _note_success(self) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from symcache.errors import SymbolPathError
 from symcache.sympath.values import (
     MICROSOFT,
+    REMOTE,
     BucketPlace,
     CacheElement,
     ChainElement,
@@ -33,7 +34,6 @@ _MOST_ELEMENTS = 500
 _STANDARD_DLL = "symsrv.dll"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")  # two characters at least: C: is a drive
 _KEYWORDS = frozenset({"srv", "symsrv", "cache"})
-_REMOTE = (HttpPlace, BucketPlace)
 _COMMAND = re.compile(
     r"\s*(?:(?:set|setx|export)\s|\$env:_|\.sympath|\.symfix|_NT_\w+\s*=|-y\s|(?:expanded\s+)?symbol\s+search\s+path\s+is:)",
     re.IGNORECASE,
@@ -231,7 +231,7 @@ class _Parser(NamedTuple):
             place = self._parse_place(piece, is_first=number == 1)
             # A URL with '*' after it is common and harmless: the empty token can only mean the store in front.
             harmless = isinstance(place, DefaultPlace) and number == len(pieces)
-            if stores and isinstance(stores[-1], _REMOTE) and not (harmless or isinstance(place, _REMOTE)):
+            if stores and isinstance(stores[-1], REMOTE) and not (harmless or isinstance(place, REMOTE)):
                 raise PlaceError("nothing but URLs can follow a URL in a chain, a server cannot be written", piece.at)
             stores.append(place)
         return tuple(stores)

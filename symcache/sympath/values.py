@@ -146,7 +146,8 @@ class DefaultPlace:
 ResolvedPlace: TypeAlias = LocalPlace | UncPlace | HttpPlace | BucketPlace
 Place: TypeAlias = ResolvedPlace | DefaultPlace
 
-_REMOTE = (HttpPlace, BucketPlace)  # places of which no file can be opened
+REMOTE = (HttpPlace, BucketPlace)
+"""Places of which no file can be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +261,10 @@ def _walk_order(
 ) -> tuple[ResolvedPlace, ...]:
     if stores == (DefaultPlace(),):
         return _unique((*caches, default, HttpPlace(MICROSOFT)))
-    folders = [store for store in stores if not isinstance(store, _REMOTE)]
-    urls = [store for store in stores if isinstance(store, _REMOTE)]
+    folders = [store for store in stores if not isinstance(store, REMOTE)]
+    urls = [store for store in stores if isinstance(store, REMOTE)]
     walked = (*caches, *(default if isinstance(store, DefaultPlace) else store for store in folders), *urls)
-    return _unique(walked if not isinstance(walked[0], _REMOTE) else (default, *walked))
+    return _unique(walked if not isinstance(walked[0], REMOTE) else (default, *walked))
 
 
 def _unique(places: tuple[ResolvedPlace, ...]) -> tuple[ResolvedPlace, ...]:
@@ -296,7 +297,7 @@ def with_store(
             case ChainElement((LocalPlace() | DefaultPlace(), *rest)):
                 elements.append(replace(element, stores=(place, *rest)))
             case ChainElement((HttpPlace() | BucketPlace(), *_) as stores):
-                urls = (store for store in stores if isinstance(store, _REMOTE))
+                urls = (store for store in stores if isinstance(store, REMOTE))
                 elements.append(replace(element, stores=(place, *urls)))
             case ChainElement(stores):
                 elements.append(replace(element, stores=(place, *stores)))
@@ -311,7 +312,7 @@ def with_upstreams(symbol_path: SymbolPath, urls: Sequence[str], default_store: 
     if not urls:
         return symbol_path
     first = next((element.stores[0] for element in chains(symbol_path, default_store) if element.stores), None)
-    store = LocalPlace(str(default_store)) if first is None or isinstance(first, _REMOTE) else first
+    store = LocalPlace(str(default_store)) if first is None or isinstance(first, REMOTE) else first
     return SymbolPath((ChainElement((store, *map(HttpPlace, urls))), *symbol_path.elements))
 
 
@@ -332,7 +333,7 @@ def with_bucket(symbol_path: SymbolPath, url: str) -> SymbolPath:
             case ChainElement((LocalPlace() | UncPlace(),)) if not is_alone:
                 elements.append(element)
             case ChainElement(stores) if bucket not in stores:
-                at = next((at for at, store in enumerate(stores) if isinstance(store, _REMOTE)), len(stores))
+                at = next((at for at, store in enumerate(stores) if isinstance(store, REMOTE)), len(stores))
                 elements.append(replace(element, stores=(*stores[:at], bucket, *stores[at:])))
             case _:
                 elements.append(element)

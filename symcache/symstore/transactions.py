@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from symcache.errors import InputError, MalformedInput, StoreError
-from symcache.identity import parse_id, parse_index, printable
+from symcache.identity import POINTER, REFS, parse_id, parse_index, printable
 from symcache.stores.base import Form
 from symcache.stores.local.atomic import read_whole, take_away, write_whole
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-REFS = "refs.ptr"
-POINTER = "file.ptr"
 
 _LARGEST_BYTES = 64 << 20
 _ID = re.compile(r"[0-9]{1,18}")

@@ -20,20 +20,13 @@ from symcache.stores.bucket.store import object_name
 from symcache.stores.check import StoredCheck, check_file, check_view, hash_pieces
 from symcache.stores.concurrency import map_in_order
 from symcache.stores.local.atomic import OWN_FOLDER, drop, store_errors
+from symcache.upkeep.checkpoint import Checkpoint, Progress, checkpoint_of
+from symcache.upkeep.filechecks import why_private, why_view_private
 from symcache.upkeep.inventory import Candidate, FileStatus, StoredFile, fits_index
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.prune import Pruned, plan_prune
 from symcache.upkeep.repair import Repaired
 from symcache.upkeep.stats import NameTotal, Total, add_up
-from symcache.upkeep.verify import (
-    Checkpoint,
-    Problem,
-    ProblemKind,
-    Progress,
-    RepairAction,
-    checkpoint_of,
-    why_private,
-    why_view_private,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,9 +36,9 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.bucket.objects import Bucket, BucketView, ObjectInfo
     from symcache.stores.local.tree import Store
+    from symcache.upkeep.filechecks import Check
     from symcache.upkeep.prune import Eviction, Limits, PrunePlan
     from symcache.upkeep.stats import Stats
-    from symcache.upkeep.verify import Check
 
     T = TypeVar("T")
 

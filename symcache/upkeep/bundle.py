@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from symcache.identity import Key
     from symcache.stores.links import Link
     from symcache.stores.local.tree import Store
-    from symcache.upkeep.verify import Check
+    from symcache.upkeep.filechecks import Check
 
 
 _PART = ".part"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from symcache.errors import InputError, MalformedInput, UnknownFormat, UsageError
 from symcache.formats.pdb.info import NativePdb, SymbolKind, looks_like_pdb, parse_pdb
 from symcache.formats.view import FileView
-from symcache.identity import fold, parse_id, parse_index
+from symcache.identity import REFS, fold, parse_id, parse_index
 from symcache.inputs.manifest import text_encoding
 from symcache.stores.base import Form
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, check_inside, read_whole, store_errors, write_whole
 from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.admin import CONTENT_OF, Admin
-from symcache.symstore.transactions import REFS, read_refs
+from symcache.symstore.transactions import read_refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import StoreError
+from symcache.identity import REFS
 from symcache.stores.local.access import AccessLog
 from symcache.stores.local.atomic import OWN_FOLDER, Staging, remove_empty_folders, take_away
 from symcache.stores.local.tree import MSFZ_FOLDER
-from symcache.symstore.transactions import REFS
 from symcache.upkeep.inventory import (
     Candidate,
     DiskUsage,

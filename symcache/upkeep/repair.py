@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, StoreError, SymcacheError
-from symcache.identity import Tier, check_path_part, parse_index, tier_folder
+from symcache.identity import REFS, Tier, check_path_part, parse_index, tier_folder
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
     check_inside,
@@ -24,8 +24,8 @@ from symcache.stores.local.rights import make_file, make_folders
 from symcache.stores.local.tree import is_key_folder, list_folders
 from symcache.symstore.admin import Admin
 from symcache.symstore.folder import AdminFolder, find_spelling
-from symcache.symstore.transactions import REFS, Refs, TransactionFile, format_file, read_refs, walk_refs, write_refs
-from symcache.upkeep.verify import Problem, RepairAction
+from symcache.symstore.transactions import Refs, TransactionFile, format_file, read_refs, walk_refs, write_refs
+from symcache.upkeep.problems import Problem, RepairAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +109,7 @@ def _move_name(
     if found:
         target = find_spelling(find_spelling(root, tier_folder(named.name)) if is_two else root, named.name)
         _make_flushed(target.parent, root)
-        if keys == folders and named not in target.parents and rename_folder(named, target, root):
+        if keys == folders and named not in target.parents and _rename_folder(named, target, root):
             done.moved += 1
             on_moved(target)
             keys = []
@@ -119,12 +119,12 @@ def _move_name(
         for folder in keys:
             spelt = find_spelling(target, folder.name)
             changed.update((named, spelt))
-            if rename_folder(folder, spelt, root):
+            if _rename_folder(folder, spelt, root):
                 done.moved += 1
                 on_moved(spelt)
             else:
                 done.merged += 1
-                done.quarantined += merge_key_folder(store, folder, spelt)
+                done.quarantined += _merge_key_folder(store, folder, spelt)
         if keys:
             flush_folders([target], root)  # before the folder that they leave goes
     remove_empty_folders(named, root)
@@ -142,7 +142,7 @@ def _folders(parent: Path) -> list[Path]:
     return [parent / name for name in list_folders(parent)]
 
 
-def rename_folder(folder: Path, target: Path, root: Path) -> bool:
+def _rename_folder(folder: Path, target: Path, root: Path) -> bool:
     """Move a folder below the store *root* in one step; return False if *target* exists, True too if *folder* is gone.
 
     A `StoreError` says that a file in it is in use (Windows), or that a link leads to it, out of the store.
@@ -166,7 +166,7 @@ def rename_folder(folder: Path, target: Path, root: Path) -> bool:
     raise AssertionError
 
 
-def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
+def _merge_key_folder(store: Store, folder: Path, target: Path) -> int:
     """Move the files of a key's *folder* into *target*; return how many files went into quarantine.
 
     Where both have a file of one name, that of *target* stays, unless it is empty. *target* gets the lines of both
@@ -189,7 +189,7 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
             other = find_spelling(target, path.name)
             if not path.is_dir():
                 quarantined += _merge_file(store, path, other)
-            elif not rename_folder(path, other, store.root):
+            elif not _rename_folder(path, other, store.root):
                 for inner in sorted(each for each in path.iterdir() if not each.is_dir()):
                     quarantined += _merge_file(store, inner, find_spelling(other, inner.name))
                 flush_folders([other], store.root)
@@ -202,13 +202,13 @@ def merge_key_folder(store: Store, folder: Path, target: Path) -> int:
 def _merge_file(store: Store, path: Path, other: Path) -> bool:
     """Rename *path* to *other*, or move it to quarantine if *other* has content; return whether it is there."""
     if other.exists() and other.stat().st_size:
-        move_to_quarantine(store, path, f"the store has {other.relative_to(store.root).as_posix()} for the same key")
+        _move_to_quarantine(store, path, f"the store has {other.relative_to(store.root).as_posix()} for the same key")
         return True
     path.replace(other)
     return False
 
 
-def move_to_quarantine(store: Store, path: Path, why: str) -> Path:
+def _move_to_quarantine(store: Store, path: Path, why: str) -> Path:
     """Move *path*, a file in *store*, out of the tree that debuggers read without deleting it; return the new path.
 
     It goes into a folder of its own below ``.symcache/quarantine``, beside a ``why.json`` that has its old path.
@@ -302,7 +302,7 @@ def _quarantine(store: Store, path: Path, problem: Problem) -> str:
         status = path.stat()
         if (status.st_size, status.st_mtime_ns) != (problem.size_bytes, problem.changed_ns):
             raise _LeftError("changed since")
-        kept = move_to_quarantine(store, path, f"{problem.kind}: {problem.detail}")
+        kept = _move_to_quarantine(store, path, f"{problem.kind}: {problem.detail}")
     except FileNotFoundError:
         return "already gone"
     finally:
@@ -370,7 +370,7 @@ def _complete_file_list(store: Store, folder: AdminFolder, id_: int) -> int | No
     if folder.has_file_list(id_):
         if known == len(lines) and all(file is not None for _, file in before):
             return None
-        move_to_quarantine(store, folder.path / f"{id_:010}", "it does not list all files of its transaction")
+        _move_to_quarantine(store, folder.path / f"{id_:010}", "it does not list all files of its transaction")
     folder.write_file_list(id_, list(lines.values()))
     return len(lines)
 
@@ -383,7 +383,7 @@ def _merge(store: Store, folder: Path, target: Path) -> str:
         pairs = [(folder, target)]
         for _ in range(levels_above_keys):
             pairs = [inner for outer in pairs for inner in _merge_folders(*outer, store.root)]
-        quarantined = sum(merge_key_folder(store, *pair) for pair in pairs)
+        quarantined = sum(_merge_key_folder(store, *pair) for pair in pairs)
         for each in sorted(folder.rglob("*"), reverse=True):
             remove_empty_folders(each, store.root)
         remove_empty_folders(folder, store.root)
@@ -395,5 +395,5 @@ def _merge_folders(folder: Path, target: Path, root: Path) -> Iterator[tuple[Pat
     """Move the folders in *folder* into *target*; yield the pairs that exist in both."""
     for inner in sorted(each for each in folder.iterdir() if each.is_dir()):
         same = find_spelling(target, inner.name)
-        if not rename_folder(inner, same, root):
+        if not _rename_folder(inner, same, root):
             yield inner, same

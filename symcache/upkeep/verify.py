@@ -2,222 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import stat
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from symcache.errors import InputError, StoreError, UnknownFormat
+from symcache.errors import InputError, StoreError
 from symcache.formats.markup import HEAD_BYTES, Markup, find_markup
-from symcache.formats.pdb.deep import check_available, check_blocks, check_identity
-from symcache.formats.pdb.info import NativePdb, Pdb2, SymbolKind, parse_pdb
-from symcache.formats.view import FileView
-from symcache.identity import OtherKey, Pdb2Key, PdbKey, check_path_part, compressed_name, fold, parse_id
+from symcache.identity import POINTER, REFS, OtherKey, check_path_part, compressed_name, fold, parse_id
 from symcache.stores.base import Form
-from symcache.stores.check import check_file
-from symcache.stores.local.atomic import OWN_FOLDER, store_errors
-from symcache.stores.local.rights import make_file, make_own_folders, open_stored
+from symcache.stores.local.rights import open_stored
 from symcache.stores.local.tree import MSFZ_FOLDER, list_stored
 from symcache.symstore.folder import AdminFolder, journal_path, read_journal
-from symcache.symstore.transactions import POINTER, REFS, read_pointer, read_refs, walk_refs
+from symcache.symstore.transactions import read_pointer, read_refs, walk_refs
+from symcache.upkeep.checkpoint import Checkpoint, Progress, checkpoint_of
 from symcache.upkeep.inventory import list_files
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
-    from typing import BinaryIO
 
-    from symcache.formats.view import ByteView
     from symcache.identity import Key
     from symcache.stores.local.locks import KeyLock
     from symcache.stores.local.tree import Store
+    from symcache.upkeep.filechecks import Check
 
 
-_CHECKPOINT_KEYS = 64
-_CHECKPOINT_BYTES = 256 << 20
 _MSFZ_MAGIC = b"Microsoft MSFZ Container"
 _SCRATCH = re.compile(r".*(\.part|\.tmp|\.new|\.temp|\.download|\.crdownload|~)|download[0-9a-f]*\.?\w*")
 _SCRATCH_AGE_S = 3600.0  # a younger scratch file may still be written
-_SCHEMA = "symcache.checkpoint/1"
-_LONGEST_LINE = 1 << 16
-_UNKNOWN = "it does not say whether its symbols are private"
-
-Check: TypeAlias = "Callable[[Path, Key], str | None]"
-"""Returns what is wrong with the file of a key, in a few words, or None. The file may be a cabinet.
-
-A text that begins with ``another`` says that the file is complete and belongs to another key.
-"""
-
-
-class ProblemKind(StrEnum):
-    """What is wrong."""
-
-    EMPTY = "empty"
-    HTML = "html"
-    DAMAGED = "damaged"  # cut short, or not a file of the kind at all
-    MISFILED = "misfiled"  # complete, and the file of another key
-    BAD_NAME = "bad-name"  # a folder name that is not valid for a key
-    TWO_SPELLINGS = "two-spellings"  # folders that differ in letter case only
-    UNWANTED = "unwanted"  # the right file, of a kind that this store must not hold
-    STRAY = "stray"  # not a symbol file: as a rule another tool's scratch file
-    POINTER = "pointer"  # file.ptr and refs.ptr contradict each other
-    REFERENCES = "references"  # refs.ptr has invalid lines, or lines of transactions that are not in force
-    ABSENT = "absent"  # a transaction lists it, and it is not there
-    ACCOUNT = "account"  # the files of 000Admin contradict each other
-    INTERRUPTED = "interrupted"  # a transaction or a conversion did not end
-    UNREADABLE = "unreadable"  # the operating system cannot read it
-
-
-class RepairAction(StrEnum):
-    """What `repair` does about a problem."""
-
-    QUARANTINE = "quarantine"  # move the file away; if its key is known, fetch it again
-    FETCH = "fetch"
-    POINTER = "rewrite-pointer"  # write file.ptr from refs.ptr
-    MERGE = "merge"  # move everything into the folder of the other spelling
-    REFERENCES = "rewrite-references"  # remove lines of transactions that are not in force from refs.ptr
-    ACCOUNT = "rewrite-account"  # write files of 000Admin from refs.ptr files and history.txt
-    FINISH = "finish"  # finish what was interrupted
-    NONE = "none"  # needs a person
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a store."""
-
-    path: str  # where, below the store's root, with ``/``
-    kind: ProblemKind
-    detail: str
-    action: RepairAction = RepairAction.NONE  # what would repair it
-    index: str | None = None  # the key that the file should be; None if there is none
-    other: str | None = None  # the folder to merge with, below the root
-    size_bytes: int | None = None  # length of the file when it was checked
-    changed_ns: int | None = None  # time of its last change then, in nanoseconds since 1970
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.kind}: {self.detail}"
-
-    def as_json(self) -> dict[str, str | int | None]:
-        names = {"kind": "problem", "action": "mend"}
-        return {names.get(name, name): value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, object]) -> Problem:
-        """Return what `as_json` made; a `ValueError` says that *fields* has another shape."""
-        match fields:
-            case {
-                "path": str(path),
-                "problem": str(kind),
-                "detail": str(detail),
-                "mend": str(action),
-                "index": None | str() as index,
-                "other": None | str() as other,
-                "size_bytes": None | int() as size_bytes,
-                "changed_ns": None | int() as changed_ns,
-            }:
-                return cls(path, ProblemKind(kind), detail, RepairAction(action), index, other, size_bytes, changed_ns)
-        raise ValueError(fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a verification has come."""
-
-    at: str = ""  # the last folder checked, below the root; empty at the start
-    keys: int = 0
-    size_bytes: int = 0  # bytes of their files
-    problems: int = 0
-
-
-class Checkpoint:
-    """The checkpoint file of one store, one JSON object a line; what follows the last complete progress is dropped.
-
-    It starts over unless it is to *resume* and was written for the same *scope*, which names what is checked. One that
-    does not *keep* anything is for a store that is only read.
-    """
-
-    def __init__(self, path: Path, *, resume: bool, scope: str = "", keeps: bool = True) -> None:
-        self._head = {"schema": _SCHEMA, "scope": scope}
-        self._path = path
-        self.progress = Progress()
-        self.problems: tuple[Problem, ...] = ()
-        self._recorded = Progress()
-        self._file: BinaryIO | None = None
-        if not keeps:
-            return
-        with store_errors(self._path):
-            make_own_folders(self._path.parent)
-            end = self._read() if resume else 0
-            self._recorded = self.progress
-            self._file = open(make_file(self._path, os.O_RDWR), "r+b")  # noqa: PTH123, SIM115 - a descriptor, kept
-            self._file.truncate(end)
-            self._file.seek(end)
-            if not end:
-                self._write(self._head)
-
-    def record(self, problem: Problem) -> None:
-        self._write({"finding": problem.as_json()})
-
-    def advance_in_time(self, progress: Progress) -> None:
-        """Do what `advance` does where that was long ago, by keys or by bytes."""
-        before = self._recorded
-        is_due = progress.keys - before.keys >= _CHECKPOINT_KEYS
-        if is_due or progress.size_bytes - before.size_bytes >= _CHECKPOINT_BYTES:
-            self.advance(progress)
-
-    def advance(self, progress: Progress) -> None:
-        """Record that a later run may continue after *progress*."""
-        self._recorded = progress
-        numbers = {"keys": progress.keys, "bytes": progress.size_bytes, "findings": progress.problems}
-        self._write({"progress": {"at": progress.at, **numbers}})
-        if self._file is not None:
-            self._file.flush()
-
-    def close(self, *, finished: bool) -> None:
-        """Close the file; remove it if the verification is *finished*."""
-        if self._file is None:
-            return
-        self._file.close()
-        if finished:
-            self._path.unlink(missing_ok=True)
-
-    def _write(self, line: Mapping[str, object]) -> None:
-        if self._file is None:
-            return
-        with store_errors(self._path):
-            self._file.write(json.dumps(line).encode() + b"\n")
-
-    def _read(self) -> int:
-        """Read the file up to its last complete progress; return where that ends, in bytes."""
-        end = 0
-        problems: list[Problem] = []
-        try:
-            with open_stored(self._path) as file:
-                if json.loads(file.readline(_LONGEST_LINE)) != self._head:
-                    return 0
-                while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
-                    fields = json.loads(line)
-                    if "finding" in fields:
-                        problems.append(Problem.from_json(fields["finding"]))
-                    else:
-                        at, *numbers = (fields["progress"][name] for name in ("at", "keys", "bytes", "findings"))
-                        self.progress = Progress(str(at), *map(int, numbers))
-                        self.problems = tuple(problems)
-                        end = file.tell()
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            pass  # no file, or damaged from here on
-        return end
-
-
-def checkpoint_of(store: Store) -> Path:
-    """Return where *store* has its checkpoint file."""
-    return store.root / OWN_FOLDER / "verify.jsonl"
 
 
 def verify(
@@ -547,62 +364,3 @@ def _find_interrupted(store: Store) -> Iterator[Problem]:
         lock.release()
     for path, detail in found:
         yield Problem(_below(store.root, path), ProblemKind.INTERRUPTED, detail, RepairAction.FINISH)
-
-
-class DeepCheck:
-    """Checks a plain file's identity, and with pdbparse the inside of a native PDB; `UsageError` without pdbparse."""
-
-    def __init__(self) -> None:
-        check_available()
-        self.passed_over = 0  # PDBs of a kind or size that pdbparse does not read
-
-    def __call__(self, path: Path, key: Key, /) -> str | None:
-        """Return the problem; None if the file is right. An `OSError` says that it cannot be read."""
-        problem = check_file(path, key).problem
-        if problem is not None or not isinstance(key, PdbKey):
-            return problem
-        try:
-            with FileView(path) as view:
-                pdb = parse_pdb(view)
-            if not isinstance(pdb, NativePdb):
-                return None
-            problems = check_identity(path, pdb.guid, pdb.info_age, pdb.dbi_age) or check_blocks(path)
-        except UnknownFormat:
-            self.passed_over += 1
-            return None
-        except InputError as error:
-            return str(error)
-        return "; ".join(problems) or None
-
-
-def why_private(path: Path, key: Key, /) -> str | None:
-    """Return why a plain file must not be in a store without private symbols, as `why_view_private`.
-
-    An `OSError` says that the file cannot be read.
-    """
-    if not isinstance(key, PdbKey | Pdb2Key):
-        return None
-    try:
-        with FileView(path) as view:
-            return why_view_private(view, key)
-    except InputError:
-        return _UNKNOWN
-
-
-def why_view_private(view: ByteView, key: Key) -> str | None:
-    """Return why the plain file that *view* shows must not be in a store without private symbols; None if it may.
-
-    Images and portable PDBs may: they have no stripped form, and what is private of them is in their sources.
-    """
-    if not isinstance(key, PdbKey | Pdb2Key):
-        return None
-    try:
-        pdb = parse_pdb(view)
-    except InputError:
-        return _UNKNOWN
-    match pdb:
-        case NativePdb(symbols=SymbolKind.PRIVATE):
-            return "it holds private symbols"
-        case NativePdb(symbols=None) | Pdb2():
-            return _UNKNOWN
-    return None

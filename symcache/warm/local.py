@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from symcache.errors import OtherBytes, StoreError
 from symcache.events import Noted, Planned, Settled, ignore
-from symcache.identity import DbgKey, PortablePdbKey, base_name, fold, published_keys
+from symcache.identity import DbgKey, PortablePdbKey, published_keys
 from symcache.inputs.detect import InputOptions, open_inputs
 from symcache.inputs.records import (
     OF_COMPLETE_DUMPS,
-    STANDARD_INPUT,
     CrashStack,
     DocumentsWanted,
     ImageUse,
     Input,
-    InputKind,
     KernelPdbWanted,
     Module,
     Narrowed,
@@ -36,8 +34,9 @@ from symcache.inputs.records import (
     reference_to,
     stated_by_image,
 )
-from symcache.inputs.runtimes import library_keys, own_key, runtime_of, with_facts
+from symcache.inputs.runtimes import library_keys, own_key, with_facts
 from symcache.stores.results import Cause, Failed, Fetched, Hint, Missing, Present, kept_other
+from symcache.warm.origins import Origins
 from symcache.warm.plan import (
     FileKind,
     ImageChoice,
@@ -130,15 +129,7 @@ class LocalRun:
         self._found_none = False
         self._narrowed: Narrowed | None = None
         self._guesses: dict[Want, Guess] = {}
-        self._inputs: list[Input] = []
-        self._archives: set[str] = set()  # paths of those among them that go on after what lies in them
-        self._input: Input | None = None  # that modules belong to now
-        self._input_name = ""  # base name of the last one
-        # The input and the module that names a file, by the file's folded index; of a module that names none, by its
-        # own folded name.
-        self._origins: dict[str, tuple[Input, Module]] = {}
-        # The base name of the input whose modules name a file, or of all if there are more, by the same.
-        self._wanted_by: dict[str, str | dict[str, None]] = {}
+        self._origins = Origins()
         self._has_stack: dict[str, bool] = {}  # by the path of the input
         self._pause: Pause | None = None
         self._began_s = time.monotonic()
@@ -223,12 +214,13 @@ class LocalRun:
             if isinstance(record, Module):
                 self._found_none = False
                 self.plan.add_module(record)
-                self._note_origin(record)
+                self._origins.add(record)
             elif isinstance(record, Input):
-                self._take_input(record)
+                self._origins.begin(record)
+                self._has_stack.setdefault(record.path, False)
             elif isinstance(record, CrashStack):
                 self.plan.add_stack(record)
-                self._has_stack["" if self._input is None else self._input.path] = True
+                self._has_stack["" if self._origins.now is None else self._origins.now.path] = True
             elif isinstance(record, Unreadable):
                 self._unreadable.append(record)
             elif isinstance(record, PdbFolder):
@@ -250,16 +242,6 @@ class LocalRun:
             elif isinstance(record, Remark):
                 self._observer(Noted(record.text))
         return None
-
-    def _take_input(self, record: Input) -> None:
-        """Note that what follows belongs to *record*; one that goes on is the same again."""
-        self._input = record
-        goes_on = record.kind is InputKind.ARCHIVE and record.path in self._archives
-        if not goes_on:
-            self._inputs.append(record)
-            self._archives.update({record.path} if record.kind is InputKind.ARCHIVE else ())
-        self._input_name = base_name(record.path.rstrip("/\\"))
-        self._has_stack.setdefault(record.path, False)
 
     def answer(self, pause: Pause) -> None:
         """Tell the reader which PDB there is; none, if none could be had. Documents are answered where they are."""
@@ -330,7 +312,7 @@ class LocalRun:
             store=None if store is None else store.root,
             seconds=time.monotonic() - self._began_s,
             symbols=self._with_origins(symbols, may_read=not (is_interrupted or only_settled)),
-            inputs=tuple(self._inputs),
+            inputs=tuple(self._origins.inputs),
             unreadable=tuple(self._unreadable),
             images_left_out=self.plan.left_out,
             guesses=tuple(self._guesses.values()),
@@ -387,36 +369,9 @@ class LocalRun:
         kept = (end.index for end in ends if end is not None and end.is_at_hand)
         return replace(symbol, keeps=tuple(index for index in kept if index is not None))
 
-    def _note_origin(self, module: Module) -> None:
-        if self._input is None:
-            return
-        keys: list[Key] = [key for pdb in module.pdbs for key in (pdb.key, *pdb.others)]
-        if module.image is not None and (listed := module.listed_image) is not None:
-            keys += [module.image] if listed is module.image else [module.image, listed]
-        keys += module.candidates[:1]
-        if module.dbg is not None:
-            keys.append(module.dbg)
-        if module.image is not None and (runtime := runtime_of(module)) is not None:
-            keys += library_keys(module.image, runtime)
-        known = self._input, module
-        for name in [key.folded for key in keys] or [fold(module.name)]:
-            self._origins.setdefault(name, known)
-            self._note_wanted_by(name, self._input_name)
-
-    def _note_wanted_by(self, name: str, input_name: str) -> None:
-        known = self._wanted_by.setdefault(name, input_name)
-        if isinstance(known, dict):
-            known[input_name] = None
-        elif known != input_name:
-            self._wanted_by[name] = {known: None, input_name: None}
-
     def wanted_by(self, symbol: Symbol) -> tuple[str, ...]:
         """Return the base names of the inputs whose modules need *symbol*, in their order; none of standard input."""
-        return tuple(name for name in self._inputs_of(fold(symbol.index or "")) if name not in {"", STANDARD_INPUT})
-
-    def _inputs_of(self, name: str) -> tuple[str, ...]:
-        known = self._wanted_by.get(name, {})
-        return (known,) if isinstance(known, str) else tuple(known)
+        return self._origins.names_of(symbol.index or "")
 
     def _with_origins(self, symbols: list[Symbol], *, may_read: bool) -> list[Symbol]:
         """Return *symbols* with what is known of the modules whose files are wanting; see `explain`."""
@@ -424,7 +379,7 @@ class LocalRun:
             return symbols
         from symcache.warm.makers import explain  # noqa: PLC0415 - where something is missing alone
 
-        return explain(symbols, self._origins, self.source if may_read else None, self.published_versions)
+        return explain(symbols, self._origins.modules, self.source if may_read else None, self.published_versions)
 
     def _resolve_locally(self, want: Want) -> Sequence[Want]:
         if isinstance(want, WantedLibraries):
@@ -434,7 +389,7 @@ class LocalRun:
             return [want]
         if not isinstance(want, WantedPdbOfImage | WantedPdbOfAny):
             return [want]
-        for key in images_of(want):
+        for key in _images_of(want):
             known = self.recall(key)
             if known is not None:
                 return self.resolve(want, module_of(want.module, key, known), known)
@@ -457,7 +412,7 @@ class LocalRun:
             self.settle(want, self._find_unlocked(want) or _end_of(want))
             return None
         if self._settle_excluded(
-            want, [want.key] if isinstance(want, WantedFile) else published_keys(images_of(want)[0])
+            want, [want.key] if isinstance(want, WantedFile) else published_keys(_images_of(want)[0])
         ):
             return None
         if isinstance(want, WantedFile):
@@ -523,18 +478,8 @@ class LocalRun:
         for whole in self.plan.whole_images(image):
             self._pdbs_of[whole.folded] = tuple(wants_of(module, images=ImageChoice.NONE, all_pdbs=False))
         self._named[want] = fresh = self.plan.add_files_of(module, want)
-        self._share_origin(images_of(want)[0], fresh)
+        self._origins.share(_images_of(want)[0], fresh)
         return fresh
-
-    def _share_origin(self, image: ImageKey, wants: Iterable[Want]) -> None:
-        """Note that *wants* came of the module that *image* is of."""
-        if (known := self._origins.get(image.folded)) is None:
-            return
-        for each in wants:
-            if isinstance(each, WantedFile):
-                self._origins.setdefault(each.key.folded, known)
-                for input_name in self._inputs_of(image.folded):
-                    self._note_wanted_by(each.key.folded, input_name)
 
     def resolve_libraries(self, want: WantedLibraries, facts: RuntimeFacts) -> Sequence[Want]:
         """Put the libraries of the runtime that *want*'s image turned out to be in its place; return the new wants."""
@@ -565,7 +510,7 @@ class LocalRun:
 
     def _put_in_place(self, want: WantedLibraries, wants: Sequence[Want]) -> Sequence[Want]:
         self._named[want] = fresh = self.plan.add_in_place_of(want, wants)
-        self._share_origin(want.image, fresh)
+        self._origins.share(want.image, fresh)
         return fresh
 
     def announce(self) -> None:
@@ -628,7 +573,7 @@ def _symbol(want: Want, outcome: Outcome) -> Symbol:
     if isinstance(want, WantedLibraries):
         return Symbol(want.image.index, FileKind.IMAGE, want.module, outcome, None, ImageUse.DATA_ACCESS)
     if isinstance(want, WantedPdbOfImage | WantedPdbOfAny):
-        return Symbol(images_of(want)[0].index, FileKind.PDB, want.module, outcome)
+        return Symbol(_images_of(want)[0].index, FileKind.PDB, want.module, outcome)
     index = None if want.key is None else want.key.index
     return Symbol(index, want.kind, want.module, outcome, want.detail, want.use)
 
@@ -658,7 +603,7 @@ def _tells_at_a_glance(want: Want) -> TypeGuard[WantedFile]:
     return isinstance(want, WantedFile) and not locked_hashes(want.checksums)
 
 
-def images_of(want: WantedPdbOfImage | WantedPdbOfAny | WantedLibraries) -> tuple[ImageKey, ...]:
+def _images_of(want: WantedPdbOfImage | WantedPdbOfAny | WantedLibraries) -> tuple[ImageKey, ...]:
     """Return the keys that the image of *want* may have."""
     return want.images if isinstance(want, WantedPdbOfAny) else (want.image,)
 

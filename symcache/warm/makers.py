@@ -145,7 +145,7 @@ def hint_of(module: str, outcome: Outcome, origin: Origin) -> Hint | None:
     return None if origin.maker is None else Hint.THIRD_PARTY
 
 
-def runtime_hint(outcome: Outcome, origin: Origin, runtime: Runtime | None) -> Hint | None:
+def _runtime_hint(outcome: Outcome, origin: Origin, runtime: Runtime | None) -> Hint | None:
     """Return what is to be done about a missing library of a .NET *runtime*, of which None is known for sure.
 
     A program that holds its runtime is its maker's, whoever built the runtime.
@@ -238,7 +238,7 @@ def explain(
         if symbol.use is ImageUse.DATA_ACCESS and hint in _OF_RUNTIMES:
             known = module_of(symbol)
             runtime = None if known is None else runtime_of(known[1])
-            hint = runtime_hint(outcome, origin, runtime)
+            hint = _runtime_hint(outcome, origin, runtime)
         if hint is not None and isinstance(outcome, Missing):
             outcome = replace(outcome, hint=hint)
         return replace(symbol, origin=origin, outcome=outcome)

@@ -8,16 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from symcache.identity import (
-    DbgKey,
-    ImageKey,
-    OtherKey,
-    Pdb2Key,
-    PdbKey,
-    PortablePdbKey,
-    fold,
-    parse_runtime_library,
-)
+from symcache.identity import DbgKey, ImageKey, OtherKey, Pdb2Key, PdbKey, PortablePdbKey, fold, parse_runtime_library
 from symcache.inputs.records import WHOLE_FILE, ImageUse, PdbFormat
 from symcache.inputs.runtimes import is_build_known, library_keys, own_key, runtime_of
 from symcache.stores.results import Cause, Hint
@@ -343,7 +334,7 @@ def wants_of(module: Module, *, images: ImageChoice, all_pdbs: bool) -> Iterator
     if image is not None and not module.unloaded and images.takes_libraries(module):
         runtime = runtime_of(module)
         if runtime is not None:
-            yield from library_wants(name, image, runtime)
+            yield from _library_wants(name, image, runtime)
     if module.dbg is not None:
         yield WantedFile(name, module.dbg)
     if module.pdbs:
@@ -375,7 +366,7 @@ def _is_library_of_runtime(module: Module, image: ImageKey) -> bool:
     return library.host is not None or (module.base is None and module.path is None and not module.pdbs)
 
 
-def library_wants(name: str, image: ImageKey, runtime: Runtime) -> Iterator[Want]:
+def _library_wants(name: str, image: ImageKey, runtime: Runtime) -> Iterator[Want]:
     """Yield what debuggers need of *runtime*, which the module *name* with *image* is, or what has to be read first."""
     if is_build_known(runtime):
         for key in library_keys(image, runtime):

@@ -305,6 +305,8 @@ def test_two_dumps_are_compared_by_module(tmp_path: Path) -> None:
     assert (changed["before"]["image"], changed["after"]["image"]) == ([images[0].id], [images[3].id])
     assert run("diff", first, third).stdout == "0 changed, 2 same\n"
     assert run_json("diff", first, third)["differences"] == []
+    assert run("diff", "--set", "kernel", first, second).stdout == "0 changed, 0 same\n"
+    assert run("diff", "--set", "no-such-set", first, second).returncode == 2
     done = run("diff", first, tmp_path / "none.dmp")
     assert done.returncode == 4
     assert "none.dmp" in done.stderr
@@ -321,6 +323,7 @@ def test_locks_reports_and_stores_are_compared(here: Place, lock: Path, tmp_path
     (here.store / KEYS[0].index).unlink()
     document = run_json("diff", lock, here.store, code=3)
     assert [(each["name"], each["change"]) for each in document["differences"]] == [("driver0.pdb", "went")]
+    assert run("diff", "--set", "kernel", lock, here.store).returncode == 0
     (here.store / KEYS[0].index).write_bytes(public(KEYS[0]))
     here.json("lock", here.folder / "wanted.txt", "--images", "all", "-o", tmp_path / "new.lock", code=3)
     done = run("diff", lock, tmp_path / "new.lock")

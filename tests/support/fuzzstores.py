@@ -42,8 +42,8 @@ from symcache.symstore.transactions import (
     write_refs,
 )
 from symcache.upkeep.bundle import import_bundle
+from symcache.upkeep.checkpoint import Checkpoint, checkpoint_of
 from symcache.upkeep.inventory import Pins
-from symcache.upkeep.verify import Checkpoint, checkpoint_of
 
 __all__ = ["STORE_TARGETS"]
 
@@ -383,7 +383,7 @@ STORE_TARGETS = (
     ),
     Target("partial-note", _read_partial, _partial_seeds, ("stores/local/partial",), NO_ERRORS),
     Target("lease", _take_lease, _lease_seeds, ("stores/local/locks",), NO_ERRORS),
-    Target("checkpoint", _resume_verify, _checkpoints, ("upkeep/verify",), NO_ERRORS, words=_WORDS),
+    Target("checkpoint", _resume_verify, _checkpoints, ("upkeep/checkpoint",), NO_ERRORS, words=_WORDS),
     Target("counts", _read_counts, _counts, ("server/metrics", "server/maintenance"), NO_ERRORS, words=_WORDS),
     Target(
         "access-log",

@@ -104,7 +104,7 @@ from symcache.formats.dump.paging import AddressSpace, PageTables
 from symcache.formats.glance import glance_at_image, glance_at_keys, glance_at_pdb, limit_of
 from symcache.formats.lzx import FRAME_BYTES, LzxDecoder
 from symcache.formats.markup import could_be_markup, find_markup
-from symcache.formats.memory.flat import looks_like_raw_memory
+from symcache.formats.memory.kinds import looks_like_raw_memory
 from symcache.formats.memory.ranges import RangedMemory
 from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.pdb.info import (
@@ -1061,10 +1061,15 @@ TARGETS: dict[str, Target] = {
             "etl",
             _read_trace,
             _etls,
-            ("formats/trace/etl", "formats/trace/scan", "formats/trace/hits", "inputs/trace"),
+            ("formats/trace/etl", "formats/trace/scan", "formats/trace/hits", "inputs/trace", "inputs/tracecontents"),
             most_calls=(40_000, 6_000),
         ),
-        Target("nettrace", _read_trace, _nettraces, ("formats/trace/nettrace", "formats/trace/events")),
+        Target(
+            "nettrace",
+            _read_trace,
+            _nettraces,
+            ("formats/trace/nettrace", "formats/trace/nettraceblocks", "formats/trace/events"),
+        ),
         Target(
             "xpress-plain",
             _expand_plain_xpress,
@@ -1150,7 +1155,7 @@ TARGETS: dict[str, Target] = {
             "any-input",
             _detect,
             lambda: [b"MZ", b"MDMP", b"PAGEDU64", b"Microsoft C/C++ ", b"BSJB"],
-            ("inputs/detect",),
+            ("inputs/detect", "inputs/refusals"),
         ),
         Target("log", _read_log, lambda: _with_bom(_LOGS), ("inputs/log",), words=_LOG_WORDS, most_s=(0.5, 0.05)),
         Target(

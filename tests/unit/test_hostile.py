@@ -30,6 +30,7 @@ _INPUTS = 40
 _LONGEST_REAL_BYTES = 200_000
 # What other modules are made of, and what reads nothing by itself.
 _NO_PARSERS = {
+    "formats/filetime",
     "formats/view",
     "formats/pdb/deep",
     "inputs/folder",
@@ -37,7 +38,9 @@ _NO_PARSERS = {
     "inputs/mounted",
     "inputs/records",
     "inputs/runtimes",
+    "inputs/scratch",
     "inputs/versions",
+    "inputs/wimlib",
 }
 
 

@@ -34,8 +34,8 @@ _AGAIN = {
 }
 
 _TOO_MUCH = "its compression wants too much memory: unpack it and give what was in it"
-NO_ZSTD = "compressed with zstd, which needs Python 3.14 or the extra: pip install 'symcache[archives]'"
-NO_DEFLATE64 = (
+_NO_ZSTD = "compressed with zstd, which needs Python 3.14 or the extra: pip install 'symcache[archives]'"
+_NO_DEFLATE64 = (
     "compressed with Deflate64, as Windows does with large files, which needs the extra: "
     "pip install 'symcache[archives]', or unpack it (`7z x FILE`) and give what was in it"
 )
@@ -97,7 +97,7 @@ class _Inflate64:
         try:
             from inflate64 import Inflater  # noqa: PLC0415 - an extra
         except ImportError as error:
-            raise UnknownFormat(NO_DEFLATE64) from error
+            raise UnknownFormat(_NO_DEFLATE64) from error
         self._decoder = Inflater()
         self._left = b""
         self.unused_data = b""
@@ -135,7 +135,7 @@ def _zstd() -> Decoder:
         try:
             from backports import zstd  # noqa: PLC0415 - an extra
         except ImportError as error:
-            raise UnknownFormat(NO_ZSTD) from error
+            raise UnknownFormat(_NO_ZSTD) from error
     parameter = zstd.DecompressionParameter.window_log_max
     decoder: Decoder = zstd.ZstdDecompressor(options={parameter: _MOST_WINDOW_LOG})
     return decoder

@@ -11,13 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
-from symcache.formats.archive.compressed import (
-    Inflate,
-    decode,
-    expand_pieces,
-    lzma_decoder,
-    zip_decoder,
-)
+from symcache.formats.archive.compressed import Inflate, decode, expand_pieces, lzma_decoder, zip_decoder
 from symcache.formats.archive.member import PIECE_BYTES, Member, iter_pieces
 from symcache.formats.view import PartView
 
@@ -27,7 +21,7 @@ if TYPE_CHECKING:
     from symcache.formats.archive.member import Spend
     from symcache.formats.view import ByteView
 
-MOST_ENTRIES = 1 << 18
+_MOST_ENTRIES = 1 << 18
 """The longest directory that is read, in entries."""
 
 _END = struct.Struct("<4sHHHHIIH")
@@ -139,7 +133,7 @@ def _find_zip64(view: ByteView, end: int) -> tuple[int, int, int, int, int, int]
 
 
 def _entries(view: ByteView, at: int, end: int, before: int) -> Iterator[_Entry]:
-    for _ in range(MOST_ENTRIES):
+    for _ in range(_MOST_ENTRIES):
         if at + _ENTRY.size > end:
             return
         fixed = view.read(at, _ENTRY.size)
@@ -155,7 +149,7 @@ def _entries(view: ByteView, at: int, end: int, before: int) -> Iterator[_Entry]
         name = _name(more[:names], flags)
         yield _Entry(name, flags, method, crc, packed, size, before + local, names)
         at += _ENTRY.size + names + extras + comments
-    raise MalformedInput(f"its directory has more than {MOST_ENTRIES} entries; the rest was not read", offset=at)
+    raise MalformedInput(f"its directory has more than {_MOST_ENTRIES} entries; the rest was not read", offset=at)
 
 
 def _widen(extra: bytes, *narrow: int) -> tuple[int, int, int]:
@@ -261,7 +255,7 @@ def _decoded(view: ByteView, at: int, end: int, method: int, spend: Spend) -> It
 def _read_cut(view: ByteView, spend: Spend) -> Iterator[Member]:
     """Yield the files that stand in a row from the beginning, as far as their own headers tell."""
     at = 4 if view.read(0, 4) in {b"PK\7\x08", b"PK00"} else 0
-    for _ in range(MOST_ENTRIES):
+    for _ in range(_MOST_ENTRIES):
         if at + _LOCAL.size > view.size:
             return
         header = view.read(at, _LOCAL.size)

@@ -156,9 +156,3 @@ def guarded(what: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MalformedInput(f"its {what} cannot be read: {reason}") from error
-
-
-def check_range(offset: int, length: int, size: int) -> None:
-    """Raise `TruncatedInput` unless *length* bytes from *offset* lie within *size*."""
-    if offset < 0 or length < 0 or offset + length > size:
-        raise TruncatedInput(f"the input ends within {length} bytes that are needed", offset=max(offset, 0))

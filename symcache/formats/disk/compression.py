@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
-from symcache.formats.disk.bounded import Recent, check_range
+from symcache.formats.disk.bounded import Recent
 from symcache.formats.lzx import BitStream, LzxDecoder, make_code_table, undo_e8
-from symcache.formats.view import parse_uint
+from symcache.formats.view import check_range, parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from symcache.formats.disk.bounded import Budget
@@ -142,7 +142,7 @@ _WIM_E8_SIZE = 12_000_000
 _DEFAULT_BLOCK = 32768
 
 
-class LzxChunkDecoder(LzxDecoder):
+class _LzxChunkDecoder(LzxDecoder):
     """LZX as WIM files and compressed files of NTFS hold it: chunks that know nothing of each other.
 
     Unlike in cabinets, calls are always translated, as in a file of 12,000,000 bytes, and a block's length is one bit
@@ -175,7 +175,7 @@ class LzxChunkDecoder(LzxDecoder):
 
 def expand_lzx(data: bytes, size_bytes: int, chunk_bytes: int = 32768) -> bytes:
     """Return the *size_bytes* of one chunk; *chunk_bytes*, a power of two, is the length of all chunks but the last."""
-    return LzxChunkDecoder(chunk_bytes.bit_length() - 1).expand(data, size_bytes)
+    return _LzxChunkDecoder(chunk_bytes.bit_length() - 1).expand(data, size_bytes)
 
 
 class ChunkedView:
@@ -200,14 +200,11 @@ class ChunkedView:
 
     def read(self, offset: int, length: int) -> bytes:
         check_range(offset, length, self.size)
-        parts: list[bytes] = []
-        end = offset + length
-        while offset < end:
-            inside = offset % self._chunk_bytes
-            part = self._expanded.get(offset // self._chunk_bytes, self._expand)[inside : inside + end - offset]
-            parts.append(part)
-            offset += len(part)
-        return b"".join(parts)
+        return read_in_parts(self._read_some, offset, length)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        number, inside = divmod(offset, self._chunk_bytes)
+        return self._expanded.get(number, self._expand)[inside : inside + length]
 
     def _expand(self, number: int) -> bytes:
         start = self._start_of(number)

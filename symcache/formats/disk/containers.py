@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from symcache.errors import InputError, MalformedInput, UnknownFormat
-from symcache.formats.disk.bounded import Recent, ViewFile, check_range, guarded
+from symcache.formats.disk.bounded import Recent, ViewFile, guarded
 from symcache.formats.disk.kinds import DiskFormat, find_disk_format
-from symcache.formats.view import PartView
+from symcache.formats.view import PartView, check_range, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,14 +105,11 @@ class _BlockView:
 
     def read(self, offset: int, length: int) -> bytes:
         check_range(offset, length, self.size)
-        parts: list[bytes] = []
-        while length:
-            block, inside = divmod(offset, self._block_bytes)
-            part = self._piece(block, inside, min(length, self._block_bytes - inside))
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return read_in_parts(self._read_some, offset, length)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        block, inside = divmod(offset, self._block_bytes)
+        return self._piece(block, inside, min(length, self._block_bytes - inside))
 
     def _piece(self, block: int, inside: int, length: int) -> bytes:
         """Return *length* bytes of *block*."""

@@ -10,9 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput
-from symcache.formats.disk.bounded import check_range
 from symcache.formats.disk.tree import TreeEntry
-from symcache.formats.view import parse_uint
+from symcache.formats.view import check_range, parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,15 +141,12 @@ class _ClustersView:
 
     def read(self, offset: int, length: int) -> bytes:
         check_range(offset, length, self.size)
-        cluster_bytes = self._volume.cluster_bytes
-        parts: list[bytes] = []
-        while length:
-            number, inside = divmod(offset, cluster_bytes)
-            part = min(length, cluster_bytes - inside)
-            parts.append(self._volume.read_cluster(self._cluster(number), inside, part))
-            offset += part
-            length -= part
-        return b"".join(parts)
+        return read_in_parts(self._read_some, offset, length)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        number, inside = divmod(offset, self._volume.cluster_bytes)
+        part = min(length, self._volume.cluster_bytes - inside)
+        return self._volume.read_cluster(self._cluster(number), inside, part)
 
     def _cluster(self, number: int) -> int:
         while len(self._chain) <= number:

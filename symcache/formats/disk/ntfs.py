@@ -13,11 +13,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.disk.bounded import Recent, check_range
+from symcache.formats.disk.bounded import Recent
 from symcache.formats.disk.compression import expand_lznt1
 from symcache.formats.disk.overlay import open_overlay, read_overlay_algorithm
 from symcache.formats.disk.tree import TreeEntry
-from symcache.formats.view import BytesView, PartView, parse_uint
+from symcache.formats.view import BytesView, PartView, check_range, parse_uint, read_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -402,15 +402,11 @@ class _CompressedView:
     def read(self, offset: int, length: int) -> bytes:
         check_range(offset, length, self.size)
         here = max(0, min(length, self._written - offset))
-        unit_bytes = self._unit_clusters * self._cluster_bytes
-        parts: list[bytes] = []
-        end = offset + here
-        while offset < end:
-            inside = offset % unit_bytes
-            part = self._units.get(offset // unit_bytes, self._expand)[inside : inside + end - offset]
-            parts.append(part)
-            offset += len(part)
-        return b"".join(parts) + bytes(length - here)
+        return read_in_parts(self._read_some, offset, here) + bytes(length - here)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        number, inside = divmod(offset, self._unit_clusters * self._cluster_bytes)
+        return self._units.get(number, self._expand)[inside : inside + length]
 
     def _expand(self, number: int) -> bytes:
         first = number * self._unit_clusters

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput
-from symcache.formats.disk.bounded import check_range
 from symcache.formats.disk.tree import TreeEntry
-from symcache.formats.view import BytesView, PartView, parse_uint
+from symcache.formats.view import BytesView, PartView, check_range, parse_uint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

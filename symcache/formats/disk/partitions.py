@@ -26,8 +26,6 @@ class Partition:
     number: int
     offset: int
     size: int
-    name: str = ""
-    is_active: bool = False
     guid: UUID | None = None  # its own; None in an MBR
 
 
@@ -69,8 +67,6 @@ def _find(view: ByteView, budget: Budget, sector_bytes: int) -> list[Partition]:
             int(each.offset),
             # dissect.volume counts one sector too few in a GUID partition table
             int(each.size) + (sector_bytes if is_gpt else 0),
-            str(each.name or ""),
-            not is_gpt and int(each.flags or 0) == 0x80,
             each.guid if is_gpt else None,
         )
         for each in scheme.partitions

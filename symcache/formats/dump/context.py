@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, NotInDump
-from symcache.formats.dump.header import Machine
+from symcache.formats.dump.header import FILL, MINIDUMP_VARIANT, Machine
 from symcache.formats.view import parse_uint
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ def parse_context(data: bytes, layout: ContextLayout) -> Context | None:
         return None
     width = layout.pointer_size
     link = 0 if layout.link is None else parse_uint(data, layout.link, width)
-    link = strip_signature(link) if layout.signs_pointers else link
+    link = _strip_signature(link) if layout.signs_pointers else link
     return Context(parse_uint(data, layout.instruction, width), parse_uint(data, layout.stack, width), link)
 
 
 _HEADER_CONTEXT = {False: 0x320, True: 0x348}
 _HEADER_EXCEPTION = {False: (0x7D0 + 0x0C, 4), True: (0xF00 + 0x10, 8)}
-_FILL = {4: 0x45474150, 8: 0x4547415045474150}
 
 
-def strip_signature(pointer: int) -> int:
+def _strip_signature(pointer: int) -> int:
     """Return an ARM64 pointer as it was before it was signed: bits 48 to 63 as bit 55, which a signature spares.
 
     Source: Arm Architecture Reference Manual, D8.9 "Pointer authentication", and its pseudocode function Strip, for the
@@ -118,7 +117,7 @@ def read_header_exception(view: ByteView, *, is_64bit: bool) -> int:
         address = parse_uint(view.read(at, width), 0, width)
     except InputError:
         return 0
-    return 0 if address == _FILL[width] else address
+    return 0 if address == FILL[width] else address
 
 
 def _context_at(memory: ByteView, offset: int, layout: ContextLayout) -> Context | None:
@@ -144,12 +143,11 @@ _INSTRUCTION_PARAMETERS = {
     0xD5: 2,
     0xD6: 2,
 }
-_MINIDUMP_VARIANT = 0x10000000
 
 
 def faulting_instruction(bugcheck_code: int | None, parameters: tuple[int, ...]) -> int:
     """Return the address of the instruction that a bug check names; 0 if it names none."""
-    number = _INSTRUCTION_PARAMETERS.get((bugcheck_code or 0) & ~_MINIDUMP_VARIANT)
+    number = _INSTRUCTION_PARAMETERS.get((bugcheck_code or 0) & ~MINIDUMP_VARIANT)
     return 0 if number is None or number >= len(parameters) else parameters[number]
 
 
@@ -193,4 +191,4 @@ def read_stack_words(memory: ByteView, top: int, layout: ContextLayout, *, end: 
         except InputError:
             break
     words = struct.unpack_from(f"<{len(data) // width}{'Q' if width == 8 else 'I'}", data)
-    return [strip_signature(word) for word in words] if layout.signs_pointers else words
+    return [_strip_signature(word) for word in words] if layout.signs_pointers else words

@@ -63,19 +63,18 @@ _BUGCHECKS = """
 """
 _WORDS = _BUGCHECKS.split()
 _NAMES = dict(zip((int(code, 16) for code in _WORDS[::2]), _WORDS[1::2], strict=True))
-_MINIDUMP_VARIANT = 0x10000000
+MINIDUMP_VARIANT = 0x10000000
+"""A bit that some bug checks have besides where the dump is a small one."""
 
 
 def bugcheck_name(code: int) -> str | None:
-    """Return the name of a bug check; None if it has none here.
-
-    ``0x1000007E`` is ``0x7E``: some codes take another bit when the dump is a small one.
-    """
-    return _NAMES.get(code) or _NAMES.get(code & ~_MINIDUMP_VARIANT)
+    """Return the name of a bug check, ``0x1000007E`` being ``0x7E``; None if it has none here."""
+    return _NAMES.get(code) or _NAMES.get(code & ~MINIDUMP_VARIANT)
 
 
 _FILL_BYTES = b"PAGE"
-_FILL = {4: 0x45474150, 8: 0x4547415045474150}
+FILL = {4: 0x45474150, 8: 0x4547415045474150}
+"""By its width in bytes, what stands in a field of the header that was never set."""
 _KNOWN_ATTRIBUTES = 0x3FF
 
 
@@ -95,6 +94,10 @@ class DumpType(IntEnum):
     RANGES_KERNEL = 8
     RANGES_KERNEL_AND_USER = 9
     RANGES_COMPLETE = 10
+
+
+PRODUCTS = {1: "workstation", 2: "domain controller", 3: "server"}
+"""By the number of a product type."""
 
 
 class Machine(IntEnum):
@@ -152,7 +155,7 @@ class DumpHeader:
     memory_problem: str | None  # why *memory* cannot be used though it is set
     system_time: int | None  # when the dump was written, in 100 ns since 1601 UTC
     uptime: int | None  # how long Windows had run, in 100 ns
-    product_type: int | None  # 1 workstation, 2 domain controller, 3 server
+    product_type: int | None  # see `PRODUCTS`
     attributes: DumpAttribute | None
     minidump_fields: int | None  # which parts a triage dump has
     required_space: int | None  # bytes the whole dump takes or would have taken
@@ -192,15 +195,15 @@ def read_dump_header(view: ByteView) -> DumpHeader:
     absent, not a number.
 
     Raises:
-        UnknownFormat: Not a kernel dump; the text names what it is where that is known.
+        UnknownFormat: Not a kernel dump.
         TruncatedInput: It ends within its header.
 
     Layout: 0x1000 bytes after ``PAGEDUMP``, 0x2000 after ``PAGEDU64``.
     Source: Windows SDK mindumpdef.h; the fill pattern was seen in dumps written by Windows 10 and 11.
     """
-    start = view.read(0, min(16, view.size))
+    start = view.read(0, min(8, view.size))
     if start[:4] != _FILL_BYTES or start[4:8] not in {b"DUMP", b"DU64"}:
-        raise _refuse_other_dump(start)
+        raise UnknownFormat("not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)
     is_64bit = start[4:8] == b"DU64"
     size = _HEADER_BYTES[is_64bit]
     if view.size < size:
@@ -216,7 +219,7 @@ class _Raw:
 
     def find(self, offset: int, width: int) -> int | None:
         value = int.from_bytes(self.data[offset : offset + width], "little")
-        return None if value == _FILL[width] else value
+        return None if value == FILL[width] else value
 
     def get(self, offset: int, width: int) -> int:
         return self.find(offset, width) or 0
@@ -281,84 +284,3 @@ def _parse_memory(raw: _Raw, at: int, word: int, most_runs: int) -> tuple[tuple[
     total = sum(range_.count for range_ in ranges)
     problem = None if total == pages else f"the physical memory block claims {pages} pages, its runs hold {total}"
     return ranges, problem
-
-
-# Inputs that are not read though they hold a machine's memory, or may: a refusal names them and says what to do.
-_CONVERT = "convert it to a Windows crash dump first (volatility, MemProcFS and the hypervisor's own tools do)"
-_MEMORY = "read it as a memory image"
-_CRASH = "it is not from Windows; use the crash utility"
-_COMPRESS = (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")
-_VMWARE = (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
-_UNPACK = "unpack it first"
-
-# First bytes, what begins with them, what to do with it.
-# Source: OfflineCrashDumpUefi headers (Raw_Dmp!, Enc_Dmp!); the headers that volatility3's layers and the hypervisors'
-# own documentation name; PO_MEMORY_IMAGE signatures for hibernation files.
-_OTHERS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
-    (
-        b"Raw_Dmp!",
-        "a raw dump written by firmware (offline crash dump)",
-        "let Windows convert it after a restart, or convert it with the tools of the machine's maker",
-    ),
-    (b"Enc_Dmp!", "an encrypted firmware dump (offline crash dump)", "decrypt it first with the key of its machine"),
-    (b"MDMP", "a minidump of one process", "read it as a user minidump"),
-    (b"PMDM", "a byte-swapped minidump of one process", "it comes from a big-endian machine and names no PDBs"),
-    (b"\x7fELF", "an ELF file, and no core dump of a machine", "it is not from Windows"),
-    (
-        b"KDUMP   ",
-        "a compressed Linux kernel dump, or one of a QEMU machine in that form",
-        "let QEMU write Windows' memory as ELF (dump-guest-memory without -z); for Linux use the crash utility",
-    ),
-    (b"DISKDUMP", "a Linux disk dump", _CRASH),
-    (b"makedumpfile", "a Linux kernel dump in makedumpfile's flattened form", _CRASH),
-    (b"EMiL", "a memory image in LiME format", _MEMORY),
-    (b"AVML", "a memory image in AVML format", _MEMORY),
-    (b"QEVM", "a saved state of a QEMU machine", "let QEMU write its memory (dump-guest-memory), which is read"),
-    (
-        b"LibvirtQemudSave",
-        "a saved state of a libvirt machine",
-        "let virsh write its memory (virsh dump --memory-only), which is read",
-    ),
-    ((b"HIBR", b"hibr", b"RSTR", b"rstr"), "a hibernation file", _CONVERT),
-    ((b"WAKE", b"wake"), "a hibernation file of a machine that woke up", _CONVERT),
-    (b"\x81\x81xpress", "a hibernation file whose header is gone", _CONVERT),
-    (b"\x53\xff\x00\xf0", "a piece of a raw memory image", "give the whole of it, 1 MiB at least"),
-    (_VMWARE, "a saved state of a VMware machine", "convert it with vmss2core -W"),
-    (
-        b"\x14\x20\x28\x01",
-        "a saved state of a Hyper-V machine (.vmrs)",
-        "let LiveKd of Sysinternals write a dump of the running machine (livekd -hv NAME -o FILE)",
-    ),
-    (
-        b"\x7fVirtualBox SavedState",
-        "a saved state of a VirtualBox machine",
-        "let VirtualBox write its memory (VBoxManage debugvm NAME dumpvmcore), which is read",
-    ),
-    (b"MSCF", "a cabinet", _UNPACK),
-    (_COMPRESS, "a file packed by compress.exe", "unpack it first with expand.exe"),
-    (b"MSWIM\0\0\0", "a Windows image archive (WIM)", _UNPACK),
-    (b"PK\x03\x04", "a zip archive", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-    (b"\x1f\x8b", "a gzip file", _UNPACK),
-    (b"BZh", "a bzip2 file", _UNPACK),
-    (b"\xfd7zXZ\x00", "an xz file", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
-    (b"Rar!\x1a\x07", "a rar archive", _UNPACK),
-)
-
-
-def find_other_dump(start: bytes) -> tuple[str, str] | None:
-    """Return what an input is by its first 16 bytes, and what to do with it; None if it is none of these."""
-    return next(((name, advice) for magic, name, advice in _OTHERS if start.startswith(magic)), None)
-
-
-def _refuse_other_dump(start: bytes) -> UnknownFormat:
-    """Return the error for an input that is no kernel dump; its text names what the input is where that is known."""
-    if not start:
-        return UnknownFormat("not a kernel dump: it is empty")
-    if not start.strip(b"\0"):
-        what = "a raw memory image, a used hibernation file, or a file that was never written"
-        return UnknownFormat(f"not a kernel dump: it begins with zeros ({what})")
-    if other := find_other_dump(start):
-        return UnknownFormat(f"{other[0]}, not a kernel dump: {other[1]}", offset=0)
-    return UnknownFormat("not a kernel dump: it does not begin with PAGEDUMP or PAGEDU64", offset=0)

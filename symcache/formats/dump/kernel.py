@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
 
 
+KERNEL_PDBS = frozenset(["ntoskrnl.pdb", "ntkrnlmp.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb", "ntkrla57.pdb"])
+"""What kernels name their PDBs."""
+
 _MOST_ENTRIES = 10_000
 _LONGEST_NAME_BYTES = 0x2000
 _LARGEST_IMAGE_BYTES = 1 << 30

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError, MalformedInput, TruncatedInput, UnknownFormat
+from symcache.formats.memory.kinds import ELF_MAGIC
 from symcache.formats.memory.ranges import MOST_RANGES, MemoryRange
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-ELF_MAGIC = b"\x7fELF"
 _LOAD, _NOTE = 1, 4
 _MANY_HEADERS = 0xFFFF
 _LONGEST_NOTES_BYTES = 1 << 20

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from symcache.errors import Absence, InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
+from symcache.formats.memory.kinds import AVML_MAGIC, LIME_MAGIC
 from symcache.formats.memory.ranges import MOST_RANGES, MemoryRange
 from symcache.formats.view import read_in_parts
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-LIME_MAGIC = b"EMiL"
-AVML_MAGIC = b"AVML"
 _HEADER = struct.Struct("<4sIQQ8x")
 _END_OF_MEMORY = 1 << 52
 

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from symcache.errors import InputError
+from symcache.formats.dump.kernel import KERNEL_PDBS
 from symcache.formats.dump.paging import ARM64, PAE, X64, X64_LA57, X86, AddressSpace, PageTables
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _MOST_DIRECTORIES = 8
 _POINTER_TABLE_BYTES = 1 << 30
 _LOW_STUB_END = 1 << 20
 _MOST_RECORDS = 16
-_KERNEL_PDBS = (b"ntkrnlmp.pdb", b"ntkrnlpa.pdb", b"ntkrpamp.pdb", b"ntoskrnl.pdb", b"ntkrla57.pdb")
 _FOREIGN = ((b"Linux version ", "Linux"), (b"Darwin Kernel Version ", "macOS"))
 
 _WIDE_MODES = (X64, X64_LA57, ARM64)
@@ -44,7 +44,7 @@ class SharedData:
     major: int
     minor: int
     build: int  # 0 before Windows 10, which does not say it there
-    product_type: int  # 1 workstation, 2 domain controller, 3 server
+    product_type: int  # see `symcache.formats.dump.header.PRODUCTS`
     system_root: str
     system_time: int  # of the clock, in 100 ns since 1601 UTC
     uptime: int  # in 100 ns
@@ -60,7 +60,7 @@ class Root:
     pointers: tuple[int, ...] = ()  # addresses that lie in the kernel's image, or near
 
 
-def read_shared_data(space: AddressSpace) -> SharedData | None:
+def _read_shared_data(space: AddressSpace) -> SharedData | None:
     """Return what KUSER_SHARED_DATA says, if *space* has one.
 
     Layout: interrupt time at 8, system time at 0x14, both {u32, i32, i32}; path of Windows, UTF-16, at 0x30; build u32
@@ -133,7 +133,7 @@ class RootSearch:
             if mark in self._tested or not space.root:
                 continue
             self._tested.add(mark)
-            shared = read_shared_data(space)
+            shared = _read_shared_data(space)
             if shared is not None:
                 yield Root(space, shared, found_by)
 
@@ -176,12 +176,13 @@ class Traces:
 
 def find_traces(memory: MachineMemory) -> Traces:
     """Return what the first GiB of *memory* hold of kernels; for memory in which no page tables are found."""
+    names = frozenset(name.encode() for name in KERNEL_PDBS)
     records: list[int] = []
     foreign: str | None = None
     for address, data in read_blocks(memory, _TRACED_BYTES):
         at = data.find(b"RSDS")
         while at >= 0 and len(records) < _MOST_RECORDS:
-            if data[at + 24 : at + 37].lower().rstrip(b"\0") in _KERNEL_PDBS:
+            if data[at + 24 : at + 37].lower().rstrip(b"\0") in names:
                 records.append(address + at)
             at = data.find(b"RSDS", at + 4)
         foreign = foreign or next((name for banner, name in _FOREIGN if banner in data), None)

@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from symcache.errors import MalformedInput, UnknownFormat
+from symcache.formats.memory.kinds import VMWARE_MAGICS
 from symcache.formats.memory.ranges import MOST_RANGES, MemoryRange
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from symcache.formats.view import ByteView
 
-MAGICS = (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
 _GROUP_BYTES = 80
 _MOST_GROUPS = 4096
 _MOST_TAGS = 4 * MOST_RANGES
@@ -37,7 +37,7 @@ def read_vmware_ranges(view: ByteView) -> tuple[MemoryRange, ...]:
     Source: volatility3's layer and the published work on ``vmss2core``; version 0 has lengths of 4 bytes.
     """
     head = view.read(0, min(view.size, 12))
-    if not head.startswith(MAGICS) or len(head) < 12:
+    if not head.startswith(VMWARE_MAGICS) or len(head) < 12:
         raise UnknownFormat("not a saved state of a VMware machine", offset=0)
     groups = struct.unpack_from("<I", head, 8)[0]
     if groups > _MOST_GROUPS:

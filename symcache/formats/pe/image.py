@@ -46,6 +46,9 @@ _MACHINES = {
     0xA64E: "ARM64X",
     0xAA64: "ARM64",
 }
+MACHINE_OF_PROCESSOR = {0: 0x14C, 5: 0x1C4, 9: 0x8664, 12: 0xAA64}
+"""By PROCESSOR_ARCHITECTURE number."""
+
 _OLDER_FORMATS = {
     b"NE": "a 16-bit NE program",
     b"LE": "an LE driver (VxD)",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from symcache.formats.view import ByteView
 
 BUFFER_HEADER_BYTES = 72
-LARGEST_BUFFER = 16 << 20
+_LARGEST_BUFFER = 16 << 20
 """The most that Windows takes for a buffer, in bytes."""
 
 _BUFFER = struct.Struct("<III36xIHH")
@@ -129,7 +129,7 @@ def looks_like_etl(head: bytes) -> bool:
     if len(head) < BUFFER_HEADER_BYTES - 16:
         return False
     size, _, _, used, flags, type_ = _BUFFER.unpack_from(head)
-    if not BUFFER_HEADER_BYTES < used <= size <= LARGEST_BUFFER or flags & ~0xFF or type_ > _MOST_TYPES:
+    if not BUFFER_HEADER_BYTES < used <= size <= _LARGEST_BUFFER or flags & ~0xFF or type_ > _MOST_TYPES:
         return False
     if size % 8 or head[12:16] != b"\0\0\0\0":
         return False
@@ -230,10 +230,10 @@ def read_parts(view: ByteView, size: int = 4 << 20) -> Iterator[Part | str]:
 def _parse_buffer(data: bytes, at: int) -> Buffer | None:
     """Return the buffer whose header is at *at* in *data*; None if there is none."""
     size, saved, _, used, flags, type_ = _BUFFER.unpack_from(data, at)
-    if not BUFFER_HEADER_BYTES <= size <= LARGEST_BUFFER or flags >> 8 or type_ > _MOST_TYPES:
+    if not BUFFER_HEADER_BYTES <= size <= _LARGEST_BUFFER or flags >> 8 or type_ > _MOST_TYPES:
         return None
     is_compressed = bool(flags & _COMPRESSED)
-    most = LARGEST_BUFFER if is_compressed else size
+    most = _LARGEST_BUFFER if is_compressed else size
     for stated in (used, saved):
         if BUFFER_HEADER_BYTES <= stated <= most:
             return Buffer(at, size, stated, is_compressed, type_)

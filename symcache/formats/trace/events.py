@@ -203,14 +203,14 @@ def parse_method(data: bytes, process: int) -> MethodAt | None:
     return MethodAt(process, module, start, int.from_bytes(data[24:28], "little"))
 
 
-RUNTIME_PROVIDER = UUID("e13c0d23-ccbc-4e12-931b-d9cc2eee27e4")
-RUNDOWN_PROVIDER = UUID("a669021c-c450-4609-a035-5af59af4df18")
+_RUNTIME_PROVIDER = UUID("e13c0d23-ccbc-4e12-931b-d9cc2eee27e4")
+_RUNDOWN_PROVIDER = UUID("a669021c-c450-4609-a035-5af59af4df18")
 RUNTIME_NAMES = {
-    "Microsoft-Windows-DotNETRuntime": RUNTIME_PROVIDER,
-    "Microsoft-Windows-DotNETRuntimeRundown": RUNDOWN_PROVIDER,
+    "Microsoft-Windows-DotNETRuntime": _RUNTIME_PROVIDER,
+    "Microsoft-Windows-DotNETRuntimeRundown": _RUNDOWN_PROVIDER,
 }
 
-MANAGED_MODULE_EVENTS = {RUNTIME_PROVIDER: frozenset([152, 153]), RUNDOWN_PROVIDER: frozenset([153, 154])}
+MANAGED_MODULE_EVENTS = {_RUNTIME_PROVIDER: frozenset([152, 153]), _RUNDOWN_PROVIDER: frozenset([153, 154])}
 """Numbers of the events that `parse_managed_module` reads, by provider: loaded and unloaded; there, and at the end.
 
 Others have the same numbers in the other provider.

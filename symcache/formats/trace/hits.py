@@ -28,9 +28,9 @@ class Hits:
         self._addresses: dict[int, Counter[int]] = {}  # of stacks by process, as they are
         self._waiting = 0
 
-    def add_sample(self, thread: int, address: int, count: int = 1) -> None:
+    def add_sample(self, thread: int, address: int) -> None:
         """Count an instruction that *thread* was at."""
-        _count(self.samples, (thread, address >> PAGE_BITS), count)
+        _count(self.samples, (thread, address >> PAGE_BITS), 1)
 
     def add_stack(self, process: int, addresses: bytes, width: int, count: int = 1) -> None:
         """Count the *addresses* of a stack, each *width* bytes long."""

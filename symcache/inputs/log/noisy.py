@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from symcache.errors import MalformedInput
-from symcache.identity import base_name, check_name, compressed_name, fold
+from symcache.identity import POINTER, base_name, check_name, compressed_name, fold
 from symcache.inputs.log.modules import UNREADABLE_HEADERS, key_of
 from symcache.inputs.log.text import SHOWN
 
@@ -185,12 +185,12 @@ def _find_keys(text: str) -> Iterator[tuple[Key, bool]]:
         if not is_whole:
             name = name.rpartition(" ")[2]  # words may stand in front
         name = name.strip()
-        files = (name, compressed_name(name), "file.ptr") if is_whole else (name, compressed_name(name))
+        files = (name, compressed_name(name), POINTER) if is_whole else (name, compressed_name(name))
         for file in files:
             if name and fold(after[: len(file)]) == fold(file) and not _IN_NAME.match(after[len(file) : len(file) + 1]):
                 key = key_of(name, match[1])
                 if key is not None:
-                    yield key, file != "file.ptr"
+                    yield key, file != POINTER
                 break
 
 

@@ -49,17 +49,17 @@ _BLANKS = str.maketrans(
 
 
 def iter_lines(view: ByteView) -> Iterator[str]:
-    """Yield the lines that are not blank, as `plain_text`, at most 2 KiB of each.
+    """Yield the lines that are not blank, as `_plain_text`, at most 2 KiB of each.
 
     UTF-8, where a line is not that Windows-1252, or UTF-16.
     """
     for raw in _split(_chunks(view)):
-        line = plain_text(_decode(raw)).rstrip()
+        line = _plain_text(_decode(raw)).rstrip()
         if line:
             yield line
 
 
-def plain_text(line: str) -> str:
+def _plain_text(line: str) -> str:
     """Return *line* as a debugger printed it: without colours, tags and escapes, every kind of blank as blanks."""
     if "\x1b" in line or "\x9b" in line or "[" in line:
         line = _ESCAPE.sub("", line)

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from symcache.stores.http.reply import Reply
     from symcache.stores.http.retry import CircuitBreaker
 
-__all__ = ["USER_AGENT", "VIA", "Client"]
+__all__ = ["VIA", "Client"]
 
 
-USER_AGENT = f"symcache/{__version__}"
+_USER_AGENT = f"symcache/{__version__}"
 
 VIA: ContextVar[str | None] = ContextVar("via", default=None)
 """What the ``Via`` field of every request says; a server that asks on behalf of its clients sets it."""
@@ -73,7 +73,7 @@ class Client:
         self._credentials = credentials or Credentials()
         self._notify = notify
         self._keeps_outside = keeps_outside
-        self._agent = f"{USER_AGENT} {agent_extra}".strip()
+        self._agent = f"{_USER_AGENT} {agent_extra}".strip()
 
     @asynccontextmanager
     async def get(

@@ -24,7 +24,7 @@ from symcache.stores.http.servers import Holding, LetterCase, hints_for
 from symcache.stores.http.urls import file_url, parse_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import httpx
 
@@ -79,8 +79,6 @@ async def probe_servers(
     *,
     known: Sequence[Key] = (),
     timeout_s: float = 10.0,
-    transport: httpx.AsyncBaseTransport | None = None,
-    clock_s: Callable[[], float] = time.perf_counter,
 ) -> list[Probe]:
     """Ask all servers at once, each for a file that cannot exist and for the mark of a two-tier store.
 
@@ -89,8 +87,6 @@ async def probe_servers(
         config: Proxy, authorities, credentials, and what it says of the servers.
         known: Files that they may have; one that they do tells how they spell names and what their 403 means.
         timeout_s: Longest time for one server.
-        transport: Stands in for the network, in tests.
-        clock_s: Monotonic seconds.
 
     Raises:
         ConfigError: The certificates or the proxy cannot be used.
@@ -99,7 +95,7 @@ async def probe_servers(
     connections = max(len(urls), 1)
     # Waits for one thing end a little sooner than all of it, so that it is said what was waited for.
     wait_s = 0.8 * timeout_s
-    pool = TransportPool(network, config.server, connections=connections, timeout_s=wait_s, network=transport)
+    pool = TransportPool(network, config.server, connections=connections, timeout_s=wait_s)
     try:
         pool.open()
     except ConfigError as error:
@@ -114,7 +110,7 @@ async def probe_servers(
     probes: dict[str, Probe] = {}
 
     async def probe(url: str) -> None:
-        probes[url] = await probe_server(client, url, hints_for(url, config.server), known, timeout_s, clock_s)
+        probes[url] = await probe_server(client, url, hints_for(url, config.server), known, timeout_s)
 
     try:
         async with anyio.create_task_group() as group:
@@ -131,7 +127,6 @@ async def probe_server(
     hints: Hints,
     known: Sequence[Key],
     timeout_s: float,
-    clock_s: Callable[[], float] = time.perf_counter,
 ) -> Probe:
     """Return what asking one server brought; as `probe_servers` does for all."""
     shown = redact(url)
@@ -140,9 +135,9 @@ async def probe_server(
             base = parse_url(url)
             key = _absent_key(hints)
             name = key.name if hints.plain else compressed_name(key.name)
-            began_s = clock_s()
+            began_s = time.perf_counter()
             status = await _ask(client, file_url(base, map(hints.spell, (*relative_parts(key), name))))
-            latency_s = clock_s() - began_s
+            latency_s = time.perf_counter() - began_s
             if status in {200, 206}:
                 return Probe(shown, Behaviour.SOFT_ERRORS, f"{status} for a file that cannot exist", latency_s)
             two_tier = await _ask_tier(client, file_url(base, ["index2.txt"]))

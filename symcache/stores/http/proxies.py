@@ -167,15 +167,11 @@ class ProxyRules:
         configured: URL or ``host:port``; empty for no proxy at all, None for what follows.
         script: URL or path of a proxy script; ``auto`` to discover one (WPAD); empty for none.
         no_proxy: Servers that are reached directly, as ``NO_PROXY`` lists them.
-        where: What *configured* comes from, for errors and reasons.
     """
 
-    def __init__(
-        self, configured: str | None, *, script: str = "", no_proxy: Sequence[str] = (), where: str = "network.proxy"
-    ) -> None:
-        self._where = where
+    def __init__(self, configured: str | None, *, script: str = "", no_proxy: Sequence[str] = ()) -> None:
         self._script_name = "" if configured is not None else script
-        self._fixed = parse_proxy(configured, where) if configured else None
+        self._fixed = parse_proxy(configured, "network.proxy") if configured else None
         environment = getproxies_environment()
         self._no_proxy = (*no_proxy, *environment.get("no", "").split(","))
         self._variables: dict[str, Proxy] = {}
@@ -215,7 +211,7 @@ class ProxyRules:
         if (entry := matches_no_proxy(url.host, port, self._no_proxy)) is not None:
             return (Route(None, f"NO_PROXY covers it: {entry.strip()}"),)
         if self._fixed is not None:
-            return (Route(self._fixed, self._where),)
+            return (Route(self._fixed, "network.proxy"),)
         if self._script_name:
             return await self._ask_script(url, self._script_name)
         for scheme in (url.scheme, "all"):

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 
 class Holding(StrEnum):
@@ -39,6 +39,11 @@ class Holding(StrEnum):
     PDB = "pdb"
     PORTABLE = "portable"
     IMAGE = "image"
+
+    @property
+    def plural(self) -> str:
+        """What such files are called."""
+        return "portable PDBs" if self is Holding.PORTABLE else "PDBs" if self is Holding.PDB else "images"
 
 
 class LetterCase(StrEnum):
@@ -97,7 +102,7 @@ class Hints:
                 kind = Holding.IMAGE
             case _:  # of no known kind, so it may lie anywhere
                 return None
-        return None if kind in self.holds else f"not asked, as it has no {_PLURALS[kind]}"
+        return None if kind in self.holds else f"not asked, as it has no {kind.plural}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,6 @@ class Server:
     note: str
 
 
-_PLURALS = {Holding.PDB: "PDBs", Holding.PORTABLE: "portable PDBs", Holding.IMAGE: "images"}
 _IMAGES_ALONE = Hints(holds=(Holding.IMAGE,))
 
 # Sources: windows-driver-docs, microsoft-public-symbols (msdl); tecken's settings and download documentation (Mozilla);
@@ -237,7 +241,7 @@ def _covers(prefix: str, url: str, *, same_scheme: bool) -> bool:
 
 
 def _odd_port(parts: SplitResult) -> int | None:
-    return None if parts.port == _PORTS.get(parts.scheme) else parts.port
+    return None if parts.port == PORTS.get(parts.scheme) else parts.port
 
 
 def _segments(url: str) -> list[str]:

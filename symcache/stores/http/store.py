@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from symcache.errors import Forbidden, OtherBuild, UpstreamError, UpstreamUnavailable
-from symcache.identity import OtherKey, Tier, compressed_name, parse_runtime_library, relative_parts
+from symcache.identity import POINTER, OtherKey, Tier, compressed_name, parse_runtime_library, relative_parts
 from symcache.inputs.records import stated_by_image
 from symcache.stores.base import FileRequest, Form, LookUp, Probed
 from symcache.stores.http.download import Answer
@@ -34,7 +34,6 @@ __all__ = ["HttpStore"]
 
 T = TypeVar("T")
 
-_POINTER = "file.ptr"
 _FORBIDDEN = 403
 _TWO_TIER_MARK = "index2.txt"
 
@@ -244,7 +243,7 @@ class HttpStore:
         wanted = {Form.PLAIN: self.hints.plain, Form.COMPRESSED: self.hints.compressed}
         yield from (pair for pair in order if wanted[pair[1]])
         if self.hints.pointers:
-            yield _POINTER, Form.POINTER
+            yield POINTER, Form.POINTER
 
     async def _tiers(self, attempts: list[Attempt]) -> AsyncGenerator[Tier, None]:
         """Yield the trees in which the upstream may have a file, for who goes on until it is found.

@@ -13,6 +13,7 @@ import httpx
 
 from symcache.errors import UpstreamRefused
 from symcache.stores.concurrency import call_detached
+from symcache.stores.http.servers import PORTS
 from symcache.sympath import redact_url
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ __all__ = [
     "redact",
     "redirect_target",
 ]
-
-
-_PORTS = {"http": 80, "https": 443}
 
 
 def parse_url(text: str) -> httpx.URL:
@@ -71,7 +69,7 @@ def origin_of(url: httpx.URL) -> tuple[str, str, int]:
 
     The host is ASCII, as it is looked up and sent.
     """
-    return url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS.get(url.scheme, 0)
+    return url.scheme, url.raw_host.decode("ascii"), url.port or PORTS.get(url.scheme, 0)
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -105,7 +103,7 @@ def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
         is_http = _can_be_asked(target)
     except (httpx.InvalidURL, ValueError) as error:  # the latter from urllib: http:////[
         raise UpstreamRefused("redirect to something that is not a URL", url=shown) from error
-    if not is_http and target.scheme in _PORTS:
+    if not is_http and target.scheme in PORTS:
         raise UpstreamRefused("redirect to something that is not a URL", url=shown)
     if not is_http:
         raise UpstreamRefused(f"redirect to a {target.scheme or 'nameless'} URL", url=shown)
@@ -115,7 +113,7 @@ def redirect_target(url: httpx.URL, location: str, *, shown: str) -> httpx.URL:
 
 
 def _can_be_asked(url: httpx.URL) -> bool:
-    if url.scheme not in _PORTS or not 0 < (url.port or _PORTS[url.scheme]) < 1 << 16:
+    if url.scheme not in PORTS or not 0 < (url.port or PORTS[url.scheme]) < 1 << 16:
         return False
     # Looking up a name with an empty or overlong label is an error of its own kind on each event loop.
     if not all(0 < len(label) < 64 for label in url.host.removesuffix(".").split(".")):

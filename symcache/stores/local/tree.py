@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from symcache.identity import Tier, compressed_name, fold, relative_parts, tier_folder
+from symcache.identity import POINTER, REFS, Tier, compressed_name, fold, relative_parts, tier_folder
 from symcache.stores.base import Form, OnDisk, Stored, copy_file
 from symcache.stores.local.atomic import (
     OWN_FOLDER,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MSFZ_FOLDER", "Listings", "Store", "as_store_error", "is_key_folder", "list_folders", "list_stored"]
 
-_POINTER = "file.ptr"
 MSFZ_FOLDER = "msfz0"
 
 
@@ -346,7 +345,7 @@ _RANK = {Form.PLAIN: 0, Form.COMPRESSED: 1, Form.POINTER: 2}
 
 def list_stored(folder: Path, name: str) -> list[Stored]:
     """Return every form in which a key's folder holds the file called *name*, the best first, empty ones included."""
-    names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, _POINTER: Form.POINTER}
+    names = {fold(compressed_name(name)): Form.COMPRESSED, fold(name): Form.PLAIN, POINTER: Form.POINTER}
     stored: list[Stored] = []
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
@@ -365,7 +364,7 @@ def is_key_folder(folder: Path, name: str, tier: Tier) -> bool:
     """
     if tier is Tier.TWO and fold(tier_folder(name)) != fold(folder.parent.parent.name):
         return False
-    names = {fold(name), fold(compressed_name(name)), _POINTER, "refs.ptr"}
+    names = {fold(name), fold(compressed_name(name)), POINTER, REFS}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return any(fold(each.name) in ({MSFZ_FOLDER} if each.is_dir() else names) for each in entries)
     return False

@@ -339,7 +339,7 @@ def test_verifying_reads_what_identity_takes(s3_shell: BucketShell, relay: Fault
 def test_a_verification_goes_on_where_it_failed(
     s3_shell: BucketShell, relay: FaultRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
+    monkeypatch.setattr("symcache.upkeep.checkpoint._CHECKPOINT_KEYS", 1)
     keys = [PdbKey(f"m{number:02}.pdb", UUID(int=number + 1), 1) for number in range(60)]
     for number, key in enumerate(keys):
         content = b"no PDB" if number == 3 else make_pdb(NativePdbSpec(key.guid, key.age))

@@ -185,7 +185,7 @@ def interrupted(shell: StoreShell, monkeypatch: pytest.MonkeyPatch, *arguments: 
         return real(self, folder, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
+        patch.setattr("symcache.upkeep.checkpoint._CHECKPOINT_KEYS", 1)
         patch.setattr("symcache.upkeep.verify._KeyFolders.verify", inspect)
         assert shell("verify", *arguments).exit_code != 0
 

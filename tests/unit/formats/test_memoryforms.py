@@ -26,10 +26,10 @@ from support.synth.memoryimages import (
 
 from symcache.errors import Absence, InputError, MalformedInput, NotInDump, TruncatedInput, UnknownFormat
 from symcache.formats.memory.elfcore import is_elf_core, read_elf_core
-from symcache.formats.memory.flat import looks_like_raw_memory
+from symcache.formats.memory.kinds import VMWARE_MAGICS, looks_like_raw_memory
 from symcache.formats.memory.lime import AvmlMemory, read_lime_ranges
 from symcache.formats.memory.ranges import MOST_RANGES, MemoryRange, RangedMemory
-from symcache.formats.memory.vmware import MAGICS, read_vmware_ranges
+from symcache.formats.memory.vmware import read_vmware_ranges
 from symcache.formats.view import BytesView
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_core_without_notes_is_read() -> None:
     assert (core.writer, core.registers) == ("unknown", ())
 
 
-@pytest.mark.parametrize("magic", MAGICS)
+@pytest.mark.parametrize("magic", VMWARE_MAGICS)
 def test_vmwares_states_read_back(magic: bytes) -> None:
     regions = [(0x100000, 0xC0000, 0x40000), (0, 0, 0xC0000)]
     ranges = read_vmware_ranges(BytesView(vmware_state(regions, magic=magic)))

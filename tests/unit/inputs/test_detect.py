@@ -30,6 +30,7 @@ from symcache.inputs.records import (
     ProcessSelection,
     ProcessSummary,
     Record,
+    Remark,
     Unreadable,
 )
 
@@ -97,6 +98,10 @@ def test_an_input_is_told_by_its_content(data: bytes, kind: InputKind) -> None:
         pytest.param(b"\x7fELF\x02\x01" + bytes(30), "ELF file", id="ELF"),
         pytest.param(b"hibr" + bytes(30), "hibernation file: convert it", id="hibernation"),
         pytest.param(b"Enc_Dmp!" + bytes(30), "encrypted firmware dump", id="encrypted"),
+        pytest.param(b"Raw_Dmp!" + bytes(30), "written by firmware", id="firmware"),
+        pytest.param(b"KDUMP   " + bytes(30), "Linux kernel dump", id="kdump"),
+        pytest.param(b"makedumpfile\0\0\0\0", "Linux kernel dump", id="makedumpfile"),
+        pytest.param(b"EVF\x09\r\n\xff\0" + bytes(30), "EnCase image.*ewfexport", id="EnCase"),
         pytest.param(b"\r\n<!DOCTYPE html><html>", "web page", id="HTML"),
         pytest.param(bytes(8192), "begins with zeros", id="zeros"),
         pytest.param(b"Dear reader, this is prose.", "no known kind", id="prose"),
@@ -197,6 +202,21 @@ def test_a_folder_is_walked_and_its_dumps_are_read_too(tmp_path: Path) -> None:
     assert first == Input(str(tmp_path), InputKind.FOLDER)
     assert sorted(modules(rest)) == ["a.dll", "b.bin"]
     assert [record.path for record in rest if isinstance(record, Unreadable)] == [str(tmp_path / "z.dmp")]
+
+
+def test_a_folder_tells_that_disks_and_memory_images_are_passed_over(tmp_path: Path) -> None:
+    vectors = b"\x53\xff\x00\xf0" * 1024
+    written(tmp_path, "b.img", vectors.ljust(1 << 20, b"\1"))
+    disk = written(tmp_path, "a.vhdx", b"vhdxfile".ljust(1 << 20, b"\0"))
+    written(tmp_path, "c.vmem", vectors.ljust(1 << 20, b"\1"))
+    written(tmp_path, "c.vmss", b"\xd2\xbe\xd2\xbe")  # by which the memory is read
+    written(tmp_path, "small", b"vhdxfile")
+    written(tmp_path, "text", b"Dear reader, this is prose. " * 100_000)
+    (remark,) = (record for record in read_input(str(tmp_path)) if isinstance(record, Remark))
+    assert remark.text == (
+        f'{disk}: an image of a disk (VHDX), passed over in a folder; `symcache scan "{disk}"` reads it'
+        " (disks and memory images in the folder: 2)"
+    )
 
 
 @pytest.mark.parametrize("processes", [None, OF_COMPLETE_DUMPS])

@@ -497,27 +497,10 @@ def test_a_paged_out_library_keeps_the_loaders_key() -> None:
     assert ntdll.problem is not None
 
 
-@pytest.mark.parametrize(
-    ("start", "word"),
-    [
-        (b"Raw_Dmp!", "firmware"),
-        (b"Enc_Dmp!", "encrypted"),
-        (b"hibr", "hibernation"),
-        (b"\x7fELF", "ELF"),
-        (b"KDUMP   ", "Linux"),
-        (b"makedumpfile\0\0\0\0", "Linux"),
-        (b"\xd2\xbe\xd2\xbe", "VMware"),
-        (b"MDMP", "process"),
-        (b"MSCF", "cabinet"),
-        (b"PK\x03\x04", "zip"),
-        (b"\0" * 16, "zeros"),
-        (b"hello", "PAGEDUMP"),
-        (b"", "empty"),
-    ],
-)
-def test_what_is_no_kernel_dump_is_refused_by_name(start: bytes, word: str) -> None:
-    with pytest.raises(UnknownFormat, match=word):
-        read(start + bytes(0 if start in {b"", b"hello"} else 64))
+@pytest.mark.parametrize("start", [b"", b"hello", b"MDMP", b"PAGED", bytes(64)])
+def test_what_is_no_kernel_dump_is_refused(start: bytes) -> None:
+    with pytest.raises(UnknownFormat, match="PAGEDUMP or PAGEDU64"):
+        read(start)
 
 
 def test_an_encrypted_dump_is_refused_with_what_to_do() -> None:

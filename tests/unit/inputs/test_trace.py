@@ -53,7 +53,7 @@ from symcache.inputs.records import (
     ProcessSummary,
     Unreadable,
 )
-from symcache.inputs.trace import TraceContents
+from symcache.inputs.tracecontents import TraceContents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

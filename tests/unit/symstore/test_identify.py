@@ -14,7 +14,7 @@ from symcache.errors import InputError, MalformedInput, UnknownFormat
 from symcache.identity import ImageKey, Pdb2Key, PdbKey, PortablePdbKey
 from symcache.symstore.admin import Addition, Unidentified, identify, identify_all
 from symcache.symstore.transactions import Content
-from symcache.upkeep.verify import why_private
+from symcache.upkeep.filechecks import why_private
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,8 +21,9 @@ from symcache.stores.local.tree import Store, list_stored
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.folder import journal_path
 from symcache.symstore.transactions import Kind, read_refs
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.repair import repair
-from symcache.upkeep.verify import Problem, ProblemKind, RepairAction, verify
+from symcache.upkeep.verify import verify
 
 KEYS = [PdbKey(name, UUID(int=number), 1) for name in ("a.pdb", "B.pdb") for number in range(2)]
 

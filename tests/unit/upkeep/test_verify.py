@@ -23,16 +23,18 @@ from symcache.stores.check import StoredCheck
 from symcache.stores.local.tree import Store
 from symcache.symstore.admin import Addition, Admin
 from symcache.symstore.transactions import Kind
+from symcache.upkeep.filechecks import DeepCheck
 from symcache.upkeep.inventory import take_inventory
+from symcache.upkeep.problems import Problem, ProblemKind, RepairAction
 from symcache.upkeep.prune import Limits, carry_out, plan_prune
 from symcache.upkeep.repair import convert, repair
 from symcache.upkeep.stats import collect_stats
-from symcache.upkeep.verify import DeepCheck, Problem, ProblemKind, RepairAction, verify
+from symcache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from symcache.upkeep.verify import Progress
+    from symcache.upkeep.checkpoint import Progress
 
 KEYS = [PdbKey(f"file{number}.pdb", UUID(int=number << 124), 10) for number in range(4)]
 
@@ -441,7 +443,7 @@ def test_a_transaction_whose_list_was_cut_short_lists_all_again_and_the_rest_is_
     cut = first if lost == "a line" else first + last[:5]
     own.write_bytes(cut)
     if is_resumed:
-        monkeypatch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
+        monkeypatch.setattr("symcache.upkeep.checkpoint._CHECKPOINT_KEYS", 1)
         with pytest.raises(ZeroDivisionError):
             list(verify(store, lambda *_: None, on_progress=lambda progress: print(1 / (2 - progress.keys))))
     findings = list(verify(store, lambda *_: None))
@@ -456,7 +458,7 @@ def test_a_transaction_whose_list_was_cut_short_lists_all_again_and_the_rest_is_
 def test_what_an_interrupted_run_found_and_another_process_has_put_right_is_not_found_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symcache.upkeep.verify._CHECKPOINT_KEYS", 1)
+    monkeypatch.setattr("symcache.upkeep.checkpoint._CHECKPOINT_KEYS", 1)
     bad = [put(store, key, "damaged") for key in KEYS[:3]]
 
     def look(path: Path, _: Key) -> str | None:

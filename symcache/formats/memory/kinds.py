@@ -1,6 +1,15 @@
-"""Raw images of memory: flat from address 0, without a word of what they are."""
+"""What a file that holds a machine's memory begins with; raw images are flat from address 0, without a word of it."""
 
 from __future__ import annotations
+
+ELF_MAGIC = b"\x7fELF"
+LIME_MAGIC = b"EMiL"
+AVML_MAGIC = b"AVML"
+VMWARE_MAGICS = (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe")
+"""Of saved states (``.vmss``, ``.vmsn``)."""
+
+SURE_MAGICS = (LIME_MAGIC, AVML_MAGIC, *VMWARE_MAGICS)
+"""What nothing else begins with, as other files do with that of ELF."""
 
 _PAGE = 0x1000
 _SMALLEST_BYTES = 1 << 20
