@@ -29,7 +29,7 @@ def test_a_folder_without_any_module_is_said_and_ends_with_4(command: str, tmp_p
     assert run(command, *options, "--allow-empty").returncode == 0
 
 
-@pytest.mark.parametrize("name", ["q?.pdb", "com1.pdb", "", "a:b.pdb"])
+@pytest.mark.parametrize("name", ["q?.pdb", "com1.pdb", "a:b.pdb"])
 def test_a_pdb_whose_name_no_file_can_have_is_named_with_its_module(name: str, tmp_path: Path) -> None:
     image = tmp_path / "q.exe"
     image.write_bytes(disk_bytes(ImagePlan(0x5F000000, code_views=(CodeViewPlan(name, UUID(int=1)),))))
@@ -38,6 +38,15 @@ def test_a_pdb_whose_name_no_file_can_have_is_named_with_its_module(name: str, t
     assert "unusable-identity" in done.stdout
     assert "q.exe" in done.stdout
     assert "cannot be a file name" in done.stdout
+
+
+def test_an_image_with_a_build_id_in_place_of_a_pdb_has_nothing_to_fetch(tmp_path: Path) -> None:
+    image = tmp_path / "q.exe"
+    image.write_bytes(disk_bytes(ImagePlan(0x5F000000, code_views=(CodeViewPlan("", UUID(int=1)),))))
+    done = run("check", image, "--store", tmp_path / "sym", "-v")
+    assert done.returncode == 0
+    assert "no-debug-record" in done.stdout
+    assert "1 with nothing to fetch" in done.stdout
 
 
 @pytest.mark.parametrize("platform", [0x8201, 0x8101])
