@@ -330,7 +330,7 @@ async def test_a_command_that_hangs_is_ended_and_waited_for_once(
         for _ in range(10):
             group.start_soon(fail)
     await fail()
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < 8
     assert has_ended(tmp_path / "pid")
 
 
